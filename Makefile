@@ -1,0 +1,56 @@
+# Everything a newcomer types. A machine needs Python >= 3.11 and make; nothing else is installed by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(BIN)/uv
+CODE := $(wildcard schemas services tests bench)
+
+.PHONY: setup dev test lint format bench soak lock clean
+
+setup: $(STAMP)
+
+# pip checks every hash. The project itself is linked in place, so an edit needs no new setup.
+$(STAMP): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rejoinder needs Python >= 3.11; name one: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# `exec`: Ctrl-C and SIGTERM reach rejoinder itself, not a shell in between.
+dev: setup
+	@exec $(BIN)/rejoinder dev $(ARGS)
+
+test: setup
+	@exec $(BIN)/pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/vulture
+	$(BIN)/codespell
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	@exec $(BIN)/python -m bench $(ARGS)
+
+soak: setup
+	@exec $(BIN)/python -m tests.reliability.soak $(ARGS)
+
+# New pins for the dependencies of pyproject.toml. Pins name no registry: pip asks the one that it is set up for.
+LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(LOCK) --output-file requirements.txt
+	$(LOCK) --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	$(BIN)/python -c "from services.broker.jars import write_lock; write_lock()"
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
