@@ -1,0 +1,94 @@
+"""Every error that Rejoinder raises on purpose. A class's docstring is its message's pattern.
+
+Two families: `ApiError` is what a client is told (docs/api.md: status, envelope, headers), `LogError` what
+the log's adapters raise after translating their library's errors, once, at the edge.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+NO_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
+"""Tells the openai SDKs not to repeat a request that a repetition cannot mend or would double."""
+
+
+class RejoinderError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ApiError(RejoinderError):
+    """A refusal that the client is told: `{"error": {"message", "type", "param", "code"}}`."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def __repr__(self) -> str:
+        return f"ApiError({self.status}, {self.message!r}, param={self.param!r}, code={self.code!r})"
+
+
+def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
+    """400: the request is wrong in the field `param`; a retry cannot mend it."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def not_found(id: str) -> ApiError:
+    """404: one body for an unknown, foreign, deleted or malformed id (A-15)."""
+    return ApiError(404, f"Response with id '{id}' not found.", param="response_id", code="not_found")
+
+
+def unavailable(message: str, *, retry_after: int = 2, outcome_unknown: bool = False) -> ApiError:
+    """503: try again in `retry_after` seconds (1-60), unless an append's outcome is unknown (A-10)."""
+    headers = {"retry-after": str(retry_after)} | (dict(NO_RETRY) if outcome_unknown else {})
+    return ApiError(503, message, type="server_error", code="service_unavailable", headers=headers)
+
+
+class LogError(RejoinderError):
+    """Base of what the log's adapters raise."""
+
+
+class LogUnavailable(LogError):
+    """The log cannot be reached now; nothing was appended by the failed call."""
+
+
+class AppendUnknown(LogError):
+    """An append was sent and not acknowledged: it may or may not be, or become, part of the log."""
+
+
+class RecordTooLarge(LogError):
+    """A record of {size} bytes is over the bound of {bound} bytes; nothing was appended."""
+
+    def __init__(self, size: int, bound: int) -> None:
+        super().__init__(f"a record of {size} bytes is over the bound of {bound} bytes; nothing was appended")
+        self.size = size
+        self.bound = bound
+
+
+class TopicMissing(LogError):
+    """Topic {topic} does not exist: run `rejoinder topics --create`."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic} does not exist: run `rejoinder topics --create`")
+        self.topic = topic
+
+
+class TopicMisconfigured(LogError):
+    """Topic {topic} is not set up as the protocol needs it: what is wrong, and how to mend it."""
+
+
+class SettingsError(RejoinderError):
+    """A setting has a bad value: names the variable or flag and says what it takes."""

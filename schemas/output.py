@@ -1,0 +1,191 @@
+"""The output so far: a fold over the stream events of one response.
+
+A delta is appended to a list, O(1) whatever the length of the text; nothing is joined until somebody asks
+(`items`). Who follows the stream and who polls see the same items under the same ids. Events that do not fit
+what came before (a foreign index, a missing field) change nothing: the stream is passed on as it came, and
+this view shows what it can.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from schemas.events import Event
+
+Item = dict[str, Any]
+
+# Where the text of a delta belongs: (list inside the item or None for the item itself, the event's index into
+# it, field).
+_Place = tuple[str | None, str, str]
+_DELTAS: dict[str, _Place] = {
+    "response.output_text.delta": ("content", "content_index", "text"),
+    "response.refusal.delta": ("content", "content_index", "refusal"),
+    "response.reasoning_text.delta": ("content", "content_index", "text"),
+    "response.reasoning_summary_text.delta": ("summary", "summary_index", "text"),
+    "response.function_call_arguments.delta": (None, "", "arguments"),
+    "response.mcp_call_arguments.delta": (None, "", "arguments"),
+    "response.custom_tool_call_input.delta": (None, "", "input"),
+    "response.code_interpreter_call_code.delta": (None, "", "code"),
+}
+# The whole text that ends a run of deltas, and the event's field that holds it.
+_DONES: dict[str, tuple[_Place, str]] = {
+    delta.removesuffix("delta") + "done": (place, place[2]) for delta, place in _DELTAS.items()
+}
+_PARTS = {
+    "response.content_part.added": ("content", "content_index"),
+    "response.content_part.done": ("content", "content_index"),
+    "response.reasoning_summary_part.added": ("summary", "summary_index"),
+    "response.reasoning_summary_part.done": ("summary", "summary_index"),
+}
+_STATUSES = frozenset({"in_progress", "searching", "interpreting", "generating", "completed", "failed"})
+
+
+class _Open:
+    """An output item under way. `texts` holds the deltas that `item` does not show yet."""
+
+    __slots__ = ("done", "item", "texts")
+
+    def __init__(self, item: Item, done: bool) -> None:
+        self.item = item
+        self.done = done
+        self.texts: dict[tuple[str | None, int, str], list[str]] = {}
+
+
+class Output:
+    """The output items of one response, folded from its events in order."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, _Open] = {}
+
+    def __repr__(self) -> str:
+        return f"<Output of {len(self._items)} items, {sum(1 for _ in self._unfinished())} under way>"
+
+    def apply(self, event: Event) -> None:
+        """Fold the next event, decoded."""
+        type = event.get("type")
+        if not isinstance(type, str):
+            return
+        place = _DELTAS.get(type)
+        if place is not None:
+            self._delta(event, place)
+        elif (fold := _FOLDS.get(type)) is not None:
+            fold(self, event)
+        elif type.startswith("response.") and type.rpartition(".")[2] in _STATUSES:
+            self._status(event, type.rpartition(".")[2])
+
+    def items(self) -> list[Item]:
+        """The items so far in `output_index` order; texts joined, those under way with what they have."""
+        return [_settled(self._items[index]) for index in sorted(self._items)]
+
+    def unfinished(self) -> list[tuple[int, Item]]:
+        """`output_index` and item of those that were added and not done, marked `incomplete` (A-19)."""
+        return [(index, _settled(held) | {"status": "incomplete"}) for index, held in self._unfinished()]
+
+    def _unfinished(self) -> Iterator[tuple[int, _Open]]:
+        return ((index, held) for index, held in sorted(self._items.items()) if not held.done)
+
+    def _under_way(self, event: Event) -> _Open | None:
+        """The item that the event is about, if it was added and is not done."""
+        index = event.get("output_index")
+        held = self._items.get(index) if type(index) is int else None
+        return None if held is None or held.done else held
+
+    def _delta(self, event: Event, place: _Place) -> None:
+        held, delta = self._under_way(event), event.get("delta")
+        parts, index, field = place
+        number = _index(event, index) if parts else 0
+        if held is None or number is None or not isinstance(delta, str):
+            return
+        at = (parts, number, field)
+        texts = held.texts.get(at)
+        if texts is None:
+            held.texts[at] = [delta]
+        else:
+            texts.append(delta)
+
+    def _text_done(self, event: Event) -> None:
+        (parts, index, field), source = _DONES[event["type"]]
+        held, at = self._under_way(event), _index(event, index) if parts else 0
+        if held is None or at is None:
+            return
+        held.texts.pop((parts, at, field), None)
+        if isinstance(text := event.get(source), str):
+            _put(held.item, parts, at, field, text)
+
+    def _item(self, event: Event) -> None:
+        index, item = event.get("output_index"), event.get("item")
+        if type(index) is int and isinstance(item, dict):
+            self._items[index] = _Open(dict(item), done=event["type"].endswith(".done"))
+
+    def _part(self, event: Event) -> None:
+        parts, index = _PARTS[event["type"]]
+        held, part, at = self._under_way(event), event.get("part"), _index(event, index)
+        if held is None or at is None or not isinstance(part, dict):
+            return
+        for texts_at in [k for k in held.texts if k[:2] == (parts, at)]:
+            del held.texts[texts_at]
+        listed = list(_list(held.item, parts))
+        listed[at : at + 1] = [dict(part)]
+        held.item[parts] = listed
+
+    def _annotation(self, event: Event) -> None:
+        held, at = self._under_way(event), _index(event, "content_index")
+        part = _part_at(held.item, "content", at) if held is not None and at is not None else None
+        if part is not None:
+            part["annotations"] = [*_list(part, "annotations"), event.get("annotation")]
+
+    def _status(self, event: Event, status: str) -> None:
+        held = self._under_way(event)
+        if held is not None:
+            held.item["status"] = status
+
+
+_FOLDS: dict[str, Callable[[Output, Event], None]] = {
+    "response.output_item.added": Output._item,
+    "response.output_item.done": Output._item,
+    "response.output_text.annotation.added": Output._annotation,
+    **dict.fromkeys(_PARTS, Output._part),
+    **dict.fromkeys(_DONES, Output._text_done),
+}
+
+
+def _settled(held: _Open) -> Item:
+    """The item with its deltas joined in; a copy that later deltas do not change."""
+    for (parts, at, field), texts in held.texts.items():
+        joined = "".join(texts)
+        _put(held.item, parts, at, field, _get(held.item, parts, at, field) + joined)
+        texts.clear()
+    parts_copied = {k: [_copy(p) for p in v] for k, v in held.item.items() if isinstance(v, list)}
+    return held.item | parts_copied
+
+
+def _copy(part: Any) -> Any:
+    return dict(part) if isinstance(part, dict) else part
+
+
+def _index(event: Event, name: str) -> int | None:
+    """The event's index into a list, 0 when it has none, None when it is no index."""
+    index = event.get(name, 0)
+    return index if type(index) is int and index >= 0 else None
+
+
+def _list(holder: Mapping[str, Any], name: str) -> list[Any]:
+    held = holder.get(name)
+    return held if isinstance(held, list) else []
+
+
+def _part_at(item: Item, parts: str, at: int) -> dict[str, Any] | None:
+    listed = _list(item, parts)
+    part = listed[at] if at < len(listed) else None
+    return part if isinstance(part, dict) else None
+
+
+def _get(item: Item, parts: str | None, at: int, field: str) -> str:
+    holder = item if parts is None else _part_at(item, parts, at)
+    text = holder.get(field) if holder is not None else None
+    return text if isinstance(text, str) else ""
+
+
+def _put(item: Item, parts: str | None, at: int, field: str, text: str) -> None:
+    holder = item if parts is None else _part_at(item, parts, at)
+    if holder is not None:
+        holder[field] = text

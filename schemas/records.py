@@ -1,0 +1,286 @@
+"""The records of `responses.events`: one kind each, decided from key and headers alone (P-4).
+
+A record on the wire is key, headers and value. `parse` turns key and headers into one of the structs
+below; each struct knows its own key and headers (`new`), so what is written is what is read. The value
+is plain JSON and is never looked at to decide what counts.
+
+    kind       key                               value
+    accepted   {id}/accepted/{nonce}             {"request": …, "response": …}
+    claimed    {id}/claim/{attempt}/{claim}      {"attempt": …, "claim": …, "executor": …}
+    event      {id}/{claim}/{sequence_number}    the stream event, as the client gets it
+    extension  {id}/{claim}/x/{n}                an upstream event outside the Responses API
+    cancelled  {id}/cancelled/{nonce}            the final response object
+    deleted    {id}/deleted/{nonce}              {"id": …}
+
+No two appends share a key (P-5): compaction keeps the last record of a key, the fold believes the first.
+A record without a value is a tombstone: it erases, and never counts.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant
+
+SCHEMA_VERSION = b"1"
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class LogRecord(Protocol):
+    """A record as the log hands it out."""
+
+    @property
+    def offset(self) -> int:
+        """Its place in the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """The log's append time, ms since the epoch."""
+
+    @property
+    def key(self) -> bytes | None:
+        """See the table above."""
+
+    @property
+    def value(self) -> bytes | None:
+        """JSON, or None: a tombstone."""
+
+    @property
+    def headers(self) -> Headers:
+        """Names and values."""
+
+
+class NewRecord(NamedTuple):
+    """A record to be appended. `value` None is a tombstone."""
+
+    key: bytes
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Accepted(Struct, frozen=True, gc=False):
+    """The request is durable. The first one of an id wins; void when appended after `not_after` (P-20)."""
+
+    kind: ClassVar[str] = "accepted"
+    id: ResponseId
+    nonce: str
+    tenant: Tenant
+    body_sha256: str
+    not_after: int
+    deadline: int
+    background: bool
+    store: bool
+    previous: ResponseId | None = None
+
+    def new(self, value: bytes) -> NewRecord:
+        """The record that says so around `value`, the encoded `AcceptedValue`."""
+        headers = [
+            *_base(self.kind, self.tenant),
+            ("body_sha256", self.body_sha256.encode()),
+            ("not_after", b"%d" % self.not_after),
+            ("deadline", b"%d" % self.deadline),
+            ("background", b"%d" % self.background),
+            ("store", b"%d" % self.store),
+        ]
+        if self.previous:
+            headers.append(("previous", self.previous.encode()))
+        return NewRecord(f"{self.id}/accepted/{self.nonce}".encode(), value, headers)
+
+
+class Claimed(Struct, frozen=True, gc=False):
+    """`executor` runs attempt `attempt`, if it is the current one + 1 and the first in log order (P-21)."""
+
+    kind: ClassVar[str] = "claimed"
+    id: ResponseId
+    attempt: int
+    claim: ClaimId
+    executor: ExecutorId
+    tenant: Tenant
+
+    def new(self) -> NewRecord:
+        """The record that says so; its value repeats it for human readers."""
+        value = b'{"attempt":%d,"claim":"%b","executor":"%b"}'
+        claim, executor = self.claim.encode(), self.executor.encode()
+        headers = [
+            *_base(self.kind, self.tenant),
+            ("attempt", b"%d" % self.attempt),
+            ("claim", claim),
+            ("executor", executor),
+        ]
+        key = f"{self.id}/claim/{self.attempt}/{self.claim}".encode()
+        return NewRecord(key, value % (self.attempt, claim, executor), headers)
+
+
+class EventRecord(Struct, frozen=True, gc=False):
+    """One stream event. `terminal` is the status it closes the response with, or None."""
+
+    kind: ClassVar[str] = "event"
+    id: ResponseId
+    claim: ClaimId
+    sequence_number: int
+    type: str
+    terminal: str | None = None
+
+
+class Extension(Struct, frozen=True, gc=False):
+    """An upstream event of a type outside the Responses API: kept, not numbered, never counts (P-27)."""
+
+    kind: ClassVar[str] = "extension"
+    id: ResponseId
+    claim: ClaimId
+    n: int
+    type: str
+
+
+class Cancelled(Struct, frozen=True, gc=False):
+    """The terminal event of a cancelled response, numbered last accepted + 1 (P-24)."""
+
+    kind: ClassVar[str] = "cancelled"
+    id: ResponseId
+    nonce: str
+    tenant: Tenant
+
+    def new(self, response: bytes) -> NewRecord:
+        """The record around `response`, the final response object as JSON."""
+        key = f"{self.id}/cancelled/{self.nonce}".encode()
+        return NewRecord(key, response, [*_base(self.kind, self.tenant), ("terminal", b"cancelled")])
+
+
+class Deleted(Struct, frozen=True, gc=False):
+    """Closes and hides at once, sticky, also for an id never seen (P-25).
+
+    `accepted_offset` tells the eraser where the response's records begin; -1 when the log no longer has it.
+    """
+
+    kind: ClassVar[str] = "deleted"
+    id: ResponseId
+    nonce: str
+    tenant: Tenant
+    accepted_offset: int = -1
+
+    def new(self) -> NewRecord:
+        """The record that says so."""
+        key = f"{self.id}/deleted/{self.nonce}".encode()
+        headers = [*_base(self.kind, self.tenant), ("accepted_offset", b"%d" % self.accepted_offset)]
+        return NewRecord(key, b'{"id":"%b"}' % self.id.encode(), headers)
+
+
+class Tombstone(Struct, frozen=True, gc=False):
+    """Erases the record with the same key; never counts."""
+
+    kind: ClassVar[str] = "tombstone"
+    id: ResponseId
+
+
+class Unreadable(Struct, frozen=True, gc=False):
+    """A record of an unknown kind, or whose key or headers do not parse: counted and passed over (P-8)."""
+
+    kind: ClassVar[str] = "unreadable"
+    why: str
+
+
+Entry = Accepted | Claimed | EventRecord | Extension | Cancelled | Deleted | Tombstone | Unreadable
+
+
+class EventHeaders:
+    """Builds the records of one claim's events; what all of them share is encoded once."""
+
+    def __init__(self, id: ResponseId, claim: ClaimId, attempt: int, tenant: Tenant) -> None:
+        self._prefix = f"{id}/{claim}/".encode()
+        run = [("attempt", b"%d" % attempt), ("claim", claim.encode())]
+        self._event = [*_base(EventRecord.kind, tenant), *run]
+        self._extension = [*_base(Extension.kind, tenant), *run]
+
+    def event(
+        self,
+        sequence_number: int,
+        type: str,
+        value: bytes,
+        terminal: str | None = None,
+        upstream: Headers = (),
+    ) -> NewRecord:
+        """The record of one event; `upstream` says where a resumable upstream stands (P-34)."""
+        number = b"%d" % sequence_number
+        headers = [*self._event, ("type", type.encode()), ("sequence_number", number), *upstream]
+        if terminal:
+            headers.append(("terminal", terminal.encode()))
+        return NewRecord(self._prefix + number, value, headers)
+
+    def extension(self, n: int, type: str, value: bytes) -> NewRecord:
+        """The record of the n-th upstream event outside the Responses API of this claim."""
+        headers = [*self._extension, ("type", type.encode())]
+        return NewRecord(self._prefix + b"x/%d" % n, value, headers)
+
+
+def upstream_headers(response_id: str, cursor: int | None) -> Headers:
+    """Where a resumable upstream stands: its own response id, and the last event read from it."""
+    id_header = ("upstream_id", response_id.encode())
+    return [id_header] if cursor is None else [id_header, ("upstream_cursor", b"%d" % cursor)]
+
+
+def parse(record: LogRecord) -> Entry:
+    """What `record` says. Never raises: what cannot be read is `Unreadable`."""
+    try:
+        return _parse(record)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return Unreadable(f"{type(error).__name__}: {error}")
+
+
+def _parse(record: LogRecord) -> Entry:
+    key = record.key
+    if key is None:
+        return Unreadable("no key")
+    path = key.decode().split("/")
+    id = ResponseId(path[0])
+    if record.value is None:
+        return Tombstone(id)
+    headers = dict(record.headers)
+    match headers["kind"]:
+        case b"event":
+            _, claim, number = path
+            terminal = headers.get("terminal")
+            kind = headers["type"].decode()
+            return EventRecord(id, ClaimId(claim), int(number), kind, terminal.decode() if terminal else None)
+        case b"accepted":
+            _, _, nonce = path
+            return _accepted(id, nonce, headers)
+        case b"claimed":
+            _, _, attempt, claim = path
+            executor = ExecutorId(headers["executor"].decode())
+            return Claimed(id, int(attempt), ClaimId(claim), executor, _tenant(headers))
+        case b"extension":
+            _, claim, _, n = path
+            return Extension(id, ClaimId(claim), int(n), headers["type"].decode())
+        case b"cancelled":
+            _, _, nonce = path
+            return Cancelled(id, nonce, _tenant(headers))
+        case b"deleted":
+            _, _, nonce = path
+            return Deleted(id, nonce, _tenant(headers), int(headers["accepted_offset"]))
+        case unknown:
+            return Unreadable(f"unknown kind {unknown!r}")
+
+
+def _accepted(id: ResponseId, nonce: str, headers: dict[str, bytes]) -> Accepted:
+    previous = headers.get("previous")
+    return Accepted(
+        id=id,
+        nonce=nonce,
+        tenant=_tenant(headers),
+        body_sha256=headers["body_sha256"].decode(),
+        not_after=int(headers["not_after"]),
+        deadline=int(headers["deadline"]),
+        background=headers["background"] == b"1",
+        store=headers["store"] == b"1",
+        previous=ResponseId(previous.decode()) if previous else None,
+    )
+
+
+def _tenant(headers: dict[str, bytes]) -> Tenant:
+    return Tenant(headers["tenant"].decode())
+
+
+def _base(kind: str, tenant: Tenant) -> list[tuple[str, bytes]]:
+    return [("kind", kind.encode()), ("v", SCHEMA_VERSION), ("tenant", tenant.encode())]
