@@ -1,0 +1,218 @@
+"""Stateless fetches: one request to each leader, each on a connection of its own while it is under way.
+
+A broker answers the requests of a connection one after the other, and a long poll would hold up everything
+behind it: hence the slots. With several brokers the first answer ends the waiting; what the others were
+asked stays under way, and the next fetch from the same positions takes it up instead of asking again.
+The records are aiokafka's own (Cython) objects, handed on as they are: they already are what the port calls
+a LogRecord. Transactions are not used (P-10), so nothing is filtered by isolation.
+"""
+
+import asyncio
+from asyncio import Task
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from aiokafka.errors import CorruptRecordException, OffsetOutOfRangeError, StaleMetadata, for_code
+from aiokafka.record.memory_records import MemoryRecords
+
+from schemas.records import LogRecord
+from services.eventlog.kafka_link import FAILURES, PATIENCE, KafkaLink, no_leader
+from services.eventlog.kafka_wire import Fetched, FetchRequest
+from services.eventlog.port import Batch, TopicPartition
+
+LONGEST_POLL = 5.0
+"""Seconds that a broker may sit on one fetch."""
+SILENCE = 2.0
+"""Seconds beyond the asked wait after which a connection counts as dead."""
+UNCLAIMED = 5.0
+"""Seconds that an answer waits for the next fetch from the same positions."""
+
+_Asked = tuple[int, frozenset[tuple[TopicPartition, int]]]
+"""A node, and the positions it was asked to read on from."""
+
+
+class _Answer(NamedTuple):
+    batches: list[Batch]
+    failures: list[Exception]
+
+
+class _Slots:
+    """Names for connections: each is used by one fetch at a time, the most recently used one first."""
+
+    def __init__(self) -> None:
+        self._free: list[str] = []
+        self._made = 0
+
+    @asynccontextmanager
+    async def one(self, busy: float) -> AsyncIterator[str]:
+        """A free slot. A fetch that is given up leaves its broker busy for up to `busy` seconds more."""
+        slot = self._free.pop() if self._free else self._new()
+        try:
+            yield slot
+        except BaseException:
+            asyncio.get_running_loop().call_later(busy, self._free.append, slot)
+            raise
+        else:
+            self._free.append(slot)
+
+    def _new(self) -> str:
+        self._made += 1
+        return f"fetch-{self._made}"
+
+
+class KafkaFetcher:
+    """Fetches for one process; keeps no positions."""
+
+    def __init__(self, link: KafkaLink) -> None:
+        self._link = link
+        self._slots = _Slots()
+        self._polls: dict[_Asked, Task[_Answer]] = {}
+        self._turn = 0
+
+    async def fetch(
+        self, positions: Mapping[TopicPartition, int], max_wait: float, max_bytes: int, partition_bytes: int
+    ) -> list[Batch]:
+        """Read on from `positions`; see the port. `max_wait` is cut to LONGEST_POLL."""
+        if not positions:
+            return []
+        wait = min(max_wait, LONGEST_POLL)
+
+        async def ask(node: int, sources: Iterable[TopicPartition]) -> _Answer:
+            request = FetchRequest(int(wait * 1000), max_bytes, _topics(sources, positions, partition_bytes))
+            try:
+                async with self._slots.one(busy=wait) as slot:
+                    found = await self._link.send(node, request, slot, timeout=wait + SILENCE)
+                return _read(found, positions)
+            except FAILURES as error:
+                return _Answer([], [error])
+
+        return await self._link.retrying(lambda: self._fetch(positions, ask), wait + PATIENCE)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for poll in self._polls.values():
+            poll.cancel()
+        await asyncio.gather(*self._polls.values(), return_exceptions=True)
+
+    async def _fetch(self, positions: Mapping[TopicPartition, int], ask: "_Ask") -> list[Batch]:
+        """The first answer. What failed is raised when nothing else came, so that it is tried again."""
+        await self._link.client()
+        by_leader, failures = self._by_leader(positions)
+        answers = [_Answer([], failures)]
+        if len(by_leader) == 1:
+            [(node, sources)] = by_leader.items()
+            answers.append(await ask(node, sources))
+        elif by_leader:
+            answers += await self._first(by_leader, positions, ask)
+        batches = [batch for answer in answers for batch in answer.batches]
+        failures = [failure for answer in answers for failure in answer.failures]
+        if failures and not batches:
+            raise failures[0]
+        if failures:
+            self._link.stale()
+        return batches
+
+    def _by_leader(
+        self, positions: Mapping[TopicPartition, int]
+    ) -> tuple[dict[int, list[TopicPartition]], list[Exception]]:
+        """Whom to ask for what, another partition first each time: brokers fill an answer in that order."""
+        order = list(positions)
+        self._turn += 1
+        start = self._turn % len(order)
+        groups: defaultdict[int, list[TopicPartition]] = defaultdict(list)
+        failures: list[Exception] = []
+        for source in order[start:] + order[:start]:
+            node = self._link.known_leader(source)
+            if node is None:
+                failures.append(StaleMetadata(no_leader(source)))
+            else:
+                groups[node].append(source)
+        return groups, failures
+
+    async def _first(
+        self,
+        by_leader: Mapping[int, list[TopicPartition]],
+        positions: Mapping[TopicPartition, int],
+        ask: "_Ask",
+    ) -> list[_Answer]:
+        """Ask several brokers, or take up what they were asked; return with whoever answers first."""
+        polls: dict[_Asked, Task[_Answer]] = {}
+        for node, sources in by_leader.items():
+            key = node, frozenset((source, positions[source]) for source in sources)
+            polls[key] = self._take_up(key) or asyncio.create_task(ask(node, sources))
+        try:
+            done, _ = await asyncio.wait(polls.values(), return_when=asyncio.FIRST_COMPLETED)
+            return [poll.result() for poll in done]
+        finally:
+            for key, poll in polls.items():
+                if not poll.done():
+                    self._keep(key, poll)
+
+    def _take_up(self, key: _Asked) -> Task[_Answer] | None:
+        """What is under way, or answered with news; an empty answer has waited its time already."""
+        poll = self._polls.pop(key, None)
+        return None if poll is None or (poll.done() and not poll.result().batches) else poll
+
+    def _keep(self, key: _Asked, poll: Task[_Answer]) -> None:
+        """Let the next fetch take `poll` up, if it comes soon."""
+        self._polls[key] = poll
+        loop = asyncio.get_running_loop()
+        poll.add_done_callback(lambda _: loop.call_later(UNCLAIMED, self._forget, key, poll))
+
+    def _forget(self, key: _Asked, poll: Task[_Answer]) -> None:
+        if self._polls.get(key) is poll:
+            del self._polls[key]
+
+
+_Ask = Callable[[int, Iterable[TopicPartition]], Coroutine[None, None, _Answer]]
+
+
+def _topics(
+    sources: Iterable[TopicPartition], positions: Mapping[TopicPartition, int], partition_bytes: int
+) -> list[tuple[str, list[tuple[int, int, int]]]]:
+    topics: defaultdict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for source in sources:
+        topics[source.topic].append((source.partition, positions[source], partition_bytes))
+    return list(topics.items())
+
+
+def _read(found: Iterable[Fetched], positions: Mapping[TopicPartition, int]) -> _Answer:
+    """Sort what a broker answered into batches and failures; partitions with nothing new are left out."""
+    answer = _Answer([], [])
+    for topic, partition, code, end, data in found:
+        source = TopicPartition(topic, partition)
+        position = positions[source]
+        if code == OffsetOutOfRangeError.errno:
+            answer.batches.append(Batch(source, (), position, end, out_of_range=True))
+        elif code:
+            answer.failures.append(for_code(code)(f"{topic}/{partition}"))
+        elif data:
+            records, next_offset = read_records(data, position)
+            if next_offset > position:
+                answer.batches.append(Batch(source, records, next_offset, end))
+    return answer
+
+
+def read_records(data: bytes, position: int) -> tuple[Sequence[LogRecord], int]:
+    """The records in `data` from `position` on, and the offset to read on at, past compaction's holes.
+
+    Checksums are verified: 0.1 of the 3 µs of CPU that a record costs, and it finds what TCP misses. An
+    incomplete batch at the end is left for the next fetch.
+    """
+    records: list[LogRecord] = []
+    next_offset = position
+    log = MemoryRecords(data)
+    while log.has_next():
+        batch = log.next_batch()
+        if not batch.validate_crc():
+            raise CorruptRecordException(f"bad checksum in the batch at offset {batch.base_offset}")
+        next_offset = batch.next_offset
+        if batch.is_control_batch:
+            continue
+        if batch.base_offset < position:
+            records.extend(record for record in batch if record.offset >= position)
+        else:
+            records.extend(batch)
+    return records, next_offset

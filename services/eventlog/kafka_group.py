@@ -1,0 +1,207 @@
+"""Membership: a consumer group that assigns partitions and keeps checkpoints, and never fetches (P-60).
+
+Joined with aiokafka's group coordinator alone, no consumer: nothing is fetched that would have to be paused,
+and no poll loop has to be kept turning so that the group does not expel its member.
+The session is kept up in the background for as long as the membership is open: on a fatal error everything is
+built anew after a while, and nothing is owned meanwhile.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import TopicPartition as KafkaPartition
+
+from schemas.errors import LogUnavailable
+from services.eventlog.assignment import assign
+from services.eventlog.kafka_link import FAILURES, KafkaAddress
+from services.eventlog.port import OnAssignment
+
+log = structlog.get_logger(__name__)
+
+SESSION_TIMEOUT = 6.0
+"""Seconds without a heartbeat after which the group gives a member's partitions away."""
+HEARTBEAT = 1.0
+"""Seconds between heartbeats. It is how a member hears of a rebalance, so how long one takes."""
+REBALANCE_TIMEOUT = 15.0
+"""Seconds that a rebalance waits for its members."""
+COMMIT_TIMEOUT = 5.0
+REJOIN_AFTER = 1.0
+
+
+class KafkaMembership:
+    """`Membership` on Kafka. `start` it once; it then keeps itself joined until `close`."""
+
+    def __init__(self, address: KafkaAddress, group: str, topic: str, on_assignment: OnAssignment) -> None:
+        self._address = address
+        self._group = group
+        self._topic = topic
+        self._on_assignment = on_assignment
+        self._owned: frozenset[int] = frozenset()
+        self._coordinator: GroupCoordinator | None = None
+        self._subscription: SubscriptionState | None = None
+        self._assignor = _Sticky(topic)
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Join in the background."""
+        self._task = asyncio.create_task(self._stay())
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions assigned to this member now; empty while a rebalance is under way."""
+        return self._owned
+
+    async def commit(self, checkpoints: Mapping[int, int]) -> None:
+        """Commit explicit offsets for partitions that are owned still. Raises LogUnavailable."""
+        offsets = {
+            KafkaPartition(self._topic, partition): OffsetAndMetadata(offset, "")
+            for partition, offset in checkpoints.items()
+            if partition in self._owned
+        }
+        if not offsets or self._coordinator is None or self._subscription is None:
+            return
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT):
+                await self._coordinator.commit_offsets(self._subscription.subscription.assignment, offsets)
+        except FAILURES as error:
+            reason = str(error) or type(error).__name__
+            raise LogUnavailable(f"checkpoints of group {self._group} not committed: {reason}") from error
+
+    async def close(self) -> None:
+        """Leave the group, so that its partitions move on at once."""
+        self._closing.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=COMMIT_TIMEOUT)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._become(frozenset())
+
+    def _become(self, owned: frozenset[int]) -> None:
+        if owned == self._owned:
+            return
+        self._owned = owned
+        log.info("partitions owned", group=self._group, topic=self._topic, partitions=sorted(owned))
+        try:
+            self._on_assignment(owned)
+        except Exception:
+            log.exception("on_assignment raised", group=self._group)
+
+    async def _stay(self) -> None:
+        """Be a member until closed; on an error that aiokafka does not mend, begin anew."""
+        while not self._closing.is_set():
+            try:
+                await self._session()
+            except FAILURES as error:
+                log.warning("group membership lost", group=self._group, error=repr(error))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), REJOIN_AFTER)
+            finally:
+                self._become(frozenset())
+
+    async def _session(self) -> None:
+        """One client and coordinator, from joining until closed or broken."""
+        client = self._address.client(request_timeout=REBALANCE_TIMEOUT + 5)
+        try:
+            await client.bootstrap()
+            subscription = SubscriptionState()
+            subscription.subscribe(topics={self._topic}, listener=_Listener(self))
+            with subscription.fetch_context():
+                await self._attend(client, subscription)
+        finally:
+            self._coordinator = self._subscription = None
+            await client.close()
+
+    async def _attend(self, client: AIOKafkaClient, subscription: SubscriptionState) -> None:
+        coordinator = self._join(client, subscription)
+        self._coordinator, self._subscription = coordinator, subscription
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            while not closing.done():
+                await asyncio.wait([closing], timeout=REJOIN_AFTER)
+                coordinator.check_errors()
+        finally:
+            closing.cancel()
+            await _leave(coordinator)
+
+    def _join(self, client: AIOKafkaClient, subscription: SubscriptionState) -> GroupCoordinator:
+        return GroupCoordinator(
+            client,
+            subscription,
+            group_id=self._group,
+            session_timeout_ms=int(SESSION_TIMEOUT * 1000),
+            heartbeat_interval_ms=int(HEARTBEAT * 1000),
+            rebalance_timeout_ms=int(REBALANCE_TIMEOUT * 1000),
+            enable_auto_commit=False,
+            assignors=(self._assignor,),
+        )
+
+
+async def _leave(coordinator: GroupCoordinator) -> None:
+    """Leave the group; with its broker away, give up after a while."""
+    try:
+        async with asyncio.timeout(COMMIT_TIMEOUT / 2):
+            await coordinator.close()
+    except FAILURES as error:
+        log.warning("left a group without saying so", error=repr(error))
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Passes the group's decisions on to the membership."""
+
+    def __init__(self, membership: KafkaMembership) -> None:
+        self._membership = membership
+
+    def on_partitions_revoked(self, _revoked: Iterable[KafkaPartition]) -> None:
+        self._membership._become(frozenset())
+
+    def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
+        self._membership._become(frozenset(source.partition for source in assigned))
+
+
+class _Sticky(AbstractPartitionAssignor):  # type: ignore[misc]
+    """Our assignment over Kafka's protocol: each member says what it held, the leader decides by `assign`.
+
+    aiokafka's own sticky assignor keeps its state in the class, shared by all members of a process.
+    """
+
+    name = "rejoinder-sticky"
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._held: list[int] = []
+
+    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        return ConsumerProtocolMemberMetadata(0, list(topics), msgspec.json.encode(self._held))
+
+    def assign(
+        self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
+    ) -> dict[str, ConsumerProtocolMemberAssignment]:
+        partitions = len(cluster.partitions_for_topic(self._topic) or ())
+        held = {name: _held(member) for name, member in members.items()}
+        return {
+            name: ConsumerProtocolMemberAssignment(0, [(self._topic, mine)], b"")
+            for name, mine in assign(partitions, held).items()
+        }
+
+    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
+        self._held = [source.partition for source in assignment.partitions()]
+
+
+def _held(member: ConsumerProtocolMemberMetadata) -> list[int]:
+    """What a member says that it held; nothing when that cannot be read."""
+    try:
+        return msgspec.json.decode(member.user_data or b"[]", type=list[int])
+    except msgspec.DecodeError:
+        return []

@@ -1,0 +1,103 @@
+"""Short reads: partition counts, offsets and checkpoints, each one request per broker."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+
+from aiokafka.client import CoordinationType
+from aiokafka.errors import for_code
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from schemas.errors import TopicMissing
+from services.eventlog.kafka_link import PATIENCE, KafkaLink
+from services.eventlog.port import Bounds, TopicPartition
+
+LATEST, EARLIEST = -1, -2
+"""What Kafka takes for a time when the end or the start is asked for."""
+
+
+class KafkaOffsets:
+    """Where things are in the log. Everything is tried for PATIENCE seconds, then raises LogUnavailable."""
+
+    def __init__(self, link: KafkaLink) -> None:
+        self._link = link
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions `topic` has, from fresh metadata. Raises TopicMissing."""
+
+        async def attempt() -> int:
+            await self._link.refresh()
+            client = await self._link.client()
+            return len(client.cluster.partitions_for_topic(topic) or ())
+
+        count = await self._link.retrying(attempt, PATIENCE)
+        if not count:
+            raise TopicMissing(topic)
+        return count
+
+    async def bounds(self, topic: str, partitions: Collection[int]) -> dict[int, Bounds]:
+        """First and next offset of each partition, as of now (high watermark)."""
+        starts, ends = await asyncio.gather(
+            self._offsets(topic, dict.fromkeys(partitions, EARLIEST)),
+            self._offsets(topic, dict.fromkeys(partitions, LATEST)),
+        )
+        return {partition: Bounds(starts[partition], ends[partition]) for partition in partitions}
+
+    async def offsets_at(self, topic: str, times: Mapping[int, int]) -> dict[int, int]:
+        """Per partition the first offset with time >= the given ms, or the end when there is none."""
+        found = await self._offsets(topic, times)
+        beyond = [partition for partition, offset in found.items() if offset < 0]
+        return found | await self._offsets(topic, dict.fromkeys(beyond, LATEST))
+
+    async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
+        """The checkpoints of a group, None where it has none."""
+
+        async def attempt() -> dict[int, int | None]:
+            client = await self._link.client()
+            node = await client.coordinator_lookup(CoordinationType.GROUP, group)
+            request = OffsetFetchRequest(group, [(topic, list(partitions))])
+            response = await self._link.send(node, request)
+            # A coordinator that is still loading says so here, and names no partition at all.
+            _raise_for(getattr(response, "error_code", 0))
+            found: dict[int, int | None] = dict.fromkeys(partitions)
+            for _, answers in response.topics:
+                for partition, offset, _, code in answers:
+                    _raise_for(code)
+                    found[partition] = None if offset < 0 else offset
+            return found
+
+        return await self._link.retrying(attempt, PATIENCE) if partitions else {}
+
+    async def _offsets(self, topic: str, times: Mapping[int, int]) -> dict[int, int]:
+        """The first offset with time >= each time; -1 when there is none."""
+
+        async def attempt() -> dict[int, int]:
+            by_leader = await self._by_leader(TopicPartition(topic, partition) for partition in times)
+            asked = [
+                self._ask(node, topic, [(source.partition, times[source.partition]) for source in sources])
+                for node, sources in by_leader.items()
+            ]
+            return {p: offset for found in await asyncio.gather(*asked) for p, offset in found.items()}
+
+        return await self._link.retrying(attempt, PATIENCE) if times else {}
+
+    async def _by_leader(self, sources: Iterable[TopicPartition]) -> dict[int, list[TopicPartition]]:
+        groups: defaultdict[int, list[TopicPartition]] = defaultdict(list)
+        for source in sources:
+            groups[await self._link.leader(source)].append(source)
+        return groups
+
+    async def _ask(self, node: int, topic: str, times: list[tuple[int, int]]) -> dict[int, int]:
+        response = await self._link.send(node, OffsetRequest(-1, 0, [(topic, times)]))
+        found: dict[int, int] = {}
+        for _, answers in response.topics:
+            for partition, code, _, offset in answers:
+                _raise_for(code)
+                found[partition] = offset
+        return found
+
+
+def _raise_for(code: int) -> None:
+    if code:
+        raise for_code(code)

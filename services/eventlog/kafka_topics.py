@@ -1,0 +1,187 @@
+"""Creating, checking and mending the topics on a Kafka cluster. `topics` decides what is right."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import for_code
+
+from schemas.errors import LogUnavailable, TopicMisconfigured
+from services.eventlog.kafka_link import FAILURES, PLAINTEXT, KafkaAddress, KafkaSettings
+from services.eventlog.topics import (
+    DEFAULT_PARTITIONS,
+    Found,
+    Problem,
+    Topics,
+    TopicSpec,
+    check_all,
+    config,
+    specs,
+)
+
+PATIENCE = 30.0
+"""Seconds for all of one call: the metadata of a new topic takes its time to reach every broker."""
+_DYNAMIC_TOPIC_CONFIG = 1
+_TOPIC_EXISTS = 36
+
+
+async def check_topics(bootstrap: str, names: Topics, settings: KafkaSettings = PLAINTEXT) -> list[Problem]:
+    """What is wrong with the topics. Raises LogUnavailable."""
+    async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
+        return check_all(specs(names), await _look(admin, specs(names)))
+
+
+async def create_topics(
+    bootstrap: str,
+    names: Topics,
+    *,
+    partitions: int | None = None,
+    replication: int = 1,
+    fix: bool = False,
+    settings: KafkaSettings = PLAINTEXT,
+) -> list[str]:
+    """Create the topics that are missing and say what was done, a line each.
+
+    `partitions` is for `responses.events` and its views: DEFAULT_PARTITIONS when None and it does not exist.
+    `fix` also mends what can be mended safely: settings, and partitions that are too few.
+    Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
+    """
+    wanted = specs(names)
+    async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
+        found = await _look(admin, wanted)
+        events = found.get(names.events)
+        count = events.partitions if events else partitions or DEFAULT_PARTITIONS
+        missing = [spec for spec in wanted if spec.name not in found]
+        done = await _create(admin, missing, count, replication)
+        if fix:
+            if events and partitions and partitions > events.partitions:
+                done += await _add_partitions(admin, names.events, partitions)
+            done += await _fix(admin, wanted)
+        return done
+
+
+@asynccontextmanager
+async def _admin(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=address.bootstrap,
+        client_id=address.client_id,
+        request_timeout_ms=10_000,
+        **address.settings.options(),
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await admin.start()
+            yield admin
+    except FAILURES as error:
+        raise address.away(error) from error
+    finally:
+        await admin.close()
+
+
+async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict[str, Found]:
+    """The wanted topics that exist. Asks for all topics: to name one would let a broker create it."""
+    names = {spec.name for spec in wanted}
+    listed = [topic for topic in await admin.describe_topics() if topic["topic"] in names]
+    configs = await _configs(admin, [topic["topic"] for topic in listed])
+    return {
+        topic["topic"]: Found(
+            partitions=len(topic["partitions"]),
+            replication=min((len(partition["replicas"]) for partition in topic["partitions"]), default=0),
+            config={key: value for key, (value, _) in configs[topic["topic"]].items()},
+        )
+        for topic in listed
+    }
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, tuple[str, bool]]]:
+    """Per topic and key the value in force, and whether the topic itself sets it."""
+    if not names:
+        return {}
+    wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    configs: dict[str, dict[str, tuple[str, bool]]] = {}
+    for response in await admin.describe_configs(wanted):
+        for code, reason, _, name, entries in response.resources:
+            _raise_for(code, name, reason)
+            configs[name] = {
+                key: (value, source == _DYNAMIC_TOPIC_CONFIG) for key, value, _, source, *_ in entries
+            }
+    return configs
+
+
+async def _create(
+    admin: AIOKafkaAdminClient, missing: list[TopicSpec], partitions: int, replication: int
+) -> list[str]:
+    if not missing:
+        return []
+    counts = {spec.name: spec.partitions or partitions for spec in missing}
+    new = [
+        NewTopic(spec.name, counts[spec.name], replication, topic_configs=config(spec, replication))
+        for spec in missing
+    ]
+    response = await admin.create_topics(new)
+    for name, code, reason in response.topic_errors:
+        if code != _TOPIC_EXISTS:
+            _raise_for(code, name, reason)
+    await _until_led(admin, counts)
+    return [f"created topic {name} with {count} partitions" for name, count in counts.items()]
+
+
+async def _until_led(admin: AIOKafkaAdminClient, counts: dict[str, int]) -> None:
+    """Wait until every partition has a leader: before that, appends and reads have nobody to go to."""
+    while True:
+        led = {
+            topic["topic"]: sum(partition["leader"] >= 0 for partition in topic["partitions"])
+            for topic in await admin.describe_topics()
+        }
+        if all(led.get(name, 0) >= count for name, count in counts.items()):
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _fix(admin: AIOKafkaAdminClient, wanted: list[TopicSpec]) -> list[str]:
+    problems = check_all(wanted, await _look(admin, wanted))
+    done: list[str] = []
+    for problem in problems:
+        if problem.partitions:
+            done += await _add_partitions(admin, problem.topic, problem.partitions)
+    changes: dict[str, dict[str, str]] = {}
+    for problem in problems:
+        if problem.setting:
+            key, value = problem.setting
+            changes.setdefault(problem.topic, {})[key] = value
+            done.append(f"set {key}={value} on topic {problem.topic}")
+    await _alter(admin, changes)
+    return done
+
+
+async def _add_partitions(admin: AIOKafkaAdminClient, name: str, count: int) -> list[str]:
+    await admin.create_partitions({name: NewPartitions(count)})
+    await _until_led(admin, {name: count})
+    return [f"raised topic {name} to {count} partitions"]
+
+
+async def _alter(admin: AIOKafkaAdminClient, changes: dict[str, dict[str, str]]) -> None:
+    """Set `changes` on top of what each topic sets already: the request replaces all of it."""
+    configs = await _configs(admin, list(changes))
+    resources = [
+        ConfigResource(
+            ConfigResourceType.TOPIC,
+            name,
+            {key: value for key, (value, own) in configs[name].items() if own} | change,
+        )
+        for name, change in changes.items()
+    ]
+    if resources:
+        for response in await admin.alter_configs(resources):
+            for code, reason, _, name in response.resources:
+                _raise_for(code, name, reason)
+
+
+def _raise_for(code: int, name: str, reason: str | None) -> None:
+    error = for_code(code)
+    if getattr(error, "retriable", False):
+        raise LogUnavailable(f"topic {name}: {reason or error.__name__}")
+    if code:
+        raise TopicMisconfigured(f"topic {name}: the cluster refuses: {reason or error.__name__}")

@@ -1,0 +1,297 @@
+"""The writer: idempotent, one lane per partition, one Produce request at a time per broker.
+
+A record is queued in its partition's lane. Whatever is queued when a broker is free goes out in one request,
+a batch for each lane it leads; while that is under way, records gather for the next one. So requests
+are few and full when there is much to do, and a lone record leaves at once; there is no timer.
+
+A lane has one batch under way and repeats exactly that, same producer id and sequence, until it is
+acknowledged: the broker drops repetitions, so order and uniqueness hold. When its time is up or the
+broker refuses it, the batch and everything behind it in the lane fail, and the lane goes on with a fresh
+producer id (P-32): after a failed batch the old one's sequence would refuse everything.
+aiokafka's own producer is not used: it gives up a batch never or as a whole, and cannot name what failed.
+"""
+
+import asyncio
+from asyncio import Future, Task, TimerHandle
+from collections import defaultdict
+from collections.abc import Iterable
+from math import inf
+
+import structlog
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError, for_code
+from aiokafka.protocol.transaction import InitProducerIdRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge
+from schemas.records import NewRecord
+from services.eventlog.kafka_lane import Lane, Producer, Queued, as_list
+from services.eventlog.kafka_link import BACKOFF, FAILURES, KafkaAddress, KafkaLink, no_leader
+from services.eventlog.kafka_wire import Produced, ProduceRequest
+from services.eventlog.port import Ack, OnFailure, TopicPartition
+from services.eventlog.topics import MAX_RECORD_BYTES
+
+log = structlog.get_logger(__name__)
+
+LANES_PER_REQUEST = 32
+"""Bounds a request to 2 MiB, or to 32 large records."""
+REQUEST_TIMEOUT = 10.0
+"""Seconds before a silent broker's connection is replaced; the batch is repeated on the new one."""
+
+_MAYBE_APPENDED = frozenset({7, 13, 20})
+"""Refusals after which a batch may be in the log: timed out, network, too few replicas after the append."""
+
+
+class KafkaWriter:
+    """`Writer` on Kafka."""
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        *,
+        on_failure: OnFailure | None = None,
+        delivery_timeout: float = 120,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+    ) -> None:
+        self._link = KafkaLink(address, REQUEST_TIMEOUT)
+        self._on_failure = on_failure
+        self._delivery_timeout = delivery_timeout
+        self._max_record_bytes = max_record_bytes
+        self._loop = asyncio.get_running_loop()
+        self._lanes: dict[TopicPartition, Lane] = {}
+        self._waiting: dict[TopicPartition, Lane] = {}
+        self._producer: Producer | None = None
+        self._driven: dict[int, Task[None]] = {}
+        self._looking: Task[None] | None = None
+        self._timer: TimerHandle | None = None
+        self._timer_at = inf
+        self._pumping = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        pending = sum(lane.pending for lane in self._waiting.values())
+        return f"KafkaWriter({self._link.address.bootstrap}, {pending} records pending)"
+
+    async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
+        """Append one record. Raises RecordTooLarge, LogUnavailable or AppendUnknown."""
+        waiter: Future[Ack] = self._loop.create_future()
+        self._queue(TopicPartition(topic, partition), record, waiter)
+        return await waiter
+
+    def post(self, topic: str, partition: int, record: NewRecord) -> None:
+        """Queue one record and return at once; a failure is told to `on_failure`."""
+        self._queue(TopicPartition(topic, partition), record, None)
+
+    async def flush(self) -> None:
+        """Wait until everything queued so far is acknowledged or has failed."""
+        waiting = [lane.flushed() for lane in self._lanes.values() if lane.pending]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def close(self, timeout: float = 10) -> None:
+        """Flush within `timeout` seconds, fail the rest, close."""
+        self._closed = True
+        try:
+            async with asyncio.timeout(timeout):
+                await self.flush()
+        except TimeoutError:
+            log.warning("writer closed before everything was acknowledged", seconds=timeout)
+        tasks = [*self._driven.values(), *([self._looking] if self._looking else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for lane in list(self._waiting.values()):
+            self._fail(lane, self._outcome(lane, "the writer was closed"))
+        if self._timer:
+            self._timer.cancel()
+        await self._link.close()
+
+    # -- queueing --------------------------------------------------------------------------------------
+
+    def _queue(self, source: TopicPartition, record: NewRecord, waiter: Future[Ack] | None) -> None:
+        if self._closed:
+            raise LogUnavailable("the writer is closed")
+        size = DefaultRecordBatchBuilder.size_of(record.key, record.value, as_list(record.headers))
+        if size > self._max_record_bytes:
+            raise RecordTooLarge(size, self._max_record_bytes)
+        lane = self._lanes.get(source)
+        if lane is None:
+            lane = self._lanes[source] = Lane(source)
+        lane.queue.append(Queued(record, waiter, self._loop.time() + self._delivery_timeout))
+        self._waiting[source] = lane
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Fail what is out of time, and set every idle broker to work that has some."""
+        self._pumping = False
+        now = self._loop.time()
+        for lane in [lane for lane in self._waiting.values() if not lane.in_flight and lane.deadline <= now]:
+            self._fail(lane, self._outcome(lane, f"not acknowledged within {self._delivery_timeout} s"))
+        leaders, unknown = self._leaders(now)
+        for node in leaders - self._driven.keys():
+            self._driven[node] = asyncio.create_task(self._drive(node))
+        if unknown and self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        """Come back for what waits for its next attempt or runs out of time."""
+        due = min((lane.due(now) for lane in self._waiting.values() if not lane.in_flight), default=inf)
+        if due < self._timer_at or self._timer_at <= now < due < inf:
+            if self._timer:
+                self._timer.cancel()
+            self._timer, self._timer_at = self._loop.call_at(due, self._on_timer), due
+
+    def _on_timer(self) -> None:
+        """Spent first: a loop's timer may fire a moment before its time, and then another one must be set."""
+        self._timer_at = inf
+        self._pump()
+
+    # -- leaders and producer ids ------------------------------------------------------------------------
+
+    def _leaders(self, now: float) -> tuple[set[int], bool]:
+        """The leaders of the lanes that may be sent now, and whether some lane has none."""
+        found = {
+            self._link.known_leader(lane.source) for lane in self._waiting.values() if lane.sendable(now)
+        }
+        return {node for node in found if node is not None}, None in found
+
+    async def _look(self) -> None:
+        """Find leaders for the lanes that have none, once; lanes without one try again after a while."""
+        error: BaseException | None = None
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await self._link.refresh()
+        except FAILURES as caught:
+            error = caught
+        finally:
+            self._looking = None
+        for lane in self._waiting.values():
+            if not lane.in_flight and self._link.known_leader(lane.source) is None:
+                lane.last_error = error or LogUnavailable(no_leader(lane.source))
+                lane.retry_at = self._loop.time() + BACKOFF
+        self._pump_soon()
+
+    async def _identity(self, node: int) -> Producer:
+        if self._producer is None:
+            response = await self._link.send(node, InitProducerIdRequest(None, -1), "produce")
+            if response.error_code:
+                raise for_code(response.error_code)
+            self._producer = Producer(response.producer_id, response.producer_epoch)
+        return self._producer
+
+    # -- sending -----------------------------------------------------------------------------------------
+
+    async def _drive(self, node: int) -> None:
+        """Send to one broker until nothing is left for it."""
+        try:
+            while lanes := self._ready(node):
+                await self._exchange(node, lanes)
+        finally:
+            del self._driven[node]
+            self._pump_soon()
+
+    def _ready(self, node: int) -> list[Lane]:
+        now = self._loop.time()
+        lanes: list[Lane] = []
+        for lane in self._waiting.values():
+            if lane.sendable(now) and self._link.known_leader(lane.source) == node:
+                lanes.append(lane)
+                if len(lanes) == LANES_PER_REQUEST:
+                    break
+        return lanes
+
+    async def _exchange(self, node: int, lanes: list[Lane]) -> None:
+        """One request for `lanes`, and what became of each."""
+        for lane in lanes:
+            lane.in_flight = True
+        timeout = min(REQUEST_TIMEOUT, min(lane.deadline for lane in lanes) - self._loop.time())
+        sent = False
+        try:
+            async with asyncio.timeout(timeout):
+                await self._link.ready(node, "produce")
+                producer = await self._identity(node)
+            request = _produce(lanes, producer)
+            sent = True
+            self._answered(lanes, await self._link.send(node, request, "produce", timeout))
+        except Exception as error:
+            if not isinstance(error, FAILURES):
+                log.exception("produce request failed unexpectedly", node=node)
+            self._link.stale()
+            self._unanswered(lanes, error, sent)
+        finally:
+            for lane in lanes:
+                lane.in_flight = False
+                self._settled(lane)
+
+    def _settled(self, lane: Lane) -> None:
+        """Keep a lane with work, at the end of the line; forget one without."""
+        self._waiting.pop(lane.source, None)
+        if lane.pending:
+            self._waiting[lane.source] = lane
+
+    def _unanswered(self, lanes: list[Lane], error: BaseException, sent: bool) -> None:
+        now = self._loop.time()
+        for lane in lanes:
+            lane.maybe_appended |= sent
+            lane.last_error = error
+            lane.retry_at = now + BACKOFF
+            if lane.deadline <= now:
+                self._fail(lane, self._outcome(lane, f"not acknowledged within {self._delivery_timeout} s"))
+
+    def _answered(self, lanes: list[Lane], answers: Iterable[Produced]) -> None:
+        by_source = {lane.source: lane for lane in lanes}
+        for topic, partition, code, offset, timestamp in answers:
+            lane = by_source[TopicPartition(topic, partition)]
+            if code == 0:
+                lane.acknowledged(offset, timestamp)
+            else:
+                self._refused(lane, code)
+
+    def _refused(self, lane: Lane, code: int) -> None:
+        error = for_code(code)
+        lane.maybe_appended |= code in _MAYBE_APPENDED
+        lane.last_error = error()
+        if error.retriable:
+            lane.retry_at = self._loop.time() + BACKOFF
+            self._link.stale()
+        else:
+            self._fail(lane, self._refusal(lane, error))
+
+    # -- failing -----------------------------------------------------------------------------------------
+
+    def _refusal(self, lane: Lane, error: type[BaseException]) -> LogError:
+        assert lane.batch is not None
+        too_large = issubclass(error, MessageSizeTooLargeError | RecordListTooLargeError)
+        if too_large and not lane.maybe_appended and len(lane.batch.queued) == 1:
+            return RecordTooLarge(len(lane.batch.data), self._max_record_bytes)
+        return self._outcome(lane, f"the broker refused it ({error.__name__})")
+
+    def _outcome(self, lane: Lane, reason: str) -> LogError:
+        """What is known of a lane's batch: surely not appended, or nobody knows."""
+        cause = f": {lane.last_error}" if lane.last_error and str(lane.last_error) else ""
+        text = f"append to {lane.source.topic}/{lane.source.partition} failed, {reason}{cause}"
+        return AppendUnknown(text) if lane.maybe_appended else LogUnavailable(text)
+
+    def _fail(self, lane: Lane, error: LogError) -> None:
+        """Fail a lane's batch and queue, and let it go on with a fresh producer id."""
+        self._producer = None
+        posted = lane.failed(error)
+        self._settled(lane)
+        log.warning("append failed", error=str(error))
+        if posted and self._on_failure:
+            try:
+                self._on_failure(lane.source, posted, error)
+            except Exception:
+                log.exception("on_failure raised", topic=lane.source.topic)
+
+
+def _produce(lanes: list[Lane], producer: Producer) -> ProduceRequest:
+    topics: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+    for lane in lanes:
+        topics[lane.source.topic].append((lane.source.partition, lane.next_batch(producer).data))
+    return ProduceRequest(int(REQUEST_TIMEOUT * 1000), list(topics.items()))

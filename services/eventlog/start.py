@@ -1,0 +1,89 @@
+"""Where a reader of the log starts (P-62).
+
+    committed low watermark → the log's time there → the first record one window and the skew earlier
+
+Up to the watermark every response is closed and dealt with; the reader folds the stretch before it only to
+know what has been there, so that an `accepted` that comes a second time meets its first (P-20, P-65).
+"""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from schemas.errors import LogUnavailable
+from services.eventlog.port import Bounds, Log, TopicPartition
+
+PROBE_BYTES = 4096
+"""One record's time is looked for; the log hands out a whole record however large it is."""
+
+
+class Start(NamedTuple):
+    """Read from `offset` on; act only on responses accepted at or after `floor`.
+
+    `since` is the log time (ms) from which `offset` reads: what the reader missed was written after it.
+    """
+
+    offset: int
+    floor: int
+    since: int = 0
+
+
+async def starting_points(
+    log: Log, group: str, topic: str, partitions: Collection[int], *, memory_ms: int
+) -> dict[int, Start]:
+    """Per partition where to start, from the watermarks that `group` committed on `topic`.
+
+    `memory_ms` is window + skew. Raises LogUnavailable: try again.
+    """
+    committed = await log.committed(group, topic, partitions)
+    return await starting_points_at(log, topic, committed, memory_ms=memory_ms)
+
+
+async def starting_points_at(
+    log: Log, topic: str, committed: Mapping[int, int | None], *, memory_ms: int
+) -> dict[int, Start]:
+    """Per partition where to start, from watermarks that are known; None: never committed."""
+    bounds = await log.bounds(topic, list(committed))
+    floors = {partition: floor(offset, bounds[partition]) for partition, offset in committed.items()}
+    times: dict[int, int] = {}
+    for partition, at in floors.items():
+        time = await _time_at(log, TopicPartition(topic, partition), bounds[partition], at)
+        if time is not None:
+            times[partition] = max(0, time - memory_ms)
+    found = await log.offsets_at(topic, times) if times else {}
+    return {
+        partition: Start(min(found.get(partition, at), at), at, times.get(partition, 0))
+        for partition, at in floors.items()
+    }
+
+
+def floor(committed: int | None, bounds: Bounds) -> int:
+    """The watermark that holds: a checkpoint that is not in the log (any more) is none."""
+    if committed is None or committed > bounds.end:
+        return bounds.start
+    return max(committed, bounds.start)
+
+
+def probes(at: int, bounds: Bounds) -> list[int]:
+    """Where to look for the log's time at `at`: there, else ever further before it, past compaction's holes.
+
+    An earlier record's time is safe, only less tight: the reader then starts earlier than it must.
+    """
+    found = [at] if at < bounds.end else []
+    step = 1
+    while at - step > bounds.start:
+        found.append(at - step)
+        step *= 16
+    return [*found, bounds.start] if bounds.start < bounds.end else []
+
+
+async def _time_at(log: Log, source: TopicPartition, bounds: Bounds, at: int) -> int | None:
+    """The log time (ms) of the first record at or after `at`, or of one before; None without any."""
+    for offset in probes(at, bounds):
+        for batch in await log.fetch({source: offset}, max_wait=0, partition_bytes=PROBE_BYTES):
+            if batch.out_of_range:
+                raise LogUnavailable(
+                    f"{source.topic}/{source.partition} moved while its start was looked for"
+                )
+            if batch.records:
+                return batch.records[0].timestamp
+    return None

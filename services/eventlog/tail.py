@@ -1,0 +1,141 @@
+"""The tail: follows partitions of one topic, batch by batch, over stateless fetches.
+
+The owner of a tail says where to start (`follow`) and reads in a loop. A partition that is followed anew
+interrupts a long poll under way, so it is read at once. A position that is out of the log's range is
+handed up, and the partition rests until it is followed again: the reader has to drop its fold first (P-64).
+With the log away, reading goes on trying; `healthy` says so to whoever asks for readiness.
+"""
+
+import asyncio
+from asyncio import Future
+from math import inf
+from typing import Any
+
+import structlog
+
+from schemas.errors import LogError
+from services.eventlog.port import Batch, Log, TopicPartition
+
+log = structlog.get_logger(__name__)
+
+FIRST_BACKOFF = 0.1
+LONGEST_BACKOFF = 2.0
+"""Seconds between attempts while the log is away."""
+
+
+class Tail:
+    """Where this process stands in the partitions of `topic`. One reader at a time.
+
+    `pace`: seconds between the beginnings of two fetches. A steady trickle then costs reader and broker fewer
+    and fuller fetches; a lone record after a silence is still read at once.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        topic: str,
+        *,
+        max_bytes: int = 4 << 20,
+        partition_bytes: int = 1 << 20,
+        pace: float = 0.0,
+    ) -> None:
+        self._log = log
+        self._topic = topic
+        self._max_bytes = max_bytes
+        self._partition_bytes = partition_bytes
+        self._pace = pace
+        self._begun = -inf
+        self._positions: dict[TopicPartition, int] = {}
+        self._changed: Future[None] | None = None
+        self._backoff = 0.0
+
+    def __repr__(self) -> str:
+        return f"Tail({self._topic}, { ({source.partition: at for source, at in self._positions.items()}) })"
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last attempt to read succeeded."""
+        return self._backoff == 0
+
+    @property
+    def followed(self) -> frozenset[int]:
+        """The partitions being read."""
+        return frozenset(source.partition for source in self._positions)
+
+    def follow(self, partition: int, offset: int) -> None:
+        """Read `partition` from `offset` on, beginning at once."""
+        self._positions[TopicPartition(self._topic, partition)] = offset
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def drop(self, partition: int) -> None:
+        """Stop reading `partition`; a batch of it that is under way is thrown away."""
+        self._positions.pop(TopicPartition(self._topic, partition), None)
+
+    def position(self, partition: int) -> int:
+        """The offset that is read next. Raises KeyError when `partition` is not followed."""
+        return self._positions[TopicPartition(self._topic, partition)]
+
+    async def read(self, max_wait: float = 0.5) -> list[Batch]:
+        """The next batches, and positions moved past them; empty when none came within `max_wait` seconds.
+
+        Never raises LogUnavailable: waits a little instead, and returns empty. A batch that is
+        `out_of_range` ends the following of its partition.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max_wait
+        while True:
+            self._changed = loop.create_future()
+            asked = dict(self._positions)
+            batches = await self._poll(asked, max(0.0, deadline - loop.time()))
+            news = [batch for batch in batches if self._positions.get(batch.source) == asked[batch.source]]
+            if news or loop.time() >= deadline or not (self._changed.done() or batches):
+                return [self._advance(batch) for batch in news]
+
+    def _advance(self, batch: Batch) -> Batch:
+        if batch.out_of_range:
+            del self._positions[batch.source]
+        else:
+            self._positions[batch.source] = batch.next_offset
+        return batch
+
+    async def _poll(self, asked: dict[TopicPartition, int], max_wait: float) -> list[Batch]:
+        """One fetch; ends early, and empty, when a partition is followed anew."""
+        assert self._changed is not None
+        if not asked:
+            await asyncio.wait([self._changed], timeout=max_wait)
+            return []
+        await self._keep_pace()
+        fetch = asyncio.create_task(
+            self._log.fetch(
+                asked, max_wait=max_wait, max_bytes=self._max_bytes, partition_bytes=self._partition_bytes
+            )
+        )
+        try:
+            either: list[Future[Any]] = [fetch, self._changed]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return self._succeeded(fetch.result()) if fetch.done() else []
+        except LogError as error:
+            await self._failed(error)
+            return []
+        finally:
+            fetch.cancel()
+
+    async def _keep_pace(self) -> None:
+        early = self._begun + self._pace - asyncio.get_running_loop().time()
+        if early > 0:
+            await asyncio.sleep(early)
+        self._begun = asyncio.get_running_loop().time()
+
+    def _succeeded(self, batches: list[Batch]) -> list[Batch]:
+        if self._backoff:
+            log.info("reading again", topic=self._topic)
+        self._backoff = 0
+        return batches
+
+    async def _failed(self, error: LogError) -> None:
+        """Wait before the next attempt, longer each time."""
+        if not self._backoff:
+            log.warning("cannot read, trying again", topic=self._topic, error=str(error))
+        self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF), LONGEST_BACKOFF)
+        await asyncio.sleep(self._backoff)

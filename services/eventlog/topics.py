@@ -1,0 +1,213 @@
+"""The topics as data: what each must be like, and what is wrong with one that is not.
+
+Nothing here talks to Kafka: `kafka_topics` creates, looks and mends; this module decides. A setting that
+the protocol depends on has a rule; the others are good defaults, and the operator's to change.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+MAX_RECORD_BYTES = (1 << 20) - 4096
+"""The largest record, well below the topics' max.message.bytes, which bounds a whole batch (P-9)."""
+DEFAULT_PARTITIONS = 8
+
+HOUR = 3600 * 1000
+DAY = 24 * HOUR
+LONGEST_RESPONSE = DAY
+"""Milliseconds that a response may be open; nothing younger is compacted (P-92)."""
+LONGEST_ABSENCE = 7 * DAY
+"""Milliseconds that a reader may be away and still meet every tombstone (P-92)."""
+RETENTION = 30 * DAY
+"""Milliseconds that a response can be read."""
+
+
+class Topics(Struct, frozen=True):
+    """The names of our topics."""
+
+    events: str
+    responses: str
+    transcripts: str
+    executors: str
+
+
+def topics(prefix: str = "") -> Topics:
+    """The topics' names behind `prefix`, which keeps two installations on one cluster apart."""
+    return Topics(
+        events=f"{prefix}responses.events",
+        responses=f"{prefix}responses",
+        transcripts=f"{prefix}transcripts",
+        executors=f"{prefix}responses.executors",
+    )
+
+
+class Setting(Struct, frozen=True):
+    """One setting of a topic: what it is created with, and what is right besides."""
+
+    key: str
+    value: str
+    rule: Literal["exactly", "at least", "one of", "anything"] = "anything"
+    others: tuple[str, ...] = ()
+    """What "one of" allows beside `value`."""
+    least: int | None = None
+    """What "at least" asks for, when less than `value` will do."""
+
+    def wrong(self, found: str | None) -> str | None:
+        """What `found` must be instead, or None when it is right."""
+        match self.rule:
+            case "exactly":
+                return None if found == self.value else f"must be {self.value}"
+            case "at least":
+                least = int(self.value) if self.least is None else self.least
+                enough = found is not None and (int(found) == -1 or int(found) >= least)
+                return None if enough else f"must be at least {least}"
+            case "one of":
+                allowed = (self.value, *self.others)
+                return None if _as_set(found) in map(_as_set, allowed) else f"must be {' or '.join(allowed)}"
+            case "anything":
+                return None
+
+
+def _as_set(value: str | None) -> frozenset[str]:
+    return frozenset((value or "").replace(" ", "").split(","))
+
+
+class TopicSpec(Struct, frozen=True):
+    """What one topic must be like. `partitions` None: as many as `responses.events` has."""
+
+    name: str
+    settings: tuple[Setting, ...]
+    partitions: int | None = None
+
+
+class Found(Struct, frozen=True):
+    """A topic as it is; `config` holds the values in force, defaults included."""
+
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+
+
+class Problem(Struct, frozen=True):
+    """What is wrong with a topic and how to mend it; prints as one line.
+
+    `fatal`: no service may start. `setting`: the change of configuration that mends it.
+    """
+
+    topic: str
+    what: str
+    mend: str
+    fatal: bool = True
+    setting: tuple[str, str] | None = None
+    partitions: int | None = None
+
+    def __str__(self) -> str:
+        return f"{'' if self.fatal else 'warning: '}topic {self.topic}: {self.what}: {self.mend}"
+
+
+_ALL = (
+    Setting("message.timestamp.type", "LogAppendTime", "exactly"),
+    Setting("max.message.bytes", str(2 << 20), "at least", least=1 << 20),
+    Setting("unclean.leader.election.enable", "false", "exactly"),
+)
+_COMPACTED = (
+    Setting("delete.retention.ms", str(LONGEST_ABSENCE), "at least"),
+    Setting("segment.ms", str(DAY)),
+    Setting("segment.bytes", str(256 << 20)),
+)
+_BOTH = "compact,delete"
+_VIEW = (
+    Setting("cleanup.policy", _BOTH, "one of", ("compact",)),
+    Setting("retention.ms", str(RETENTION)),
+    *_COMPACTED,
+    *_ALL,
+)
+
+
+def specs(names: Topics) -> list[TopicSpec]:
+    """What our topics must be like. `responses.events` comes first: the views follow its partitions."""
+    return [
+        TopicSpec(
+            names.events,
+            (
+                Setting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
+                Setting("min.compaction.lag.ms", str(LONGEST_RESPONSE), "at least"),
+                Setting("retention.ms", str(RETENTION), "at least", least=LONGEST_RESPONSE),
+                *_COMPACTED,
+                *_ALL,
+            ),
+        ),
+        TopicSpec(names.responses, _VIEW),
+        TopicSpec(names.transcripts, _VIEW),
+        TopicSpec(
+            names.executors,
+            (
+                Setting("cleanup.policy", "delete", "exactly"),
+                Setting("retention.ms", str(HOUR), "at least"),
+                Setting("segment.ms", str(HOUR // 2)),
+                *_ALL,
+            ),
+            partitions=1,
+        ),
+    ]
+
+
+def config(spec: TopicSpec, replication: int) -> dict[str, str]:
+    """What a topic is created with; with 3 replicas an acknowledged record survives the loss of any one."""
+    settings = {setting.key: setting.value for setting in spec.settings}
+    return settings | {"min.insync.replicas": str(max(1, min(2, replication - 1)))}
+
+
+def check(spec: TopicSpec, found: Found | None, partitions: int) -> list[Problem]:
+    """What is wrong with one topic; `partitions` is how many `responses.events` has."""
+    if found is None:
+        return [Problem(spec.name, "does not exist", "rejoinder topics --create")]
+    return [*_partitions(spec, found, partitions), *_settings(spec, found), *_replicas(spec, found)]
+
+
+def check_all(wanted: Iterable[TopicSpec], found: Mapping[str, Found]) -> list[Problem]:
+    """What is wrong with the topics; the first of `wanted` says how many partitions the others need."""
+    wanted = list(wanted)
+    events = found.get(wanted[0].name)
+    partitions = events.partitions if events else 0
+    return [problem for spec in wanted for problem in check(spec, found.get(spec.name), partitions)]
+
+
+def _partitions(spec: TopicSpec, found: Found, partitions: int) -> list[Problem]:
+    wanted = spec.partitions or partitions
+    if found.partitions == wanted or not wanted:
+        return []
+    what = f"has {found.partitions} partitions, must have {wanted}"
+    if found.partitions < wanted:
+        return [Problem(spec.name, what, "rejoinder topics --fix", partitions=wanted)]
+    return [Problem(spec.name, what, "delete it and run rejoinder topics --create (views are rebuilt)")]
+
+
+def _settings(spec: TopicSpec, found: Found) -> list[Problem]:
+    problems: list[Problem] = []
+    for setting in spec.settings:
+        value = found.config.get(setting.key)
+        if wrong := setting.wrong(value):
+            what = f"{setting.key} is {value}, {wrong}"
+            mend = (
+                f"rejoinder topics --fix, or kafka-configs.sh --alter --topic {spec.name} "
+                f"--add-config {setting.key}=[{setting.value}]"
+            )
+            problems.append(Problem(spec.name, what, mend, setting=(setting.key, setting.value)))
+    return problems
+
+
+def _replicas(spec: TopicSpec, found: Found) -> list[Problem]:
+    """Whether an acknowledged record is safe, and whether one can be acknowledged at all."""
+    least = int(found.config.get("min.insync.replicas", "1"))
+    if least > found.replication:
+        what = f"min.insync.replicas is {least} with {found.replication} replicas: no append can succeed"
+        return [Problem(spec.name, what, "lower it or add replicas")]
+    if found.replication > 1 and least == found.replication:
+        what = f"min.insync.replicas is {least} of {found.replication}: one broker down stops all appends"
+        return [Problem(spec.name, what, "lower it or add replicas", fatal=False)]
+    if found.replication > 1 and least == 1:
+        what = f"min.insync.replicas is 1 of {found.replication}: an acknowledged record may be lost"
+        return [Problem(spec.name, what, "set it to 2", fatal=False)]
+    return []
