@@ -1,0 +1,13 @@
+"""A real Kafka broker as a child process, for a machine with neither a cluster nor Docker nor Java.
+
+properties   the broker's configuration, a pure text
+jars         Kafka's jars, pinned by `jgo.lock.toml`, fetched once into the user's cache
+probe        asks a port whether a Kafka answers there
+guard        the process between us and the broker: no orphan, however we die
+embedded     `EmbeddedKafka`: start, stop, kill, pause, resume
+"""
+
+from services.broker.embedded import EmbeddedKafka
+from services.broker.errors import BrokerError
+
+__all__ = ["BrokerError", "EmbeddedKafka"]

@@ -1,0 +1,52 @@
+"""The embedded broker's configuration: one node, broker and controller in one, loopback only. Pure."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+def server_properties(
+    logs: Path, port: int, controller_port: int, extra: Mapping[str, str]
+) -> dict[str, str]:
+    """Kafka's settings by their names; `extra` goes over ours.
+
+    Everything replicated is on one replica, internal topics have one partition (50 would cost every start), a
+    group's first member does not wait for others, and topics exist only when made on purpose.
+    """
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{HOST}:{controller_port}",
+        "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": logs.as_posix(),
+        "auto.create.topics.enable": "false",
+        "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "500",
+        "offsets.topic.num.partitions": "1",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.num.partitions": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "share.coordinator.state.topic.num.partitions": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        # A start after a SIGKILL waits until the controller gives up the old session (default: 9 s).
+        "broker.heartbeat.interval.ms": "500",
+        "broker.session.timeout.ms": "3000",
+        # The cleaner's default of 128 MiB is a quarter of the default heap, reserved at start.
+        "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
+        **extra,
+    }
+
+
+def render(settings: Mapping[str, str]) -> str:
+    r"""The text of a Java properties file: `name=value` lines, with `\` and line ends escaped."""
+    return "".join(f"{name}={_escaped(value)}\n" for name, value in settings.items())
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
