@@ -1,0 +1,118 @@
+"""A service as a child process: kept alive, its output passed on with its name before every line.
+
+`keep` starts it, and again whenever it ends by itself: at once when it ran well before, after a growing pause
+when it keeps ending. A child that says its settings are wrong is not started again. Cancelling `keep` stops
+the child: SIGTERM, SIGKILL when it does not end in time. The child watches its standard input, which only we
+hold, so it ends with us however we die.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import TextIO
+
+import structlog
+
+from schemas.errors import RejoinderError
+
+PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before another start, by how many quick ends came before; the last one for all further."""
+RAN_WELL_S = 30.0
+BAD_SETTINGS = 2
+"""The exit status of a command whose settings are wrong."""
+
+log = structlog.get_logger()
+
+
+class ChildRefused(RejoinderError):
+    """A service cannot run with these settings: it said why."""
+
+
+class Child:
+    """One service, as `command` with `environ`."""
+
+    def __init__(self, name: str, command: Iterable[str], environ: Mapping[str, str], sink: TextIO) -> None:
+        self.name = name
+        self._command = list(command)
+        self._environ = dict(environ)
+        self._sink = sink
+        self._process: asyncio.subprocess.Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<child {self.name} pid={self.pid}>"
+
+    @property
+    def pid(self) -> int:
+        """Its process id while it lives, else 0."""
+        return self._process.pid if self._process and self._process.returncode is None else 0
+
+    async def keep(self, stop_s: float) -> None:
+        """Keep it running until cancelled, then stop it within `stop_s` seconds. Raises ChildRefused."""
+        quick_ends = 0
+        while True:
+            began = time.monotonic()
+            status = await self._run(stop_s)
+            if status == BAD_SETTINGS:
+                raise ChildRefused(f"{self.name} cannot start: see its line above")
+            quick_ends = 0 if time.monotonic() - began > RAN_WELL_S else quick_ends + 1
+            pause = PAUSES[min(quick_ends, len(PAUSES)) - 1] if quick_ends else 0.0
+            log.warning("service ended, starting it again", service=self.name, status=status, pause_s=pause)
+            await asyncio.sleep(pause)
+
+    def kill(self) -> None:
+        """SIGKILL, if it lives."""
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def _run(self, stop_s: float) -> int:
+        """One life of it: its exit status, or the negative number of the signal that ended it."""
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environ,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # a terminal's Ctrl-C is ours to answer, in our order
+        )
+        log.info("service started", service=self.name, pid=process.pid)
+        copying = asyncio.create_task(self._copy(process))
+        try:
+            return await process.wait()
+        finally:
+            await asyncio.shield(self._stop(process, stop_s))
+            await copying
+
+    async def _stop(self, process: asyncio.subprocess.Process, stop_s: float) -> None:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(stop_s):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("service did not stop in time, killed", service=self.name, after_s=stop_s)
+                self.kill()
+                await process.wait()
+
+    async def _copy(self, process: asyncio.subprocess.Process) -> None:
+        """Pass its output on in whole lines."""
+        assert process.stdout is not None
+        rest = b""
+        while chunk := await process.stdout.read(1 << 16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            self._say(lines)
+        self._say([rest] if rest else [])
+
+    def _say(self, lines: Iterable[bytes]) -> None:
+        text = "".join(f"{self.name:9} | {line.decode(errors='replace')}\n" for line in lines)
+        self._sink.write(text)
+        self._sink.flush()
+
+
+def service_command(name: str) -> list[str]:
+    """What starts a service that ends with us. `-P`: the working directory is not searched for code."""
+    return [sys.executable, "-P", "-m", "services.cli", name, "--with-parent"]

@@ -1,0 +1,196 @@
+"""`rejoinder`: every command of the project.
+
+A command reads its settings (environment, then flags), sets the logs up, and runs. What it cannot start with
+is one line on standard error and a status that is not 0: what is wrong and how to mend it, no traceback.
+"""
+
+import asyncio
+import inspect
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from schemas.errors import RejoinderError, SettingsError
+from services import logs
+from services.process import Run, serve, until_stopped
+from services.settings import SETTINGS, Setting, Settings, load
+
+SERVICES = {
+    "ingest": "Take POST, cancel and DELETE: validate, append to the log, answer.",
+    "executor": "Run accepted responses against models and agents.",
+    "replay": "Serve GET and streams from the log.",
+    "projector": "Pack closed responses into the topics `responses` and `transcripts`.",
+}
+CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", "replay_url", "ingest_url"})
+"""Settings that `rejoinder dev` gives its services itself."""
+FAILED, BAD_SETTINGS = 1, 2
+
+Command = Callable[..., int]
+Options = dict[str, Any]
+"""Settings given as flags, by name; None for the others."""
+
+app = App(
+    name="rejoinder",
+    help="The OpenAI Responses API for work that outlives its connection.",
+    version_flags=[],
+    result_action="return_value",
+)
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit status. Says in one line what it could not do."""
+    try:
+        return int(app(arguments, exit_on_error=True) or 0)
+    except Exception as error:
+        known = reason(error)
+        if known is None:
+            raise
+        sys.stderr.write(f"rejoinder: {' '.join(str(known).split())}\n")
+        return BAD_SETTINGS if isinstance(known, SettingsError) else FAILED
+
+
+def reason(error: BaseException) -> RejoinderError | None:
+    """The error of ours that `error` is or, as a group, holds alone; None when there is another one."""
+    if isinstance(error, BaseExceptionGroup):
+        known = [reason(inner) for inner in error.exceptions]
+        return None if None in known else known[0]
+    return error if isinstance(error, RejoinderError) else None
+
+
+def with_settings(command: Command, leave_out: Collection[str] = ()) -> Command:
+    """`command` with every setting as a flag, in place of its `**options`."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    flags = [_flag(setting) for setting in SETTINGS.values() if setting.name not in leave_out]
+    command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
+    return command
+
+
+def _flag(setting: Setting) -> inspect.Parameter:
+    shown = Parameter(help=setting.takes, show_default=lambda _: setting.default or None)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(setting.name, kind, default=None, annotation=Annotated[str | None, shown])
+
+
+def _settings(options: Options, log_format: Literal["auto", "console"] = "auto") -> Settings:
+    """The settings of the environment and the flags, logs set up accordingly. Raises SettingsError.
+
+    `log_format` is what to do where the settings leave it open.
+    """
+    settings = load(os.environ, {name: text for name, text in options.items() if text is not None})
+    logs.setup(settings.log_level, log_format if settings.log_format == "auto" else settings.log_format)
+    return settings
+
+
+def _service(name: str, what: str) -> Command:
+    def command(
+        *, with_parent: Annotated[bool, Parameter(show=False, negative=())] = False, **options: Any
+    ) -> int:
+        settings = _settings(options)
+        run = import_module(f"services.{name}.app").run
+        serve(name, lambda stop: _checked(run, settings, stop), settings.grace_s, with_parent=with_parent)
+        return 0
+
+    command.__doc__ = what
+    return with_settings(command)
+
+
+async def _checked(run: Run, settings: Settings, stop: asyncio.Event) -> None:
+    from services.topics import require_topics
+
+    await require_topics(settings)
+    await run(settings, stop)
+
+
+for _name, _what in SERVICES.items():
+    app.command(_service(_name, _what), name=_name)
+
+
+@app.command
+def version() -> int:
+    """Print the version."""
+    sys.stdout.write(f"rejoinder {installed_version('rejoinder')}\n")
+    return 0
+
+
+@app.command(name="watch")
+def _watch(
+    id: str,
+    /,
+    *,
+    url: str = "http://127.0.0.1:8000",
+    starting_after: int = -1,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    api_key: Annotated[str, Parameter(env_var="REJOINDER_API_KEY", show_default=False)] = "",
+    header: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+) -> int:
+    """Follow a response in the terminal, rejoining by itself; the status is 0 when it completes.
+
+    Parameters
+    ----------
+    id
+        The response's id.
+    url
+        Where Rejoinder is.
+    starting_after
+        The number of the last event that is not wanted again; -1: from the start.
+    json
+        Print every event as a line of JSON, not the text alone.
+    api_key
+        The API key, where keys are asked for.
+    header
+        A header to send, such as "x-rejoinder-tenant: acme"; may be repeated.
+    """
+    from services.watch import watch
+
+    logs.setup("warning", "console")
+    return watch(id, url, starting_after, as_json=json, headers=header, api_key=api_key)
+
+
+def _dev(
+    *,
+    data: Annotated[Path, Parameter(help="the directory for what Kafka stores")] = Path(".rejoinder"),
+    **options: Any,
+) -> int:
+    """Run everything on this machine: Kafka (unless --kafka names one), its topics and the services.
+
+    Prints `ready URL` when all of it is. Ctrl-C stops everything, a second one at once.
+    """
+    from services.dev import dev
+
+    settings = _settings(options, "console")
+    chosen = {
+        name for name, setting in SETTINGS.items() if options.get(name) or os.environ.get(setting.variable)
+    }
+    dev(settings, chosen, data)
+    return 0
+
+
+def _topics(
+    *,
+    create: Annotated[bool, Parameter(help="create what is missing", negative=())] = False,
+    fix: Annotated[bool, Parameter(help="also mend settings that are wrong", negative=())] = False,
+    **options: Any,
+) -> int:
+    """Check Kafka's topics, and create or mend them; the status is 0 when services can start on them."""
+    from services.topics import topics
+
+    return until_stopped(lambda _: topics(_settings(options), create=create or fix, fix=fix))
+
+
+app.command(with_settings(_dev, CHOSEN_BY_DEV), name="dev")
+app.command(with_settings(_topics), name="topics")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""The operator's file `rejoinder.toml`: which models and agents exist, and where they are.
+
+    [[models]]                              # the first whose `match` fits a request's `model` serves it
+    match = "gpt-*"
+    backend = "responses"                   # responses | chat | scripted
+    base_url = "https://models.example/v1"
+    api_key_env = "MODELS_API_KEY"          # the name of a variable, never the secret itself
+
+    [[agents]]                              # for agent_reference: {"type": "agent_reference", "name": …}
+    name = "weather"
+    url = "http://127.0.0.1:8088"           # the agent serves {url}/responses
+
+Model `echo` is built in. Without a file, and with OPENAI_API_KEY set, every other model is OpenAI's (or
+OPENAI_BASE_URL's). URLs come from here only, never from a request. Ingest asks `Config.validate` before it
+accepts anything, an executor asks `Config.route` for the backend; both are pure. The file is strict: a key or
+value that does not fit stops the start and says so.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct, field
+
+from schemas.errors import SettingsError, invalid
+from services import echo
+
+MAX_NAME = 256
+"""Characters of a model's name; globs are matched against nothing longer."""
+OPENAI_URL = "https://api.openai.com/v1"
+
+KEYS: Mapping[str, str] = {
+    "models": "a list of [[models]] tables",
+    "agents": "a list of [[agents]] tables",
+    "match": 'a glob over model names, such as "gpt-*"; the first that fits wins',
+    "name": "the name that requests give in agent_reference.name",
+    "backend": '"responses", "chat" or "scripted"',
+    "base_url": "an http(s) URL without credentials; {base_url}/responses or /chat/completions is called",
+    "url": "an http(s) URL without credentials; the agent serves {url}/responses",
+    "api_key_env": "the name of the environment variable that holds the API key",
+    "headers": "a table of header names and values that are sent with every call",
+    "timeout": "seconds of silence before a call is given up, above 0; else REJOINDER_UPSTREAM_IDLE_S",
+    "max_concurrency": "how many calls one executor makes at once, 1 or more",
+    "repeatable": "true if a call may be made again when an executor dies before any output",
+    "resumable": 'true if its background streams can be rejoined with a cursor (backend "responses")',
+    "extensions": '"keep" (events outside the Responses API stay beside the stream) or "pass" (they join it)',
+}
+"""Every key of the file and what it takes: the text of errors, and of the docs."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_URL = re.compile(r"[!-~]+")
+_RESERVED_HEADERS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept"}
+)
+
+
+class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What models and agents have in common. `timeout` is in seconds; None is the executor's own."""
+
+    api_key_env: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+    max_concurrency: int = 1000
+    repeatable: bool = False
+    resumable: bool = False
+    extensions: Literal["keep", "pass"] = "keep"
+
+
+class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Models whose name fits the glob `match`."""
+
+    match: str
+    backend: Literal["responses", "chat", "scripted"] = "responses"
+    base_url: str = ""
+
+    def __repr__(self) -> str:
+        return f"<model {self.match!r} {self.backend}>"
+
+
+class Agent(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A hosted agent: it speaks the Responses protocol at `{url}/responses`."""
+
+    name: str
+    url: str
+
+    def __repr__(self) -> str:
+        return f"<agent {self.name!r}>"
+
+
+ECHO = Model(match="echo", backend="scripted", repeatable=True, resumable=True)
+Route = Model | Agent
+"""Where a request goes. Its repr names it and shows nothing else of it."""
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """The models and agents that exist, in order of precedence."""
+
+    models: tuple[Model, ...] = ()
+    agents: tuple[Agent, ...] = ()
+
+    def routes(self) -> Iterator[Route]:
+        """Everything that can serve a request."""
+        yield from self.models
+        yield from self.agents
+
+    def route(self, body: Mapping[str, Any]) -> Route:
+        """Who serves the request `body`: an agent if it names one, else its model.
+
+        Raises ApiError (400), naming the field, when there is none.
+        """
+        if body.get("agent_reference") is not None:
+            return self._agent(body["agent_reference"])
+        model = body.get("model")
+        if not isinstance(model, str) or not 0 < len(model) <= MAX_NAME:
+            raise invalid(f"model must be a string of 1 to {MAX_NAME} characters.", "model")
+        for candidate in self.models:
+            if fnmatchcase(model, candidate.match):
+                return candidate
+        raise invalid(f"The model '{model}' does not exist.", "model", "model_not_found")
+
+    def validate(self, body: Mapping[str, Any]) -> Route:
+        """Like `route`, and checks what that backend wants of the body. Raises ApiError (400)."""
+        route = self.route(body)
+        if isinstance(route, Model) and route.backend == "scripted":
+            echo.steering(body)
+        return route
+
+    def _agent(self, reference: object) -> Agent:
+        if (
+            not isinstance(reference, Mapping)
+            or reference.get("type", "agent_reference") != "agent_reference"
+        ):
+            what = 'agent_reference must be an object {"type": "agent_reference", "name": …}.'
+            raise invalid(what, "agent_reference")
+        name = reference.get("name")
+        for agent in self.agents:
+            if agent.name == name:
+                return agent
+        what = f"The agent '{str(name)[:MAX_NAME]}' does not exist."
+        raise invalid(what, "agent_reference.name", "agent_not_found")
+
+
+def load(path: str, environ: Mapping[str, str]) -> Config:
+    """The configuration of the file at `path`, or without one ("") what `environ` offers; always with `echo`.
+
+    Raises SettingsError: what is wrong, in which file, and what would be right.
+    """
+    if not path:
+        return Config(models=(ECHO, *_openai(environ)))
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError(f"config: cannot read {path}: {why}") from error
+    return parse(text, path)
+
+
+def api_key(route: Route, environ: Mapping[str, str]) -> str:
+    """The API key that `route` is called with, "" when it needs none. Raises SettingsError without it."""
+    if not route.api_key_env:
+        return ""
+    key = environ.get(route.api_key_env, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise SettingsError(f"{route.api_key_env}: {route!r} needs an API key in this variable; set it")
+    return key
+
+
+def parse(text: str, path: str) -> Config:
+    """The configuration in `text`, the TOML that stands in the file at `path`. Raises SettingsError."""
+    try:
+        config = msgspec.convert(tomllib.loads(text), Config)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: {_explain(str(error))}") from error
+    wrong = next(_wrongs(config), None)
+    if wrong:
+        raise SettingsError(f"{path}: {wrong}")
+    return Config(models=(ECHO, *config.models), agents=config.agents)
+
+
+def _openai(environ: Mapping[str, str]) -> Iterator[Model]:
+    if environ.get("OPENAI_API_KEY"):
+        url = environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        openai = Model(match="*", base_url=url, api_key_env="OPENAI_API_KEY")
+        wrong = _wrong_url("OPENAI_BASE_URL", url)
+        if wrong:
+            raise SettingsError(wrong)
+        yield openai
+
+
+def _wrongs(config: Config) -> Iterator[str]:
+    """What the types do not say, one finding at a time."""
+    for index, model in enumerate(config.models):
+        yield from (f"models[{index}].{wrong}" for wrong in _wrong_model(model))
+    names = [agent.name for agent in config.agents]
+    for index, agent in enumerate(config.agents):
+        if not agent.name or agent.name in names[:index]:
+            yield f"agents[{index}].name: {agent.name!r} is empty or taken; give each agent a name of its own"
+        wrongs = [_wrong_url("url", agent.url), *_wrong_options(agent)]
+        yield from (f"agents[{index}].{wrong}" for wrong in wrongs if wrong)
+
+
+def _wrong_model(model: Model) -> Iterator[str]:
+    if not model.match or model.match == ECHO.match:
+        yield f"match: {model.match!r} is empty or built in; it takes {KEYS['match']}"
+    if model.backend != "scripted":
+        yield from filter(None, [_wrong_url("base_url", model.base_url)])
+    elif model.base_url or model.api_key_env or model.headers:
+        yield 'backend: "scripted" calls nobody; remove base_url, api_key_env and headers'
+    if model.resumable and model.backend == "chat":
+        yield 'resumable: Chat Completions cannot be resumed; remove it, or use backend = "responses"'
+    yield from _wrong_options(model)
+
+
+def _wrong_options(options: Options) -> Iterator[str]:
+    """Never shows a header's value: it may be a secret."""
+    if options.api_key_env is not None and not _VARIABLE.fullmatch(options.api_key_env):
+        yield f"api_key_env: not the name of a variable; it takes {KEYS['api_key_env']}"
+    if options.timeout is not None and not options.timeout > 0:
+        yield f"timeout: {options.timeout} does not fit; it takes {KEYS['timeout']}"
+    if options.max_concurrency < 1:
+        yield f"max_concurrency: {options.max_concurrency} does not fit; it takes {KEYS['max_concurrency']}"
+    for name, value in options.headers.items():
+        if name.lower() == "authorization" and options.api_key_env is not None:
+            yield f"headers: {name} is what api_key_env sends; use one of the two"
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            yield f"headers: {name!r} is no header name, or has a value that no header can hold"
+        if name.lower() in _RESERVED_HEADERS:
+            yield f"headers: {name} is set by Rejoinder itself; remove it"
+
+
+def _wrong_url(key: str, url: str) -> str | None:
+    """Why `url` is no good, without showing it (it may hold a password); None when it is good."""
+    takes = f"it takes {KEYS.get(key, KEYS['base_url'])}"
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return f"{key}: not a URL; {takes}"
+    if parts.username is not None or parts.password is not None:
+        return f"{key}: has credentials in it; name their variable in api_key_env instead"
+    if not good or parts.query or parts.fragment or not _URL.fullmatch(url):
+        return f"{key}: missing, or not a plain http(s) URL; {takes}"
+    return None
+
+
+_UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
+_AT = re.compile(r"(?P<why>.*) - at `\$\.?(?P<at>[^`]*)`")
+
+
+def _explain(why: str) -> str:
+    """What msgspec says, in the file's terms: where, what is wrong, what it takes."""
+    if found := _UNKNOWN.search(why):
+        at, key = found["at"] or "", found["key"]
+        known = Model if at.startswith("models") else Agent if at.startswith("agents") else Config
+        place = f"{at}.{key}" if at else key
+        return f"{place}: unknown key; the keys here are {', '.join(known.__struct_fields__)}"
+    if found := _AT.fullmatch(why):
+        key = re.split(r"[.\[]", found["at"].replace("[...]", ""))[-1]
+        takes = f"; it takes {KEYS[key]}" if key in KEYS else ""
+        return f"{found['at']}: {found['why']}{takes}"
+    return why

@@ -1,0 +1,199 @@
+"""`rejoinder dev`: everything on one machine, under one supervisor.
+
+    port free? → Kafka (embedded, or the one that was named) → topics created and checked
+    → ingest, replay, executor, projector as child processes → all ready: prints `ready URL`
+
+Replay's port is the public one; it forwards to ingest what is not a read. What ends by itself is started
+again, the broker too. SIGINT or SIGTERM stops the services, which drain, and then the broker; a second one
+ends all at once. When the supervisor itself is killed, the services and the broker end by themselves.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+from setproctitle import setproctitle
+
+from services import config
+from services.broker import BrokerError, EmbeddedKafka
+from services.broker.embedded import free_port
+from services.child import Child, service_command
+from services.process import until_stopped
+from services.settings import Settings, environment
+from services.topics import make_topics, require_topics
+from services.web.edge import Edge
+from services.web.server import Server
+
+LOOPBACK = "127.0.0.1"
+EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  # what an operator may give, not what we listen on
+GRACE_S = 5.0
+"""Seconds that a service has to drain here, unless told otherwise: nobody waits 20 for a Ctrl-C."""
+STOP_MARGIN_S = 5.0
+POLL_S = 0.1
+TELL_S = 10.0
+"""Seconds after which the log says what is not ready yet, and again."""
+
+log = structlog.get_logger()
+
+
+def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
+    """Run everything until a signal. `chosen` names the settings that the operator gave.
+
+    Raises CannotListen, BrokerError, LogUnavailable, TopicMisconfigured, SettingsError or ChildRefused when
+    it cannot start.
+    """
+    setproctitle("rejoinder dev")
+    if "grace_s" not in chosen:
+        settings = msgspec.structs.replace(settings, grace_s=GRACE_S)
+    kafka = None if "kafka" in chosen else EmbeddedKafka(data)
+    system = System(settings, kafka)
+    until_stopped(system.run, at_once=system.kill)
+
+
+class System:
+    """All of Rejoinder on this machine."""
+
+    def __init__(self, settings: Settings, kafka: EmbeddedKafka | None) -> None:
+        self._settings = settings
+        self._kafka = kafka
+        self._children: list[Child] = []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set; raises what keeps it from starting."""
+        work = asyncio.create_task(self._work())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for child in self._children:
+            child.kill()
+        if self._kafka is not None and self._kafka.running and self._kafka.pid:
+            os.kill(self._kafka.pid, signal.SIGKILL)
+
+    async def _work(self) -> None:
+        for route in config.load(self._settings.config, os.environ).routes():
+            config.api_key(route, os.environ)
+        settings = await self._with_port()
+        try:
+            settings = await self._with_kafka(settings)
+            await make_topics(settings)
+            await require_topics(settings)
+            await self._serve(settings)
+        finally:
+            if self._kafka is not None:
+                await asyncio.shield(self._kafka.stop())
+
+    async def _with_port(self) -> Settings:
+        """The settings with a public port that is free now. Raises CannotListen, before any start."""
+        probe = Server(Edge([]))
+        port = await probe.start(self._settings.host, self._settings.port or free_port())
+        await probe.drain(0)
+        return msgspec.structs.replace(self._settings, port=port)
+
+    async def _with_kafka(self, settings: Settings) -> Settings:
+        if self._kafka is None:
+            return settings
+        return msgspec.structs.replace(settings, kafka=await self._kafka.start())
+
+    async def _serve(self, settings: Settings) -> None:
+        plan = plan_of(settings, os.environ, colors=sys.stderr.isatty())
+        self._children = [
+            Child(name, service_command(name), environ, sys.stderr) for name, environ, _ in plan
+        ]
+        stop_s = settings.grace_s + STOP_MARGIN_S
+        async with asyncio.TaskGroup() as tasks:
+            for child in self._children:
+                tasks.create_task(child.keep(stop_s))
+            if self._kafka is not None:
+                tasks.create_task(_keep_broker(self._kafka))
+            await _all_ready({name: url for name, _, url in plan})
+            host = LOOPBACK if settings.host in EVERYWHERE else settings.host
+            sys.stdout.write(f"ready http://{f'[{host}]' if ':' in host else host}:{settings.port}\n")
+            sys.stdout.flush()
+
+
+Plan = Sequence[tuple[str, Mapping[str, str], str]]
+"""The services to run: name, environment, and the URL that says whether it is ready."""
+
+
+def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> Plan:
+    """The four services of `settings`, wired to each other over loopback ports that are free now."""
+    ingest, ingest_admin, internal, executor, projector = (free_port() for _ in range(5))
+    common = {
+        "replay_url": _url(internal),
+        "internal_host": LOOPBACK,
+        "internal_port": internal,
+        "log_format": "console" if settings.log_format == "auto" else settings.log_format,
+    }
+    own: dict[str, tuple[dict[str, Any], str]] = {
+        "ingest": ({"host": LOOPBACK, "port": ingest, "admin_port": ingest_admin}, _url(ingest)),
+        "replay": ({"ingest_url": _url(ingest), "admin_port": 0}, _url(internal)),
+        "executor": ({"admin_port": executor}, _url(executor)),
+        "projector": ({"admin_port": projector}, _url(projector)),
+    }
+    inherited = {**environ, **({"FORCE_COLOR": "1"} if colors else {})}
+    given = msgspec.structs.asdict(settings)
+    return [
+        (name, inherited | environment(given | common | special), f"{url}/readyz")
+        for name, (special, url) in own.items()
+    ]
+
+
+def _url(port: int) -> str:
+    return f"http://{LOOPBACK}:{port}"
+
+
+async def _keep_broker(kafka: EmbeddedKafka) -> None:
+    while True:
+        status = await kafka.wait()
+        log.warning("Kafka ended, starting it again", status=status, log=str(kafka.log_path))
+        await _start_again(kafka)
+
+
+async def _start_again(kafka: EmbeddedKafka) -> None:
+    for pause in (0.0, 1.0, 2.0, 5.0, 5.0):
+        await asyncio.sleep(pause)
+        try:
+            await kafka.start()
+        except BrokerError as error:
+            log.warning("Kafka did not start", why=str(error))
+        else:
+            return
+    await kafka.start()
+
+
+async def _all_ready(urls: Mapping[str, str]) -> None:
+    """Wait until every service says that it is ready; from time to time log what is missing."""
+    tell = time.monotonic() + TELL_S
+    waiting = dict(urls)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        while waiting:
+            missing = {name: await _not_ready(session, url) for name, url in waiting.items()}
+            waiting = {name: url for name, url in waiting.items() if missing[name]}
+            if waiting and time.monotonic() > tell:
+                tell = time.monotonic() + TELL_S
+                log.info("not ready yet", **missing)
+            await asyncio.sleep(POLL_S if waiting else 0)
+
+
+async def _not_ready(session: aiohttp.ClientSession, url: str) -> str:
+    """Why the service there is not ready, empty when it is."""
+    try:
+        async with session.get(url) as answer:
+            return "" if answer.status == 200 else await answer.text()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return str(error) or type(error).__name__

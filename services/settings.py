@@ -1,0 +1,277 @@
+"""Every setting of every service: one frozen struct, read once from the environment and the command line.
+
+A field `port` is the variable `REJOINDER_PORT` and the flag `--port`; the flag wins. A field's description
+says what it takes; it is the text of an error, of `--help` and of docs/settings.md. Names end in their unit.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from schemas.errors import SettingsError
+from schemas.ids import parse_tenant
+
+PREFIX = "REJOINDER_"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Milliseconds = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1024)]
+
+
+def _takes(description: str) -> Meta:
+    return Meta(description=description)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What the operator chose. Each field's description says what it takes, in which unit."""
+
+    kafka: Annotated[str, _takes("HOST:PORT of a Kafka broker, or several with commas between")] = (
+        "127.0.0.1:9092"
+    )
+    kafka_security: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
+        _takes("how to talk to Kafka: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),
+    ] = "PLAINTEXT"
+    kafka_ca_file: Annotated[str, _takes("a PEM file with the authorities that sign the brokers")] = ""
+    kafka_cert_file: Annotated[str, _takes("a PEM file with the client's certificate")] = ""
+    kafka_key_file: Annotated[str, _takes("a PEM file with the key of that certificate")] = ""
+    kafka_sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        _takes("PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+    ] = "PLAIN"
+    kafka_username: Annotated[str, _takes("the user name for SASL")] = ""
+    kafka_password: Annotated[str, _takes("the password for SASL; a flag would show it to others")] = ""
+    topic_prefix: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$"),
+        _takes("put before every topic and group name: up to 100 letters, digits and ._-"),
+    ] = ""
+    partitions: Annotated[Count, Meta(le=65536), _takes("partitions of a created topic, 1 to 65536")] = 8
+    replication: Annotated[Count, Meta(le=100), _takes("replicas of a created topic, 1 to 100")] = 1
+    max_record_bytes: Annotated[
+        Bytes, _takes("bytes of the largest record, the topics' max.message.bytes; 1024 or more")
+    ] = 1 << 20
+
+    host: Annotated[str, _takes("the address to listen on for clients")] = "127.0.0.1"
+    port: Annotated[Port, _takes("the public port of ingest or replay, 0 to 65535; 0: any free one")] = 8000
+    internal_host: Annotated[str, _takes("the address for the internal and admin ports")] = "127.0.0.1"
+    internal_port: Annotated[
+        Port, _takes("the port that replay serves to ingest alone, never to clients, 0 to 65535")
+    ] = 8001
+    admin_port: Annotated[
+        Port, _takes("the port of executor and projector for /livez, /readyz and /metrics; 0: none")
+    ] = 0
+    replay_url: Annotated[str, _takes("where ingest finds replay's internal port, an http(s) URL")] = (
+        "http://127.0.0.1:8001"
+    )
+    ingest_url: Annotated[
+        str,
+        _takes("where replay forwards what ingest serves, an http(s) URL; empty: nowhere"),
+    ] = ""
+    cors_origins: Annotated[
+        tuple[str, ...],
+        _takes("origins whose pages may call the API, such as https://app.example, with commas between"),
+    ] = ()
+    tenant_header: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9-]{1,100}$"),
+        _takes("the request header that names the tenant; whoever stands in front must set it"),
+    ] = "x-rejoinder-tenant"
+    api_keys: Annotated[
+        tuple[str, ...],
+        _takes("TENANT=KEY pairs with commas between, keys of 16 to 256 characters; empty: no key is asked"),
+    ] = ()
+    config: Annotated[str, _takes("the path of rejoinder.toml, the models and agents; empty: none")] = ""
+
+    max_body_bytes: Annotated[
+        Bytes, _takes("bytes of the largest request body, at most max_record_bytes; a larger one is a 413")
+    ] = 900 << 10
+    max_queue: Annotated[Count, _takes("open responses above which a POST is refused (429), 1 or more")] = (
+        10_000
+    )
+    window_ms: Annotated[
+        Milliseconds, _takes("milliseconds within which an accepted request must reach the log, or is void")
+    ] = 60_000
+    skew_ms: Annotated[Milliseconds, _takes("milliseconds by which clocks may differ, 1 or more")] = 10_000
+    barrier_s: Annotated[
+        Seconds, _takes("seconds that a read waits for the log before it answers 503, above 0")
+    ] = 5
+    run_deadline_s: Annotated[Seconds, _takes("seconds that a response may stay open, above 0")] = 21_600
+    upstream_idle_s: Annotated[Seconds, _takes("seconds of silence that an upstream may take, above 0")] = 600
+    lease_s: Annotated[
+        float,
+        Meta(gt=0, le=6),
+        _takes("seconds for which a claim may start its upstream call, at most 6: less than a takeover"),
+    ] = 5
+    max_attempts: Annotated[Count, _takes("claims of one response after which it fails, 1 or more")] = 5
+    max_events: Annotated[Count, _takes("events of a response, after which it ends incomplete")] = 1_000_000
+    max_output_bytes: Annotated[
+        Bytes, _takes("bytes of all events of one response, after which it ends incomplete, 1024 or more")
+    ] = 64 << 20
+    slots: Annotated[Count, _takes("responses that one executor runs at once, 1 or more")] = 500
+
+    replay_memory_bytes: Annotated[
+        Bytes, _takes("bytes of recent events that replay keeps in memory, 1024 or more")
+    ] = 512 << 20
+    stall_s: Annotated[Seconds, _takes("seconds that a reader may take nothing before it is dropped")] = 30
+    request_s: Annotated[
+        Seconds, _takes("seconds within which a request must come whole, headers and body, or it is a 408")
+    ] = 20
+    socket_timeout_s: Annotated[
+        Seconds, _takes("seconds without an acknowledgement after which the system drops a connection")
+    ] = 30
+    keepalive_s: Annotated[Seconds, _takes("seconds of silence on a stream before a keep-alive line")] = 15
+    grace_s: Annotated[Seconds, _takes("seconds that a stopping service has to finish, above 0")] = 20
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _takes("debug, info, warning or error")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "console", "json"], _takes("console, json, or auto: console on a terminal, else json")
+    ] = "auto"
+
+    def __repr__(self) -> str:
+        """Without the secrets: settings end up in logs."""
+        shown = (f"{name}={getattr(self, name)!r}" for name in SETTINGS if name not in SECRETS)
+        return f"Settings({', '.join(shown)})"
+
+
+_DEFAULTS = Settings()
+SECRETS = frozenset({"kafka_password", "api_keys"})
+"""Settings whose values are never shown."""
+
+
+class Setting(Struct, frozen=True):
+    """One setting as people meet it: its variable, its flag, what it takes, what it is otherwise."""
+
+    name: str
+    variable: str
+    flag: str
+    takes: str
+    default: str
+
+
+def _settings() -> Iterator[Setting]:
+    for known in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
+        name = known.name
+        yield Setting(
+            name,
+            PREFIX + name.upper(),
+            "--" + name.replace("_", "-"),
+            _description(known.type),
+            _text(known.default),
+        )
+
+
+def _description(type: msgspec.inspect.Type) -> str:
+    assert isinstance(type, msgspec.inspect.Metadata)
+    assert type.extra_json_schema is not None
+    return str(type.extra_json_schema["description"])
+
+
+def _text(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _settings()}
+"""Every setting by its name, in the order of the struct."""
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:
+    """The settings of `environ` (`REJOINDER_*`), with `flags` (by field name) before them.
+
+    An empty variable counts as unset. Raises SettingsError: the variable or flag, its value, what it takes;
+    also for a variable that looks like a misspelt setting.
+    """
+    sources = {
+        name: (setting.variable, environ.get(setting.variable, "")) for name, setting in SETTINGS.items()
+    }
+    _refuse_misspelt(environ)
+    sources |= {name: (SETTINGS[name].flag, text) for name, text in (flags or {}).items()}
+    values = {name: _value(name, source, text) for name, (source, text) in sources.items() if text}
+    settings = Settings(**values)
+    _check_together(settings)
+    return settings
+
+
+def environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """The variables that hand `settings` (by field name) to a child process."""
+    return {SETTINGS[name].variable: _text(value) for name, value in settings.items()}
+
+
+def _refuse_misspelt(environ: Mapping[str, str]) -> None:
+    """Only what is close to a setting: Kubernetes adds variables of its own for a service `rejoinder`."""
+    known = [name.upper() for name in SETTINGS]
+    for variable in environ:
+        name = variable.removeprefix(PREFIX)
+        if name != variable and name not in known:
+            for meant in get_close_matches(name, known, n=1, cutoff=0.8):
+                raise SettingsError(f"{variable}: no such setting; is {PREFIX}{meant} meant?")
+
+
+def _value(name: str, source: str, text: str) -> Any:
+    wanted = Settings.__annotations__[name]
+    parts = (
+        [part.strip() for part in text.split(",")] if isinstance(getattr(_DEFAULTS, name), tuple) else text
+    )
+    try:
+        value = msgspec.convert(parts, wanted, strict=False)
+    except msgspec.ValidationError:
+        raise _bad(name, source, text) from None
+    if not _fits(name, value):
+        raise _bad(name, source, text)
+    return value
+
+
+def _bad(name: str, source: str, text: str) -> SettingsError:
+    value = "the value" if name in SECRETS else repr(text)
+    return SettingsError(f"{source}: {value} does not fit; it takes {SETTINGS[name].takes}")
+
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]/]+):[0-9]{1,5}")
+_HOST = re.compile(r"[0-9A-Za-z.:_-]+")
+_API_KEY = re.compile(r"([^=]+)=([!-~]{16,256})")
+
+
+def _fits(name: str, value: Any) -> bool:
+    """What the types do not say."""
+    match name:
+        case "kafka":
+            return all(_ADDRESS.fullmatch(address.strip()) for address in value.split(","))
+        case "host" | "internal_host":
+            return bool(_HOST.fullmatch(value))
+        case "replay_url" | "ingest_url":
+            return _is_url(value)
+        case "api_keys":
+            pairs = [_API_KEY.fullmatch(pair) for pair in value]
+            return all(pair is not None and parse_tenant(pair[1]) is not None for pair in pairs)
+        case "cors_origins":
+            return all(_is_url(origin) and not urlsplit(origin).path for origin in value)
+        case _:
+            return True
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not (parts.query or parts.fragment or "@" in parts.netloc)
+        )
+    except ValueError:
+        return False
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.max_body_bytes > settings.max_record_bytes:
+        what = f"{settings.max_body_bytes} is over max_record_bytes ({settings.max_record_bytes})"
+        raise SettingsError(f"{PREFIX}MAX_BODY_BYTES: {what}; a request must fit into a record")

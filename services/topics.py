@@ -1,0 +1,41 @@
+"""Kafka's topics at the edge of the process: `rejoinder topics`, and the look at every start."""
+
+import sys
+from collections.abc import Sequence
+
+from schemas.errors import TopicMisconfigured
+from services.connect import kafka_settings, topic_names
+from services.eventlog.kafka_topics import check_topics, create_topics
+from services.settings import Settings
+
+
+async def topics(settings: Settings, *, create: bool = False, fix: bool = False) -> int:
+    """Print what was done and what is wrong; 0 when services can start on them. Raises LogUnavailable."""
+    if create:
+        _say(await make_topics(settings, fix=fix))
+    problems = await check_topics(settings.kafka, topic_names(settings), kafka_settings(settings))
+    _say(problems or ["the topics are as they must be"])
+    return int(any(problem.fatal for problem in problems))
+
+
+async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:
+    """Create what is missing, and with `fix` mend what is wrong; what was done. Raises LogUnavailable."""
+    return await create_topics(
+        settings.kafka,
+        topic_names(settings),
+        partitions=settings.partitions,
+        replication=settings.replication,
+        fix=fix,
+        settings=kafka_settings(settings),
+    )
+
+
+async def require_topics(settings: Settings) -> None:
+    """Raises TopicMisconfigured unless services can start on the topics, LogUnavailable if Kafka is away."""
+    for problem in await check_topics(settings.kafka, topic_names(settings), kafka_settings(settings)):
+        if problem.fatal:
+            raise TopicMisconfigured(str(problem))
+
+
+def _say(lines: Sequence[object]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,199 @@
+"""`rejoinder watch ID`: follow a response in the terminal, rejoining by itself.
+
+    GET …?stream=true&starting_after=N → prints what comes, remembers the last number → any break: again,
+    from there
+
+An error that a repetition cannot mend ends it, and so does a server that never answered at all. The stream
+ends cleanly only behind the response's end, so then the response itself tells the status.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from schemas.errors import RejoinderError
+from schemas.events import TERMINAL_EVENTS
+from services.process import until_stopped
+
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before another try, by how many brought nothing; the last one for all further."""
+NOBODY_S = 10.0
+"""Seconds after which a server that never answered at all is given up: the URL is wrong, or it is not up."""
+SILENCE_S = 45.0
+"""Seconds without even a keep-alive after which a connection is given up."""
+LONGEST_LINE = 32 << 20
+"""Bytes of the longest line of a stream: a terminal event carries the whole response."""
+INTERRUPTED = 130
+
+OPEN = frozenset({"queued", "in_progress"})
+DELTAS = frozenset({"response.output_text.delta", "response.refusal.delta"})
+
+Tell = Callable[["Told"], str]
+"""What to print of an event."""
+
+
+class WatchFailed(RejoinderError):
+    """The response cannot be followed: what the server answered."""
+
+
+class Broken(RejoinderError):
+    """The connection or the server failed; a later try may do. `pause_s`: what the server asks to wait."""
+
+    def __init__(self, why: str, pause_s: float = 0) -> None:
+        super().__init__(why)
+        self.pause_s = pause_s
+
+
+class Response(msgspec.Struct):
+    """What matters here of a response object."""
+
+    status: str
+
+
+class Event(msgspec.Struct):
+    """What matters here of an event."""
+
+    type: str
+    sequence_number: int
+    delta: Any = None
+    response: Response | None = None
+
+
+class Told(NamedTuple):
+    """An event, decoded and as it came."""
+
+    event: Event
+    data: bytes
+
+
+_event = msgspec.json.Decoder(Event).decode
+_response = msgspec.json.Decoder(Response).decode
+
+
+def watch(
+    id: str, url: str, starting_after: int, *, as_json: bool, headers: Sequence[str], api_key: str = ""
+) -> int:
+    """Follow `id` to its end; 0 when it completed, 1 when it ended otherwise. Raises WatchFailed."""
+    pairs = [header.partition(":") for header in headers]
+    if not all(name.strip() and value.strip() for name, _, value in pairs):
+        raise WatchFailed("--header takes NAME: VALUE")
+    sent = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    sent |= {name.strip(): value.strip() for name, _, value in pairs}
+    return until_stopped(Watching(id, url, starting_after, sent, _as_json if as_json else _as_text).run)
+
+
+class Watching:
+    """A response that is followed; `cursor` is the number of the last event that was told."""
+
+    def __init__(self, id: str, url: str, cursor: int, headers: Mapping[str, str], tell: Tell) -> None:
+        self._url = f"{url.rstrip('/')}/v1/responses/{quote(id, safe='')}"
+        self._headers = headers
+        self._tell = tell
+        self._answered = False
+        self.cursor = cursor
+        self.status = ""
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Follow to the end, or until `stop`; the exit status."""
+        following = asyncio.create_task(self._follow())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not following.done():
+            following.cancel()
+            _note(f"stopped; to go on: --starting-after {self.cursor}")
+            return INTERRUPTED
+        following.result()
+        _note(self.status)
+        return 0 if self.status == "completed" else 1
+
+    async def _follow(self) -> None:
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)
+        fruitless, began = 0, time.monotonic()
+        async with aiohttp.ClientSession(timeout=limits, read_bufsize=LONGEST_LINE) as session:
+            while not self.status:
+                before = self.cursor
+                try:
+                    await self._once(session)
+                except Broken as broken:
+                    if not self._answered and time.monotonic() - began > NOBODY_S:
+                        raise WatchFailed(f"nothing answers at {self._url}: {broken}") from broken
+                    fruitless = 0 if self.cursor > before else fruitless + 1
+                    pause = max(broken.pause_s, PAUSES[min(fruitless, len(PAUSES) - 1)])
+                    _note(f"{broken}; again in {pause:g} s")
+                    await asyncio.sleep(pause)
+
+    async def _once(self, session: aiohttp.ClientSession) -> None:
+        """One connection: until the response's end, or raises Broken."""
+        query = {"stream": "true", "starting_after": str(self.cursor)}
+        try:
+            async with session.get(self._url, params=query, headers=self._headers) as answer:
+                self._answered = True
+                await _check(answer)
+                async for line in answer.content:
+                    if line.startswith(b"data:"):
+                        self._take(line[5:].strip())
+            if not self.status:
+                await self._look_up(session)
+        except aiohttp.InvalidURL as error:
+            raise WatchFailed(f"{self._url} is no http URL") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Broken(str(error) or "the connection broke") from error
+        except msgspec.MsgspecError as error:
+            raise WatchFailed(f"{self._url} does not answer as Rejoinder does: {error}") from error
+
+    def _take(self, data: bytes) -> None:
+        event = _event(data)
+        self.cursor = event.sequence_number
+        sys.stdout.write(self._tell(Told(event, data)))
+        sys.stdout.flush()
+        if event.type in TERMINAL_EVENTS and event.response is not None:
+            self.status = event.response.status
+
+    async def _look_up(self, session: aiohttp.ClientSession) -> None:
+        """The stream had nothing (more) to tell: the response had ended before."""
+        async with session.get(self._url, headers=self._headers) as answer:
+            await _check(answer)
+            status = _response(await answer.read()).status
+        if status in OPEN:
+            raise Broken("the stream ended early")
+        self.status = status
+
+
+async def _check(answer: aiohttp.ClientResponse) -> None:
+    """Raises Broken or WatchFailed unless the answer is what was asked for."""
+    if answer.status in (200, 204):
+        return
+    why = _message(await answer.read()) or f"{answer.status} {answer.reason}"
+    if answer.status >= 500 or answer.status in (408, 429):
+        asked = answer.headers.get("retry-after", "")
+        raise Broken(why, float(asked) if asked.isdecimal() else 0)
+    raise WatchFailed(why)
+
+
+def _message(body: bytes) -> str:
+    """The message of an error envelope, "" when it is none."""
+    try:
+        return str(msgspec.json.decode(body)["error"]["message"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return ""
+
+
+def _as_json(told: Told) -> str:
+    return told.data.decode(errors="replace") + "\n"
+
+
+def _as_text(told: Told) -> str:
+    if told.event.type in DELTAS and isinstance(told.event.delta, str):
+        return told.event.delta
+    return "\n" if told.event.type in TERMINAL_EVENTS else ""
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

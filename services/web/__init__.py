@@ -1,0 +1,1 @@
+"""HTTP: the server, streams, errors and forwarding that the services share."""

@@ -1,0 +1,52 @@
+"""Request bodies in, JSON answers and error envelopes out."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from schemas.errors import ApiError, invalid
+
+_JSON = "application/json"
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:
+    """`value` as a JSON answer; structs and `msgspec.Raw` as they are."""
+    return Response(msgspec.json.encode(value), status, dict(headers), _JSON)
+
+
+def error_answer(error: ApiError) -> Response:
+    """The envelope that every client parses: `{"error": {"message", "type", "param", "code"}}` (A-16)."""
+    what = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return json_answer({"error": what}, error.status, error.headers)
+
+
+async def read_body(request: Request, bound: int, take: Callable[[int], None] = lambda _: None) -> bytes:
+    """The body of a request, at most `bound` bytes. Raises ApiError 413 as soon as it is known to be larger.
+
+    `take` is told the size of each piece when it comes, and may raise. Raises starlette's ClientDisconnect
+    when the client goes before it is whole.
+    """
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal():
+        raise invalid("Content-Length must be a number.", None)
+    if int(declared) > bound:
+        raise too_large(bound)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > bound:
+            raise too_large(bound)
+        take(len(chunk))
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def too_large(bound: int) -> ApiError:
+    """413: a repetition would be as large."""
+    what = f"The request is too large: its body may have at most {bound} bytes."
+    return ApiError(413, what, code="request_too_large", headers={"x-should-retry": "false"})

@@ -1,0 +1,193 @@
+"""A client's connection: uvicorn's HTTP/1.1 protocol, with an abort and bounds on slow and dead peers.
+
+Every end of a stream but the honest one must look like a failure to the client: an SSE body that ends early
+but cleanly is taken for success by most clients. So `abort` resets the socket, with the chunked framing cut.
+
+A request must come whole, headers and body, within `request_s` of its first byte: else 408. That and what is
+no HTTP are answered here, in the one envelope (A-16), because no app sees such a request.
+"""
+
+import os
+import socket
+import struct
+import sys
+from asyncio import AbstractEventLoop, TimerHandle, Transport
+from typing import Any
+
+from starlette.types import Scope
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from schemas.errors import ApiError, invalid
+from services.web.answers import error_answer
+
+EXTENSION = "rejoinder"
+"""The key of the connection in an ASGI scope's `extensions`: `{"connection": Connection}`."""
+
+MAX_HEAD_BYTES = 512 << 10
+"""Bytes of a request's line and headers: uvicorn's parser has no bound, and keeps what has come."""
+_NO_LINGER = struct.pack("ii", 1, 0)
+_DARWIN_TCP_RXT_CONNDROPTIME = 0x80
+"""macOS's like of TCP_USER_TIMEOUT, in seconds; the socket module has no name for it."""
+
+
+class State(ServerState):
+    """What the connections of one server share."""
+
+    def __init__(self, socket_timeout_s: float, request_s: float) -> None:
+        super().__init__()
+        self.socket_timeout_s = socket_timeout_s
+        self.request_s = request_s
+        self.draining = False
+
+
+class Connection(HttpToolsProtocol):
+    """One client connection. Requests on it are served one after the other."""
+
+    server_state: State
+
+    def __init__(
+        self, config: Config, server_state: State, app_state: dict[str, Any], _loop: AbstractEventLoop
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.streaming = False
+        """Whether the answer under way may last for hours, so that a drain cuts it instead of waiting."""
+        self.aborted = False
+        self._running: RequestResponseCycle | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        self._arriving = False
+        self._deadline: TimerHandle | None = None
+        self._refused = False
+
+    def __repr__(self) -> str:
+        return f"<connection from {self.client} {'streaming' if self.streaming else ''}>"
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is going away."""
+        return self.server_state.draining
+
+    def abort(self) -> None:
+        """Reset the connection, now: the peer sees an error, never a clean end. Harmless when it is gone."""
+        self.aborted = True
+        if self._running is not None:
+            # uvicorn would log an unfinished answer; and what the app still sends goes nowhere.
+            self._running.disconnected = True
+        if self._refused:
+            return  # the refusal is on its way, and closes the connection
+        if not self.transport.is_closing():
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Bound how long a dead peer can hold the socket: it would outlive every timeout in the app."""
+        super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        option, value = _user_timeout(self.server_state.socket_timeout_s)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request under way, also when others are pipelined behind it (uvicorn tells the last)."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
+        self._arrived()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; hang up on a head without an end, and see to it that the rest of a request comes in time."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.abort()
+        if self._arriving and self._deadline is None:
+            self._deadline = self.loop.call_later(self.server_state.request_s, self._late)
+        elif not self._arriving and (self._running is None or self._running.response_complete):
+            self._await_request()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP: an envelope, where uvicorn answers plain text."""
+        self._refuse(invalid(msg, None))
+
+    def on_headers_complete(self) -> None:
+        """The request begins."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_begin(self) -> None:
+        """Put the connection into the scope of each request."""
+        self._in_head, self._head_bytes, self._arriving = True, 0, True
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: {"connection": self}}
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._arrived()
+        super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        self.streaming = False
+        super()._start_asgi_task(cycle, app)
+
+    def _await_request(self) -> None:
+        """Close after a while of nothing: uvicorn does so between two requests, not before the first."""
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _arrived(self) -> None:
+        self._arriving = False
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self.pipeline:  # the request before it is being answered, so it is we who do not read
+            self._deadline = self.loop.call_later(self.server_state.request_s, self._late)
+        elif self._running is not None and self._running.response_complete and not self._in_head:
+            self.transport.close()
+        else:
+            what = f"The request did not come whole within {self.server_state.request_s:g} s."
+            self._refuse(ApiError(408, what, code="request_timeout"))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer in place of the app, which is told that the client went, and close."""
+        cycle = self._running
+        under_way = cycle is not None and not cycle.response_complete
+        if cycle is not None and under_way:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started or self._in_head:  # an answer from here would be taken for the app's
+                self.abort()
+                return
+        answer = error_answer(error)
+        own = [(b"x-request-id", b"req_%b" % os.urandom(16).hex().encode()), (b"connection", b"close")]
+        headers = [*self.server_state.default_headers, *answer.raw_headers, *own]
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self._refused = True
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, bytes(answer.body)))
+        self.transport.close()
+
+
+def connection(scope: Scope) -> Connection:
+    """The connection that a request came on. Only our own server provides it."""
+    found: Connection = scope["extensions"][EXTENSION]["connection"]
+    return found
+
+
+def _user_timeout(seconds: float) -> tuple[int | None, int]:
+    if sys.platform == "darwin":
+        return _DARWIN_TCP_RXT_CONNDROPTIME, max(1, round(seconds))
+    return getattr(socket, "TCP_USER_TIMEOUT", None), round(seconds * 1000)

@@ -1,0 +1,188 @@
+"""What every HTTP app has around its routes: request ids, CORS, errors in one envelope, refusal in a drain.
+
+A request gets its id, is refused when the server drains or when it is a preflight, else runs. What it raises
+becomes an answer, if none has begun; else the connection is reset.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from schemas.errors import ApiError, unavailable
+from services.web.answers import error_answer
+from services.web.connection import connection
+from services.web.stream import Disconnected
+
+log = structlog.get_logger()
+
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+"""What is answered in a drain too."""
+EXPOSED = b"x-request-id, retry-after"
+METHODS = "GET, POST, DELETE"
+PREFLIGHT_S = 600
+"""Seconds for which a browser may remember a preflight."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class Edge:
+    """The app: `routes`, and what surrounds them."""
+
+    def __init__(self, routes: Sequence[BaseRoute], cors_origins: Iterable[str] = ()) -> None:
+        self._routes: ASGIApp = Router(routes, redirect_slashes=False)
+        self._origins = frozenset(cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Never raises what a route raised: it is answered or the connection is reset."""
+        headers = Headers(scope=scope)
+        request_id = _identify(scope, headers)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        reply = _Reply(send, [(b"x-request-id", request_id.encode()), *self._cors(headers)])
+        # Starlette's routes raise HTTPException, which has an envelope, only when there is an `app`.
+        scope["app"] = self
+        try:
+            app = self._refusal(scope, headers) or self._routes
+            await app(scope, receive, reply)
+        except (ClientDisconnect, Disconnected, asyncio.CancelledError):
+            # Cancelled is what a drain gives up. It ends here: uvicorn would log each with its traceback.
+            connection(scope).abort()
+        except Exception as error:
+            await _answer_error(error, scope, receive, reply)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            return self._preflight(headers)
+        if connection(scope).draining and scope["path"] not in OPEN_PATHS:
+            # An EventSource gives up for good on any answer but 200; a lost connection it tries again (A-18).
+            if "text/event-stream" in headers.get("accept", ""):
+                raise Disconnected("draining")
+            raise unavailable("The server is shutting down.", retry_after=1)
+        return None
+
+    def _preflight(self, headers: Headers) -> Response:
+        if headers.get("origin") not in self._origins:
+            raise ApiError(403, "This origin may not call the API.", code="origin_not_allowed")
+        allowed = {
+            "access-control-allow-methods": METHODS,
+            "access-control-allow-headers": headers.get("access-control-request-headers", ""),
+            "access-control-max-age": str(PREFLIGHT_S),
+        }
+        return Response(status_code=204, headers=allowed)
+
+    def _cors(self, headers: Headers) -> RawHeaders:
+        if not self._origins:
+            return []
+        origin = headers.get("origin", "")
+        if origin not in self._origins:
+            return [(b"vary", b"Origin")]
+        allow = (b"access-control-allow-origin", origin.encode("latin-1"))
+        return [allow, (b"access-control-expose-headers", EXPOSED), (b"vary", b"Origin")]
+
+
+Handler = Callable[[Request], Awaitable[ASGIApp]]
+
+
+def route(method: str, path: str, handler: Handler) -> Route:
+    """A route whose handler returns its answer: a starlette Response, a Stream, anything that is an ASGI app.
+
+    Starlette's own way around a plain function would add two awaits to every chunk that is sent.
+    """
+    return Route(path, _Endpoint(handler), methods=[method])
+
+
+class Rest(BaseRoute):
+    """What no route before it takes, whatever its path: a Mount would not match one with a line end in it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:  # noqa: ARG002  # starlette calls it so
+        """Always."""
+        return Match.FULL, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        await self._app(scope, receive, send)
+
+
+class _Endpoint:
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._handler(Request(scope, receive))
+        await answer(scope, receive, send)
+
+
+class _Reply:
+    """`send` with headers of ours; knows whether an answer has begun. Adds no await to a chunk."""
+
+    def __init__(self, send: Send, headers: RawHeaders) -> None:
+        self._send = send
+        self._headers = headers
+        self.begun = False
+
+    def __call__(self, event: Message) -> Any:
+        if not self.begun:
+            self.begun = True
+            names = {name for name, _ in self._headers}
+            kept = [header for header in event.get("headers", ()) if header[0].lower() not in names]
+            event["headers"] = [*kept, *self._headers]
+        return self._send(event)
+
+
+async def _answer_error(error: Exception, scope: Scope, receive: Receive, reply: _Reply) -> None:
+    told = _as_api_error(error, scope)
+    if told is None:
+        log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
+        told = ApiError(500, "The server had an error.", type="server_error", code="server_error")
+    if reply.begun:
+        connection(scope).abort()
+    else:
+        await error_answer(told)(scope, receive, reply)
+
+
+_HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
+    404: ("not_found", "There is no route {method} {path}."),
+    405: ("method_not_allowed", "{method} is not allowed on {path}."),
+}
+
+
+def _as_api_error(error: Exception, scope: Scope) -> ApiError | None:
+    """What to tell a client, None for what is our own fault."""
+    match error:
+        case ApiError():
+            return error
+        case HTTPException():
+            code, what = _HTTP_ERRORS.get(
+                error.status_code, ("invalid_request", "The request is not understood.")
+            )
+            message = what.format(method=scope["method"], path=scope["path"])
+            return ApiError(error.status_code, message, code=code, headers=error.headers or {})
+        case _:
+            return None
+
+
+def _identify(scope: Scope, headers: Headers) -> str:
+    """The request's id: the client's, if it is fit for logs and headers, else `req_` and 32 hex digits.
+
+    A new one is put into the request, so that a service it is forwarded to knows it by the same name.
+    """
+    given = headers.get("x-request-id", "")
+    if _REQUEST_ID.fullmatch(given):
+        return given
+    id = f"req_{os.urandom(16).hex()}"
+    others = [header for header in scope["headers"] if header[0] != b"x-request-id"]
+    scope["headers"] = [*others, (b"x-request-id", id.encode())]
+    return id

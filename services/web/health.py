@@ -1,0 +1,59 @@
+"""`/livez`, `/readyz` and `/metrics`: live is the process, ready is what it needs to serve.
+
+Every service has them: ingest and replay beside their routes, executor and projector on a port of their own.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.settings import Settings
+from services.web.answers import json_answer
+from services.web.connection import connection
+from services.web.edge import Edge, route
+from services.web.server import Server
+
+NotReady = Callable[[], Sequence[str]]
+"""Why a service is not ready, one reason a string, empty when it is; must not block."""
+
+
+def routes(not_ready: NotReady) -> list[Route]:
+    """The three routes, for an app to put beside its own."""
+
+    async def live(_: Request) -> Response:
+        return json_answer({"status": "live"})
+
+    async def ready(request: Request) -> Response:
+        reasons = [*not_ready(), *(["draining"] if connection(request.scope).draining else [])]
+        if reasons:
+            return json_answer({"status": "not ready", "reasons": reasons}, 503, {"retry-after": "1"})
+        return json_answer({"status": "ready"})
+
+    async def metrics(_: Request) -> Response:
+        text = await asyncio.to_thread(generate_latest, REGISTRY)  # it reads files of the system
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return [
+        route("GET", "/livez", live),
+        route("GET", "/readyz", ready),
+        route("GET", "/metrics", metrics),
+    ]
+
+
+@asynccontextmanager
+async def serve_admin(settings: Settings, not_ready: NotReady) -> AsyncIterator[None]:
+    """Serve the three routes on the admin port, if any, while the block runs. Raises CannotListen."""
+    if not settings.admin_port:
+        yield
+        return
+    server = Server(Edge(routes(not_ready)))
+    await server.start(settings.internal_host, settings.admin_port)
+    try:
+        yield
+    finally:
+        await server.drain(0)

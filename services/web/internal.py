@@ -1,0 +1,91 @@
+"""What ingest and replay say to each other: replay's internal routes, on a port of its own.
+
+Ingest has no tail. It asks replay for the state of a response at or past a barrier, and lets it stream what a
+client waits for. The internal port is never exposed: it trusts its caller and does not check tenants.
+
+    GET /internal/responses/{id}?offset=N          → ResponseView, from a fold past offset N (or past the
+                                                     partition's end as of arrival, without `offset`)
+    GET /internal/responses/{id}/stream?offset=N   → SSE from event 0, also for a response that is not stored
+    GET /internal/responses/{id}/turn              → waits for the close, then Turn: what it adds to a
+    conversation;
+                                                     404 when there is no such response
+    GET /internal/responses/{id}/result?offset=N   → waits for the close, then the final object (204: deleted)
+    GET /internal/load                             → Load: how much is open, for admission
+
+The executor asks for turns, ingest for the rest. All answer 503 with Retry-After when the fold does not get
+there, or the response does not close, in time.
+"""
+
+from typing import Any
+
+import msgspec
+
+from schemas.ids import ResponseId, Tenant
+
+
+class ResponseView(msgspec.Struct, frozen=True):
+    """What the log says of one id. All but `id` and `found` are meaningless when `found` is false.
+
+    `found` is true also for a deleted response (`deleted` then) and for one that is not stored.
+    `accepted_offset` is the offset of the `accepted` that won (-1 when the log no longer has it), `status`
+    the response's, `object` the response object as a GET would show it, but for the output of an open one.
+    """
+
+    id: ResponseId
+    found: bool
+    deleted: bool = False
+    tenant: Tenant = Tenant("")
+    accepted_offset: int = -1
+    body_sha256: str = ""
+    background: bool = False
+    store: bool = True
+    status: str = ""
+    object: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What a closed response adds to the conversation that it is part of.
+
+    `input` is its own input only (normalised items), `output` its finished items, `previous` its predecessor,
+    `tenant` whose it is.
+    """
+
+    id: ResponseId
+    tenant: Tenant
+    previous: ResponseId | None
+    input: list[dict[str, Any]]
+    output: list[dict[str, Any]]
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How many responses are open as the folds know it, in all and by tenant (tenants that have some)."""
+
+    open: int
+    tenants: dict[Tenant, int]
+
+
+LOAD_PATH = "/internal/load"
+
+
+def turn_path(id: ResponseId) -> str:
+    """The path for the turn of `id`."""
+    return _path(id, "/turn", None)
+
+
+def view_path(id: ResponseId, offset: int | None = None) -> str:
+    """The path and query for the state of `id` past `offset`."""
+    return _path(id, "", offset)
+
+
+def stream_path(id: ResponseId, offset: int) -> str:
+    """The path and query for the stream of `id`."""
+    return _path(id, "/stream", offset)
+
+
+def result_path(id: ResponseId, offset: int) -> str:
+    """The path and query for the final object of `id`."""
+    return _path(id, "/result", offset)
+
+
+def _path(id: ResponseId, view: str, offset: int | None) -> str:
+    return f"/internal/responses/{id}{view}" + ("" if offset is None else f"?offset={offset}")

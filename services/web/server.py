@@ -1,0 +1,130 @@
+"""An HTTP server in this process: uvicorn's protocol under an own start and drain.
+
+uvicorn's own Server takes the process's signals and waits for streams that never end. This one leaves
+signals to the process, several can run side by side, and `drain` is bounded: new requests are refused,
+streams are cut (their readers rejoin elsewhere), plain requests may finish.
+"""
+
+import asyncio
+import errno
+import socket
+import time
+from email.utils import formatdate
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from schemas.errors import RejoinderError
+from services.web.connection import Connection, State
+
+IDLE_S = 75
+"""Seconds that an idle connection stays open: longer than our own clients keep theirs, so that they
+never send on a connection that is being closed (a POST could not be repeated safely)."""
+BACKLOG = 4096
+_STEP_S = 0.02
+
+log = structlog.get_logger()
+
+
+class CannotListen(RejoinderError):
+    """A port cannot be listened on: which, why, and what to do."""
+
+
+class Server:
+    """Serves one app on one port."""
+
+    def __init__(self, app: ASGIApp, *, socket_timeout_s: float = 30, request_s: float = 20) -> None:
+        self._config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=IDLE_S,
+        )
+        self._config.load()
+        self._state = State(socket_timeout_s, request_s)
+        self._listener: asyncio.AbstractServer | None = None
+        self._clock: asyncio.TimerHandle | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused."""
+        return self._state.draining
+
+    @property
+    def connections(self) -> int:
+        """How many client connections are open."""
+        return len(self._state.connections)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen on `host`:`port` (0: a free one) and return the port. Raises CannotListen."""
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_server(
+                lambda: Connection(self._config, self._state, {}, loop),
+                host,
+                port,
+                reuse_address=True,
+                backlog=BACKLOG,
+            )
+        except OSError as error:
+            raise CannotListen(_explain(error, host, port)) from error
+        self._listener = listener
+        self._tick()
+        actual: int = listener.sockets[0].getsockname()[1]
+        return actual
+
+    async def drain(self, bound_s: float = 10) -> None:
+        """Refuse new requests, cut streams at once, let the rest finish for `bound_s` seconds, close."""
+        self._state.draining = True
+        deadline = time.monotonic() + bound_s
+        # uvicorn tells nobody when a request ends, so look.
+        while self._cut() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_STEP_S)
+        await self._close()
+
+    def _cut(self) -> bool:
+        """Cut the streams, close idle connections; whether something is still under way."""
+        for client in list(self._state.connections):
+            assert isinstance(client, Connection)
+            if client.streaming:
+                client.abort()
+            else:
+                client.shutdown()
+        return any(not task.done() for task in self._state.tasks)
+
+    async def _close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._clock is not None:
+            self._clock.cancel()
+        for client in list(self._state.connections):
+            if isinstance(client, Connection):
+                client.abort()
+        tasks = [task for task in self._state.tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            log.info("requests cut", count=len(tasks))
+            await asyncio.wait(tasks, timeout=5)
+
+    def _tick(self) -> None:
+        """Keep the `date` header right, to the second."""
+        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        self._clock = asyncio.get_running_loop().call_later(1, self._tick)
+
+
+def _explain(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what listens there, or choose another port"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} needs privileges: choose one from 1024 on"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"{host} is no address of this machine: choose one that is, such as 127.0.0.1"
+    return f"cannot listen on port {port} of {host}: {error.strerror or error}"

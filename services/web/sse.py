@@ -1,0 +1,37 @@
+"""Server-sent events as the Responses API's clients need them (A-1, A-6).
+
+Frames come from `schemas.events.frame`; whoever yields them joins what is pending into one chunk.
+"""
+
+from collections.abc import AsyncIterator
+
+from schemas.events import KEEP_ALIVE
+from services.web.stream import OnEnd, Stream
+
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+"""What keeps caches and proxies from holding events back."""
+
+
+class EventStream(Stream):
+    """A stream of whole SSE frames, and a keep-alive line in silence. Ends cleanly when `source` returns."""
+
+    def __init__(
+        self,
+        source: AsyncIterator[bytes],
+        *,
+        keepalive_s: float = 15,
+        stall_s: float = 30,
+        on_end: OnEnd | None = None,
+    ) -> None:
+        super().__init__(
+            source,
+            headers=HEADERS,
+            keep_alive=KEEP_ALIVE,
+            keepalive_s=keepalive_s,
+            stall_s=stall_s,
+            on_end=on_end,
+        )

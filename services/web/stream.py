@@ -1,0 +1,155 @@
+"""An answer that may last for hours: chunks of bytes as their source yields them, and an honest end or a cut.
+
+The request's own task takes from the source and sends; a second one waits for the client to go; a timer sends
+keep-alives and finds a reader that takes nothing. However it ends, the source is closed and `on_end` is told
+how:
+
+    complete      the source returned: the body ends cleanly
+    disconnected  the client went away
+    stalled       the client took nothing for `stall_s`: its socket was reset
+    cut           the source failed, or the server drains: reset as well, so that nobody takes it for complete
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from schemas.errors import RejoinderError
+from services.web.connection import connection
+
+End = Literal["complete", "disconnected", "stalled", "cut"]
+OnEnd = Callable[[End], None]
+Headers = Sequence[tuple[bytes, bytes]]
+
+log = structlog.get_logger()
+
+
+class Disconnected(RejoinderError):
+    """The client went away before its answer was whole."""
+
+
+@asynccontextmanager
+async def while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the block when the client goes, and raise Disconnected. Drops the rest of the request's body."""
+    try:
+        async with asyncio.timeout(None) as limit:
+            watch = asyncio.create_task(_watch(receive, limit))
+            try:
+                yield
+            finally:
+                watch.cancel()
+    except TimeoutError:
+        if limit.expired():
+            raise Disconnected("the client went away") from None
+        raise
+
+
+async def _watch(receive: Receive, limit: asyncio.Timeout) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    limit.reschedule(0)
+
+
+class Stream:
+    """An ASGI answer: the chunks of `source`, each sent as it comes. Serves one request."""
+
+    def __init__(
+        self,
+        source: AsyncIterator[bytes],
+        *,
+        status: int = 200,
+        headers: Headers = (),
+        stall_s: float = 30,
+        keep_alive: bytes = b"",
+        keepalive_s: float = 15,
+        lasting: bool = True,
+        on_end: OnEnd | None = None,
+    ) -> None:
+        """`keep_alive` is what to send after `keepalive_s` seconds of silence, if anything.
+
+        A drain cuts a `lasting` stream at once, and lets another one finish.
+        """
+        self._source = source
+        self._start = {"type": "http.response.start", "status": status, "headers": list(headers)}
+        self._stall_s = stall_s
+        self._keep_alive = keep_alive
+        self._keepalive_s = keepalive_s
+        self._lasting = lasting
+        self._on_end = on_end
+        self._end: End = "cut"
+        self._loop = asyncio.get_running_loop()
+        self._wrote = self._loop.time()
+        """When the last write began."""
+        self._sending = False
+        self._beat: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request; returns when the stream has ended, however it did."""
+        self._connection = connection(scope)
+        self._connection.streaming = self._lasting
+        self._send = send
+        self._timer = self._loop.call_later(self._delay(), self._tick)
+        try:
+            async with while_connected(receive):
+                await self._send_all(empty=scope["method"] == "HEAD")
+            self._end = "complete"
+        except Disconnected:
+            if not self._connection.aborted:
+                self._end = "disconnected"
+        except RejoinderError as error:
+            log.info("stream cut", path=scope["path"], why=str(error))
+        except Exception as error:
+            log.exception("stream cut", path=scope["path"], error=repr(error))
+        finally:
+            await self._finish()
+
+    async def _send_all(self, empty: bool) -> None:
+        """The hot path: one clock reading and one write per chunk. `send` waits for a reader behind."""
+        send, clock = self._send, self._loop.time
+        await send(self._start)
+        if not empty:
+            async for chunk in self._source:
+                self._wrote, self._sending = clock(), True
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._sending = False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _finish(self) -> None:
+        self._timer.cancel()
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._end == "cut":
+            self._connection.abort()
+        try:
+            if hasattr(self._source, "aclose"):
+                await self._source.aclose()
+        finally:
+            if self._on_end is not None:
+                self._on_end(self._end)
+
+    def _tick(self) -> None:
+        silence = self._loop.time() - self._wrote
+        if self._sending and silence >= self._stall_s:
+            self._end = "stalled"
+            self._connection.abort()
+            return
+        if self._keep_alive and not self._sending and silence >= self._keepalive_s:
+            self._beat = self._loop.create_task(self._keep_awake())
+        self._timer = self._loop.call_later(self._delay(), self._tick)
+
+    async def _keep_awake(self) -> None:
+        """Waits like any write when the reader takes nothing: a silent source hides no stalled reader."""
+        self._wrote, self._sending = self._loop.time(), True
+        await self._send({"type": "http.response.body", "body": self._keep_alive, "more_body": True})
+        self._sending = False
+
+    def _delay(self) -> float:
+        """Seconds to the next look: when a keep-alive is due, and often enough to find a stall in time."""
+        if self._sending or not self._keep_alive:
+            return self._stall_s / 4
+        due = self._wrote + self._keepalive_s - self._loop.time()
+        return min(self._stall_s / 4, max(due, 0.01))

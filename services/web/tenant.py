@@ -1,0 +1,45 @@
+"""Whose request it is: the tenant of its API key, if keys are set; else the one that a header names.
+
+Without keys whoever stands in front authorises, and sets the header; without the header there is one tenant,
+`default`.
+"""
+
+import hmac
+from collections.abc import Iterable
+
+from starlette.requests import Request
+
+from schemas.errors import ApiError, invalid
+from schemas.ids import Tenant, parse_tenant
+from services.settings import Settings
+
+DEFAULT_TENANT = Tenant("default")
+
+
+def tenant_of(request: Request, settings: Settings) -> Tenant:
+    """The tenant of `request`.
+
+    Raises ApiError: 401 without a known key where keys are asked for, 400 for a header that names no tenant.
+    """
+    if settings.api_keys:
+        return _by_key(request.headers.get("authorization", ""), settings.api_keys)
+    header = settings.tenant_header
+    given = request.headers.get(header)
+    tenant = DEFAULT_TENANT if given is None else parse_tenant(given)
+    if tenant is None:
+        raise invalid(f"The header {header} must be 1 to 128 letters, digits or any of ._:@-", header)
+    return tenant
+
+
+def _by_key(authorization: str, api_keys: Iterable[str]) -> Tenant:
+    """Compares with every key and in constant time: how long it takes tells nothing of the keys."""
+    scheme, _, given = authorization.partition(" ")
+    found = None
+    for pair in api_keys:
+        tenant, _, key = pair.partition("=")
+        if hmac.compare_digest(key.encode(), given.strip().encode()):
+            found = Tenant(tenant)
+    if found is None or scheme.lower() != "bearer":
+        headers = {"www-authenticate": "Bearer"}
+        raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key", headers=headers)
+    return found
