@@ -1,0 +1,127 @@
+"""The ingest process: builds the adapters, serves commands until told to stop, drains.
+
+Draining: new requests are refused with 503, streams are cut, who waits for a final object is told where it
+will be, appends under way finish. A shutdown cancels no response.
+"""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from services import config
+from services.connect import connect, topic_names
+from services.eventlog.port import Log
+from services.eventlog.topics import Topics
+from services.ingest.admission import Admission
+from services.ingest.appends import DELIVERY_S, Appends
+from services.ingest.attach import Attachments
+from services.ingest.commands import Commands, Terms
+from services.ingest.replay_client import ReplayClient
+from services.ingest.routes import Desk
+from services.ingest.watch import Watch
+from services.settings import Settings
+from services.web import health
+from services.web.edge import Edge
+from services.web.forward import Upstream
+from services.web.server import Server
+
+BODIES_BYTES = 128 << 20
+"""Bytes of request bodies that may be under way at once."""
+LEAVE_S = 2.0
+"""Seconds that a stopping process gives to the cancels of clients that went just before."""
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set.
+
+    Raises SettingsError, LogUnavailable, TopicMissing or CannotListen when it cannot start.
+    """
+    configuration = config.load(settings.config, os.environ)
+    eventlog = connect(settings, "ingest")
+    try:
+        await serve(settings, configuration, eventlog, topic_names(settings), stop)
+    finally:
+        await eventlog.close()
+
+
+async def serve(
+    settings: Settings, configuration: config.Config, eventlog: Log, names: Topics, stop: asyncio.Event
+) -> None:
+    """Take commands over `eventlog` until `stop` is set, then drain."""
+    partitions = await eventlog.partitions(names.events)
+    service = Service(settings, configuration, eventlog, names, partitions, stop)
+    watching = asyncio.create_task(service.watch.run())
+    server = Server(service.edge, socket_timeout_s=settings.socket_timeout_s, request_s=settings.request_s)
+    try:
+        port = await server.start(settings.host, settings.port)
+        log.info("listening", host=settings.host, port=port)
+        await stop.wait()
+        await server.drain(settings.grace_s / 2)
+    finally:
+        watching.cancel()
+        await service.close()
+
+
+class Service:
+    """The pieces of one ingest process, put together over `eventlog`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        configuration: config.Config,
+        eventlog: Log,
+        names: Topics,
+        partitions: int,
+        stop: asyncio.Event,
+    ) -> None:
+        self._writer = eventlog.writer(delivery_timeout=DELIVERY_S)
+        self._upstream = Upstream(settings.replay_url, stall_s=settings.stall_s)
+        self._tasks = Tasks()
+        admission = Admission(settings.max_queue, BODIES_BYTES)
+        appends = Appends(self._writer, names.events)
+        replay = ReplayClient(self._upstream)
+        terms = Terms(partitions, settings.window_ms, int(settings.run_deadline_s * 1000))
+        commands = Commands(
+            configuration, terms, admission, appends, replay, clock=_now_ms, entropy=secrets.token_bytes
+        )
+        attachments = Attachments(commands, replay, self._upstream, self._tasks.spawn, stop)
+        desk = Desk(settings, commands, admission, attachments)
+        self.watch = Watch(eventlog, names.events, appends, replay, admission)
+        self.edge = Edge([*health.routes(self.watch.not_ready), *desk.routes()], settings.cors_origins)
+
+    async def close(self) -> None:
+        """Finish what outlives its request, then the appends, then the connections."""
+        await self._tasks.close()
+        await self._writer.close(DELIVERY_S)
+        await self._upstream.close()
+
+
+class Tasks:
+    """Tasks that outlive the request that began them."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def spawn(self, task: Coroutine[Any, Any, None]) -> None:
+        """Run `task` beside everything else."""
+        running = asyncio.create_task(task)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
+    async def close(self) -> None:
+        """Give what runs a moment to finish, then stop it."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=LEAVE_S)
+            for task in late:
+                task.cancel()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

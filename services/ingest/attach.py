@@ -1,0 +1,131 @@
+"""A client that waits for its response on the connection of its POST: for the stream, or the final object.
+
+    created → replay is asked past the response's own offset → its stream or result is passed on
+    the client goes      a response that is not in the background is cancelled (A-7)
+    replay goes          before the answer began it is asked again for a while, later the answer is cut
+    this process stops   an answer that has not begun is refused, a stream is cut; shutdown cancels nothing
+
+The response exists whatever happens here, so no refusal invites the client to send its POST again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from schemas.errors import ApiError, unavailable
+from schemas.ids import ResponseId
+from services.ingest.commands import Commands, Created
+from services.ingest.metrics import ABANDONED
+from services.ingest.replay_client import ReplayAway, ReplayClient
+from services.web.forward import Upstream
+from services.web.stream import Disconnected, End, while_connected
+
+AWAY_S = 10.0
+"""Seconds for which a replay that went away is asked again."""
+PAUSE_S = 0.25
+"""Seconds between two tries."""
+GONE_S = 0.3
+"""Seconds to wait and see whether it is not the client that went, but the whole system that stops."""
+
+T = TypeVar("T")
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+"""Runs a task that outlives its request."""
+
+
+class Attachments:
+    """What the waiting clients of one process share. `stopping` is set when the process drains."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        replay: ReplayClient,
+        upstream: Upstream,
+        spawn: Spawn,
+        stopping: asyncio.Event,
+    ) -> None:
+        self.commands = commands
+        self.replay = replay
+        self.upstream = upstream
+        self.spawn = spawn
+        self.stopping = stopping
+
+    def attach(self, created: Created, *, stream: bool, background: bool) -> ASGIApp:
+        """The answer for a client that waits for `created`."""
+        return _Attached(self, created, stream, background)
+
+
+class _Attached:
+    """An ASGI answer. Raises ApiError when there is none."""
+
+    def __init__(self, shared: Attachments, created: Created, stream: bool, background: bool) -> None:
+        self._shared = shared
+        self._created = created
+        self._ask = self._stream if stream else self._result
+        # What an Idempotency-Key met was made on another connection: only the end of that one cancels it.
+        self._cancels = created.mine and not background
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with while_connected(receive):
+                answer = await self._unless_stopping(_persistently(self._ask, self._created.id))
+        except Disconnected:
+            self._ended("disconnected")
+            raise
+        await answer(scope, receive, send)
+
+    async def _stream(self) -> ASGIApp:
+        answer = await self._shared.replay.stream(self._created.id, self._created.offset)
+        return self._shared.upstream.stream(answer, self._ended)
+
+    async def _result(self) -> ASGIApp:
+        result = await self._shared.replay.result(self._created.id, self._created.offset)
+        return Response(result, media_type="application/json")
+
+    def _ended(self, end: End) -> None:
+        if self._cancels and end in ("disconnected", "stalled"):
+            self._shared.spawn(self._abandon())
+
+    async def _abandon(self) -> None:
+        try:
+            async with asyncio.timeout(GONE_S):
+                await self._shared.stopping.wait()
+        except TimeoutError:
+            ABANDONED.inc()
+            await self._shared.commands.abandon(self._created)
+
+    async def _unless_stopping(self, answer: Coroutine[Any, Any, T]) -> T:
+        asking = asyncio.ensure_future(answer)
+        stopping = asyncio.ensure_future(self._shared.stopping.wait())
+        try:
+            await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                return asking.result()
+            raise detached(self._created.id, "The server is shutting down")
+        finally:
+            asking.cancel()
+            stopping.cancel()
+
+
+def detached(id: ResponseId, why: str) -> ApiError:
+    """503: the response goes on without this connection; a repeated POST would make another one."""
+    return unavailable(f"{why}; response '{id}' goes on and can be retrieved.", outcome_unknown=True)
+
+
+async def _persistently(ask: Callable[[], Awaitable[T]], id: ResponseId) -> T:
+    """What `ask` answers; it is asked again while replay is away, for up to `AWAY_S` at a stretch."""
+    clock = asyncio.get_running_loop().time
+    away_since = None
+    while True:
+        asked_at = clock()
+        try:
+            return await ask()
+        except ReplayAway as error:
+            # An ask that lasted shows that replay was there meanwhile.
+            lasted = clock() - asked_at > AWAY_S / 2
+            away_since = clock() if lasted or away_since is None else away_since
+            if clock() - away_since > AWAY_S:
+                raise detached(id, "The stream cannot be reached now") from error
+        await asyncio.sleep(PAUSE_S)

@@ -1,0 +1,63 @@
+"""Decisions on what the log says of a response. Pure: a view in, a verdict or a refusal out."""
+
+from schemas.errors import NO_RETRY, ApiError, invalid, not_found, unavailable
+from schemas.fold import CANCELLED, TERMINAL_STATUSES
+from schemas.ids import Tenant
+from schemas.request import CreateRequest
+from services.web.internal import ResponseView
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+MAX_KEY = 255
+"""Characters of an Idempotency-Key."""
+
+
+def parse_key(given: str | None) -> str | None:
+    """The Idempotency-Key of a request; an empty one is none. Raises ApiError (400) for one too long."""
+    if given and len(given) > MAX_KEY:
+        raise invalid(f"{IDEMPOTENCY_KEY} may have at most {MAX_KEY} characters.", IDEMPOTENCY_KEY)
+    return given or None
+
+
+def visible(view: ResponseView, tenant: Tenant) -> bool:
+    """Whether `tenant` may see the response: it exists, is its own, is not deleted and is stored (P-76)."""
+    return view.found and not view.deleted and view.store and view.tenant == tenant
+
+
+def check_visible(view: ResponseView, tenant: Tenant) -> ResponseView:
+    """`view`, or ApiError (404) when `tenant` may not see the response."""
+    if not visible(view, tenant):
+        raise not_found(view.id)
+    return view
+
+
+def already_cancelled(view: ResponseView) -> bool:
+    """Whether it is cancelled; false when it may be, ApiError (400) when it may not (A-11)."""
+    if not view.background:
+        raise invalid("Cannot cancel a synchronous response.", "response_id", "invalid_request")
+    if view.status in TERMINAL_STATUSES - {CANCELLED}:
+        article = "an" if view.status == "incomplete" else "a"
+        raise invalid(f"Cannot cancel {article} {view.status} response.", "response_id", "invalid_request")
+    return view.status == CANCELLED
+
+
+def check_repeated(view: ResponseView, request: CreateRequest) -> None:
+    """Whether the response that an Idempotency-Key met is what `request` asks for. Raises ApiError (422)."""
+    if view.deleted:
+        raise _unusable("made a response that was deleted", "response_deleted")
+    if view.body_sha256 != request.sha256:
+        raise _unusable("was used with another request body", "idempotency_key_reused")
+
+
+def void() -> ApiError:
+    """503: the request reached the log too late to count (P-20), so it may be sent again."""
+    return unavailable("The log took the request too late; nothing was started.")
+
+
+def _unusable(why: str, code: str) -> ApiError:
+    return ApiError(
+        422,
+        f"This {IDEMPOTENCY_KEY} {why}.",
+        param=IDEMPOTENCY_KEY,
+        code=code,
+        headers=NO_RETRY,
+    )
