@@ -1,0 +1,1 @@
+"""The executor: claims accepted responses, calls their model or agent, appends every event."""

@@ -1,0 +1,30 @@
+"""The executor's process: builds the adapters and serves until told to stop."""
+
+import asyncio
+import os
+
+from services import config
+from services.connect import connect, topic_names
+from services.executor.backends import build
+from services.executor.conversation import Conversation
+from services.executor.executor import Executor
+from services.settings import Settings
+from services.web.health import serve_admin
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run an executor until `stop` is set.
+
+    Raises SettingsError, LogUnavailable, TopicMissing or TopicMisconfigured when it cannot start.
+    """
+    registry = build(config.load(settings.config, os.environ), os.environ, settings.upstream_idle_s)
+    conversation = Conversation(settings.replay_url)
+    log = connect(settings, "executor")
+    try:
+        executor = Executor(settings, log, topic_names(settings), registry, conversation)
+        async with serve_admin(settings, executor.not_ready):
+            await executor.run(stop)
+    finally:
+        await registry.close()
+        await conversation.close()
+        await log.close()

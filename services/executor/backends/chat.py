@@ -1,0 +1,123 @@
+"""The backend for servers that speak Chat Completions: vLLM, llama.cpp, Ollama, LiteLLM, …
+
+    POST {base}/chat/completions, stream → chunks → `ChatTranslator` → events
+
+The translation is pure and elsewhere (`chat_request`, `chat_translate`); here is the call. Such a server
+keeps nothing, so a run cannot be resumed; closing the connection is its cancel.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from schemas.events import Event
+from services.config import Model
+from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
+from services.executor.backends.chat_request import UntranslatableError, chat_body
+from services.executor.backends.chat_translate import ChatTranslator, Chunk, MalformedChunkError
+from services.executor.backends.sse import ServerSentEvent
+from services.executor.backends.upstream import Upstream
+
+_OPENAI_HOSTS = (".openai.com", ".azure.com")
+
+
+class ChatBackend:
+    """Serves one model server."""
+
+    resumable = False
+
+    def __init__(self, model: Model, upstream: Upstream) -> None:
+        self.repeatable = model.repeatable
+        self.pass_extensions = model.extensions == "pass"
+        self._is_openai = (urlsplit(model.base_url).hostname or "").endswith(_OPENAI_HOSTS)
+        self._upstream = upstream
+        self._words = upstream.words
+
+    async def stream(
+        self, request: RunRequest, resume: Resume | None = None
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        """The translated events; see the module. Raises UpstreamError."""
+        if resume:
+            raise self._words.failed(
+                "cannot resume a call of an executor that is gone.", type="executor_lost"
+            )
+        translator = ChatTranslator(request.id)
+        try:
+            async with aclosing(self._batches(request, translator)) as batches:
+                async for batch in batches:
+                    yield batch
+        except UpstreamError:
+            # All was said when the finish reason came: a server that goes away then takes nothing back.
+            if not translator.finished:
+                raise
+        if not translator.finished:
+            raise self._words.lost("ended its stream without a finish reason.")
+        yield _batch(translator.end())
+
+    async def close(self) -> None:
+        """Close the upstream's session."""
+        await self._upstream.close()
+
+    async def _batches(
+        self, request: RunRequest, translator: ChatTranslator
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        body = self._body(request)
+        async with (
+            self._upstream.post("/chat/completions", body) as answer,
+            aclosing(self._chunks(answer)) as arrivals,
+        ):
+            async for arrived in arrivals:
+                events, failure, done = self._take(arrived, translator)
+                if events:
+                    yield _batch(events)
+                if failure:
+                    raise failure
+                if done:
+                    return
+
+    def _body(self, request: RunRequest) -> dict[str, object]:
+        try:
+            return chat_body(request.body, request.input, max_completion_tokens=self._is_openai)
+        except UntranslatableError as error:
+            raise self._words.failed(
+                f"speaks Chat Completions, which has no {error}.", type="unsupported"
+            ) from error
+
+    async def _chunks(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[Sequence[ServerSentEvent]]:
+        """What arrives, event by event; one whole completion, from a server that cannot stream, is one."""
+        if answer.content_type == "text/event-stream":
+            async with aclosing(self._upstream.events(answer)) as arrivals:
+                async for arrived in arrivals:
+                    yield arrived
+        elif answer.content_type == "application/json":
+            yield [ServerSentEvent("", await self._upstream.body(answer))]
+        else:
+            raise self._words.malformed(f"answered with {answer.content_type} instead of an event stream.")
+
+    def _take(
+        self, arrived: Sequence[ServerSentEvent], translator: ChatTranslator
+    ) -> tuple[list[Event], UpstreamError | None, bool]:
+        """The events up to the first bad chunk, what is bad about it, and whether the stream is over."""
+        events: list[Event] = []
+        try:
+            for one in arrived:
+                if one.data == b"[DONE]":
+                    return events, None, True
+                events += translator.chunk(self._decode(one))
+        except MalformedChunkError as error:
+            return events, self._words.malformed(str(error)), False
+        except UpstreamError as failure:
+            return events, failure, False
+        return events, None, False
+
+    def _decode(self, one: ServerSentEvent) -> Chunk:
+        chunk = self._upstream.decode(one.data)
+        if chunk.get("error") or one.event == "error":
+            raise self._words.reported(chunk)
+        return chunk
+
+
+def _batch(events: Sequence[Event]) -> list[UpstreamEvent]:
+    return [UpstreamEvent(event) for event in events]

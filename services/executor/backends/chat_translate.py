@@ -1,0 +1,317 @@
+"""From Chat Completions chunks to the events of the Responses API. Pure: chunks in, events out.
+
+    reasoning_content → a reasoning item      content, refusal → a message item and its parts
+    tool_calls[i]     → a function_call item each, side by side
+    finish_reason, usage → the terminal event, made when the stream is over (`end`)
+
+One of reasoning and message is open at a time; when something else begins, it is done. Function calls stay
+open to the end, for their pieces may come interleaved. A `length` or `content_filter` finish leaves what is
+open then `incomplete`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from schemas.events import Event
+from schemas.ids import ResponseId, item_id
+from services.executor.backends.compose import Item, text_part
+
+Chunk = dict[str, Any]
+"""A decoded `chat.completion.chunk`."""
+
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_BROKEN = frozenset({"error", "abort"})
+"""Finish reasons by which servers admit that they did not finish."""
+
+
+class MalformedChunkError(Exception):
+    """A chunk is not what Chat Completions says: the text begins with a verb, the server is its subject."""
+
+
+class _Open:
+    """An output item under way."""
+
+    def __init__(self, prefix: str, response: ResponseId, index: int) -> None:
+        self.place = Item(index, item_id(prefix, response, index))
+
+    def begin(self) -> Iterator[Event]:
+        """The event that adds it."""
+        yield self.place.added(self.item("in_progress"))
+
+    def end(self, status: str) -> Iterator[Event]:
+        """The events that it is done with `status`."""
+        yield self.place.done(self.item(status))
+
+    def item(self, status: str) -> dict[str, Any]:
+        """The item as far as it has come."""
+        raise NotImplementedError
+
+
+class _Parts(_Open):
+    """An item of content parts: a message, or reasoning."""
+
+    def __init__(self, prefix: str, response: ResponseId, index: int) -> None:
+        super().__init__(prefix, response, index)
+        self._parts: list[dict[str, Any]] = []
+        self._pieces: list[str] = []
+        self._logprobs: list[Any] = []
+
+    def add(self, kind: str, delta: str, logprobs: list[Any]) -> Iterator[Event]:
+        """More of a part of type `kind`; a new part when the last one is of another type."""
+        if not self._parts or self._parts[-1]["type"] != kind:
+            yield from self._end_part()
+            self._parts.append(_empty_part(kind))
+            yield self.place.part_added(len(self._parts) - 1, _empty_part(kind))
+        self._pieces.append(delta)
+        self._logprobs += logprobs
+        more = {"logprobs": logprobs} if kind == "output_text" else {}
+        yield self.place.delta(kind, len(self._parts) - 1, delta, **more)
+
+    def end(self, status: str) -> Iterator[Event]:
+        yield from self._end_part()
+        yield from super().end(status)
+
+    def _end_part(self) -> Iterator[Event]:
+        if self._parts:
+            part = self._parts[-1]
+            part["refusal" if part["type"] == "refusal" else "text"] = "".join(self._pieces)
+            if part["type"] == "output_text":
+                part["logprobs"] = self._logprobs
+            self._pieces, self._logprobs = [], []
+            yield from self.place.part_events(len(self._parts) - 1, dict(part))
+
+
+class _Message(_Parts):
+    def __init__(self, response: ResponseId, index: int) -> None:
+        super().__init__("msg", response, index)
+
+    def item(self, status: str) -> dict[str, Any]:
+        content = [] if status == "in_progress" else self._parts
+        return {
+            "id": self.place.id,
+            "type": "message",
+            "status": status,
+            "role": "assistant",
+            "content": content,
+        }
+
+
+class _Reasoning(_Parts):
+    def __init__(self, response: ResponseId, index: int) -> None:
+        super().__init__("rs", response, index)
+
+    def item(self, status: str) -> dict[str, Any]:
+        content = [] if status == "in_progress" else self._parts
+        return {
+            "id": self.place.id,
+            "type": "reasoning",
+            "status": status,
+            "summary": [],
+            "content": content,
+        }
+
+
+class _Call(_Open):
+    """A function call. Its name must have come before it can be added."""
+
+    def __init__(self, response: ResponseId, index: int, call_id: str, name: str) -> None:
+        super().__init__("fc", response, index)
+        self.call_id = call_id or item_id("call", response, index)
+        self._name = name
+        self._pieces: list[str] = []
+
+    def add(self, delta: str) -> Iterator[Event]:
+        """More of the arguments."""
+        if delta:
+            self._pieces.append(delta)
+            yield self.place.arguments_delta(delta)
+
+    def end(self, status: str) -> Iterator[Event]:
+        if not self._pieces and status == "completed":
+            yield from self.add("{}")  # No arguments, as JSON: clients decode the string.
+        yield self.place.arguments_done(self._name, "".join(self._pieces))
+        yield from super().end(status)
+
+    def item(self, status: str) -> dict[str, Any]:
+        return {
+            "id": self.place.id,
+            "type": "function_call",
+            "status": status,
+            "call_id": self.call_id,
+            "name": self._name,
+            "arguments": "".join(self._pieces),
+        }
+
+
+class ChatTranslator:
+    """Translates one stream. `response` is the id that item ids are derived from."""
+
+    def __init__(self, response: ResponseId) -> None:
+        self._response = response
+        self._items: list[_Open] = []
+        self._open: _Parts | None = None
+        self._calls: dict[int, _Call] = {}
+        self._usage: dict[str, Any] | None = None
+        self._model: str | None = None
+        self._finish: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the server has said why it stopped; only then the stream may end."""
+        return self._finish is not None
+
+    def chunk(self, chunk: Chunk) -> list[Event]:
+        """The events of one chunk. Raises MalformedChunkError."""
+        usage, model = chunk.get("usage"), chunk.get("model")
+        if isinstance(usage, dict):
+            self._usage = usage
+        if isinstance(model, str) and model:
+            self._model = model
+        choices = chunk.get("choices")
+        if choices is None and self._usage is usage is not None:
+            return []
+        if not isinstance(choices, list):
+            raise MalformedChunkError("sent a chunk without choices.")
+        return [event for choice in choices for event in self._choice(choice)]
+
+    def end(self) -> list[Event]:
+        """The events that close what is open, and the terminal event. Only when `finished`."""
+        reason = _INCOMPLETE.get(self._finish or "")
+        status = "incomplete" if reason else "completed"
+        events = [*self._close_open(status)]
+        for call in self._calls.values():
+            events += call.end(status)
+        output = [item.item(self._status(item, status)) for item in self._items]
+        final = {
+            "status": status,
+            "model": self._model,
+            "output": output,
+            "usage": _usage(self._usage),
+            "incomplete_details": {"reason": reason} if reason else None,
+        }
+        return [*events, {"type": f"response.{status}", "response": final}]
+
+    def _status(self, item: _Open, status: str) -> str:
+        """Only what the finish found open is cut short by it."""
+        return status if item is self._open or isinstance(item, _Call) else "completed"
+
+    def _choice(self, choice: Any) -> Iterator[Event]:
+        if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+            return
+        delta = choice.get("delta") or choice.get("message") or {}
+        if not isinstance(delta, dict):
+            raise MalformedChunkError("sent a chunk whose delta is not an object.")
+        yield from self._delta(delta, _logprobs(choice))
+        finish = choice.get("finish_reason")
+        if finish in _BROKEN:
+            raise MalformedChunkError(f"broke the generation off ({finish}).")
+        if isinstance(finish, str) and finish:
+            self._finish = finish
+
+    def _delta(self, delta: dict[str, Any], logprobs: list[Any]) -> Iterator[Event]:
+        thought = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
+        if thought:
+            yield from self._say(_Reasoning, "reasoning_text", thought, [])
+        if said := _text(delta.get("content")):
+            yield from self._say(_Message, "output_text", said, logprobs)
+        if refused := _text(delta.get("refusal")):
+            yield from self._say(_Message, "refusal", refused, [])
+        for number, call in enumerate(delta.get("tool_calls") or ()):
+            yield from self._call(number, call)
+
+    def _say(
+        self, kind: type[_Message] | type[_Reasoning], part: str, text: str, logprobs: list[Any]
+    ) -> Iterator[Event]:
+        item = self._open
+        if not isinstance(item, kind):
+            yield from self._close_open("completed")
+            item = kind(self._response, len(self._items))
+            self._open = item
+            self._items.append(item)
+            yield from item.begin()
+        yield from item.add(part, text, logprobs)
+
+    def _call(self, number: int, piece: Any) -> Iterator[Event]:
+        function = piece.get("function") if isinstance(piece, dict) else None
+        if not isinstance(function, dict):
+            raise MalformedChunkError("sent a tool call that is not a function's.")
+        slot, name, call_id = self._slot(number, piece), function.get("name"), piece.get("id")
+        call = self._calls.get(slot)
+        if call is None:
+            if not isinstance(name, str) or not name:
+                raise MalformedChunkError("sent a tool call without a name.")
+            yield from self._close_open("completed")
+            call = _Call(self._response, len(self._items), _text(call_id), name)
+            self._calls[slot] = call
+            self._items.append(call)
+            yield from call.begin()
+        yield from call.add(_text(function.get("arguments")))
+
+    def _slot(self, number: int, piece: dict[str, Any]) -> int:
+        """Where a call's pieces meet: its index, unless a server leaves it out or gives it to two calls."""
+        index, call_id = piece.get("index"), piece.get("id")
+        if not isinstance(index, int) and not call_id and self._calls:
+            return max(self._calls)
+        slot = index if isinstance(index, int) else number
+        known = self._calls.get(slot)
+        if known and call_id and call_id != known.call_id:
+            return next(
+                (at for at, call in self._calls.items() if call.call_id == call_id), max(self._calls) + 1
+            )
+        return slot
+
+    def _close_open(self, status: str) -> Iterator[Event]:
+        if self._open:
+            yield from self._open.end(status)
+            if status == "completed":
+                self._open = None
+
+
+def _empty_part(kind: str) -> dict[str, Any]:
+    match kind:
+        case "output_text":
+            return text_part("")
+        case "refusal":
+            return {"type": "refusal", "refusal": ""}
+        case _:
+            return {"type": kind, "text": ""}
+
+
+def _text(value: Any) -> str:
+    """A string, or the texts of a list of parts; "" for anything else."""
+    if isinstance(value, list):
+        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
+    return value if isinstance(value, str) else ""
+
+
+def _logprobs(choice: Chunk) -> list[Any]:
+    """The tokens' log probabilities, with every field that the Responses API requires."""
+    given = (choice.get("logprobs") or {}).get("content") or []
+    return [{"bytes": [], "top_logprobs": [], **_present(entry)} for entry in given]
+
+
+def _present(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _usage(usage: dict[str, Any] | None) -> dict[str, Any] | None:
+    if usage is None:
+        return None
+    read, wrote = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    prompt = usage.get("prompt_tokens_details") or {}
+    completion = usage.get("completion_tokens_details") or {}
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {
+            "cached_tokens": _count(prompt, "cached_tokens"),
+            "cache_write_tokens": _count(prompt, "cache_write_tokens"),
+        },
+        "output_tokens": wrote,
+        "output_tokens_details": {"reasoning_tokens": _count(completion, "reasoning_tokens")},
+        "total_tokens": _count(usage, "total_tokens") or read + wrote,
+    }
+
+
+def _count(counts: dict[str, Any], key: str) -> int:
+    value = counts.get(key)
+    return value if isinstance(value, int) else 0

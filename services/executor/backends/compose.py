@@ -1,0 +1,74 @@
+"""The stream events of one output item, as the Responses API has them, for the backends that make events.
+
+An `Item` knows its place and id and builds events around them; `sequence_number` is the run's to give.
+Shapes: the openai Python SDK's `types/responses`.
+"""
+
+from typing import Any, NamedTuple
+
+from schemas.events import Event
+
+
+class Item(NamedTuple):
+    """An output item at `output_index`, with its id."""
+
+    output_index: int
+    id: str
+
+    def added(self, item: dict[str, Any]) -> Event:
+        """The item begins; `item` as far as it is known."""
+        return {"type": "response.output_item.added", "output_index": self.output_index, "item": item}
+
+    def done(self, item: dict[str, Any]) -> Event:
+        """The item is whole."""
+        return {"type": "response.output_item.done", "output_index": self.output_index, "item": item}
+
+    def part_added(self, index: int, part: dict[str, Any]) -> Event:
+        """A content part begins."""
+        return {"type": "response.content_part.added", **self._at(index), "part": part}
+
+    def part_done(self, index: int, part: dict[str, Any]) -> Event:
+        """A content part is whole."""
+        return {"type": "response.content_part.done", **self._at(index), "part": part}
+
+    def delta(self, kind: str, index: int, delta: str, **more: Any) -> Event:
+        """More of a content part; `kind` is `output_text`, `refusal` or `reasoning_text`."""
+        return {"type": f"response.{kind}.delta", **self._at(index), "delta": delta, **more}
+
+    def part_events(self, index: int, part: dict[str, Any]) -> list[Event]:
+        """What says that a streamed part is whole: its kind's `done` and the part's."""
+        kind = part["type"]
+        said = {"refusal": part["refusal"]} if kind == "refusal" else {"text": part["text"]}
+        more = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
+        done = {"type": f"response.{kind}.done", **self._at(index), **said, **more}
+        return [done, self.part_done(index, part)]
+
+    def arguments_delta(self, delta: str) -> Event:
+        """More of a function call's arguments."""
+        kind = "response.function_call_arguments.delta"
+        return {"type": kind, "item_id": self.id, "output_index": self.output_index, "delta": delta}
+
+    def arguments_done(self, name: str, arguments: str) -> Event:
+        """A function call's arguments are whole."""
+        kind = "response.function_call_arguments.done"
+        at = {"item_id": self.id, "output_index": self.output_index}
+        return {"type": kind, **at, "name": name, "arguments": arguments}
+
+    def summary_events(self, index: int, part: dict[str, Any]) -> list[Event]:
+        """A whole part of a reasoning summary, at once."""
+        at = {"item_id": self.id, "output_index": self.output_index, "summary_index": index}
+        empty = {**part, "text": ""}
+        return [
+            {"type": "response.reasoning_summary_part.added", **at, "part": empty},
+            {"type": "response.reasoning_summary_text.delta", **at, "delta": part["text"]},
+            {"type": "response.reasoning_summary_text.done", **at, "text": part["text"]},
+            {"type": "response.reasoning_summary_part.done", **at, "part": part},
+        ]
+
+    def _at(self, index: int) -> dict[str, Any]:
+        return {"item_id": self.id, "output_index": self.output_index, "content_index": index}
+
+
+def text_part(text: str, logprobs: list[Any] | None = None) -> dict[str, Any]:
+    """A content part of type `output_text`."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}

@@ -1,0 +1,269 @@
+"""The backend for servers that speak the Responses API: model servers and hosted agents.
+
+    POST {base}/responses, stream → events as they come → terminal event → connection closed
+
+Events pass through with their unknown fields. The whole conversation is sent as `input`, so the upstream
+needs no store and no `previous_response_id`. An upstream that cannot stream answers with one object; its
+stream is made from that.
+
+A *resumable* upstream is started in the background and keeps its stream. Every event then carries the
+upstream's response id and cursor, and a lost connection, or a lost executor, goes on there: GET
+{base}/responses/{id}?stream=true&starting_after=cursor. Closing the stream before its end cancels the
+upstream response; of one that is not resumable, the cut connection is the cancel. A run that is *abandoned*
+(fenced, or its executor leaves) keeps its upstream running: another executor goes on with it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from msgspec import Struct
+
+from schemas.events import TERMINAL_EVENTS, Event
+from services.config import Agent, Route
+from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
+from services.executor.backends.failures import UpstreamLost
+from services.executor.backends.sse import ServerSentEvent
+from services.executor.backends.unstreamed import streamed
+from services.executor.backends.upstream import Upstream
+from services.executor.backends.whole import fill
+
+REJOINS = 5
+"""Times that a lost stream is rejoined without a new event in between."""
+REJOIN_PAUSE = 0.5
+"""Seconds before a stream is rejoined; longer each time in a row."""
+CANCEL_TIMEOUT = 5.0
+"""Seconds that telling an upstream to stop may take."""
+
+_AGENTS_OWN = frozenset({"response_id", "agent_reference"})
+"""What hosted agents add to every item."""
+
+Batch = Sequence[UpstreamEvent]
+
+
+class Progress(Struct):
+    """How far a run has come with its upstream."""
+
+    upstream_id: str | None = None
+    cursor: int | None = None
+    ended: bool = False
+    begun: bool = False
+    joining: bool = False
+    """Whether the stream was rejoined and has said nothing new since."""
+
+    @property
+    def rejoinable(self) -> bool:
+        """Whether the stream can go on without saying anything twice."""
+        return self.upstream_id is not None and (self.cursor is not None or not self.begun)
+
+
+class ResponsesBackend:
+    """Serves one model server or agent."""
+
+    def __init__(self, route: Route, upstream: Upstream) -> None:
+        self.repeatable = route.repeatable
+        self.resumable = route.resumable
+        self.pass_extensions = route.extensions == "pass"
+        self._is_agent = isinstance(route, Agent)
+        self._upstream = upstream
+        self._words = upstream.words
+
+    async def stream(self, request: RunRequest, resume: Resume | None = None) -> AsyncGenerator[Batch]:
+        """The upstream's events; see the module. Raises UpstreamError."""
+        progress = Progress()
+        if resume:
+            progress = Progress(resume.upstream_id, resume.cursor, begun=resume.counted > 1)
+            if not progress.rejoinable:
+                raise self._words.failed("was called by an executor that is gone.", type="executor_lost")
+        try:
+            async with aclosing(self._batches(request, progress)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            await self._stop(progress, request)
+
+    async def close(self) -> None:
+        """Close the upstream's session."""
+        await self._upstream.close()
+
+    async def _batches(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
+        """Start or rejoin, and rejoin for as long as the upstream allows it and gets anywhere."""
+        source = self._rejoin(request, progress) if progress.upstream_id else self._start(request, progress)
+        rejoins = 0
+        while True:
+            try:
+                async with aclosing(source):
+                    async for batch in source:
+                        rejoins = 0
+                        yield batch
+                        if progress.ended:
+                            return
+                raise self._words.lost("ended its stream without a terminal event.")
+            except UpstreamLost:
+                if not self.resumable or not progress.rejoinable or rejoins == REJOINS:
+                    raise
+            rejoins += 1
+            await asyncio.sleep(REJOIN_PAUSE * rejoins)
+            source = self._rejoin(request, progress)
+
+    async def _start(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
+        async with (
+            self._upstream.post("/responses", self._body(request)) as answer,
+            aclosing(self._read(answer, request, progress)) as batches,
+        ):
+            async for batch in batches:
+                yield batch
+
+    async def _rejoin(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
+        progress.joining = progress.begun
+        query: dict[str, Any] = {"stream": "true"}
+        if progress.cursor is not None:
+            query["starting_after"] = progress.cursor
+        path = f"/responses/{quote(str(progress.upstream_id), safe='')}?{urlencode(query)}"
+        async with (
+            self._upstream.get(path) as answer,
+            aclosing(self._read(answer, request, progress)) as batches,
+        ):
+            async for batch in batches:
+                yield batch
+
+    async def _read(
+        self, answer: aiohttp.ClientResponse, request: RunRequest, progress: Progress
+    ) -> AsyncGenerator[Batch]:
+        if answer.content_type == "text/event-stream":
+            async with aclosing(self._upstream.events(answer)) as arrivals:
+                async for arrived in arrivals:
+                    batch, failure = self._take(arrived, request, progress)
+                    if batch:
+                        yield batch
+                    if failure:
+                        raise failure
+        elif answer.content_type == "application/json" and not progress.begun:
+            whole = self._upstream.decode(await self._upstream.body(answer))
+            yield self._unstreamed(whole, request, progress)
+        else:
+            raise self._words.malformed(f"answered with {answer.content_type} instead of an event stream.")
+
+    def _take(
+        self, arrived: Sequence[ServerSentEvent], request: RunRequest, progress: Progress
+    ) -> tuple[list[UpstreamEvent], UpstreamError | None]:
+        """The events of one arrival up to the terminal one or the first bad one, and what is bad about it."""
+        batch: list[UpstreamEvent] = []
+        try:
+            for one in arrived:
+                if one.data == b"[DONE]" or progress.ended:
+                    continue
+                event = self._decode(one)
+                if self._is_new(event, progress):
+                    batch.append(self._progressed(event, request, progress))
+        except UpstreamError as failure:
+            return batch, failure
+        return batch, None
+
+    def _decode(self, one: ServerSentEvent) -> Event:
+        event = self._upstream.decode(one.data)
+        type = event.setdefault("type", one.event)
+        if not isinstance(type, str) or not type:
+            raise self._words.malformed("sent an event without a type.")
+        if type == "error":
+            raise self._words.reported(event)
+        if type in TERMINAL_EVENTS and not isinstance(event.get("response"), dict):
+            raise self._words.malformed(f"sent {type} without a response.")
+        return event
+
+    def _is_new(self, event: Event, progress: Progress) -> bool:
+        """Whether a rejoined stream has not said this before; one that leaves something out is no good."""
+        if not progress.joining or progress.cursor is None:
+            return True
+        number = event.get("sequence_number")
+        if not isinstance(number, int) or number > progress.cursor + 1:
+            raise self._words.malformed("rejoined its stream with a gap.")
+        return number > progress.cursor
+
+    def _progressed(self, event: Event, request: RunRequest, progress: Progress) -> UpstreamEvent:
+        """Take note of `event`, and make the response it names ours."""
+        if progress.upstream_id is None:
+            progress.upstream_id = _id_of(event.get("response"))
+        number = event.get("sequence_number")
+        progress.cursor = number if isinstance(number, int) else None
+        progress.begun, progress.joining = True, False
+        progress.ended = event["type"] in TERMINAL_EVENTS
+        fill(event)
+        _rename(event, progress.upstream_id, request)
+        if self.resumable and progress.upstream_id is not None:
+            return UpstreamEvent(event, progress.upstream_id, progress.cursor)
+        return UpstreamEvent(event)
+
+    def _unstreamed(self, answer: dict[str, Any], request: RunRequest, progress: Progress) -> Batch:
+        events = streamed(answer, request.id)
+        progress.upstream_id = _id_of(answer)
+        if events is None:
+            raise self._words.malformed("answered with an object that is not a finished response.")
+        progress.begun = progress.ended = True
+        for event in events:
+            fill(event)
+            _rename(event, progress.upstream_id, request)
+        return [UpstreamEvent(event) for event in events]
+
+    def _body(self, request: RunRequest) -> dict[str, Any]:
+        """The client's body as one that stands for itself: whole input, stored only to be rejoined."""
+        body = request.body | {"input": self._input(request), "stream": True, "store": self.resumable}
+        for ours in ("previous_response_id", "background"):
+            body.pop(ours, None)
+        if self.resumable:
+            body["background"] = True
+        if not self._is_agent:
+            body.pop("agent_reference", None)
+        return body
+
+    def _input(self, request: RunRequest) -> list[dict[str, Any]]:
+        """The whole input. Model servers refuse what hosted agents add to their items. One that is to store
+        nothing does not find its former thoughts by their ids, and refuses the request for them: those that
+        carry nothing else are left out.
+        """
+        if self._is_agent:
+            return request.input
+        said = [item for item in request.input if self.resumable or not _is_bare_thought(item)]
+        return [{name: value for name, value in item.items() if name not in _AGENTS_OWN} for item in said]
+
+    async def _stop(self, progress: Progress, request: RunRequest) -> None:
+        """Stop a background response that goes on without us, unless another executor takes it up."""
+        if not self.resumable or progress.ended or progress.upstream_id is None or request.abandoned():
+            return
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT):
+                path = f"/responses/{quote(progress.upstream_id, safe='')}/cancel"
+                async with self._upstream.post(path, {}):
+                    pass
+        except (UpstreamError, TimeoutError):
+            # Nobody waits for it: it ended meanwhile, or it is away, and then it is beyond our reach.
+            pass
+
+
+def _is_bare_thought(item: dict[str, Any]) -> bool:
+    carries = item.get("encrypted_content") or item.get("content")
+    return item.get("type") == "reasoning" and not carries
+
+
+def _id_of(response: object) -> str | None:
+    id = response.get("id") if isinstance(response, dict) else None
+    return id if isinstance(id, str) else None
+
+
+def _rename(event: Event, upstream_id: str | None, request: RunRequest) -> None:
+    """Hosted agents repeat the response's id in `response_id`, of items too: there it becomes ours too."""
+    for key in ("item", "response"):
+        carrier = event.get(key)
+        if isinstance(carrier, dict) and upstream_id is not None:
+            _rename_in(carrier, upstream_id, request)
+            for item in carrier.get("output") or ():
+                if isinstance(item, dict):
+                    _rename_in(item, upstream_id, request)
+
+
+def _rename_in(carrier: dict[str, Any], upstream_id: str, request: RunRequest) -> None:
+    if carrier.get("response_id") == upstream_id:
+        carrier["response_id"] = request.id

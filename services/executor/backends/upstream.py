@@ -1,0 +1,197 @@
+"""The HTTP edge of the backends: one configured upstream, its calls, its failures.
+
+    POST or GET → (wait and repeat, only where nothing was started) → an answer with status 2xx, or an error
+
+aiohttp's errors are translated here and nowhere else. A connection is used once: a POST on a kept one that
+the server is just closing fails in a way that does not tell whether it was started, and an upstream call is
+never made twice on a guess.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from services.config import Agent, Route, api_key
+from services.executor.backends.failures import Words, retry_after
+from services.executor.backends.sse import EventTooLarge, ServerSentEvent, SseParser
+
+CONNECT_TIMEOUT = 30.0
+"""Seconds to connect, name look-up and TLS included."""
+CALLS = 4
+"""Calls in all, where the upstream says, or its absence shows, that none was started."""
+CONNECT_PAUSE = 0.25
+"""Seconds before a connection is tried again; twice that the next time."""
+LONGEST_RETRY_AFTER = 30.0
+"""Seconds; an upstream that wants more is taken at its word, and the response ends."""
+ERROR_BODY_BYTES = 64 * 1024
+MAX_EVENT_BYTES = 960_000
+"""Of one event, or of an unstreamed answer: below what a record holds (P-9)."""
+
+
+class Upstream:
+    """One model server or agent of the configuration. `idle`: its `timeout` if it has none of its own."""
+
+    def __init__(self, route: Route, environ: Mapping[str, str], idle: float) -> None:
+        name = f"The agent '{route.name}'" if isinstance(route, Agent) else "The model server"
+        self._base = (route.url if isinstance(route, Agent) else route.base_url).rstrip("/")
+        self._headers, secrets = _headers(route, environ)
+        self._timeout = idle if route.timeout is None else route.timeout
+        self._session: aiohttp.ClientSession | None = None
+        self.words = Words(name, secrets)
+
+    @asynccontextmanager
+    async def post(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """POST `body` to `path`; repeated only where nothing was started. Raises UpstreamError."""
+        async with self._call("POST", path, msgspec.json.encode(body)) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def get(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """GET `path` (query included). Raises UpstreamError."""
+        async with self._call("GET", path, None) as answer:
+            yield answer
+
+    async def events(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[list[ServerSentEvent]]:
+        """The events of a streamed answer as they arrive, until it ends. Raises UpstreamError."""
+        parser = SseParser(MAX_EVENT_BYTES)
+        with self._translated():
+            async for chunk in answer.content.iter_any():
+                events, too_large = _parsed(parser, chunk)
+                if events:
+                    yield events
+                if too_large:
+                    what = f"sent an event larger than {MAX_EVENT_BYTES} bytes."
+                    raise self.words.failed(what, type="event_too_large")
+
+    async def body(self, answer: aiohttp.ClientResponse) -> bytes:
+        """The body of an answer that is not streamed. Raises UpstreamError."""
+        with self._translated():
+            body = await _read(answer, MAX_EVENT_BYTES + 1)
+        if len(body) > MAX_EVENT_BYTES:
+            what = f"sent an answer larger than {MAX_EVENT_BYTES} bytes."
+            raise self.words.failed(what, type="event_too_large")
+        return body
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """The JSON object in `data`. Raises UpstreamError."""
+        try:
+            decoded = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self.words.malformed("sent something that is not JSON.") from error
+        if not isinstance(decoded, dict):
+            raise self.words.malformed("sent JSON that is not an object.")
+        return decoded
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._session:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def _call(
+        self, method: str, path: str, body: bytes | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        with self._translated():
+            answer = await self._answered(method, path, body)
+            async with answer:
+                if answer.status >= 300:
+                    raise self.words.refused(answer.status, await _read(answer, ERROR_BODY_BYTES))
+                yield answer
+
+    async def _answered(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+        """The first answer that is not an invitation to call again."""
+        for call in range(1, CALLS):
+            try:
+                answer = await self._request(method, path, body)
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(CONNECT_PAUSE * 2 ** (call - 1))
+                continue
+            seconds = retry_after(answer.status, answer.headers.get("retry-after"), LONGEST_RETRY_AFTER)
+            if seconds is None:
+                return answer
+            answer.close()
+            await asyncio.sleep(seconds)
+        return await self._request(method, path, body)
+
+    async def _request(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+        if self._session is None:
+            self._session = self._connect()
+        return await self._session.request(
+            method, self._base + path, data=body, headers=self._headers, allow_redirects=False
+        )
+
+    def _connect(self) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._timeout)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        jar = aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=jar, read_bufsize=1 << 18
+        )
+
+    def _translated(self) -> "_Translation":
+        return _Translation(self.words, self._timeout)
+
+
+class _Translation:
+    """Turns aiohttp's errors into UpstreamError: the words are ours, since aiohttp's name hosts and ports."""
+
+    def __init__(self, words: Words, timeout: float) -> None:
+        self._words = words
+        self._timeout = timeout
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        match error:
+            case aiohttp.ClientSSLError():
+                raise self._words.lost("cannot be reached: TLS failed.", "upstream_unreachable") from error
+            case aiohttp.ClientConnectorError():
+                why = os.strerror(error.errno) if error.errno and error.errno > 0 else "its name is unknown"
+                raise self._words.lost(f"cannot be reached: {why}.", "upstream_unreachable") from error
+            case aiohttp.ConnectionTimeoutError():
+                what = f"cannot be reached within {CONNECT_TIMEOUT:g} s."
+                raise self._words.lost(what, "upstream_unreachable") from error
+            case TimeoutError():
+                what = f"sent nothing for {self._timeout:g} s."
+                raise self._words.failed(what, type="upstream_idle") from error
+            case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+                raise self._words.malformed("does not speak HTTP as expected.") from error
+            case aiohttp.ClientError() | OSError():
+                raise self._words.lost("broke the connection before the response ended.") from error
+
+
+def _headers(route: Route, environ: Mapping[str, str]) -> tuple[dict[str, str], Sequence[str]]:
+    """The headers of every call, and what of them is secret. Raises SettingsError without the key."""
+    headers = {"content-type": "application/json", "accept": "text/event-stream, application/json"}
+    headers |= {"accept-encoding": "identity", "user-agent": "rejoinder", **route.headers}
+    secrets = list(route.headers.values())
+    if key := api_key(route, environ):
+        headers["authorization"] = f"Bearer {key}"
+        secrets.append(key)
+    return headers, secrets
+
+
+def _parsed(parser: SseParser, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
+    """The events of `chunk`, and whether one that is too large came after them."""
+    events: list[ServerSentEvent] = []
+    try:
+        events.extend(parser.feed(chunk))
+    except EventTooLarge:
+        return events, True
+    return events, False
+
+
+async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """Up to `most` bytes of a body."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) >= most:
+            break
+    return bytes(body[:most])

@@ -1,0 +1,116 @@
+"""The executor's own beat: append it, read it back, wait, again (P-50).
+
+The topic has one partition. Only one beat of mine is ever under way, so after a pause of the broker nobody is
+counted out by beats that queued up meanwhile. The log time of my last beat is the only clock that deadlines
+are held against.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from schemas.errors import LogError
+from schemas.ids import ExecutorId
+from schemas.records import SCHEMA_VERSION, LogRecord, NewRecord
+from services.eventlog.port import Log, Writer
+from services.eventlog.tail import Tail
+from services.executor import metrics
+from services.executor.liveness import BEAT_INTERVAL, Liveness
+
+log = structlog.get_logger()
+
+HISTORY = 2_000
+"""Beats before my start that are read: minutes of a large fleet."""
+
+
+class Beats:
+    """Beats of `me` in `topic`. `on_own` is told of each that is read back, with its log time in ms."""
+
+    def __init__(
+        self,
+        me: ExecutorId,
+        log_: Log,
+        topic: str,
+        writer: Writer,
+        liveness: Liveness,
+        on_own: Callable[[int], None],
+        *,
+        lease: float,
+    ) -> None:
+        self._me = me
+        self._log = log_
+        self._topic = topic
+        self._writer = writer
+        self._liveness = liveness
+        self._on_own = on_own
+        self._lease = lease
+        self._tail = Tail(log_, topic)
+        self._read_back = asyncio.Event()
+        self._sent_at = 0.0
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the beats can be read."""
+        return self._tail.healthy
+
+    async def start(self) -> None:
+        """Begin a little before the topic's end: the last beats of those who are gone already are known, so
+        my own count at once.
+        """
+        bounds = (await self._log.bounds(self._topic, [0]))[0]
+        self._tail.follow(0, max(bounds.start, bounds.end - HISTORY))
+
+    async def write(self) -> None:
+        """Beat for ever."""
+        while True:
+            self._read_back.clear()
+            self._sent_at = asyncio.get_running_loop().time()
+            with suppress(LogError):  # not acknowledged: the next beat is due all the same
+                await self._writer.append(self._topic, 0, self._record())
+                await self._read_back.wait()
+            await asyncio.sleep(BEAT_INTERVAL)
+
+    async def read(self) -> None:
+        """Count everybody's beats for ever."""
+        while True:
+            for batch in await self._tail.read():
+                if batch.out_of_range:
+                    await self.start()
+                for record in batch.records:
+                    self._count(record)
+
+    async def leave(self) -> None:
+        """Say that my runs are stopped and up for takeover."""
+        with suppress(LogError):  # the missing beats will say it
+            await self._writer.append(self._topic, 0, self._record(leaving=True))
+
+    def _count(self, record: LogRecord) -> None:
+        try:
+            executor, leaving = _parse(record)
+        except (LookupError, ValueError, AttributeError) as error:
+            metrics.UNREADABLE.inc()
+            at = f"{self._topic}/0@{record.offset}"
+            log.warning("unreadable record passed over", at=at, why=f"{type(error).__name__}: {error}")
+            return
+        self._liveness.beat(executor, leaving=leaving)
+        if executor == self._me:
+            self._read_back.set()
+            self._liveness.own_beat(self._sent_at, asyncio.get_running_loop().time(), self._lease)
+            self._on_own(record.timestamp)
+
+    def _record(self, *, leaving: bool = False) -> NewRecord:
+        headers = [("kind", b"beat"), ("v", SCHEMA_VERSION), ("executor", self._me.encode())]
+        if leaving:
+            headers.append(("leaving", b"1"))
+        return NewRecord(self._me.encode(), msgspec.json.encode({"executor": self._me}), headers)
+
+
+def _parse(record: LogRecord) -> tuple[ExecutorId, bool]:
+    """Whose beat it is, and whether the last. Raises LookupError, ValueError or AttributeError."""
+    headers = dict(record.headers)
+    if headers["kind"] != b"beat":
+        raise ValueError(f"unknown kind {headers['kind']!r}")
+    return ExecutorId(headers["executor"].decode()), headers.get("leaving") == b"1"

@@ -1,0 +1,101 @@
+"""The whole input of a run: what the chain of predecessors said and put out, then its own (A-13).
+
+A response stores its own input only; its predecessors' turns are asked of replay, which answers when they
+have closed. The cost of a turn therefore does not grow with copies. Turns of the run's own partition are kept
+there (`turns`): a conversation stays in one partition, unless an Idempotency-Key leads it out.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from schemas.ids import ResponseId, Tenant, parse_response_id, partition_of
+from schemas.request import input_items
+from services.executor.backend import UpstreamError
+from services.executor.partition import Partition
+from services.web.internal import Turn, turn_path
+
+MAX_TURNS = 10_000
+"""A chain longer than this is refused rather than walked for ever."""
+RETRY_SECONDS = 0.5
+
+Item = dict[str, Any]
+_turn = msgspec.json.Decoder(Turn).decode
+
+
+class Conversation:
+    """Walks chains through replay's internal port at `replay_url`."""
+
+    def __init__(self, replay_url: str) -> None:
+        self._base = replay_url.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def input(self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]) -> list[Item]:
+        """The items of all turns before, oldest first, and of this one.
+
+        Raises UpstreamError when a predecessor is gone: it was deleted, or has expired, after this request
+        was accepted; or one further back was before.
+        """
+        turns: list[Turn] = []
+        previous = body.get("previous_response_id")
+        async for before, turn in self._back(partition, previous):
+            if turn is None or turn.tenant != tenant:
+                raise UpstreamError(f"Previous response with id '{before}' not found.", type="conversation")
+            turns.append(turn)
+            if len(turns) > MAX_TURNS:
+                raise UpstreamError(f"the conversation is longer than {MAX_TURNS} turns", type="conversation")
+        items = [item for turn in reversed(turns) for item in (*turn.input, *turn.output)]
+        return items + input_items(body)
+
+    async def settle(self, partition: Partition, id: ResponseId) -> None:
+        """Wait until response `id` and all before it have closed, or are gone."""
+        turns = 0
+        async for _ in self._back(partition, id):
+            turns += 1
+            if turns > MAX_TURNS:
+                return
+
+    async def close(self) -> None:
+        """Close the connections to replay."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _back(self, partition: Partition, text: str | None) -> AsyncIterator[tuple[str, Turn | None]]:
+        """The turns from the one with id `text` to the first one, or to one that is gone (None)."""
+        while text is not None:
+            id = parse_response_id(text)
+            turn = await self._turn(partition, id) if id else None
+            yield text, turn
+            text = turn.previous if turn else None
+
+    async def _turn(self, partition: Partition, id: ResponseId) -> Turn | None:
+        kept = partition.turns.get(id)
+        if kept is not None:
+            return kept
+        raw = await self._ask(id)
+        if raw is None:
+            return None
+        turn = _turn(raw)
+        before = partition.fold.get(id)
+        if partition_of(id) == partition.number and not (before and before.deleted):
+            partition.turns.keep(turn, len(raw))
+        return turn
+
+    async def _ask(self, id: ResponseId) -> bytes | None:
+        """Asks until replay knows: a predecessor may still be running, a replay be on its way up."""
+        if self._session is None:
+            # Bounded by who asks: runs by their slots, waiting predecessors by their places.
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        while True:
+            try:
+                async with self._session.get(self._base + turn_path(id)) as answer:
+                    if answer.status == 200:
+                        return await answer.read()
+                    if answer.status == 404:
+                        return None
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(RETRY_SECONDS)  # nobody tells us when replay is back

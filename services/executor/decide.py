@@ -1,0 +1,88 @@
+"""What the owner of a partition does about a response: pure decisions (P-41 to P-47).
+
+The steward asks `decide` about the open responses of owned, caught-up partitions; when a claim of its own
+is read back, the engine asks `continuation` what to do with it.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+from msgspec import Struct
+
+from schemas.fold import State
+from schemas.ids import ExecutorId
+
+DEADLINE_GRACE = 5_000
+"""Log time in ms that a runner has to end an overdue response itself before the owner takes it over."""
+
+
+class Step(Enum):
+    """What to do about an open response now."""
+
+    WAIT = "wait"
+    CLAIM = "claim"
+
+
+class Continuation(Enum):
+    """What to do with a claim that won."""
+
+    RUN = "run"
+    RESUME = "resume"
+    END_LOST = "executor_lost"
+    END_OVERDUE = "deadline"
+    END_ATTEMPTS = "attempts"
+
+
+class View(Struct, frozen=True):
+    """What the owner knows beside the fold. `now` is log time in ms; `running` says whether it runs the
+    response itself.
+    """
+
+    me: ExecutorId
+    now: int
+    running: bool
+    gone: Callable[[ExecutorId], bool]
+    predecessor_open: bool
+
+
+def overdue(state: State, now: int) -> bool:
+    """Whether the response is past its deadline (P-47), at log time `now` in ms."""
+    return state.accepted is not None and now > state.accepted.deadline
+
+
+def decide(state: State, view: View) -> Step:
+    """Whether to claim the next attempt of an open response."""
+    if view.running:
+        return Step.WAIT
+    if state.executor is None:
+        waits = view.predecessor_open and not overdue(state, view.now)
+        return Step.WAIT if waits else Step.CLAIM
+    if state.executor == view.me or view.gone(state.executor):
+        return Step.CLAIM  # P-43: a winning claim of mine without a run; P-44: its claimant is gone
+    return Step.CLAIM if overdue(state, view.now - DEADLINE_GRACE) else Step.WAIT
+
+
+def continuation(
+    state: State,
+    *,
+    now: int,
+    max_attempts: int,
+    resumable: bool,
+    repeatable: bool,
+    uncalled: bool = False,
+) -> Continuation:
+    """What to do with my winning claim, given what the backend can.
+
+    `uncalled`: the attempts before were mine as well, and none came to call the upstream.
+    """
+    if overdue(state, now):
+        return Continuation.END_OVERDUE
+    if state.attempt > max_attempts:  # P-45
+        return Continuation.END_ATTEMPTS
+    if state.attempt == 1 or uncalled:
+        return Continuation.RUN
+    if resumable:
+        return Continuation.RESUME
+    if repeatable and not state.output_counted:
+        return Continuation.RUN
+    return Continuation.END_LOST

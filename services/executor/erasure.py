@@ -1,0 +1,112 @@
+"""Erases what is to be erased from the log: tombstones for every key of a response but its `deleted` (P-90).
+
+    what is asked for → its stretch of the log, bounded → one scan for stretches that overlap → tombstones,
+    acknowledged → no longer asked for
+
+The watermark holds until then, so a death on the way only means that the next owner does it again.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import structlog
+
+from schemas.errors import LogUnavailable, RejoinderError
+from schemas.ids import ResponseId
+from schemas.records import Accepted, NewRecord, parse
+from services.eventlog.port import Log, TopicPartition, Writer
+from services.eventlog.scan import scan
+from services.executor import metrics
+from services.executor.partition import Erasure, Partition
+
+log = structlog.get_logger()
+
+_ID_BYTES = 41
+LATEST_RECORD_MS = 3_600_000
+"""So long after its deadline, in log time, nothing of a response is appended any more: its executor has ended
+or lost it. A delete of an old response need not read the log from then to now."""
+
+
+async def erase(
+    log_: Log, writer: Writer, topic: str, partition: Partition, erasures: Iterable[Erasure]
+) -> None:
+    """Erase all of `erasures`, which are the partition's; what fails is asked for still and comes again."""
+    source = TopicPartition(topic, partition.number)
+    try:
+        stretches = [(erasure, await _stretch(log_, source, erasure)) for erasure in erasures]
+        for group in _overlapping(stretches):
+            await _erase_group(log_, writer, source, group)
+            for erasure, _ in group:
+                if partition.erasures.get(erasure.id) == erasure:
+                    del partition.erasures[erasure.id]
+                metrics.ERASED.inc()
+    except RejoinderError as error:
+        log.warning("erasure will be tried again", partition=partition.number, why=str(error))
+
+
+async def erased_by_others(log_: Log, group: str, topic: str, partitions: Iterable[Partition]) -> None:
+    """Forget the erasures that the owners of `partitions`, others than me, have worked off."""
+    others = [partition for partition in partitions if partition.erasures and not partition.owned]
+    if not others:
+        return
+    try:
+        marks = await log_.committed(group, topic, [partition.number for partition in others])
+    except LogUnavailable:
+        return
+    for partition in others:
+        partition.erased(before=marks[partition.number] or 0)
+
+
+Stretch = tuple[int, int]
+"""The first offset, and the one after the last."""
+
+
+async def _stretch(log_: Log, source: TopicPartition, erasure: Erasure) -> Stretch:
+    """Where the records of `erasure` are; empty when the log has nothing but what asked for it."""
+    if erasure.start < 0:
+        return (erasure.end, erasure.end)
+    async for record in scan(log_, source, erasure.start, erasure.start + 1):
+        entry = parse(record)
+        if isinstance(entry, Accepted) and entry.id == erasure.id:
+            last = entry.deadline + LATEST_RECORD_MS
+            ends = await log_.offsets_at(source.topic, {source.partition: last})
+            return (erasure.start, min(erasure.end, ends[source.partition]))
+    return (erasure.start, erasure.end)
+
+
+def _overlapping(
+    stretches: Iterable[tuple[Erasure, Stretch]],
+) -> Iterator[list[tuple[Erasure, Stretch]]]:
+    """Groups whose stretches overlap: one scan serves a group, and none reads what lies between two."""
+    group: list[tuple[Erasure, Stretch]] = []
+    end = -1
+    for erasure, stretch in sorted(stretches, key=lambda pair: pair[1]):
+        if group and stretch[0] > end:
+            yield group
+            group = []
+        group.append((erasure, stretch))
+        end = max(end, stretch[1])
+    if group:
+        yield group
+
+
+async def _erase_group(
+    log_: Log, writer: Writer, source: TopicPartition, group: list[tuple[Erasure, Stretch]]
+) -> None:
+    wanted = {erasure.id: stretch for erasure, stretch in group}
+    keys = await _keys(log_, source, wanted)
+    for key in keys[:-1]:
+        writer.post(source.topic, source.partition, NewRecord(key, None))
+    for key in keys[-1:]:  # order is kept: with the last one, all are acknowledged
+        await writer.append(source.topic, source.partition, NewRecord(key, None))
+
+
+async def _keys(log_: Log, source: TopicPartition, wanted: dict[ResponseId, Stretch]) -> list[bytes]:
+    stretches = {id.encode(): stretch for id, stretch in wanted.items()}
+    start, end = min(s[0] for s in stretches.values()), max(s[1] for s in stretches.values())
+    keys: dict[bytes, None] = {}
+    async for record in scan(log_, source, start, end):
+        key = record.key or b""
+        first, last = stretches.get(key[:_ID_BYTES], (0, 0))
+        if first <= record.offset < last and record.value is not None and b"/deleted/" not in key:
+            keys[key] = None
+    return list(keys)

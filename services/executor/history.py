@@ -1,0 +1,124 @@
+"""Re-reads what the log holds of a response: for a takeover, and for erasing it.
+
+The fold keeps no values. Who must go on where another executor stood reads the response's records again, from
+its `accepted` to the claim that won, by stateless reads of its partition. When an executor dies, everything
+it ran is taken over at once: requests for the same partition are served by one scan.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from schemas.fold import Fold, Verdict
+from schemas.ids import ResponseId
+from schemas.output import Output
+from schemas.records import Accepted, EventRecord, Extension, LogRecord, parse
+from services.eventlog.port import Log, TopicPartition
+from services.eventlog.scan import scan
+
+_ID_BYTES = 41
+
+
+class Past(Struct):
+    """What counted of a response: its `accepted` value, its output, and where its upstream stands."""
+
+    accepted: bytes | None = None
+    output: Output = msgspec.field(default_factory=Output)
+    upstream_id: str | None = None
+    cursor: int | None = None
+    extensions: int = 0
+    bytes: int = 0
+    """Of the values of its events."""
+
+
+class _Wanted(Struct):
+    start: int
+    stop: int
+    future: "asyncio.Future[Past]"
+
+
+class History:
+    """Reads pasts of one topic; one scan per partition serves all that wait for it."""
+
+    def __init__(self, log: Log, topic: str) -> None:
+        self._log = log
+        self._topic = topic
+        self._wanted: dict[int, dict[ResponseId, _Wanted]] = {}
+        self._scanning: dict[int, asyncio.Task[None]] = {}
+
+    async def past(self, partition: int, id: ResponseId, start: int, stop: int) -> Past:
+        """What counted of `id` among the records with offsets in [start, stop)."""
+        future: asyncio.Future[Past] = asyncio.get_running_loop().create_future()
+        self._wanted.setdefault(partition, {})[id] = _Wanted(start, stop, future)
+        if partition not in self._scanning:
+            self._scanning[partition] = asyncio.create_task(self._scan(partition))
+        return await future
+
+    async def accepted(self, partition: int, offset: int) -> bytes:
+        """The value of the `accepted` record at `offset`. Raises LookupError when it is no longer there."""
+        source = TopicPartition(self._topic, partition)
+        async for record in scan(self._log, source, offset, offset + 1):
+            if record.value is not None:
+                return record.value
+        raise LookupError(f"no accepted record at {source.topic}/{partition}@{offset}")
+
+    async def _scan(self, partition: int) -> None:
+        try:
+            while wanted := self._wanted.pop(partition, None):
+                await self._collect(TopicPartition(self._topic, partition), wanted)
+        finally:
+            del self._scanning[partition]
+
+    async def _collect(self, source: TopicPartition, wanted: Mapping[ResponseId, _Wanted]) -> None:
+        start = min(want.start for want in wanted.values())
+        stop = max(want.stop for want in wanted.values())
+        readers = {id.encode(): _Reader(want.stop) for id, want in wanted.items()}
+        try:
+            async for record in scan(self._log, source, start, stop):
+                reader = readers.get((record.key or b"")[:_ID_BYTES])
+                if reader is not None and record.offset < reader.stop:
+                    reader.read(record)
+        except Exception as error:
+            for want in wanted.values():
+                if not want.future.done():
+                    want.future.set_exception(error)
+            return
+        for id, want in wanted.items():
+            if not want.future.done():
+                want.future.set_result(readers[id.encode()].past)
+
+
+_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Reader:
+    """Folds one response's records with their values."""
+
+    def __init__(self, stop: int) -> None:
+        self.stop = stop
+        self.past = Past()
+        self._fold = Fold()
+
+    def read(self, record: LogRecord) -> None:
+        entry = parse(record)
+        if isinstance(entry, Extension):
+            self.past.extensions += 1
+        if self._fold.apply(record.offset, record.timestamp, entry) is not Verdict.COUNTS:
+            return
+        if isinstance(entry, Accepted):
+            self.past.accepted = record.value
+        elif isinstance(entry, EventRecord) and record.value is not None:
+            self.past.bytes += len(record.value)
+            with suppress(
+                msgspec.DecodeError
+            ):  # it counts, whatever its value is (P-4); no output can come of it
+                self.past.output.apply(_event(record.value))
+            headers = dict(record.headers)
+            if "upstream_id" in headers:
+                self.past.upstream_id = headers["upstream_id"].decode()
+                cursor = headers.get("upstream_cursor")
+                self.past.cursor = int(cursor) if cursor else self.past.cursor

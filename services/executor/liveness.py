@@ -1,0 +1,68 @@
+"""Who is alive, decided by log order (P-50, P-51).
+
+Every executor appends a beat to one partition, the next only when the last was read back. X is gone for me
+when enough consecutive beats of mine follow X's last. A broker pause stops everybody's beats alike, and
+clocks have no say: after a pause each executor has at most one beat under way, so nobody can be counted out
+by a queue that drains.
+"""
+
+import math
+
+from schemas.ids import ExecutorId
+
+BEATS_TO_GONE = 4
+"""So many consecutive beats of mine after another's last make it gone."""
+BEAT_INTERVAL = 2.0
+"""Seconds between my beats, at least."""
+
+
+class Liveness:
+    """Counts my beats since each other executor's last."""
+
+    def __init__(self, me: ExecutorId) -> None:
+        self._me = me
+        self._since: dict[ExecutorId, int] = {}
+        self._sent_at = -math.inf
+        self._unbroken_since = math.inf
+        self.beats = 0
+        """How many beats of mine were read back; before the first, nobody may know me and I act on
+        nothing.
+        """
+
+    def met(self, executor: ExecutorId) -> None:
+        """A claim of `executor` was read: if it is new to me, its time starts now."""
+        self._since.setdefault(executor, 0)
+
+    def beat(self, executor: ExecutorId, *, leaving: bool = False) -> None:
+        """A beat was read back, in log order. A `leaving` executor has stopped its runs: it is gone at
+        once.
+        """
+        if executor != self._me:
+            self._since[executor] = BEATS_TO_GONE if leaving else 0
+            return
+        self.beats += 1
+        for other in self._since:
+            self._since[other] += 1
+
+    def own_beat(self, sent_at: float, now: float, within: float) -> None:
+        """A beat of mine, sent at `sent_at`, was read back at `now` (loop time, seconds).
+
+        More than `within` seconds after the one before was sent, it begins anew.
+        """
+        if now - self._sent_at >= within:
+            self._unbroken_since = now
+        self._sent_at = sent_at
+
+    def unbroken(self, since: float, now: float, within: float) -> bool:
+        """Whether my beats have followed each other within so many seconds from `since` to `now`.
+
+        Then nobody can have counted me out.
+        """
+        return self._unbroken_since <= since and now - self._sent_at < within
+
+    def gone(self, executor: ExecutorId) -> bool:
+        """Whether the runs of `executor` are up for takeover."""
+        return executor != self._me and self._since.get(executor, 0) >= BEATS_TO_GONE
+
+    def __repr__(self) -> str:
+        return f"<Liveness of {self._me}: {self.beats} beats, {len(self._since)} others>"

@@ -1,0 +1,153 @@
+"""One partition as an executor sees it: the fold, what it owns, what waits, what it has sent."""
+
+from msgspec import Struct, field
+
+from schemas.fold import Fold, State
+from schemas.ids import ClaimId, ResponseId, Tenant
+from schemas.records import LogRecord
+from services.executor.turns import Turns
+
+VALUES_BYTES = 32 << 20
+"""Accepted values of unclaimed responses are held up to so many bytes per partition; others are read
+again.
+"""
+
+
+class Sent(Struct, frozen=True):
+    """A claim that was sent and not read back. `at` is loop time, seconds."""
+
+    id: ResponseId
+    attempt: int
+    at: float
+
+
+class Erasure(Struct, frozen=True):
+    """Records to be erased: those with offsets in [`start`, `end`); `start` is -1 when there are none.
+
+    `at` is where whoever starts must see why, so the watermark must not pass it.
+    """
+
+    id: ResponseId
+    start: int
+    end: int
+    at: int
+
+
+class Partition(Struct):
+    """A followed partition. Acts are for its owner, and only past `acts_from` (P-41)."""
+
+    number: int
+    floor: int
+    """Responses accepted before this offset are known and not acted on (P-62)."""
+    fold: Fold = field(default_factory=Fold)
+    time: int = 0
+    """Log time of the last record folded, ms: what is remembered is measured by it, however far the tail is
+    behind (P-63)."""
+    owned: bool = False
+    acts_from: int = 0
+    """The partition's end as of the assignment."""
+    unclaimed: dict[Tenant, dict[ResponseId, None]] = field(default_factory=dict)
+    """Open and never claimed, oldest first, by tenant."""
+    sent: dict[ClaimId, Sent] = field(default_factory=dict)
+    latest: dict[ResponseId, Sent] = field(default_factory=dict)
+    """The last claim sent for a response, until it is read back or outdated."""
+    erasures: dict[ResponseId, Erasure] = field(default_factory=dict)
+    """Asked for and not acknowledged; whoever owns the partition works them off (P-90)."""
+    uncalled: dict[ResponseId, int] = field(default_factory=dict)
+    """The last attempt of responses whose attempts were all mine, and none called its upstream (P-42)."""
+    values: dict[ResponseId, bytes] = field(default_factory=dict)
+    values_bytes: int = 0
+    turns: Turns = field(default_factory=Turns)
+    committed: int = -1
+
+    def acting(self, position: int) -> bool:
+        """Whether its owner may act, with the tail at `position`."""
+        return self.owned and position >= self.acts_from
+
+    def own(self, acts_from: int, committed: int) -> None:
+        """Take the partition over, with its end and its committed watermark as of the assignment.
+
+        What the watermark has passed was erased by the owner before.
+        """
+        self.acts_from, self.committed = acts_from, committed
+        self.erased(before=committed)
+
+    def accept(self, state: State, value: bytes | None) -> None:
+        """A response was accepted: it waits for a claim."""
+        if state.offset < self.floor:
+            return
+        self.unclaimed.setdefault(state.tenant, {})[state.id] = None
+        if value is not None and self.values_bytes + len(value) <= VALUES_BYTES:
+            self.values[state.id] = value
+            self.values_bytes += len(value)
+
+    def erase(self, id: ResponseId, start: int, record: LogRecord, *, at: int | None = None) -> None:
+        """`record` asks to erase all of `id` from offset `start` (-1: unknown) up to itself (P-90).
+
+        `at`: the offset that the watermark must not pass before, where that is not the record's own. What
+        lies before the floor was erased before the watermark passed it.
+        """
+        if record.offset < self.floor:
+            return
+        at = record.offset if at is None else at
+        asked = self.erasures.get(id)
+        if asked is not None:
+            start = min(start, asked.start) if min(start, asked.start) >= 0 else max(start, asked.start)
+            at = min(at, asked.at)
+        self.erasures[id] = Erasure(id, start, record.offset + 1, at)
+
+    def erased(self, before: int) -> None:
+        """The owner's watermark is at offset `before`: what was asked for before it is erased."""
+        self.erasures = {id: erasure for id, erasure in self.erasures.items() if erasure.end > before}
+
+    def take_value(self, id: ResponseId) -> bytes | None:
+        """The accepted value, if it was held; it is not held any longer."""
+        value = self.values.pop(id, None)
+        if value is not None:
+            self.values_bytes -= len(value)
+        return value
+
+    def claimed(self, id: ResponseId) -> None:
+        """Somebody's claim won."""
+        self.latest.pop(id, None)
+        tenant = self.fold.responses[id].tenant
+        if waiting := self.unclaimed.get(tenant):
+            waiting.pop(id, None)
+            if not waiting:
+                del self.unclaimed[tenant]
+
+    def closed(self, id: ResponseId) -> None:
+        """The response closed: nothing of it waits any more."""
+        self.claimed(id)
+        self.take_value(id)
+        self.uncalled.pop(id, None)
+
+    def not_called(self, state: State) -> None:
+        """My winning claim came back too late to call the upstream."""
+        if self.first_call(state):
+            self.uncalled[state.id] = state.attempt
+
+    def first_call(self, state: State) -> bool:
+        """Whether nobody can have called the upstream of the response under an earlier claim."""
+        return state.attempt == 1 or self.uncalled.get(state.id) == state.attempt - 1
+
+    def send(self, claim: ClaimId, sent: Sent) -> None:
+        """A claim was sent."""
+        self.sent[claim] = sent
+        self.latest[sent.id] = sent
+
+    def read_back(self, claim: ClaimId) -> Sent | None:
+        """A claim was read back: when it was sent, if it is one of ours."""
+        sent = self.sent.pop(claim, None)
+        if sent is not None and self.latest.get(sent.id) == sent:
+            del self.latest[sent.id]
+        return sent
+
+    def expire(self, before: float) -> None:
+        """Forget claims sent before loop time `before`: lost, or too old to act on anyway (P-42)."""
+        self.sent = {claim: sent for claim, sent in self.sent.items() if sent.at >= before}
+
+    def watermark(self, position: int) -> int:
+        """The low watermark (P-61), erasures held, with the tail at `position`."""
+        held = min((erasure.at for erasure in self.erasures.values()), default=position)
+        return min(held, self.fold.low_watermark(position, self.floor))

@@ -1,0 +1,102 @@
+"""What a response follows has closed before the response is claimed (A-13).
+
+Most of that a fold can say: the predecessor is open, or it completed, and then everything before it had
+closed; one that ended otherwise may have left an open one behind it. The rest is asked of replay, once per
+predecessor: those that the fold has forgotten, and those in a partition that this executor does not follow
+(an Idempotency-Key leads its response to a partition of its own, P-2).
+
+A run never waits for another: runs that did could hold every slot while the runs they wait for get none, and
+one whose executor dies would end `executor_lost` although nothing had been called (P-44).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from schemas.fold import COMPLETED, State
+from schemas.ids import ResponseId, partition_of
+from services.executor.partition import Partition
+
+log = structlog.get_logger()
+
+ASKING = 256
+"""Predecessors that are waited for at replay at once; the others take turns with them."""
+PATIENCE_S = 30.0
+"""Seconds of each turn."""
+
+Settle = Callable[[Partition, ResponseId], Awaitable[None]]
+"""Returns when a response and all before it have closed, or are gone."""
+
+
+class Predecessors:
+    """Knows which predecessors have settled. `stirred` is set when one more has."""
+
+    def __init__(self, settle: Settle, partitions: Mapping[int, Partition], stirred: asyncio.Event) -> None:
+        self._settle = settle
+        self._partitions = partitions
+        self._stirred = stirred
+        self._settled: set[ResponseId] = set()
+        self._wanted: set[ResponseId] = set()
+        self._asking: dict[ResponseId, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(ASKING)
+
+    def __repr__(self) -> str:
+        return f"<Predecessors asking={len(self._asking)} settled={len(self._settled)}>"
+
+    def open(self, partition: Partition, state: State) -> bool:
+        """Whether a response of `partition` has to wait for what it follows; asks when nobody here knows."""
+        previous = _previous(state)
+        while previous is not None:
+            followed = self._partitions.get(partition_of(previous))
+            before = followed.fold.get(previous) if followed else None
+            if before is None or (followed and before.offset < followed.floor):  # not known from its start
+                return not self._is_settled(partition, previous)
+            if not before.closed or before.status == COMPLETED:
+                return not before.closed
+            previous = _previous(before)
+        return False
+
+    def sweep(self) -> None:
+        """Forget the predecessors that nobody has waited for since the last sweep."""
+        self._settled &= self._wanted
+        for id in self._asking.keys() - self._wanted:
+            self._asking.pop(id).cancel()
+        self._wanted.clear()
+
+    def close(self) -> None:
+        """Ask no more."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()
+
+    def _is_settled(self, partition: Partition, previous: ResponseId) -> bool:
+        self._wanted.add(previous)
+        if previous in self._settled:
+            return True
+        if previous not in self._asking:
+            self._asking[previous] = asyncio.create_task(self._ask(partition, previous))
+        return False
+
+    async def _ask(self, partition: Partition, previous: ResponseId) -> None:
+        try:
+            while not await self._settles(partition, previous):
+                pass
+        except Exception:
+            log.exception("predecessor cannot be looked up", id=previous)  # its successor's run will say why
+        self._asking.pop(previous, None)
+        self._settled.add(previous)
+        self._stirred.set()
+
+    async def _settles(self, partition: Partition, previous: ResponseId) -> bool:
+        async with self._places:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._settle(partition, previous)
+            except TimeoutError:
+                return False
+        return True
+
+
+def _previous(state: State) -> ResponseId | None:
+    return state.accepted.previous if state.accepted else None

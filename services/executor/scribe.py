@@ -1,0 +1,249 @@
+"""Writes down one run: what of the upstream goes into the log, under which numbers, and how it ends.
+
+Pure. The upstream's events come in, drafts of records go out. The scribe numbers the events, drops those that
+Rejoinder says itself (created, queued, in_progress), makes the response's identity its own in those that
+carry the object, turns foreign types into extensions, keeps the output so far, and ends the response: once,
+honestly, with what was put out by then.
+
+A draft has no claim yet: after an append error the same drafts go out again under the next claim (P-32).
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from schemas import response
+from schemas.events import (
+    IN_PROGRESS,
+    LIFECYCLE,
+    TERMINAL_EVENTS,
+    Event,
+    derived_event,
+    is_streamed,
+)
+from schemas.output import Output
+from schemas.records import EventHeaders, Headers, NewRecord
+from services.executor.backend import UpstreamError
+
+_encode = msgspec.json.Encoder().encode
+_TYPE = re.compile(r"[!-~]{1,128}")
+"""An event's type is a header too: short, and of one line."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one response may put out: `record_bytes` per event, `output_bytes` of value in all, `events`."""
+
+    record_bytes: int = 1_000_000
+    output_bytes: int = 64 << 20
+    events: int = 1_000_000
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """An event to be appended; an extension's `number` counts extensions instead."""
+
+    number: int
+    type: str
+    value: bytes
+    terminal: str | None = None
+    upstream: Headers = ()
+    extension: bool = False
+
+    def record(self, headers: EventHeaders) -> NewRecord:
+        """The record of this draft under the claim of `headers`."""
+        if self.extension:
+            return headers.extension(self.number, self.type, self.value)
+        return headers.event(self.number, self.type, self.value, self.terminal, self.upstream)
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a response ends when the upstream did not end it: `failed` with an error, or `incomplete` with a
+    reason.
+    """
+
+    message: str
+    code: str = "server_error"
+    type: str = "upstream_error"
+    incomplete_reason: str | None = None
+
+
+class Scribe:
+    """One response's writing, across the claims of one executor.
+
+    `initial` is the initial object, `last` the last number that counts, `origin` the last derived one;
+    `output` is what counted so far, in `written` bytes and `extensions` beside it.
+    """
+
+    def __init__(
+        self,
+        initial: dict[str, Any],
+        *,
+        origin: int,
+        last: int,
+        limits: Limits,
+        output: Output | None = None,
+        extensions: int = 0,
+        written: int = 0,
+        pass_extensions: bool = False,
+    ) -> None:
+        self._initial = initial
+        self._begun = last > origin
+        self._next = last + 1
+        self._limits = limits
+        self._output = output or Output()
+        self._extensions = extensions
+        self.pass_extensions = pass_extensions
+        self._bytes = written
+        self.ended = False
+
+    def __repr__(self) -> str:
+        return f"<Scribe of {self._initial.get('id')} next={self._next} ended={self.ended}>"
+
+    def begin(self, upstream: Headers = ()) -> list[Draft]:
+        """`response.in_progress`, unless a run before this one has said so; `upstream` says where that
+        stands.
+        """
+        if self._begun:
+            return []
+        self._begun = True
+        value = derived_event(IN_PROGRESS, self._next, _encode(self._initial | {"status": "in_progress"}))
+        return [self._number(IN_PROGRESS, value, upstream)]
+
+    def write(self, event: Event, upstream: Headers = (), *, now: float) -> list[Draft]:
+        """What the upstream's next event adds to the log; `now` (seconds) dates a completion.
+
+        The first one of a run that has not begun begins it: so the log knows of a resumable upstream as soon
+        as it answers (P-34). Raises UpstreamError when the upstream said something that cannot be passed on;
+        whatever is raised, no number is taken then.
+        """
+        if self.ended:
+            return []
+        type = event.get("type")
+        if not isinstance(type, str) or not _TYPE.fullmatch(type):
+            raise UpstreamError(
+                "the upstream sent an event without a type that could be one", type="upstream_malformed"
+            )
+        numbered = self._next, self._begun, self._bytes
+        try:
+            return self.begin(upstream) + self._write(type, event, upstream, now)
+        except Exception:
+            self._next, self._begun, self._bytes = numbered
+            raise
+
+    def _write(self, type: str, event: Event, upstream: Headers, now: float) -> list[Draft]:
+        if type in TERMINAL_EVENTS:
+            return self._close(event, TERMINAL_EVENTS[type], upstream, now)
+        if type in LIFECYCLE:
+            return []
+        if not is_streamed(type) and not self.pass_extensions:
+            return self._extension(type, event)
+        if event.get("error"):
+            # The SDKs raise on any event data with a top-level `error` (A-2).
+            raise UpstreamError(_error_text(event["error"]))
+        event["sequence_number"] = self._next
+        value = _encode(event)
+        if ending := self._over(type, value):
+            return self.end(ending)
+        self._output.apply(event)
+        return [self._number(type, value, upstream)]
+
+    def end(self, ending: Ending) -> list[Draft]:
+        """End the response ourselves: items cut short are done as `incomplete` (A-19), then the terminal
+        event.
+        """
+        if self.ended:
+            return []
+        drafts = self.begin() + [self._item_done(index, item) for index, item in self._output.unfinished()]
+        status = "incomplete" if ending.incomplete_reason else "failed"
+        reason = ending.incomplete_reason
+        final = response.finished(
+            self._initial,
+            status=status,
+            output=self._output.items(),
+            error=None if reason else _error(ending),
+            incomplete_details={"reason": reason} if reason else None,
+        )
+        return [*drafts, self._terminal(f"response.{status}", status, final)]
+
+    def _close(self, event: Event, status: str, upstream: Headers, now: float) -> list[Draft]:
+        theirs = event.get("response")
+        theirs = theirs if isinstance(theirs, dict) else {}
+        if theirs.get("status") == "cancelled":
+            return self.end(Ending("the upstream cancelled the response", type="upstream_cancelled"))
+        cut_short = () if status == "completed" else self._output.unfinished()
+        drafts = self.begin() + [self._item_done(index, item) for index, item in cut_short]
+        output = theirs.get("output")
+        if not isinstance(output, list) or not output:
+            output = self._output.items()
+        final = response.finished(
+            self._initial, status=status, output=output, upstream=theirs, completed_at=int(now)
+        )
+        rest = {k: v for k, v in event.items() if k not in ("type", "sequence_number", "response", "error")}
+        return [*drafts, self._terminal(f"response.{status}", status, final, upstream, rest)]
+
+    def _terminal(
+        self,
+        type: str,
+        status: str,
+        final: dict[str, Any],
+        upstream: Headers = (),
+        rest: dict[str, Any] | None = None,
+    ) -> Draft:
+        def encoded(final: dict[str, Any]) -> bytes:
+            fields = {"type": type, "sequence_number": self._next, "response": final}
+            return _encode(fields | (rest or {}))
+
+        value = encoded(final)
+        if len(value) > self._limits.record_bytes:
+            # Every item was streamed and is in the log; only the closing object cannot hold them all (P-9).
+            type, status = "response.failed", "failed"
+            error = {"code": "server_error", "type": "output_too_large"}
+            error["message"] = f"the final object of {len(value)} bytes is over {self._limits.record_bytes}"
+            kept = {**final, "status": status, "output": [], "error": error, "completed_at": None}
+            value = encoded(kept)
+        self.ended = True
+        return self._number(type, value, upstream, status)
+
+    def _item_done(self, index: int, item: dict[str, Any]) -> Draft:
+        type = "response.output_item.done"
+        event = {"type": type, "sequence_number": self._next, "output_index": index, "item": item}
+        self._output.apply(event)
+        return self._number(type, _encode(event))
+
+    def _number(self, type: str, value: bytes, upstream: Headers = (), terminal: str | None = None) -> Draft:
+        draft = Draft(self._next, type, value, terminal, upstream)
+        self._next += 1
+        self._bytes += len(value)
+        return draft
+
+    def _extension(self, type: str, event: Event) -> list[Draft]:
+        value = _encode(event)
+        if ending := self._over(type, value):
+            return self.end(ending)
+        draft = Draft(self._extensions, type, value, extension=True)
+        self._extensions += 1
+        self._bytes += len(value)
+        return [draft]
+
+    def _over(self, type: str, value: bytes) -> Ending | None:
+        """How the response ends when `value` would break a bound, or None."""
+        limits = self._limits
+        if len(value) > limits.record_bytes:
+            text = f"an event {type} of {len(value)} bytes is over {limits.record_bytes}"
+            return Ending(text, type="event_too_large")
+        within = (
+            self._bytes + len(value) <= limits.output_bytes
+            and self._next + self._extensions + 1 < limits.events
+        )
+        reason = "max_output_tokens"
+        return None if within else Ending("over its bound of bytes or events", incomplete_reason=reason)
+
+
+def _error(ending: Ending) -> dict[str, str]:
+    return {"code": ending.code, "message": ending.message, "type": ending.type}
+
+
+def _error_text(error: object) -> str:
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        return str(error["message"])
+    return str(error)

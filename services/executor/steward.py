@@ -1,0 +1,159 @@
+"""What the owner of partitions does besides running: claims, takeovers, deadlines, erasure, watermarks.
+
+The steward looks when something stirred, and every beat at everything. Its decisions are pure (`decide.py`);
+it acts only on partitions that are owned and caught up, and only after a beat of its own was read back (P-41,
+P-51).
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import chain, repeat
+
+import structlog
+
+from schemas.errors import LogUnavailable
+from schemas.fold import State
+from schemas.ids import ResponseId, Tenant
+from services.eventlog.port import Membership
+from services.eventlog.tail import Tail
+from services.executor import metrics
+from services.executor.decide import DEADLINE_GRACE, Step, View, decide, overdue
+from services.executor.engine import Engine
+from services.executor.fairness import by_turns, most
+from services.executor.partition import Erasure, Partition
+from services.executor.predecessors import Predecessors
+
+log = structlog.get_logger()
+
+
+class Steward:
+    """Works for the partitions of `engine` that are owned. `slots` bounds the runs of this process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tail: Tail,
+        predecessors: Predecessors,
+        *,
+        slots: int,
+        lease: float,
+        memory_ms: int,
+    ) -> None:
+        self._engine = engine
+        self._tail = tail
+        self._predecessors = predecessors
+        self._slots = slots
+        self._lease = lease
+        self._memory_ms = memory_ms
+        self.now = 0
+        """Log time of my last beat, ms."""
+        self.accepting = True
+        """False while draining: nothing is claimed any more."""
+
+    def look(self) -> None:
+        """Claim what waits, as far as there are free slots."""
+        if not self.accepting or not self._engine.liveness.beats:
+            return
+        waiting = self._waiting() if self._free() > 0 else {}
+        running = self._running()
+        for partition, id in by_turns(waiting, running, most(self._slots)):
+            if self._free() <= 0:
+                return
+            if self._consider(partition, partition.fold.responses[id]):
+                running[partition.fold.responses[id].tenant] += 1
+
+    def look_at_all(self) -> None:
+        """Every beat: take over, end what is overdue, send lost claims again, forget what is long closed."""
+        loop_now = asyncio.get_running_loop().time()
+        for partition in self._engine.partitions.values():
+            partition.expire(before=loop_now - 2 * self._lease)
+            self._reclaim_again(partition, loop_now)
+            partition.fold.forget(partition.time - self._memory_ms)
+        if not self.accepting or not self._engine.liveness.beats:
+            return
+        acting = {partition.number for partition in self._acting()}
+        for partition in self._engine.partitions.values():
+            for state in list(partition.fold.open()):
+                mine = partition.number in acting or state.executor == self._engine.me  # P-43: owner or not
+                if mine and state.attempt and state.offset >= partition.floor and self._free() > 0:
+                    self._consider(partition, state)
+        self._predecessors.sweep()
+
+    def watermarks(self) -> dict[int, int]:
+        """The watermarks of owned, caught-up partitions that moved since they were committed."""
+        marks = {p.number: p.watermark(self._tail.position(p.number)) for p in self._acting()}
+        return {n: mark for n, mark in marks.items() if mark > self._engine.partitions[n].committed}
+
+    def erasures(self) -> list[tuple[Partition, list[Erasure]]]:
+        """What the owner has to erase now."""
+        return [(p, list(p.erasures.values())) for p in self._acting() if p.erasures]
+
+    def _acting(self) -> list[Partition]:
+        partitions = self._engine.partitions.values()
+        return [p for p in partitions if p.owned and p.acting(self._tail.position(p.number))]
+
+    def _free(self) -> int:
+        """Slots without a run or a claim that may become one."""
+        claims = sum(len(partition.latest) for partition in self._engine.partitions.values())
+        return self._slots - len(self._engine.runs) - claims
+
+    def _waiting(self) -> dict[Tenant, Iterator[tuple[Partition, ResponseId]]]:
+        """What was never claimed, by tenant, oldest first in each partition."""
+        queues: defaultdict[Tenant, list[Iterator[tuple[Partition, ResponseId]]]] = defaultdict(list)
+        for partition in self._acting():
+            for tenant, ids in partition.unclaimed.items():
+                queues[tenant].append(zip(repeat(partition), ids, strict=False))
+        return {tenant: chain.from_iterable(parts) for tenant, parts in queues.items()}
+
+    def _running(self) -> Counter[Tenant]:
+        """Runs, and claims that may become some, by tenant."""
+        running = Counter(run.tenant for run in self._engine.runs.values())
+        for partition in self._engine.partitions.values():
+            running.update(partition.fold.responses[id].tenant for id in partition.latest)
+        return running
+
+    def _consider(self, partition: Partition, state: State) -> bool:
+        """Claim the response if that is what to do about it now; whether it was."""
+        sent = partition.latest.get(state.id)
+        patience = asyncio.get_running_loop().time() - 2 * self._lease
+        if sent is not None and sent.attempt == state.attempt + 1 and sent.at > patience:
+            return False
+        run = self._engine.runs.get(state.id)
+        if run is not None and overdue(state, self.now - 2 * DEADLINE_GRACE):
+            self._engine.give_up(run)  # P-47: its upstream does not even stop
+        view = View(
+            me=self._engine.me,
+            now=self.now,
+            running=state.id in self._engine.runs,
+            gone=self._engine.liveness.gone,
+            predecessor_open=state.executor is None and self._predecessors.open(partition, state),
+        )
+        if decide(state, view) is not Step.CLAIM:
+            return False
+        metrics.CLAIMS.labels("takeover" if state.attempt else "accepted").inc()
+        self._engine.claim(partition, state.id, state.attempt + 1)
+        return True
+
+    def _reclaim_again(self, partition: Partition, now: float) -> None:
+        """A run whose claim n + 1 got lost sends another."""
+        for run in self._engine.runs.values():
+            if run.reclaiming and run.id in partition.fold:
+                sent = partition.latest.get(run.id)
+                if sent is None or sent.at < now - self._lease / 2:
+                    self._engine.claim(partition, run.id, run.attempt + 1)
+
+
+async def commit(steward: Steward, engine: Engine, membership: Membership) -> None:
+    """Commit the watermarks that moved; a coordinator that is away is asked again next time."""
+    marks = steward.watermarks()
+    if not marks:
+        return
+    try:
+        await membership.commit(marks)
+    except LogUnavailable as error:
+        log.info("watermarks not committed, will be again", why=str(error))
+        return
+    for number, mark in marks.items():
+        if number in engine.partitions:
+            engine.partitions[number].committed = mark

@@ -1,0 +1,187 @@
+"""How a winning claim is worked off: read what is needed, decide how to go on, narrate, wait for the end.
+
+accepted value → (past, from the second attempt on) → continuation → conversation → upstream → terminal
+read back
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from schemas import response
+from schemas.events import accepted_value
+from schemas.fold import State
+from services.executor import metrics
+from services.executor.backend import Backend, Resume, RunRequest, UpstreamError
+from services.executor.backends import Registry
+from services.executor.conversation import Conversation
+from services.executor.decide import Continuation, continuation
+from services.executor.history import History, Past
+from services.executor.partition import Partition
+from services.executor.run import Run
+from services.executor.scribe import Ending, Limits, Scribe
+
+log = structlog.get_logger()
+
+_LOST = "the executor that ran this response is gone, and its upstream cannot be resumed"
+_ENDINGS = {
+    Continuation.END_LOST: Ending(_LOST, type="executor_lost"),
+    Continuation.END_OVERDUE: Ending("the response's deadline is over", type="deadline"),
+    Continuation.END_ATTEMPTS: Ending("the response was attempted too often", type="attempts_exhausted"),
+}
+
+
+class Worker:
+    """Works runs off. `log_time` gives log time in ms, as of the last beat."""
+
+    def __init__(
+        self,
+        history: History,
+        registry: Registry,
+        conversation: Conversation,
+        limits: Limits,
+        max_attempts: int,
+        log_time: Callable[[], int],
+    ) -> None:
+        self._history = history
+        self._registry = registry
+        self._conversation = conversation
+        self._limits = limits
+        self._max_attempts = max_attempts
+        self._log_time = log_time
+
+    async def work(self, partition: Partition, state: State, run: Run) -> None:
+        """Run a response to its end. Whatever goes wrong ends the response; cancelling stops it without an
+        end. Raises nothing: one run must not take the others with it.
+        """
+        with metrics.RUNS.track_inprogress():
+            try:
+                if await self._work(partition, state, run):
+                    await run.over.wait()
+                    metrics.ENDED.labels(state.status).inc()
+            except Exception:  # the response is claimed again, and ended when its attempts are used up
+                log.exception("run given up", id=run.id)
+
+    async def _work(self, partition: Partition, state: State, run: Run) -> bool:
+        """Whether the run waits for its end now; false: its claim has lapsed, the next one goes on."""
+        scribe = None
+        try:
+            value = accepted_value(await self._accepted(partition, state))
+            initial: dict[str, Any] = msgspec.json.decode(value.response)
+            past = await self._past(partition, state)
+            scribe = self._scribe(state, initial, past)
+            body: dict[str, Any] = msgspec.json.decode(value.request)
+            return await self._narrate(partition, state, run, scribe, past, body, initial)
+        except Exception as error:
+            log.exception("run failed", id=run.id)
+            self._end_anyhow(state, run, scribe, _internal(error))
+            return True
+
+    def _end_anyhow(self, state: State, run: Run, scribe: Scribe | None, ending: Ending) -> None:
+        """End the response as well as can be, also when it is its output so far that cannot be put
+        together.
+        """
+        if scribe is not None:
+            try:
+                run.finish(scribe, ending)
+            except Exception:
+                log.exception("the output so far cannot be kept", id=run.id)
+            else:
+                return
+        run.finish(self._blank(state, run), ending)
+
+    async def _narrate(
+        self,
+        partition: Partition,
+        state: State,
+        run: Run,
+        scribe: Scribe,
+        past: Past,
+        body: dict[str, Any],
+        initial: dict[str, Any],
+    ) -> bool:
+        """Whether the run waits for its end now; false: its claim has lapsed, the next one goes on."""
+        try:
+            backend = self._registry.resolve(body)
+        except UpstreamError as error:
+            run.finish(scribe, Ending(error.message, code=error.code, type=error.type))
+            return True
+        scribe.pass_extensions = backend.pass_extensions
+        how = self._how(state, backend, uncalled=partition.first_call(state))
+        (log.debug if state.attempt == 1 else log.info)("run", id=run.id, attempt=run.attempt, how=how.value)
+        if how in _ENDINGS:
+            run.finish(scribe, _ENDINGS[how])
+            return True
+        try:
+            async with asyncio.timeout(self._time_left(state)):
+                input = await self._conversation.input(partition, run.tenant, body)
+        except UpstreamError as error:
+            run.finish(scribe, Ending(error.message, code=error.code, type=error.type))
+            return True
+        except TimeoutError:
+            run.finish(scribe, _ENDINGS[Continuation.END_OVERDUE])
+            return True
+        if run.lapsed():
+            partition.not_called(state)
+            return False
+        if (
+            not backend.resumable
+        ):  # else the upstream's first event begins it, and says where to rejoin (P-34)
+            run.begin(scribe)
+        request = RunRequest(run.id, run.tenant, run.attempt, body, input, initial, lambda: run.abandoned)
+        resume = self._resume(state, past) if how is Continuation.RESUME else None
+        await run.narrate(scribe, backend.stream(request, resume), self._time_left(state))
+        return True
+
+    def _scribe(self, state: State, initial: dict[str, Any], past: Past) -> Scribe:
+        return Scribe(
+            initial,
+            origin=state.origin,
+            last=state.last,
+            limits=self._limits,
+            output=past.output,
+            extensions=past.extensions,
+            written=past.bytes,
+        )
+
+    def _blank(self, state: State, run: Run) -> Scribe:
+        """Ends a response whose own records cannot be read: poison must not strand it (A-22)."""
+        initial = response.initial({}, state.id, state.accepted_at // 1000, "unknown")
+        last = max(state.last, run.posted)
+        return Scribe(initial, origin=state.origin, last=last, limits=self._limits)
+
+    def _how(self, state: State, backend: Backend, *, uncalled: bool) -> Continuation:
+        return continuation(
+            state,
+            now=self._log_time(),
+            max_attempts=self._max_attempts,
+            resumable=backend.resumable,
+            repeatable=backend.repeatable,
+            uncalled=uncalled,
+        )
+
+    def _time_left(self, state: State) -> float:
+        assert state.accepted is not None
+        return max(0.0, (state.accepted.deadline - self._log_time()) / 1000)
+
+    @staticmethod
+    def _resume(state: State, past: Past) -> Resume:
+        return Resume(past.upstream_id, past.cursor, counted=max(0, state.last - state.origin))
+
+    async def _accepted(self, partition: Partition, state: State) -> bytes:
+        """The value of the `accepted` that won. Raises LookupError when retention took it."""
+        value = partition.take_value(state.id)
+        return value if value is not None else await self._history.accepted(partition.number, state.offset)
+
+    async def _past(self, partition: Partition, state: State) -> Past:
+        """Nothing for a first attempt: no event can have counted."""
+        if state.attempt == 1:
+            return Past()
+        return await self._history.past(partition.number, state.id, state.offset, state.claimed_offset)
+
+
+def _internal(error: Exception) -> Ending:
+    return Ending(f"internal error: {type(error).__name__}", type="internal_error")
