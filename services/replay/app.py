@@ -1,0 +1,120 @@
+"""The replay process: one feed, a public port for clients, an internal one for ingest and executors.
+
+With an `ingest_url` the public port is the front door of the whole API: what is not a read goes on to ingest.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+from starlette.routing import BaseRoute
+
+from services.connect import connect, projector_group, topic_names
+from services.eventlog.port import Log
+from services.eventlog.start import Start, starting_points_at
+from services.eventlog.topics import Topics
+from services.replay import metrics
+from services.replay.barrier import Barrier, Ends
+from services.replay.feed import Feed, Sources
+from services.replay.folding import Folding
+from services.replay.library import Library
+from services.replay.replay import Replay
+from services.replay.routes import InternalRoutes, PublicRoutes
+from services.replay.seek import Seeker
+from services.replay.snapshot import Snapshots
+from services.replay.window import Memory
+from services.settings import Settings
+from services.web import health
+from services.web.edge import Edge, Rest
+from services.web.forward import Upstream
+from services.web.server import Server
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set. Raises LogUnavailable or TopicMissing when it cannot start."""
+    eventlog = connect(settings, "replay")
+    try:
+        await serve(settings, eventlog, topic_names(settings), stop)
+    finally:
+        await eventlog.close()
+
+
+async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event) -> None:
+    """Follow the log and answer on both ports until `stop` is set, then drain."""
+    service = Service(settings, eventlog, names, await eventlog.partitions(names.events))
+    upstream = Upstream(settings.ingest_url, stall_s=settings.stall_s) if settings.ingest_url else None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            feed = tasks.create_task(service.feed.run())
+            servers = await _listen(settings, service, upstream)
+            await stop.wait()
+            await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
+            feed.cancel()
+    finally:
+        if upstream is not None:
+            await upstream.close()
+
+
+class Service:
+    """The pieces of one replay process, put together over `eventlog`."""
+
+    def __init__(self, settings: Settings, eventlog: Log, names: Topics, partitions: int) -> None:
+        memory = Memory(settings.replay_memory_bytes)
+        self.library = Library(eventlog, names.transcripts, self._catch_up)
+        self.seeker = Seeker(eventlog, names.events)
+        self.snapshots = Snapshots(self.seeker)
+        self.foldings = [Folding(memory, self.library.hide, self.snapshots.forget) for _ in range(partitions)]
+        self.feed = Feed(_sources(settings, eventlog, names, partitions), self.foldings, self.library)
+        events = Barrier(self.feed.folded, _ends(eventlog, names.events), settings.barrier_s * 0.9)
+        self._packed = Barrier(
+            self.feed.shelved, _ends(eventlog, names.transcripts), settings.barrier_s * 0.9
+        )
+        self.replay = Replay(self.foldings, self.library, self.seeker, self.snapshots, events, self._packed)
+        metrics.watch(self.feed, memory, self.seeker)
+
+    def not_ready(self) -> list[str]:
+        """Why it is not ready to serve."""
+        reasons = [] if self.feed.caught_up else ["reading the log"]
+        return reasons if self.feed.healthy else [*reasons, "the log is away"]
+
+    async def _catch_up(self, partition: int) -> None:
+        await self._packed.reach(partition)
+
+
+async def _listen(settings: Settings, service: Service, upstream: Upstream | None) -> list[Server]:
+    """Open both ports. Raises CannotListen."""
+    health_routes = health.routes(service.not_ready)
+    rest: list[BaseRoute] = [Rest(upstream.forward)] if upstream else []
+    public = PublicRoutes(service.replay, settings).routes()
+    internal = InternalRoutes(service.replay, settings).routes()
+    public_server = _server(Edge([*health_routes, *public, *rest], settings.cors_origins), settings)
+    internal_server = _server(Edge([*health_routes, *internal]), settings)
+    internal_port = await internal_server.start(settings.internal_host, settings.internal_port)
+    port = await public_server.start(settings.host, settings.port)
+    log.info("listening", host=settings.host, port=port, internal_port=internal_port)
+    return [public_server, internal_server]
+
+
+def _server(edge: Edge, settings: Settings) -> Server:
+    return Server(edge, socket_timeout_s=settings.socket_timeout_s, request_s=settings.request_s)
+
+
+def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) -> Sources:
+    memory_ms = settings.window_ms + settings.skew_ms
+
+    async def watermarks() -> dict[int, int | None]:
+        return await eventlog.committed(projector_group(settings), names.events, range(partitions))
+
+    async def starts(committed: Mapping[int, int | None]) -> dict[int, Start]:
+        return await starting_points_at(eventlog, names.events, committed, memory_ms=memory_ms)
+
+    return Sources(eventlog, names.events, names.transcripts, watermarks, starts, memory_ms)
+
+
+def _ends(eventlog: Log, topic: str) -> Ends:
+    async def ends(partitions: frozenset[int]) -> dict[int, int]:
+        return {p: bounds.end for p, bounds in (await eventlog.bounds(topic, partitions)).items()}
+
+    return ends

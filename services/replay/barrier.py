@@ -1,0 +1,104 @@
+"""Read your own write: a read waits until the tail has passed the partition's end as of its arrival (P-80).
+
+arrival → where does the partition end now? (ListOffsets, one request for all that ask meanwhile)
+→ wait until the tail's position is there → read the fold
+→ not there in time, or the log is away: 503 with Retry-After, never a false 404
+"""
+
+import asyncio
+from asyncio import Future
+from collections.abc import Awaitable, Callable
+from heapq import heappop, heappush
+from itertools import count
+
+from schemas.errors import LogError, unavailable
+
+PATIENCE = 4.5
+"""Seconds until a reader is told 503; a client must hear it within 5 s (A-10)."""
+
+Ends = Callable[[frozenset[int]], Awaitable[dict[int, int]]]
+"""The next offsets to be written of some partitions, as of now."""
+
+
+class Position:
+    """How far the tail of one partition has come, and who waits for it to come further."""
+
+    def __init__(self) -> None:
+        self.value = -1
+        """The offset to be read next; -1 before the start."""
+        self._waiting: list[tuple[int, int, Future[None]]] = []
+        self._order = count()
+
+    def __repr__(self) -> str:
+        return f"<Position {self.value}, {len(self._waiting)} waiting>"
+
+    def set(self, offset: int) -> None:
+        """The next record to be read is at `offset`; it goes back only when a fold was lost (P-64)."""
+        self.value = offset
+        while self._waiting and self._waiting[0][0] <= offset:
+            future = heappop(self._waiting)[2]
+            if not future.done():
+                future.set_result(None)
+
+    async def reach(self, offset: int) -> None:
+        """Wait until everything before `offset` has been folded."""
+        if self.value < offset:
+            future = asyncio.get_running_loop().create_future()
+            heappush(self._waiting, (offset, next(self._order), future))
+            await future
+
+
+class _Round:
+    """One look-up of ends; whoever comes before it starts shares it."""
+
+    def __init__(self) -> None:
+        self.partitions: set[int] = set()
+        self.answer: Future[dict[int, int]] = asyncio.get_running_loop().create_future()
+        # Everybody who asked may have left: then nobody takes an error from it, and that is fine.
+        self.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+
+
+class Barrier:
+    """Waits for the tails of one topic. `ends` asks the log where partitions end."""
+
+    def __init__(self, positions: list[Position], ends: Ends, patience: float = PATIENCE) -> None:
+        self._positions = positions
+        self._ends = ends
+        self._patience = patience
+        self._next: _Round | None = None
+        self._asking: asyncio.Task[None] | None = None
+
+    async def reach(self, partition: int, offset: int | None = None) -> None:
+        """Return when the fold has passed the record at `offset`, or the partition's end as of now.
+
+        Raises ApiError 503 when it does not get there in time.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                end = await self._end(partition) if offset is None else offset + 1
+                await self._positions[partition].reach(end)
+        except TimeoutError:
+            raise unavailable("The log was not read up to now in time.") from None
+        except LogError as error:
+            raise unavailable("The log cannot be reached.") from error
+
+    async def _end(self, partition: int) -> int:
+        if self._next is None:
+            self._next = _Round()
+        mine = self._next
+        mine.partitions.add(partition)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return (await asyncio.shield(mine.answer))[partition]
+
+    async def _ask(self) -> None:
+        """One look-up under way at a time; what arrives during it shares the next."""
+        try:
+            while (asked := self._next) is not None:
+                self._next = None
+                try:
+                    asked.answer.set_result(await self._ends(frozenset(asked.partitions)))
+                except LogError as error:
+                    asked.answer.set_exception(error)
+        finally:
+            self._asking = None

@@ -1,0 +1,46 @@
+"""A client's cursor: the last event it has (A-4, P-81)."""
+
+import re
+
+from schemas.errors import invalid
+
+START = -1
+"""Has no event yet."""
+
+_INTEGER = re.compile(r"-?[0-9]+")
+_LARGEST = 1 << 62
+
+
+def parse_cursor(starting_after: str | None, last_event_id: str | None) -> int:
+    """The cursor that a request means: the larger of both, START without any.
+
+    A reconnecting EventSource repeats its first URL and adds the header, so the larger is what it has.
+    Anything below -1 is the start as well. Raises ApiError 400 for a `starting_after` that is not an
+    integer; a `Last-Event-ID` that is none is not ours, and is passed over: an EventSource that gets a 400
+    gives up for good.
+    """
+    asked = START
+    if starting_after is not None:
+        if not _INTEGER.fullmatch(starting_after):
+            raise invalid("starting_after must be an integer", "starting_after")
+        asked = _clamped(starting_after)
+    seen = _clamped(last_event_id) if last_event_id and _INTEGER.fullmatch(last_event_id) else START
+    return max(asked, seen)
+
+
+def wants_stream(stream: str | None) -> bool:
+    """Whether `stream` in a query asks for SSE. Raises ApiError 400 for what is no boolean."""
+    match (stream or "").lower():
+        case "true" | "1":
+            return True
+        case "" | "false" | "0":
+            return False
+        case _:
+            raise invalid("stream must be a boolean", "stream")
+
+
+def _clamped(digits: str) -> int:
+    """As an int within -1 and far past any event; never a conversion of a thousand digits."""
+    if digits.startswith("-"):
+        return START
+    return int(digits) if len(digits.lstrip("0")) <= 18 else _LARGEST

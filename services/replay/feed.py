@@ -1,0 +1,194 @@
+"""Feeds this process: one tail of `responses.events` and one of `transcripts`, for all its readers (P-60).
+
+Start (P-75): the projector's watermark → `transcripts` to an end fetched afterwards → the log from the
+watermark (P-62). Then both are followed for good. Each batch is folded, the readers that it concerns are
+woken, and whoever waits for the position (`Barrier`) goes on.
+
+When a position is no longer in the log, what was folded of that partition is dropped and read again from a
+start (P-64): its readers are cut and rejoin. While the log is away everything waits; positions are kept.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import structlog
+from msgspec import Struct
+
+from schemas.errors import LogUnavailable
+from schemas.records import LogRecord
+from services.eventlog.port import Batch, Bounds, Log, TopicPartition
+from services.eventlog.start import Start
+from services.eventlog.tail import Tail
+from services.replay.barrier import Position
+from services.replay.folding import Folding
+from services.replay.library import Library
+
+PAUSE = 0.5
+"""Seconds between two tries of a look-up while the log is away."""
+SWEEP = 10.0
+"""Seconds between two looks for what may be forgotten."""
+
+Watermarks = Callable[[], Awaitable[Mapping[int, int | None]]]
+"""The projector's checkpoints: where each partition's oldest open response begins (P-61)."""
+Starts = Callable[[Mapping[int, int | None]], Awaitable[Mapping[int, Start]]]
+"""Where to start reading `responses.events`, for a watermark of each partition (P-62)."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Sources(Struct, frozen=True):
+    """Where everything comes from. `keep_ms`: how long (log time) a closed response is remembered (P-63)."""
+
+    log: Log
+    events: str
+    transcripts: str
+    watermarks: Watermarks
+    starts: Starts
+    keep_ms: int
+
+
+class Feed:
+    """Follows both topics and keeps folds and library up to date."""
+
+    def __init__(self, sources: Sources, foldings: list[Folding], library: Library) -> None:
+        self._sources = sources
+        self._foldings = foldings
+        self._library = library
+        self._events = Tail(sources.log, sources.events)
+        self._transcripts = Tail(sources.log, sources.transcripts)
+        self._times = [0] * len(foldings)
+        self._ends = [0] * len(foldings)
+        self.folded = [Position() for _ in foldings]
+        self.shelved = [Position() for _ in foldings]
+        self.unreadable = 0
+        """Records that could not be read."""
+        self.caught_up = False
+        """Whether everything that was in the log at the start has been folded."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the log answered last time."""
+        return self._events.healthy and self._transcripts.healthy
+
+    def lag(self) -> int:
+        """Offsets that are in the log, as far as is known, and not folded."""
+        return sum(max(0, end - at.value) for end, at in zip(self._ends, self.folded, strict=True))
+
+    async def run(self) -> None:
+        """Start and follow, until cancelled."""
+        await self._start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_events())
+            tasks.create_task(self._follow_transcripts())
+            tasks.create_task(self._sweep())
+            await self._until_caught_up()
+
+    async def _start(self) -> None:
+        watermarks = await _patiently(self._sources.watermarks)
+        shelves = await self._bounds(self._sources.transcripts)
+        for partition, bounds in shelves.items():
+            self.shelved[partition].set(bounds.start)
+            self._transcripts.follow(partition, bounds.start)
+        while any(self.shelved[partition].value < bounds.end for partition, bounds in shelves.items()):
+            await self._shelve(await self._transcripts.read())
+        for partition, start in (await _patiently(lambda: self._sources.starts(watermarks))).items():
+            self._follow_from(partition, start)
+        log.info("following", transcripts=len(self._library), offsets=[at.value for at in self.folded])
+
+    def _follow_from(self, partition: int, start: Start) -> None:
+        self._foldings[partition].floor = start.floor
+        self.folded[partition].set(start.offset)
+        self._events.follow(partition, start.offset)
+
+    async def _until_caught_up(self) -> None:
+        for partition, bounds in (await self._bounds(self._sources.events)).items():
+            await self.folded[partition].reach(bounds.end)
+        self.caught_up = True
+        log.info("caught up", responses=sum(len(folding.windows) for folding in self._foldings))
+
+    async def _follow_events(self) -> None:
+        while True:
+            for batch in await self._events.read():
+                if batch.out_of_range:
+                    await self._fold_again(batch.source.partition)
+                else:
+                    self._fold(batch)
+                await asyncio.sleep(0)
+
+    async def _follow_transcripts(self) -> None:
+        while True:
+            await self._shelve(await self._transcripts.read())
+
+    def _fold(self, batch: Batch) -> None:
+        partition = batch.source.partition
+        folding = self._foldings[partition]
+        apply = folding.apply
+        for record in batch.records:
+            if (why := apply(record)) is not None:
+                self._passed_over(batch.source, record, why)
+        folding.settle()
+        if batch.records:
+            self._times[partition] = batch.records[-1].timestamp
+        self._ends[partition] = batch.end
+        self.folded[partition].set(batch.next_offset)
+
+    async def _shelve(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            partition = batch.source.partition
+            if batch.out_of_range:
+                await self._shelve_again(partition)
+            else:
+                for record in batch.records:
+                    if (why := self._library.apply(record)) is not None:
+                        self._passed_over(batch.source, record, why)
+                self.shelved[partition].set(batch.next_offset)
+            await asyncio.sleep(0)
+
+    async def _fold_again(self, partition: int) -> None:
+        log.error("offset out of range, folding again", topic=self._sources.events, partition=partition)
+        self.folded[partition].set(-1)
+        self._foldings[partition].clear()
+        watermarks = await _patiently(self._sources.watermarks)
+        starts = await _patiently(lambda: self._sources.starts({partition: watermarks[partition]}))
+        self._follow_from(partition, starts[partition])
+
+    async def _shelve_again(self, partition: int) -> None:
+        log.error("offset out of range, reading again", topic=self._sources.transcripts, partition=partition)
+        self.shelved[partition].set(-1)
+        self._library.clear(partition)
+        start = (await self._bounds(self._sources.transcripts))[partition].start
+        self.shelved[partition].set(start)
+        self._transcripts.follow(partition, start)
+
+    def _passed_over(self, source: TopicPartition, record: LogRecord, why: str) -> None:
+        self.unreadable += 1
+        where = {"topic": source.topic, "partition": source.partition, "offset": record.offset}
+        log.warning("record passed over", why=why, **where)
+
+    async def _sweep(self) -> None:
+        """Now and then forget what closed long ago, and what retention took."""
+        starts: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(SWEEP)
+            for folding, time in zip(self._foldings, self._times, strict=True):
+                folding.forget(time - self._sources.keep_ms, self._library.__contains__)
+                await asyncio.sleep(0)
+            shelves = await self._bounds(self._sources.transcripts)
+            if starts != (starts := {partition: bounds.start for partition, bounds in shelves.items()}):
+                self._library.prune(starts)
+
+    async def _bounds(self, topic: str) -> dict[int, Bounds]:
+        return await _patiently(lambda: self._sources.log.bounds(topic, range(len(self._foldings))))
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """What the log answers, however long it is away."""
+    while True:
+        try:
+            return await ask()
+        except LogUnavailable as error:
+            log.warning("the log is away, trying again", error=str(error))
+            await asyncio.sleep(PAUSE)

@@ -1,0 +1,116 @@
+"""One partition as replay holds it: the fold, a window per response, and who is to be woken.
+
+The tail hands every record to `apply`, in log order, and calls `settle` after each batch: readers are woken
+once for everything that the batch brought them, and the memory bound is kept. Nothing here waits and
+nothing is O(n) an event.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from schemas.events import cancelled_frame, frame, opening_frames
+from schemas.fold import TERMINAL_STATUSES, Fold, State, Verdict
+from schemas.ids import ResponseId, Tenant
+from schemas.records import Accepted, Cancelled, Deleted, EventRecord, LogRecord, Unreadable, parse
+from services.replay.window import Memory, Window
+
+
+class Folding:
+    """The fold and the windows of one partition."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        on_deleted: Callable[[ResponseId], None],
+        on_closed: Callable[[ResponseId], None],
+    ) -> None:
+        """`on_closed` is told of every open response that closes, or is dropped with the fold."""
+        self.fold = Fold()
+        self.windows: dict[ResponseId, Window] = {}
+        """Of every response accepted since the floor and not deleted, and of closed ones not packed."""
+        self.open: Counter[Tenant] = Counter()
+        """How many responses of each tenant are open."""
+        self.floor = 0
+        """What was accepted before this offset is known to the fold alone: it is closed and served from its
+        transcript, or it is none (P-62)."""
+        self._memory = memory
+        self._on_deleted = on_deleted
+        self._on_closed = on_closed
+        self._touched: set[Window] = set()
+
+    def apply(self, record: LogRecord) -> str | None:
+        """Fold the next record of the partition. Returns why, when it cannot be read (P-8)."""
+        entry = parse(record)
+        verdict = self.fold.apply(record.offset, record.timestamp, entry)
+        if verdict is not Verdict.COUNTS:
+            return entry.why if type(entry) is Unreadable else None
+        match entry:
+            case EventRecord() if (window := self.windows.get(entry.id)) is not None:
+                number = entry.sequence_number
+                window.append(
+                    frame(entry.type, number, record.value or b""), record.offset, window.state.claim
+                )
+                if window.readers:
+                    self._touched.add(window)
+                if entry.terminal:
+                    self._closed(window.state)
+            case Accepted() if record.offset >= self.floor:
+                self._accepted(record, entry)
+            case Cancelled() if (window := self.windows.get(entry.id)) is not None:
+                window.append(cancelled_frame(window.last + 1, record.value or b""), record.offset, None)
+                self._touched.add(window)
+                self._closed(window.state)
+            case Deleted():
+                self._deleted(entry)
+            case _:
+                pass
+        return None
+
+    def settle(self) -> None:
+        """The end of a batch: wake who waits, keep the memory's bound."""
+        for window in self._touched:
+            window.wake()
+        self._touched.clear()
+        self._memory.shed()
+
+    def forget(self, before: int, elsewhere: Callable[[ResponseId], bool]) -> None:
+        """Let go of closed responses untouched since log time `before` (ms), once packed.
+
+        O(responses), for every now and then. One that somebody reads is kept, and so is one that is not yet
+        `elsewhere`.
+        """
+        self.fold.forget(before)
+        closed = [w for w in self.windows.values() if w.state.closed and w.state.touched < before]
+        for window in closed:
+            if not window.readers and (not window.stored or elsewhere(window.id)):
+                self.windows.pop(window.id).drop()
+
+    def clear(self) -> None:
+        """Drop everything, to start again (P-64). Who reads is cut off."""
+        for id, window in self.windows.items():
+            self._on_closed(id)
+            window.drop()
+        self.windows.clear()
+        self.open.clear()
+        self.fold = Fold()
+
+    def _accepted(self, record: LogRecord, entry: Accepted) -> None:
+        state = self.fold.responses[entry.id]
+        window = self.windows[entry.id] = Window(state, self._memory)
+        self.open[state.tenant] += 1
+        for opening in opening_frames(entry.id, record.value or b"", entry.background):
+            window.append(opening, record.offset, None)
+
+    def _deleted(self, entry: Deleted) -> None:
+        window = self.windows.pop(entry.id, None)
+        if window is not None:
+            if window.state.status not in TERMINAL_STATUSES:
+                self._closed(window.state)
+            window.drop()
+        self._on_deleted(entry.id)
+
+    def _closed(self, state: State) -> None:
+        self._on_closed(state.id)
+        self.open[state.tenant] -= 1
+        if not self.open[state.tenant]:
+            del self.open[state.tenant]

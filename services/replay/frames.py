@@ -1,0 +1,26 @@
+"""The frames that a record stands for: encoded once, at the tail or after a seek, for all readers.
+
+An `accepted` and a `cancelled` stand for derived events (P-7), an event's record for itself.
+"""
+
+from schemas.events import cancelled_frame, frame, opening_frames
+from schemas.records import Accepted, Cancelled, EventRecord, LogRecord, parse
+from services.replay.window import Page
+
+
+def found_frames(record: LogRecord, page: Page) -> list[tuple[int, bytes]]:
+    """Which frames of `page` the record stands for, with their numbers, after a seek.
+
+    The offset brought us here, but only id, claim and number say that it is ours (P-82); what has no claim
+    is known by the very offset at which it counted.
+    """
+    match parse(record):
+        case EventRecord(id=id, claim=by, sequence_number=number, type=type) if by == page.claim:
+            found = [(number, frame(type, number, record.value or b""))]
+        case Accepted(id=id) as entry if record.offset == page.window.state.offset:
+            found = list(enumerate(opening_frames(id, record.value or b"", entry.background)))
+        case Cancelled(id=id) if record.offset == page.end:
+            found = [(page.last, cancelled_frame(page.last, record.value or b""))]
+        case _:
+            return []
+    return [(n, f) for n, f in found if page.first <= n <= page.last] if id == page.window.state.id else []

@@ -1,0 +1,24 @@
+"""What replay tells Prometheus."""
+
+from prometheus_client import Gauge
+
+from services.replay.feed import Feed
+from services.replay.seek import Seeker
+from services.replay.window import Memory
+
+_UNREADABLE = Gauge("rejoinder_replay_unreadable_records", "Records of the log that could not be read")
+_LAG = Gauge("rejoinder_replay_lag_records", "Offsets in the log that are not folded yet")
+_READY = Gauge("rejoinder_replay_caught_up", "Whether the log was read to its end since the start")
+_MEMORY = Gauge("rejoinder_replay_window_bytes", "Bytes of events in memory")
+_EVICTED = Gauge("rejoinder_replay_evicted_pages", "Pages of events that went out of memory")
+_SEEKS = Gauge("rejoinder_replay_seeks", "Pages of events that were read from the log again")
+
+
+def watch(feed: Feed, memory: Memory, seeker: Seeker) -> None:
+    """Let the gauges read these from now on."""
+    _UNREADABLE.set_function(lambda: feed.unreadable)
+    _LAG.set_function(feed.lag)
+    _READY.set_function(lambda: feed.caught_up)
+    _MEMORY.set_function(lambda: memory.used)
+    _EVICTED.set_function(lambda: memory.evicted)
+    _SEEKS.set_function(lambda: seeker.seeks)

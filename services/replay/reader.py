@@ -1,0 +1,98 @@
+"""One reader of one response: every event after its cursor, once, in order, without a gap (P-81).
+
+A reader is a number, the next one it wants, and nothing else: no buffer that could overflow. It takes what
+is there from that number on and waits when nothing is: the window when its bytes are in memory, the log by
+seek when they were evicted, the transcript when the response is closed and its window gone. Since it counts
+as the window's reader before it looks, nothing falls between history and live (P-84); since it asks by
+number, nothing comes twice.
+
+Everything that came since it last looked is one chunk, shared by all readers at the same place. A reader
+that is slow therefore holds one chunk, and finds the rest where it left it.
+
+It ends after the terminal event, or at once for a cursor past it. Every other end raises `Cut`: the
+connection must be aborted then, because a clean early end is taken for success (A-2).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from schemas.errors import LogUnavailable, RejoinderError
+from schemas.ids import ResponseId
+from services.eventlog.transcript import frames_after
+from services.replay.library import Library, TranscriptLost
+from services.replay.seek import Gap, Seeker
+from services.replay.window import Page, Window
+
+PAUSE = 0.5
+"""Seconds between two tries while the log is away; the stream stays open meanwhile (A-20)."""
+
+T = TypeVar("T")
+
+
+class Cut(RejoinderError):
+    """A stream ends before its terminal event: the response was deleted or expired, or its fold was lost."""
+
+    def __init__(self, id: ResponseId, why: str) -> None:
+        super().__init__(f"the stream of {id} ends before its terminal event: {why}")
+
+
+async def live_chunks(
+    window: Window, cursor: int, seeker: Seeker, library: Library
+) -> AsyncGenerator[bytes, None]:
+    """The frames after `cursor` of a response that has a window, open or closed. Raises Cut."""
+    id = window.state.id
+    number = cursor + 1
+    window.readers += 1
+    try:
+        while not window.dropped:
+            if number <= window.last:
+                page = window.page(number)
+                data, last = page.read(number), page.last
+                if data is None:
+                    if id in library:
+                        break
+                    data = await _sought(window, page, number, seeker)
+                yield data
+                number = last + 1
+            elif window.state.closed:
+                return
+            else:
+                await window.changed()
+    finally:
+        window.readers -= 1
+    if window.state.deleted:
+        raise Cut(id, "it was deleted")
+    async for data in packed_chunks(id, number - 1, library):
+        yield data
+
+
+async def packed_chunks(id: ResponseId, cursor: int, library: Library) -> AsyncGenerator[bytes, None]:
+    """The frames after `cursor` of a closed response, from its transcript. Raises Cut."""
+    end = False
+    while not end:
+        try:
+            opened = await _patiently(partial(library.chunk, id, cursor + 1))
+        except TranscriptLost as error:
+            raise Cut(id, str(error)) from error
+        if data := frames_after(opened.chunk, opened.frames, cursor):
+            yield data
+        cursor = max(cursor, opened.chunk.last)
+        end = cursor >= opened.chunk.summary.events - 1
+
+
+async def _sought(window: Window, page: Page, number: int, seeker: Seeker) -> bytes:
+    try:
+        return await _patiently(partial(seeker.read, window, page, number))
+    except Gap as error:
+        raise Cut(window.state.id, str(error)) from error
+
+
+async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
+    """What `read` brings, tried again for as long as the log is away. Whoever reads may leave meanwhile."""
+    while True:
+        try:
+            return await read()
+        except LogUnavailable:
+            await asyncio.sleep(PAUSE)

@@ -1,0 +1,233 @@
+"""What one process knows of every response, and each question that a client or ingest asks of it.
+
+    find: barrier (P-80) → the window, open or closed → else the transcript → else, once `transcripts` was
+    read to its end as well, nobody knows it
+
+What is found is a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
+"""
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+import msgspec
+from msgspec import Struct
+
+from schemas.errors import ApiError, LogError, not_found, unavailable
+from schemas.events import initial_object
+from schemas.fold import State
+from schemas.ids import ResponseId, Tenant, partition_of
+from services.eventlog.transcript import Summary
+from services.replay.barrier import Barrier
+from services.replay.folding import Folding
+from services.replay.library import Library, TranscriptLost
+from services.replay.objects import UNREADABLE, begun, final_object, first_object
+from services.replay.reader import live_chunks, packed_chunks
+from services.replay.seek import Seeker
+from services.replay.snapshot import Snapshots, status_of
+from services.replay.window import Window
+from services.web.internal import Load, ResponseView
+
+
+class Packed(Struct, frozen=True):
+    """A closed response that is served from its transcript."""
+
+    id: ResponseId
+    summary: Summary
+    stored = True
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose it is."""
+        return self.summary.tenant
+
+
+class Deleted(Struct, frozen=True):
+    """A response that was deleted; `state` is what the fold still knows of it."""
+
+    id: ResponseId
+    state: State | None
+
+
+Found = Window | Packed | Deleted | None
+Stored = Window | Packed
+
+
+class Replay:
+    """Answers from folds, windows, transcripts and the log."""
+
+    def __init__(
+        self,
+        foldings: list[Folding],
+        library: Library,
+        seeker: Seeker,
+        snapshots: Snapshots,
+        events_barrier: Barrier,
+        transcripts_barrier: Barrier,
+    ) -> None:
+        self._foldings = foldings
+        self._library = library
+        self._seeker = seeker
+        self._events = events_barrier
+        self._transcripts = transcripts_barrier
+        self._snapshots = snapshots
+
+    async def find(self, id: ResponseId, offset: int | None = None) -> Found:
+        """What is known of `id` past `offset`, or past everything that was in the log on arrival.
+
+        Raises ApiError 503 when that is not reached in time.
+        """
+        partition = partition_of(id)
+        if partition >= len(self._foldings):
+            return None
+        await self._events.reach(partition, offset)
+        found = await self._known(id)
+        if found is None:
+            await self._transcripts.reach(partition)
+            found = await self._known(id)
+        return found
+
+    def ended(self, found: Stored, cursor: int) -> bool:
+        """Whether it has closed, and nothing comes after `cursor`."""
+        if isinstance(found, Packed):
+            return cursor >= found.summary.events - 1
+        return found.state.closed and cursor >= found.last
+
+    def load(self) -> Load:
+        """How many responses are open."""
+        tenants = sum((folding.open for folding in self._foldings), Counter())
+        return Load(tenants.total(), dict(tenants))
+
+    def chunks(self, found: Stored, cursor: int) -> AsyncGenerator[bytes, None]:
+        """The frames after `cursor` as they come. Raises Cut at any end but the terminal event."""
+        if isinstance(found, Window):
+            return live_chunks(found, cursor, self._seeker, self._library)
+        return packed_chunks(found.id, cursor, self._library)
+
+    async def object(self, found: Stored) -> bytes:
+        """The response object as JSON, of an open response with its output so far. Raises ApiError."""
+        if isinstance(found, Window) and not found.state.closed:
+            return await self._snapshots.object(found)
+        final = final_object(await self._last(found))
+        if final:
+            return final
+        status = found.state.status if isinstance(found, Window) else found.summary.status
+        return begun(await self._initial(found), found.id, status, UNREADABLE)
+
+    async def request(self, found: Stored) -> bytes:
+        """The value of the `accepted` that won. Raises ApiError."""
+        id = found.id
+        try:
+            if id in self._library:
+                return await self._library.request(id)
+            assert isinstance(found, Window)
+            return (await self._seeker.record(partition_of(id), found.state.offset)).value or b""
+        except LogError as error:
+            raise self._refusal(id, error) from error
+
+    async def result(self, window: Window) -> bytes | None:
+        """The final object, once there is one; None when the response was deleted. Raises ApiError 503."""
+        window.readers += 1
+        try:
+            while not (window.dropped or window.state.closed):
+                await window.changed()
+            if window.state.deleted:
+                return None
+            if not window.state.closed:
+                raise unavailable("The log is being read again.")
+            return await self.object(window)
+        finally:
+            window.readers -= 1
+
+    async def view(self, id: ResponseId, offset: int | None) -> ResponseView:
+        """What ingest wants to know of `id`. Raises ApiError 503."""
+        found = await self.find(id, offset)
+        match found:
+            case None:
+                return ResponseView(id, found=False)
+            case Deleted(state=state):
+                return _state_view(state, id) if state else ResponseView(id, found=True, deleted=True)
+            case Window(state=state):
+                return _state_view(state, id, await self._without_output(found))
+            case Packed(summary=summary):
+                return _summary_view(summary, id, await self.object(found))
+
+    async def _known(self, id: ResponseId) -> Found:
+        folding = self._foldings[partition_of(id)]
+        if (window := folding.windows.get(id)) is not None:
+            return window
+        state = folding.fold.get(id)
+        if (state is not None and state.deleted) or self._library.gone(id):
+            return Deleted(id, state)
+        try:
+            return Packed(id, await self._library.summary(id)) if id in self._library else None
+        except LogError as error:
+            if isinstance(error, TranscriptLost) and id not in self._library:
+                return None
+            raise self._refusal(id, error) from error
+
+    async def _without_output(self, window: Window) -> bytes:
+        """As `object`, but for the output of an open response: no command needs it, or waits for its fold."""
+        if window.state.closed:
+            return await self.object(window)
+        return begun(await self._initial(window), window.id, status_of(window))
+
+    async def _initial(self, found: Stored) -> bytes:
+        """The object that it began with; empty when it cannot be read."""
+        if isinstance(found, Window):
+            return first_object(await self._frames(found, 0))
+        try:
+            return initial_object(await self.request(found))
+        except msgspec.DecodeError:
+            return b""
+
+    async def _last(self, found: Stored) -> bytes:
+        """Frames that end with the terminal one."""
+        if isinstance(found, Window) and not (found.page(found.last).evicted and found.id in self._library):
+            return await self._frames(found, found.last)
+        try:
+            return (await self._library.last(found.id)).frames
+        except LogError as error:
+            raise self._refusal(found.id, error) from error
+
+    async def _frames(self, window: Window, number: int) -> bytes:
+        """Frames from `number` on, to the end of their page."""
+        page = window.page(number)
+        try:
+            return page.read(number) or await self._seeker.read(window, page, number)
+        except LogError as error:
+            raise self._refusal(window.id, error) from error
+
+    def _refusal(self, id: ResponseId, error: LogError) -> ApiError:
+        """Why a read failed: what expired or was erased is not found, the rest is worth another try."""
+        if isinstance(error, TranscriptLost) and id not in self._library:
+            return not_found(id)
+        return unavailable("The log cannot be read.")
+
+
+def _state_view(state: State, id: ResponseId, shown: bytes = b"null") -> ResponseView:
+    accepted = state.accepted
+    return ResponseView(
+        id,
+        found=True,
+        deleted=state.deleted,
+        tenant=state.tenant,
+        accepted_offset=state.offset if accepted else -1,
+        body_sha256=accepted.body_sha256 if accepted else "",
+        background=accepted.background if accepted else False,
+        store=accepted.store if accepted else True,
+        status=state.status,
+        object=msgspec.Raw(shown),
+    )
+
+
+def _summary_view(summary: Summary, id: ResponseId, shown: bytes) -> ResponseView:
+    return ResponseView(
+        id,
+        found=True,
+        tenant=summary.tenant,
+        accepted_offset=summary.accepted_offset,
+        body_sha256=summary.body_sha256,
+        background=summary.background,
+        status=summary.status,
+        object=msgspec.Raw(shown),
+    )

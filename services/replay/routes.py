@@ -1,0 +1,178 @@
+"""Replay's routes: what clients may read, and, on a port of its own, what ingest and executors ask.
+
+    GET /v1/responses/{id}                                  the object, with the output so far
+    GET /v1/responses/{id}?stream=true[&starting_after=N]   its events after the cursor, as they come
+    GET /v1/responses/{id}/input_items                      its input, in pages
+
+To a client an id that is unknown, malformed, deleted, another tenant's or not stored is the same 404 (A-15).
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from schemas.errors import ApiError, invalid, not_found, unavailable
+from schemas.ids import ResponseId, parse_response_id
+from schemas.request import input_items
+from services.replay.cursor import START, parse_cursor, wants_stream
+from services.replay.input_items import page, parse_paging
+from services.replay.replay import Deleted, Packed, Replay, Stored
+from services.replay.turn import request_body, turn
+from services.settings import Settings
+from services.web.answers import json_answer
+from services.web.connection import connection
+from services.web.edge import route
+from services.web.internal import LOAD_PATH
+from services.web.sse import EventStream
+from services.web.stream import Disconnected, while_connected
+from services.web.tenant import tenant_of
+
+RESULT_S = 60.0
+"""Seconds that ingest is kept waiting for a close before it has to ask again."""
+
+_EVENT_STREAM = "text/event-stream"
+_JSON = "application/json"
+
+
+class PublicRoutes:
+    """What clients ask."""
+
+    def __init__(self, replay: Replay, settings: Settings) -> None:
+        self._replay = replay
+        self._settings = settings
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """The routes, for an `Edge`."""
+        return [
+            route("GET", "/v1/responses/{id}", self.response),
+            route("GET", "/v1/responses/{id}/input_items", self.input_items),
+        ]
+
+    async def response(self, request: Request) -> ASGIApp:
+        """The object, or the stream when the query asks for it; `Accept` alone does not."""
+        if wants_stream(request.query_params.get("stream")):
+            return await self._stream(request)
+        found = await self._find(request)
+        return Response(await self._replay.object(found), media_type=_JSON)
+
+    async def input_items(self, request: Request) -> Response:
+        """A page of the input's items."""
+        paging = parse_paging(request.query_params)
+        found = await self._find(request)
+        body = request_body(await self._replay.request(found))
+        return json_answer(page(input_items(body, found.id), paging))
+
+    async def _stream(self, request: Request) -> ASGIApp:
+        query, headers = request.query_params, request.headers
+        cursor = parse_cursor(query.get("starting_after"), headers.get("last-event-id"))
+        by_browser = _EVENT_STREAM in headers.get("accept", "")
+        try:
+            found = await self._find(request)
+        except ApiError as error:
+            if by_browser and error.status == 503:
+                # An EventSource gives up for good on any status but 200, but not on a lost connection (A-18).
+                raise Disconnected(error.message) from error
+            raise
+        if by_browser and self._replay.ended(found, cursor):
+            return Response(status_code=204)
+        return event_stream(self._replay, found, cursor, self._settings)
+
+    async def _find(self, request: Request) -> Stored:
+        text = request.path_params["id"]
+        tenant = tenant_of(request, self._settings)
+        id = parse_response_id(text)
+        found = await self._replay.find(id) if id else None
+        if found is None or isinstance(found, Deleted) or found.tenant != tenant or not found.stored:
+            raise not_found(text)
+        return found
+
+
+class InternalRoutes:
+    """What ingest and executors ask (`services.web.internal`). They are trusted: no tenant is checked."""
+
+    def __init__(self, replay: Replay, settings: Settings) -> None:
+        self._replay = replay
+        self._settings = settings
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """The routes, for an `Edge`."""
+        return [
+            route("GET", "/internal/responses/{id}", self.view),
+            route("GET", "/internal/responses/{id}/stream", self.stream),
+            route("GET", "/internal/responses/{id}/result", self.result),
+            route("GET", "/internal/responses/{id}/turn", self.turn),
+            route("GET", LOAD_PATH, self.load),
+        ]
+
+    async def view(self, request: Request) -> Response:
+        """The state of a response, known or not."""
+        return json_answer(await self._replay.view(_id(request), _offset(request)))
+
+    async def stream(self, request: Request) -> ASGIApp:
+        """All events of a response."""
+        return event_stream(self._replay, await self._find(request), START, self._settings)
+
+    async def result(self, request: Request) -> Response:
+        """The final object, 204 when the response was deleted."""
+        final = await self._closed(request, await self._find(request))
+        return Response(status_code=204) if final is None else Response(final, media_type=_JSON)
+
+    async def turn(self, request: Request) -> Response:
+        """What a response adds to its conversation, once it has closed."""
+        found = await self._find(request)
+        final = await self._closed(request, found)
+        if final is None:
+            raise not_found(found.id)
+        accepted, frames = await self._replay.request(found), self._replay.chunks(found, START)
+        return json_answer(await turn(found.id, found.tenant, accepted, final, frames))
+
+    async def load(self, _: Request) -> Response:
+        """How much is open."""
+        return json_answer(self._replay.load())
+
+    async def _find(self, request: Request) -> Stored:
+        id = _id(request)
+        found = await self._replay.find(id, _offset(request))
+        if found is None or isinstance(found, Deleted):
+            raise not_found(id)
+        return found
+
+    async def _closed(self, request: Request, found: Stored) -> bytes | None:
+        """The final object, waited for; None when the response was deleted."""
+        if isinstance(found, Packed):
+            return await self._replay.object(found)
+        # It may take hours: a drain cuts it off, and whoever waits asks another replica.
+        connection(request.scope).streaming = True
+        try:
+            async with while_connected(request.receive), asyncio.timeout(RESULT_S):
+                return await self._replay.result(found)
+        except TimeoutError:
+            raise unavailable("The response is still open.", retry_after=1) from None
+
+
+def event_stream(replay: Replay, found: Stored, cursor: int, settings: Settings) -> EventStream:
+    """The answer that streams the events after `cursor`."""
+    return EventStream(
+        replay.chunks(found, cursor), keepalive_s=settings.keepalive_s, stall_s=settings.stall_s
+    )
+
+
+def _id(request: Request) -> ResponseId:
+    text = request.path_params["id"]
+    id = parse_response_id(text)
+    if id is None:
+        raise not_found(text)
+    return id
+
+
+def _offset(request: Request) -> int | None:
+    text = request.query_params.get("offset")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise invalid("offset must be an integer", "offset")
+    return int(text)

@@ -1,0 +1,88 @@
+"""From the window back to the log: the bytes of an evicted page, by seek at its offset.
+
+A page knows where its records begin and end in the partition. Everything between is fetched, and every record
+is checked (P-82): other responses' records, a fenced claim's events and holes are passed over; a number that
+is missing in the end is an error, never a silent gap. What was read goes back into the window, so a hundred
+readers that are behind at the same place cost one read.
+"""
+
+import asyncio
+from weakref import WeakValueDictionary
+
+from schemas.errors import LogError, LogUnavailable
+from schemas.ids import partition_of
+from schemas.records import LogRecord
+from services.eventlog.port import Batch, Log, TopicPartition
+from services.replay.frames import found_frames
+from services.replay.window import Page, Window
+
+SMALLEST_FETCH = 16 << 10
+LARGEST_FETCH = 1 << 20
+"""Bytes of a fetch. What is read too much costs 8 ms a MiB, what is too little another round trip."""
+RECORD_OVERHEAD = 250
+"""About the bytes that key and headers add to an event's frame in the log."""
+
+
+class Gap(LogError):
+    """A page's frames are not all in the log any more: the response is being erased, or it expired."""
+
+
+class Seeker:
+    """Brings pages back, each once however many ask for it."""
+
+    def __init__(self, log: Log, topic: str) -> None:
+        self._log = log
+        self._topic = topic
+        self._locks: WeakValueDictionary[Page, asyncio.Lock] = WeakValueDictionary()
+        self.seeks = 0
+        """Pages brought back so far."""
+
+    async def read(self, window: Window, page: Page, number: int) -> bytes:
+        """The frames of `page` from `number` on, in memory or not. Raises Gap or LogUnavailable."""
+        async with self._locks.setdefault(page, asyncio.Lock()):
+            if (data := page.read(number)) is not None:
+                return data
+            frames = await self._frames(window, page)
+            window.refill(page, b"".join(frames))
+            self.seeks += 1
+            return b"".join(frames[number - page.first :])
+
+    async def record(self, partition: int, offset: int) -> LogRecord:
+        """The record at exactly `offset`. Raises Gap or LogUnavailable."""
+        source = TopicPartition(self._topic, partition)
+        for batch in await self._log.fetch({source: offset}, partition_bytes=SMALLEST_FETCH):
+            for record in batch.records[:1]:
+                if record.offset == offset:
+                    return record
+        raise Gap(f"nothing is at offset {offset} of partition {partition} any more")
+
+    async def _frames(self, window: Window, page: Page) -> list[bytes]:
+        prefix = window.state.id.encode()
+        source = TopicPartition(self._topic, partition_of(window.state.id))
+        frames: dict[int, bytes] = {}
+        position, size = page.offset, fetch_bytes(page)
+        while position <= page.end:
+            batch = await self._fetch(source, position, size)
+            for record in batch.records:
+                if record.offset <= page.end and (record.key or b"").startswith(prefix):
+                    for number, frame in found_frames(record, page):
+                        frames.setdefault(number, frame)
+            position = batch.next_offset
+        if len(frames) != page.last - page.first + 1:
+            raise Gap(f"{page} of {window.state.id}: only {len(frames)} frames are left in the log")
+        return list(frames.values())
+
+    async def _fetch(self, source: TopicPartition, position: int, size: int) -> Batch:
+        """The next records from `position`. What the tail has read must be there."""
+        batches = await self._log.fetch({source: position}, partition_bytes=size)
+        if not batches:
+            raise LogUnavailable(f"nothing came from offset {position} of partition {source.partition}")
+        if batches[0].out_of_range:
+            raise Gap(f"offset {position} of partition {source.partition} is out of range")
+        return batches[0]
+
+
+def fetch_bytes(page: Page) -> int:
+    """About the bytes between the page's first and last record, if others' are like its own; bounded."""
+    record = page.size // (page.last - page.first + 1) + RECORD_OVERHEAD
+    return min(max(record * (page.end - page.offset + 1), SMALLEST_FETCH), LARGEST_FETCH)

@@ -1,0 +1,135 @@
+"""The object of an open response: its initial object, the fold's status, the output so far.
+
+Nobody folds output until somebody asks. Then the frames from where the last GET stopped are folded, so a
+client that polls costs what is new, not what there is. Snapshots are kept up to `KEPT_BYTES`, those that
+were asked for last, and only while their response is open.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import msgspec
+import structlog
+
+from schemas.errors import LogError, unavailable
+from schemas.events import CREATED, Event
+from schemas.fold import IN_PROGRESS, QUEUED
+from schemas.ids import ResponseId
+from schemas.output import Output
+from schemas.response import Object, running
+from services.replay.seek import Seeker
+from services.replay.window import Window
+
+KEPT_BYTES = 64 << 20
+"""Bytes of frames that are kept folded for the next GET, of all open responses together."""
+
+log = structlog.get_logger()
+
+_event = msgspec.json.Decoder(Event).decode
+
+
+class _Snapshot:
+    """How far the output of one response is folded."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.number = 0
+        self.size = 0
+        """Bytes of the frames that are folded."""
+        self.initial: Object = {"id": window.state.id, "object": "response"}
+        self.output = Output()
+        self.lock = asyncio.Lock()
+
+    def fold(self, frames: bytes) -> None:
+        """Fold the next frames. What an executor let through and cannot be folded is not shown."""
+        for event in events_in(frames):
+            try:
+                self._apply(event)
+            except Exception as error:
+                log.warning("event not shown", id=self.window.id, error=repr(error))
+
+    def object(self) -> bytes:
+        """The response object as JSON; without output when that cannot be told."""
+        try:
+            return msgspec.json.encode(running(self.initial, status_of(self.window), self.output.items()))
+        except Exception as error:
+            log.warning("output not shown", id=self.window.id, error=repr(error))
+            return msgspec.json.encode(running(self.initial, status_of(self.window)))
+
+    def _apply(self, event: Event) -> None:
+        if event.get("type") != CREATED:
+            self.output.apply(event)
+        elif isinstance(initial := event.get("response"), dict):
+            self.initial = initial
+
+
+class Snapshots:
+    """The open responses that somebody has asked for."""
+
+    def __init__(self, seeker: Seeker, bound: int = KEPT_BYTES) -> None:
+        self._seeker = seeker
+        self._bound = bound
+        self.size = 0
+        """Bytes of the frames that are folded here."""
+        self._kept: OrderedDict[ResponseId, _Snapshot] = OrderedDict()
+
+    async def object(self, window: Window) -> bytes:
+        """The response object as JSON. Raises ApiError 503 when the log is away."""
+        snapshot = self._of(window)
+        async with snapshot.lock:
+            try:
+                await self._catch_up(snapshot)
+            except LogError as error:
+                raise unavailable("The log cannot be reached.") from error
+            return snapshot.object()
+
+    def forget(self, id: ResponseId) -> None:
+        """It closed: nobody needs it."""
+        snapshot = self._kept.pop(id, None)
+        if snapshot is not None:
+            self.size -= snapshot.size
+
+    async def _catch_up(self, snapshot: _Snapshot) -> None:
+        window = snapshot.window
+        while snapshot.number <= window.last:
+            page = window.page(snapshot.number)
+            data, last = page.read(snapshot.number), page.last
+            frames = data if data is not None else await self._seeker.read(window, page, snapshot.number)
+            snapshot.fold(frames)
+            snapshot.number = last + 1
+            self._grow(snapshot, len(frames))
+            await asyncio.sleep(0)
+
+    def _of(self, window: Window) -> _Snapshot:
+        id = window.state.id
+        snapshot = self._kept.get(id)
+        if snapshot is None or snapshot.window is not window:
+            self.forget(id)
+            snapshot = self._kept[id] = _Snapshot(window)
+        self._kept.move_to_end(id)
+        return snapshot
+
+    def _grow(self, snapshot: _Snapshot, size: int) -> None:
+        """Count what was folded, and let go of what was asked for longest ago, but not of the last."""
+        snapshot.size += size
+        if self._kept.get(snapshot.window.id) is snapshot:
+            self.size += size
+        while self.size > self._bound and len(self._kept) > 1:
+            self.forget(next(iter(self._kept)))
+
+
+def events_in(frames: bytes) -> Iterator[Event]:
+    """The events of some frames, decoded; what cannot be read is passed over."""
+    for frame in frames.split(b"\n\n")[:-1]:
+        try:
+            yield _event(frame[frame.index(b"\ndata: ") + 7 :])
+        except (ValueError, RecursionError):
+            continue
+
+
+def status_of(window: Window) -> str:
+    """A response that is not in the background is in progress from the start: it is never queued (A-8)."""
+    state = window.state
+    waits = state.status == QUEUED and state.accepted is not None and state.accepted.background
+    return QUEUED if waits else IN_PROGRESS

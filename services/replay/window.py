@@ -1,0 +1,210 @@
+"""The window: the frames of a response, in memory as long as there is room, and where to find them again.
+
+A response's frames are kept in *pages*, runs of consecutive frames up to `PAGE_BYTES` or `PAGE_EVENTS`. The
+last page is filling: a list that grows by one frame an event, O(1). A full page is joined into one bytes
+object, which every reader gets by reference. A page remembers its claim and the offsets of its first and
+last record, so the pages are the offset index as well (P-83): when memory is short a page's bytes go, its
+place in the log stays, and a seek brings them back.
+
+`Memory` bounds the bytes of all windows together. The oldest pages of responses that nobody reads go first.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections import OrderedDict
+from operator import attrgetter
+
+from schemas.fold import State
+from schemas.ids import ClaimId, ResponseId, Tenant
+
+PAGE_BYTES = 16 << 10
+PAGE_EVENTS = 64
+SPARED = 1024
+"""How many pages that somebody reads are passed over in one go before they are evicted as well."""
+
+_first = attrgetter("first")
+
+
+class Page:
+    """A run of frames. Filling (`frames`), full (`data`), or evicted (neither; the offsets remain)."""
+
+    __slots__ = ("claim", "data", "end", "first", "frames", "joined", "last", "offset", "size", "window")
+
+    def __init__(self, window: "Window", first: int, offset: int, claim: ClaimId | None) -> None:
+        self.window = window
+        self.first = first
+        """The sequence_number of its first frame."""
+        self.last = first - 1
+        self.offset = offset
+        """The offset of its first record, `end` of its last."""
+        self.end = offset
+        self.claim = claim
+        """Whose events these are; None while there are only derived ones."""
+        self.size = 0
+        self.frames: list[bytes] | None = []
+        self.data: bytes | None = None
+        self.joined: tuple[int, int, bytes] | None = None
+
+    def __repr__(self) -> str:
+        kind = "evicted" if self.evicted else "full" if self.frames is None else "filling"
+        return f"<Page {self.first}..{self.last} {kind} {self.size} B at {self.offset}..{self.end}>"
+
+    @property
+    def evicted(self) -> bool:
+        """Its bytes are not in memory."""
+        return self.frames is None and self.data is None
+
+    def read(self, number: int) -> bytes | None:
+        """Its frames from `number` on, the same object for all who ask alike; None when evicted."""
+        if self.frames is None:
+            return self.data if number == self.first or self.data is None else cut(self.data, number)
+        if self.joined is None or self.joined[:2] != (number, self.last):
+            self.joined = (number, self.last, b"".join(self.frames[number - self.first :]))
+        return self.joined[2]
+
+    def seal(self) -> None:
+        """No frame is added any more."""
+        if self.frames is not None:
+            self.data, self.frames, self.joined = b"".join(self.frames), None, None
+
+
+def cut(data: bytes, number: int) -> bytes:
+    """The frames in `data` from `number` on. Raises ValueError when it is not there."""
+    before = data.rfind(b"\n\n", 0, data.index(b"\nid: %d\n" % number))
+    return data[before + 2 :] if before >= 0 else data
+
+
+class Memory:
+    """The bytes that all windows hold, bounded."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self.used = 0
+        self.evicted = 0
+        """Pages evicted so far."""
+        self._pages: OrderedDict[Page, None] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Memory {self.used} of {self.bound} B in {len(self._pages)} pages>"
+
+    def keep(self, page: Page) -> None:
+        """`page` is the newest. Its bytes are counted by who adds them."""
+        self._pages[page] = None
+
+    def drop(self, page: Page) -> None:
+        """Let go of the page's bytes, if they are here."""
+        if page in self._pages:
+            del self._pages[page]
+            self.used -= page.size
+            page.frames = page.data = page.joined = None
+
+    def shed(self) -> None:
+        """Evict pages until the bound is kept: the oldest first, those that somebody reads last."""
+        spare = SPARED
+        while self.used > self.bound and self._pages:
+            page = next(iter(self._pages))
+            if spare and page.window.readers:
+                spare -= 1
+                self._pages.move_to_end(page)
+            else:
+                self.evicted += 1
+                self.drop(page)
+
+
+class Window:
+    """The frames of one response from event 0 on, and who waits for the next."""
+
+    __slots__ = ("_changed", "_filling", "_memory", "dropped", "last", "pages", "readers", "state")
+
+    def __init__(self, state: State, memory: Memory) -> None:
+        self.state = state
+        """What the fold knows of the response, for as long as the window lives."""
+        self.last = -1
+        """The number of the last frame."""
+        self.pages: list[Page] = []
+        self.readers = 0
+        self.dropped = False
+        """No longer served from here: deleted, gone to its transcript, or its fold was lost."""
+        self._memory = memory
+        self._filling: Page | None = None
+        self._changed: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Window {self.state!r} pages={len(self.pages)} readers={self.readers}>"
+
+    @property
+    def id(self) -> ResponseId:
+        """The response's."""
+        return self.state.id
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose it is."""
+        return self.state.tenant
+
+    @property
+    def stored(self) -> bool:
+        """Whether anybody but the connection that created it may see it (P-76)."""
+        return self.state.accepted is not None and self.state.accepted.store
+
+    def append(self, frame: bytes, offset: int, claim: ClaimId | None) -> None:
+        """Add the next frame, of the record at `offset`; `claim` is None for a derived one."""
+        page = self._filling
+        if page is None or page.frames is None or claim is not page.claim or page.size >= PAGE_BYTES:
+            page = self._page_for(offset, claim)
+        frames = page.frames
+        assert frames is not None
+        frames.append(frame)
+        page.end = offset
+        self.last = page.last = page.last + 1
+        size = len(frame)
+        page.size += size
+        self._memory.used += size
+        if len(frames) >= PAGE_EVENTS:
+            page.seal()
+
+    def page(self, number: int) -> Page:
+        """The page that holds frame `number`, which must be 0..last."""
+        pages = self.pages
+        if number >= pages[-1].first:
+            return pages[-1]
+        return pages[bisect_right(pages, number, key=_first) - 1]
+
+    def refill(self, page: Page, data: bytes) -> None:
+        """Take back the bytes of an evicted page."""
+        if page.evicted and not self.dropped:
+            page.data, page.size = data, len(data)
+            self._memory.used += page.size
+            self._memory.keep(page)
+
+    def drop(self) -> None:
+        """Free everything and tell who waits."""
+        self.dropped = True
+        for page in self.pages:
+            self._memory.drop(page)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake everybody who waits in `changed`."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed.clear()
+
+    async def changed(self) -> None:
+        """Wait for the next `wake`."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        await self._changed.wait()
+
+    def _page_for(self, offset: int, claim: ClaimId | None) -> Page:
+        """The filling page if it takes a frame of `claim`, else a new one."""
+        page = self._filling
+        if page is not None and page.frames is not None:
+            if page.size < PAGE_BYTES and (claim is None or page.claim is None):
+                page.claim = page.claim or claim
+                return page
+            page.seal()
+        page = self._filling = Page(self, self.last + 1, offset, claim)
+        self.pages.append(page)
+        self._memory.keep(page)
+        return page
