@@ -1,0 +1,1 @@
+"""projector: closed responses into the views `responses` and `transcripts`."""

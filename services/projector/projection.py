@@ -1,0 +1,270 @@
+"""The projection of one partition: folds the log and says what is to be written to the views.
+
+    accepted            → gather its frames, from the derived ones on (P-7)
+    event that counts   → one more frame: O(1), nothing is decoded, full chunks are packed at once
+    close               → Write: the transcript and the final object, from the frames as they stand
+    delete              → Erase: `gone`, and tombstones for what was written (P-72)
+
+Pure: the projector does what the work says, and reports it done. Until then the work holds the low watermark,
+as every open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62);
+those that are not stored are followed for the watermark alone (P-76).
+
+Memory: an open response holds at most one chunk unpacked. When all of them together hold more than
+the bound, the largest let go of their frames and are read from the log again when they close.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from msgspec import Struct
+
+from schemas.events import cancelled_frame, derived_event, frame, opening_frames, response_in
+from schemas.fold import Fold, State, Verdict
+from schemas.ids import ResponseId, Tenant
+from schemas.records import (
+    SCHEMA_VERSION,
+    Accepted,
+    Cancelled,
+    Deleted,
+    EventRecord,
+    LogRecord,
+    NewRecord,
+    Unreadable,
+    parse,
+)
+from services.eventlog.transcript import Packer, Summary, transcript_records
+
+
+class Write(Struct, frozen=True):
+    """A response closed: its records for `transcripts` and, unless its object cannot be read, `responses`."""
+
+    id: ResponseId
+    at: int
+    """The offset that the watermark must not pass before this is acknowledged."""
+    transcript: list[NewRecord]
+    response: NewRecord | None
+
+
+class Regather(Struct, frozen=True):
+    """A response closed whose frames were let go: to be read again from `at` to `closed_offset`."""
+
+    id: ResponseId
+    at: int
+    closed_offset: int
+
+
+class Erase(Struct, frozen=True):
+    """A response was deleted: hide it and erase what was written of it.
+
+    `chunks` None: it closed before this projection began; its transcript was written after its `accepted`,
+    whose offset is `accepted_offset` (-1: unknown, then nothing was ever written).
+    """
+
+    id: ResponseId
+    at: int
+    tenant: Tenant
+    chunks: int | None
+    accepted_offset: int
+
+
+Work = Write | Regather | Erase
+
+
+class Poison(Struct, frozen=True):
+    """A record that was passed over, or whose value could not be used: for the log and the count."""
+
+    offset: int
+    why: str
+
+
+class _Open:
+    """An open response: where its `accepted` lies and, while held, its value and the frames so far."""
+
+    __slots__ = ("accepted", "at", "packer")
+
+    def __init__(self, at: int, accepted: bytes, packer: Packer | None) -> None:
+        self.at = at
+        self.accepted = accepted
+        self.packer = packer
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self.accepted) + self.packer.held_bytes if self.packer else 0
+
+    def let_go(self) -> None:
+        self.accepted, self.packer = b"", None
+
+
+class Projection:
+    """One partition, from `start` on. `floor` is the first offset whose responses are its own to write."""
+
+    def __init__(self, start: int, floor: int) -> None:
+        self.fold = Fold()
+        self.position = start
+        """The offset folded next."""
+        self.time = 0
+        """Log time of the last record, ms."""
+        self.floor = floor
+        self.poison: list[Poison] = []
+        """What could not be read since somebody last emptied this."""
+        self._open: dict[ResponseId, _Open] = {}
+        self._chunks: dict[ResponseId, int] = {}
+        self._pending: dict[int, Work] = {}
+
+    def __repr__(self) -> str:
+        return f"<Projection at {self.position}, {len(self._open)} open, {len(self._pending)} pending>"
+
+    @property
+    def open_responses(self) -> int:
+        """How many responses hold the watermark because they are open."""
+        return len(self._open)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held for open responses. O(open responses)."""
+        return sum(entry.held_bytes for entry in self._open.values())
+
+    def apply(self, records: Iterable[LogRecord], next_offset: int) -> list[Work]:
+        """Fold the next records of the partition, read on at `next_offset`. Returns what to do, in order."""
+        work: list[Work] = []
+        fold, is_open = self.fold.apply, self._open.get
+        record: LogRecord | None = None
+        for record in records:
+            entry = parse(record)
+            verdict = fold(record.offset, record.timestamp, entry)
+            if type(entry) is EventRecord:
+                if verdict is Verdict.COUNTS and (opened := is_open(entry.id)) is not None:
+                    if opened.packer is not None:
+                        opened.packer.add(frame(entry.type, entry.sequence_number, record.value or b""))
+                    if entry.terminal is not None:
+                        work.extend(self._close(record, entry.id, record.value or b""))
+            else:
+                work.extend(self._rare(record, entry, verdict))
+        if record is not None:
+            self.time = record.timestamp
+        self.position = next_offset
+        self._pending.update((item.at, item) for item in work)
+        return work
+
+    def done(self, work: Work) -> None:
+        """`work` is acknowledged (P-74)."""
+        self._pending.pop(work.at, None)
+
+    def watermark(self) -> int:
+        """The offset that may be committed now: nothing before it is open or not yet written."""
+        oldest = next(iter(self._open.values()), None)
+        held = min(self._pending, default=self.position)
+        return min(held, self.position if oldest is None else oldest.at)
+
+    def forget(self, before: int) -> None:
+        """Forget closed responses untouched since log time `before` (ms) (P-63). O(responses)."""
+        for state in self.fold.forget(before):
+            self._chunks.pop(state.id, None)
+
+    def shed(self, excess: int) -> int:
+        """Let go of the largest responses' frames until `excess` bytes are free; returns how many went."""
+        largest = sorted(self._open.values(), key=lambda entry: entry.held_bytes, reverse=True)
+        count = 0
+        for entry in largest:
+            if excess <= 0:
+                break
+            excess -= entry.held_bytes
+            entry.let_go()
+            count += 1
+        return count
+
+    def _rare(self, record: LogRecord, entry: object, verdict: Verdict) -> Iterator[Work]:
+        """Everything but an event."""
+        match entry:
+            case Accepted() if verdict is Verdict.COUNTS and record.offset >= self.floor:
+                self._accept(record, entry)
+            case Cancelled() if verdict is Verdict.COUNTS:
+                yield from self._cancel(record, entry)
+            case Deleted() if record.offset >= self.floor:
+                yield self._erase(record, entry)
+            case Unreadable(why=why):
+                self.poison.append(Poison(record.offset, why))
+            case _:
+                pass
+
+    def _accept(self, record: LogRecord, entry: Accepted) -> None:
+        value = record.value or b""
+        if not entry.store:
+            self._open[entry.id] = _Open(record.offset, b"", None)
+            return
+        packer = Packer()
+        for opening in opening_frames(entry.id, value, entry.background):
+            packer.add(opening)
+        self._open[entry.id] = _Open(record.offset, value, packer)
+
+    def _cancel(self, record: LogRecord, entry: Cancelled) -> Iterator[Work]:
+        opened = self._open.get(entry.id)
+        if opened is None:
+            return
+        number, value = self.fold.responses[entry.id].last, record.value or b""
+        if opened.packer is not None:
+            opened.packer.add(cancelled_frame(number, value))
+        yield from self._close(record, entry.id, derived_event("response.failed", number, value))
+
+    def _close(self, record: LogRecord, id: ResponseId, terminal: bytes) -> Iterator[Work]:
+        """`terminal` is the value of the terminal event, written or derived."""
+        opened, state = self._open.pop(id), self.fold.responses[id]
+        assert state.accepted is not None
+        if not state.accepted.store:
+            return
+        if opened.packer is None:
+            yield Regather(id, opened.at, record.offset)
+            return
+        chunks = opened.packer.seal()
+        self._chunks[id] = len(chunks)
+        summary = Summary(
+            tenant=state.tenant,
+            status=state.status,
+            background=state.accepted.background,
+            body_sha256=state.accepted.body_sha256,
+            accepted_offset=state.offset,
+            closed_offset=record.offset,
+            created_at=state.accepted_at,
+            events=opened.packer.events,
+            chunks=len(chunks),
+        )
+        transcript = transcript_records(id, summary, opened.accepted, chunks)
+        yield Write(id, opened.at, transcript, self._response(record, state, terminal))
+
+    def _response(self, record: LogRecord, state: State, terminal: bytes) -> NewRecord | None:
+        try:
+            return response_record(state, response_in(terminal))
+        except msgspec.DecodeError as error:
+            self.poison.append(Poison(record.offset, f"final object of {state.id}: {error}"))
+            return None
+
+    def _erase(self, record: LogRecord, entry: Deleted) -> Erase:
+        state = self.fold.responses[entry.id]
+        was_open = self._open.pop(entry.id, None) is not None
+        known = state.accepted is not None and state.offset >= self.floor  # else it may be a repetition
+        never_written = was_open or (known and state.accepted is not None and not state.accepted.store)
+        chunks = 0 if never_written else self._chunks.get(entry.id)
+        offset = state.offset if known else entry.accepted_offset
+        return Erase(entry.id, record.offset, entry.tenant, chunks, offset)
+
+
+class _Final(Struct):
+    model: object = None
+
+
+_final = msgspec.json.Decoder(_Final).decode
+
+
+def response_record(state: State, final: bytes) -> NewRecord:
+    """The record of `responses`: the final object of a closed response. Raises msgspec.DecodeError."""
+    model = _final(final).model
+    headers = [
+        ("kind", b"response"),
+        ("v", SCHEMA_VERSION),
+        ("tenant", state.tenant.encode()),
+        ("status", state.status.encode()),
+        ("model", model.encode() if isinstance(model, str) else b""),
+        ("accepted_offset", b"%d" % state.offset),
+        ("background", b"%d" % (state.accepted is not None and state.accepted.background)),
+    ]
+    return NewRecord(state.id.encode(), final, headers)

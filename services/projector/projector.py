@@ -1,0 +1,337 @@
+"""The projector: folds the partitions it owns and keeps the views of their closed responses.
+
+    fold          tail → projection → work, many at once, in order for one response
+    read back     `transcripts` and `responses` as they are written: a deleted response stays erased (P-73)
+    every second  commits what the watermark passed, forgets, keeps the memory's bound, measures
+    assignments   follows what is newly owned from its watermark (P-62), drops what is lost
+
+A rebalance takes all partitions away for a moment. Folding goes on meanwhile, for what is written twice is
+written the same (P-70); only what another member is then known to own, or nobody for long, is dropped.
+With the log away, work is tried again until it is done; when too much of it waits, the fold waits too.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from math import inf
+
+import structlog
+from msgspec import Struct, field
+
+from schemas.errors import LogUnavailable
+from schemas.ids import ResponseId
+from schemas.records import NewRecord
+from services.connect import projector_group
+from services.eventlog.port import Batch, Log, Membership
+from services.eventlog.start import starting_points
+from services.eventlog.tail import Tail
+from services.eventlog.topics import DAY, Topics
+from services.projector import metrics
+from services.projector.projection import Erase, Projection, Work, Write
+from services.projector.readback import Readback
+from services.projector.views import Views, poisoned
+from services.settings import Settings
+
+log = structlog.get_logger()
+
+PACE_S = 0.05
+"""Seconds between two reads of the log: nobody waits for a view, and a trickle costs half in fuller reads."""
+TICK = 1.0
+"""Seconds between two commits."""
+RETRY_SECONDS = 1.0
+REBALANCE_SECONDS = 30.0
+"""Seconds without any partition after which they are another's, not being rebalanced."""
+MEMORY_BYTES = 512 << 20
+"""What open responses may hold; beyond it the largest are read again when they close."""
+WAITING_BYTES = 64 << 20
+"""Bytes of closed responses under way to the views, beyond which the fold waits."""
+LATE_MS = DAY
+"""Milliseconds for which a deleted response is looked out for in the views."""
+
+
+class Partition(Struct, eq=False):
+    """A followed partition."""
+
+    number: int
+    projection: Projection
+    acts_from: int
+    """Its end as of the assignment: caught up when folded so far."""
+    end: int
+    """Where the log ended when last seen."""
+    committed: int
+    readback: Readback = field(default_factory=Readback)
+    jobs: dict[ResponseId, asyncio.Task[None]] = field(default_factory=dict)
+    """The last job of each response; the next one waits for it."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything is folded that was in the log at the assignment."""
+        return self.projection.position >= self.acts_from
+
+
+class Projector:
+    """One projector over a log. `run` serves until it is told to stop."""
+
+    def __init__(
+        self, settings: Settings, log_: Log, names: Topics, *, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        self._settings = settings
+        self._log = log_
+        self._names = names
+        self._memory_bytes = memory_bytes
+        self._memory_ms = settings.window_ms + settings.skew_ms
+        self._views = Views(log_, names, skew_ms=settings.skew_ms)
+        self._tail = Tail(log_, names.events, pace=PACE_S)
+        self._transcripts = Tail(log_, names.transcripts)
+        self._responses = Tail(log_, names.responses)
+        self._partitions: dict[int, Partition] = {}
+        self._assigned: frozenset[int] = frozenset()
+        self._assigned_at = inf
+        self._reassigned = asyncio.Event()
+        self._waiting_bytes = 0
+        self._eased = asyncio.Event()
+        self._late: set[asyncio.Task[None]] = set()
+        self._membership: Membership
+        self._tasks: asyncio.TaskGroup
+
+    def __repr__(self) -> str:
+        return f"<Projector of {sorted(self._partitions)}>"
+
+    def not_ready(self) -> list[str]:
+        """Why this projector is not ready; empty when it is."""
+        behind = sorted(p.number for p in self._partitions.values() if not p.caught_up)
+        starting = sorted(self._assigned - self._partitions.keys())
+        joining = not self._assigned and not self._unassigned_for(REBALANCE_SECONDS)
+        reasons = {
+            "joining the group": joining,
+            f"not caught up in partitions {behind or starting}": behind or starting,
+            "Kafka cannot be reached": not self._tail.healthy,
+        }
+        return [reason for reason, holds in reasons.items() if holds]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then finish what is under way within half the grace period.
+
+        What is not finished then is done again by whoever owns the partition next.
+        """
+        self._assigned_at = asyncio.get_running_loop().time()
+        group = projector_group(self._settings)
+        self._membership = await self._log.join(group, self._names.events, self._on_assignment)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                loops = (
+                    self._fold,
+                    self._read_back_transcripts,
+                    self._read_back_responses,
+                    self._every_second,
+                    self._assignments,
+                )
+                tasks = [self._tasks.create_task(loop(), name=loop.__name__) for loop in loops]
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+                await self._drain()
+        finally:
+            await self._membership.close()
+            await self._views.close()
+
+    async def _drain(self) -> None:
+        jobs = [job for partition in self._partitions.values() for job in partition.jobs.values()]
+        if jobs := [*jobs, *self._late]:
+            _, left = await asyncio.wait(jobs, timeout=self._settings.grace_s / 2)
+            for job in left:
+                job.cancel()
+        await self._commit()
+
+    # The fold.
+
+    async def _fold(self) -> None:
+        while True:
+            while self._waiting_bytes > WAITING_BYTES:
+                self._eased.clear()
+                await self._eased.wait()
+            async for partition, batch in self._read(self._tail):
+                self._project(partition, batch)
+
+    async def _read(self, tail: Tail) -> AsyncIterator[tuple[Partition, Batch]]:
+        """The next batches of partitions that are still followed; breathes after each."""
+        batches = await tail.read()
+        owners = [self._partitions.get(batch.source.partition) for batch in batches]
+        for owner, batch in zip(owners, batches, strict=True):
+            if owner is None or self._partitions.get(owner.number) is not owner:
+                continue
+            if batch.out_of_range:
+                log.warning(
+                    "position out of range, starting again", at=batch.source, offset=batch.next_offset
+                )
+                self._drop(owner)  # P-64
+                self._reassigned.set()
+            else:
+                yield owner, batch
+            await asyncio.sleep(0)
+
+    def _project(self, partition: Partition, batch: Batch) -> None:
+        projection = partition.projection
+        for work in projection.apply(batch.records, batch.next_offset):
+            if isinstance(work, Erase):
+                partition.readback.hide(work.id, projection.time)
+            self._begin(partition, work)
+        for poison in projection.poison:
+            poisoned(self._names.events, partition.number, poison)
+        projection.poison.clear()
+        partition.end = batch.end
+        metrics.EVENTS.inc(len(batch.records))
+
+    # Work under way.
+
+    def _begin(self, partition: Partition, work: Work) -> None:
+        self._waiting_bytes += _size(work)
+        before = partition.jobs.get(work.id)
+        job = self._tasks.create_task(self._job(partition, work, before), name=f"{work.id}")
+        partition.jobs[work.id] = job
+        job.add_done_callback(lambda job: self._ended(partition, work, job))
+
+    async def _job(self, partition: Partition, work: Work, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await self._views.do(partition.number, work)
+        partition.projection.done(work)
+
+    def _ended(self, partition: Partition, work: Work, job: asyncio.Task[None]) -> None:
+        if partition.jobs.get(work.id) is job:
+            del partition.jobs[work.id]
+        self._waiting_bytes -= _size(work)
+        self._eased.set()
+
+    # Reading back.
+
+    async def _read_back_transcripts(self) -> None:
+        while True:
+            async for partition, batch in self._read(self._transcripts):
+                late = [partition.readback.transcript(record) for record in batch.records]
+                self._erase_late(self._names.transcripts, partition, late)
+
+    async def _read_back_responses(self) -> None:
+        while True:
+            async for partition, batch in self._read(self._responses):
+                late = [partition.readback.response(record) for record in batch.records]
+                self._erase_late(self._names.responses, partition, late)
+
+    def _erase_late(self, topic: str, partition: Partition, late: Sequence[NewRecord | None]) -> None:
+        for tombstone in filter(None, late):
+            task = self._tasks.create_task(self._views.append(topic, partition.number, tombstone))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    # Partitions.
+
+    def _on_assignment(self, owned: frozenset[int]) -> None:
+        self._assigned = owned
+        self._assigned_at = asyncio.get_running_loop().time()
+        if owned:
+            self._drop_all_but(owned)
+            self._reassigned.set()
+
+    def _unassigned_for(self, seconds: float) -> bool:
+        return not self._assigned and asyncio.get_running_loop().time() - self._assigned_at > seconds
+
+    async def _assignments(self) -> None:
+        while True:
+            await self._reassigned.wait()
+            self._reassigned.clear()
+            try:
+                await self._follow()
+            except LogUnavailable as error:
+                log.warning("cannot start partitions, trying again", error=str(error))
+                self._reassigned.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self) -> None:
+        new = sorted(self._assigned - self._partitions.keys())
+        if not new:
+            return
+        events, views = self._names.events, (self._names.transcripts, self._names.responses)
+        group = projector_group(self._settings)
+        starts = await starting_points(self._log, group, events, new, memory_ms=self._memory_ms)
+        ends = await self._log.bounds(events, new)
+        since = {number: starts[number].since for number in new}
+        outputs = [await self._log.offsets_at(topic, since) for topic in views]
+        for number in new:
+            start, end = starts[number], ends[number].end
+            if number not in self._assigned:
+                continue
+            self._partitions[number] = Partition(
+                number, Projection(start.offset, start.floor), acts_from=end, end=end, committed=start.floor
+            )
+            self._tail.follow(number, start.offset)
+            for tail, offsets in zip((self._transcripts, self._responses), outputs, strict=True):
+                tail.follow(number, offsets[number])
+
+    def _drop_all_but(self, owned: frozenset[int]) -> None:
+        for partition in list(self._partitions.values()):
+            if partition.number not in owned:
+                self._drop(partition)
+
+    def _drop(self, partition: Partition) -> None:
+        """Forget a partition; whoever owns it next does its work again."""
+        del self._partitions[partition.number]
+        for tail in (self._tail, self._transcripts, self._responses):
+            tail.drop(partition.number)
+        for job in partition.jobs.values():
+            job.cancel()
+
+    # Every second.
+
+    async def _every_second(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            await self._commit()
+            if self._unassigned_for(REBALANCE_SECONDS):
+                self._drop_all_but(frozenset())
+            for partition in self._partitions.values():
+                time = partition.projection.time
+                partition.projection.forget(time - self._memory_ms)
+                partition.readback.forget(time - LATE_MS)
+            self._shed()
+            self._measure()
+
+    async def _commit(self) -> None:
+        """Commit the watermarks that moved (P-61, P-74)."""
+        marks = {number: p.projection.watermark() for number, p in self._partitions.items()}
+        moved = {
+            number: mark
+            for number, mark in marks.items()
+            if number in self._assigned and mark > self._partitions[number].committed
+        }
+        if not moved:
+            return
+        try:
+            await self._membership.commit(moved)
+        except LogUnavailable as error:
+            log.warning("watermarks not committed, trying again", error=str(error))
+            return
+        for number, mark in moved.items():
+            if number in self._partitions:
+                self._partitions[number].committed = mark
+
+    def _shed(self) -> None:
+        held = {p.number: p.projection.held_bytes for p in self._partitions.values()}
+        excess = sum(held.values()) - self._memory_bytes
+        if excess > 0:
+            fullest = self._partitions[max(held, key=lambda number: held[number])].projection
+            metrics.LET_GO.inc(fullest.shed(excess))
+        metrics.HELD.set(sum(held.values()))
+
+    def _measure(self) -> None:
+        partitions = self._partitions.values()
+        metrics.OWNED.set(len(partitions))
+        metrics.LAG.set(sum(max(0, p.end - p.projection.position) for p in partitions))
+        metrics.OPEN.set(sum(p.projection.open_responses for p in partitions))
+        metrics.PENDING.set(sum(len(p.jobs) for p in partitions))
+
+
+def _size(work: Work) -> int:
+    """Bytes that `work` holds in memory."""
+    if not isinstance(work, Write):
+        return 0
+    records = [*work.transcript, *([work.response] if work.response else [])]
+    return sum(len(record.value or b"") for record in records)

@@ -1,0 +1,141 @@
+"""Writes to the views: transcripts, final objects, and what erases them.
+
+    Write      request and chunks → acknowledged → final object → acknowledged
+    Regather   the response's records read again from the log, then as Write
+    Erase      `gone` → acknowledged → tombstones of the transcript and of the object
+
+A failed append is tried again for as long as it takes: content and key are the same whoever writes it and
+however often (P-70), and the watermark waits (P-74). A record that no topic takes is passed over: it must not
+hold the partition up (A-22).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import structlog
+
+from schemas.errors import LogError, LogUnavailable, RecordTooLarge
+from schemas.records import NewRecord
+from services.eventlog.port import Log, TopicPartition
+from services.eventlog.scan import scan
+from services.eventlog.topics import Topics
+from services.eventlog.transcript import Chunk, Request, erasing_records, gone_record, parse
+from services.projector import metrics
+from services.projector.projection import Erase, Poison, Projection, Regather, Work, Write
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between two tries of an append."""
+SCANS = 2
+"""Stretches of the log that are read again at once."""
+
+
+class Views:
+    """The projector's writer. `skew_ms` bounds how far the clocks of two partitions' leaders may differ."""
+
+    def __init__(self, log_: Log, names: Topics, *, skew_ms: int) -> None:
+        self._log = log_
+        self._names = names
+        self._skew_ms = skew_ms
+        self._writer = log_.writer()
+        self._scans = asyncio.Semaphore(SCANS)
+
+    async def close(self) -> None:
+        """Close the writer; what it still holds is written by whoever owns the partition next."""
+        await self._writer.close(timeout=2)
+
+    async def do(self, partition: int, work: Work) -> None:
+        """Do `work` to the end; returns when everything is acknowledged."""
+        match work:
+            case Write():
+                await self._write(partition, work)
+            case Regather():
+                async with self._scans:
+                    await self._regather(partition, work)
+            case Erase():
+                await self._erase(partition, work)
+
+    async def append(self, topic: str, partition: int, record: NewRecord) -> None:
+        """Append one record, however often that takes."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._writer.append(topic, partition, record)
+            except RecordTooLarge as error:
+                poisoned(topic, partition, Poison(-1, f"{record.key.decode()}: {error}"))
+            except LogError as error:
+                metrics.RETRIES.inc()
+                log.warning("append failed, trying again", topic=topic, partition=partition, error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            return
+
+    async def _append_all(self, topic: str, partition: int, records: Iterable[NewRecord]) -> None:
+        await asyncio.gather(*(self.append(topic, partition, record) for record in records))
+
+    async def _write(self, partition: int, work: Write) -> None:
+        await self._append_all(self._names.transcripts, partition, work.transcript)
+        if work.response is not None:
+            await self.append(self._names.responses, partition, work.response)
+        metrics.CLOSED.inc()
+
+    async def _regather(self, partition: int, work: Regather) -> None:
+        """Fold the one response again. Nothing comes of it when it was erased meanwhile."""
+        source = TopicPartition(self._names.events, partition)
+        again, prefix = Projection(work.at, work.at), work.id.encode()
+        async for record in scan(self._log, source, work.at, work.closed_offset + 1):
+            if record.key is not None and record.key.startswith(prefix):
+                for written in again.apply([record], record.offset + 1):
+                    await self.do(partition, written)
+        for poison in again.poison:
+            poisoned(source.topic, partition, poison)
+
+    async def _erase(self, partition: int, work: Erase) -> None:
+        transcripts, responses = self._names.transcripts, self._names.responses
+        await self.append(transcripts, partition, gone_record(work.id, work.tenant))
+        chunks = work.chunks
+        if chunks is None:
+            async with self._scans:
+                chunks = await self._chunks(partition, work)
+        if chunks:
+            await self._append_all(transcripts, partition, erasing_records(work.id, chunks))
+            await self.append(responses, partition, NewRecord(work.id.encode(), None))
+        metrics.ERASED.inc()
+
+    async def _chunks(self, partition: int, work: Erase) -> int:
+        """How many chunks the transcript has, looked for from its `accepted` on; 0: there is none."""
+        topic = self._names.transcripts
+        if work.accepted_offset < 0:
+            return 0
+        accepted = TopicPartition(self._names.events, partition)
+        since = 0
+        async for record in scan(self._log, accepted, work.accepted_offset, work.accepted_offset + 1):
+            since = max(0, record.timestamp - self._skew_ms)
+        starts = await patiently(lambda: self._log.offsets_at(topic, {partition: since}))
+        bounds = await patiently(lambda: self._log.bounds(topic, [partition]))
+        written = TopicPartition(topic, partition)
+        async for record in scan(self._log, written, starts[partition], bounds[partition].end):
+            match parse(record):
+                case (Request(id=id) | Chunk(id=id)) as found if id == work.id:
+                    return found.summary.chunks
+        return 0
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """What the log answers, however long it is away."""
+    while True:
+        try:
+            return await ask()
+        except LogUnavailable as error:
+            log.warning("the log is away, trying again", error=str(error))
+            await asyncio.sleep(LONGEST_PAUSE / 5)
+
+
+def poisoned(topic: str, partition: int, poison: Poison) -> None:
+    """Count and log what was passed over, with its coordinates (A-22)."""
+    metrics.POISON.labels(topic).inc()
+    log.warning("passed over", topic=topic, partition=partition, offset=poison.offset, why=poison.why)
