@@ -1,0 +1,57 @@
+"""The Kafka that the tests run on: one for the whole session, chosen by REJOINDER_TEST_KAFKA.
+
+embedded         the project's own child process; the default on a machine without a Docker engine
+testcontainers   a container; the default where a Docker engine answers
+HOST:PORT        a cluster that runs already; the tests leave their topics in it
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio.to_thread
+
+from services.broker import EmbeddedKafka
+
+VARIABLE = "REJOINDER_TEST_KAFKA"
+IMAGE = "confluentinc/cp-kafka:8.1.0"
+"""Carries Kafka 4.1, the oldest that Rejoinder supports."""
+ENGINE = "/var/run/docker.sock"
+
+
+def chosen() -> str:
+    """What the tests run on."""
+    return os.environ.get(VARIABLE) or ("testcontainers" if docker_answers() else "embedded")
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine is there: one is named by DOCKER_HOST, or listens where engines do."""
+    if "DOCKER_HOST" in os.environ:
+        return True
+    with socket.socket(socket.AF_UNIX) as engine:
+        return engine.connect_ex(ENGINE) == 0
+
+
+@asynccontextmanager
+async def broker(choice: str, folder: Path) -> AsyncIterator[str]:
+    """A broker's HOST:PORT; `folder` is for what it keeps."""
+    if choice == "embedded":
+        embedded = EmbeddedKafka(folder)
+        try:
+            yield await embedded.start()
+        finally:
+            await embedded.stop()
+    elif choice == "testcontainers":
+        from testcontainers.community.kafka import KafkaContainer
+
+        container = KafkaContainer(IMAGE).with_kraft()
+        container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+        try:
+            await anyio.to_thread.run_sync(container.start, 120)
+            yield container.get_bootstrap_server()
+        finally:
+            await anyio.to_thread.run_sync(container.stop)
+    else:
+        yield choice

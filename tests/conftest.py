@@ -1,0 +1,119 @@
+"""What every test may ask for. The broker is real and shared by the session; topics and groups are the test's
+own.
+
+An `async def test_…` runs on asyncio through anyio's plugin, without a decoration. All of them share one
+event loop, which the session's broker fixture keeps.
+"""
+
+import inspect
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar, overload
+
+import anyio
+import psutil
+import pytest
+from blockbuster import blockbuster_ctx
+
+from services.logs import setup
+from tests.brokers import broker, chosen
+
+pytest_plugins = ["tests.system"]
+
+T = TypeVar("T")
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
+"""Seconds between two looks at a condition; each pause is half as long again as the one before."""
+MAY_BLOCK = (
+    ("structlog/_native.py", "meth"),  # an unforeseen error's traceback, with its lines of source
+    ("linecache.py", "updatecache"),  # the same, from libraries that log by themselves
+    ("prometheus_client/process_collector.py", "collect"),  # reads /proc, which waits for no disk
+)
+ALLOWED_TO_BLOCK = (
+    ("structlog/_native.py", "meth"),  # an unforeseen error's traceback, with its lines of source
+    ("linecache.py", "updatecache"),  # the same, from libraries that log by themselves
+    ("prometheus_client/process_collector.py", "collect"),  # reads /proc, which waits for no disk
+)
+
+
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], timeout: float = 10) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], timeout: float = 10) -> T: ...
+async def eventually(condition: Callable[[], object], timeout: float = 10) -> object:
+    """Awaits that `condition`, plain or async, returns something true, and returns that.
+
+    An AssertionError of the condition counts as "not yet". After `timeout` seconds it is raised, or one that
+    shows what the condition returned last. The one place in the tests that sleeps.
+    """
+    pause, deadline = FIRST_PAUSE, anyio.current_time() + timeout
+    while True:
+        last, failed = await _look(condition)
+        if failed is None and last:
+            return last
+        if anyio.current_time() >= deadline:
+            raise failed or AssertionError(f"not within {timeout:g} s, at last {last!r}")
+        await anyio.sleep(min(pause, max(0.0, deadline - anyio.current_time())))
+        pause = min(pause * 1.5, LONGEST_PAUSE)
+
+
+async def _look(condition: Callable[[], object]) -> tuple[object, AssertionError | None]:
+    try:
+        found = condition()
+        return (await found if inspect.isawaitable(found) else found), None
+    except AssertionError as error:
+        return None, error
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The loop that the services run on: its timers may fire a moment early, asyncio's own do not."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No test's process outlives the session: the first fixture to begin is the last to end."""
+    yield
+    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
+    commands = [" ".join(process.cmdline())[:200] for process in left if process.is_running()]
+    for process in left:
+        process.kill()
+    assert not commands, f"left behind: {commands}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_blocks() -> Iterator[None]:
+    """A blocking call of a service within the event loop is an error: it would stall every stream there.
+
+    The embedded broker may: it reads and writes small files while nothing else runs.
+    """
+    with blockbuster_ctx("services", excluded_modules=["services.broker"]) as detector:
+        for call in detector.functions.values():
+            for file, function in MAY_BLOCK:
+                call.can_block_in(file, function)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """Logs as people read them; structlog's own choice reads files in the loop to show a traceback."""
+    setup("debug", "console")
+
+
+@pytest.fixture(scope="session")
+async def kafka(anyio_backend: object, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """HOST:PORT of the session's broker."""
+    async with broker(chosen(), tmp_path_factory.mktemp("kafka")) as bootstrap:
+        yield bootstrap
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """In front of every topic of one test, so that tests do not meet."""
+    return f"t{secrets.token_hex(6)}."
+
+
+@pytest.fixture
+def fresh(topic_prefix: str) -> Callable[[str], str]:
+    """Names a topic or group of this test only: `fresh("events")`, twice the same."""
+    return lambda name: f"{topic_prefix}{name}"

@@ -1,0 +1,65 @@
+"""Topics on a real broker: created right, checked, and mended where that is safe."""
+
+from collections.abc import Callable
+
+import pytest
+
+from schemas.errors import LogUnavailable
+from services.eventlog.kafka import check_topics, create_topics
+from services.eventlog.kafka_link import KafkaAddress
+from services.eventlog.kafka_topics import _add_partitions, _admin, _alter, _configs
+from services.eventlog.topics import Topics, topics
+from tests.conftest import eventually
+
+
+@pytest.fixture
+def names(fresh: Callable[[str], str]) -> Topics:
+    return topics(fresh(""))
+
+
+async def test_created_topics_pass_their_check(kafka: str, names: Topics) -> None:
+    assert [problem.what for problem in await check_topics(kafka, names)] == ["does not exist"] * 4
+    done = await create_topics(kafka, names, partitions=3)
+    assert f"created topic {names.events} with 3 partitions" in done
+    assert f"created topic {names.executors} with 1 partitions" in done
+    assert await check_topics(kafka, names) == []
+    assert await create_topics(kafka, names, partitions=5) == []
+
+
+async def test_what_is_wrong_is_told_and_mended_and_the_rest_left_alone(kafka: str, names: Topics) -> None:
+    await create_topics(kafka, names, partitions=2)
+    async with _admin(KafkaAddress(kafka)) as admin:
+        wrong = {"message.timestamp.type": "CreateTime", "min.compaction.lag.ms": "0", "segment.ms": "777777"}
+        await _alter(admin, {names.events: wrong})
+        await _add_partitions(admin, names.events, 4)
+    found = await eventually(lambda: check_topics(kafka, names))
+    assert [(problem.topic, problem.what) for problem in found] == [
+        (names.events, "min.compaction.lag.ms is 0, must be at least 86400000"),
+        (names.events, "message.timestamp.type is CreateTime, must be LogAppendTime"),
+        (names.responses, "has 2 partitions, must have 4"),
+        (names.transcripts, "has 2 partitions, must have 4"),
+    ]
+    done = await create_topics(kafka, names, fix=True)
+    assert f"set message.timestamp.type=LogAppendTime on topic {names.events}" in done
+    assert f"raised topic {names.responses} to 4 partitions" in done
+
+    async def mended() -> bool:
+        return await check_topics(kafka, names) == []
+
+    await eventually(mended)
+    async with _admin(KafkaAddress(kafka)) as admin:
+        assert (await _configs(admin, [names.events]))[names.events]["segment.ms"] == ("777777", True)
+
+
+async def test_partitions_of_the_events_grow_when_asked(kafka: str, names: Topics) -> None:
+    await create_topics(kafka, names, partitions=2)
+    done = await create_topics(kafka, names, partitions=3, fix=True)
+    assert done == [
+        f"raised topic {topic} to 3 partitions"
+        for topic in (names.events, names.responses, names.transcripts)
+    ]
+
+
+async def test_a_cluster_that_is_away_is_named(names: Topics) -> None:
+    with pytest.raises(LogUnavailable, match=r"127\.0\.0\.1:9 is away"):
+        await check_topics("127.0.0.1:9", names)

@@ -1,0 +1,211 @@
+"""What only a real broker can do to its clients: be away, hang, die and come back."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from schemas.errors import AppendUnknown, LogError, LogUnavailable
+from schemas.records import NewRecord
+from services.broker import EmbeddedKafka
+from services.eventlog.kafka import KafkaLog, create_topics
+from services.eventlog.kafka_link import KafkaAddress
+from services.eventlog.kafka_topics import _admin, _alter
+from services.eventlog.port import Batch, TopicPartition
+from services.eventlog.tail import Tail
+from services.eventlog.topics import topics
+from tests.conftest import eventually
+
+PARTITIONS = 2
+NOWHERE = "127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+async def broker(
+    anyio_backend: object, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[EmbeddedKafka]:
+    """A broker of this module's own, for others would notice what is done to it."""
+    eager = {"log.cleaner.backoff.ms": "100"}
+    broker = EmbeddedKafka(Path(tmp_path_factory.mktemp("trouble")), properties=eager)
+    await broker.start()
+    yield broker
+    await broker.stop()
+
+
+@pytest.fixture
+async def topic(broker: EmbeddedKafka) -> str:
+    names = topics(f"t{uuid4().hex[:8]}.")
+    await create_topics(broker.bootstrap, names, partitions=PARTITIONS)
+    return names.events
+
+
+@pytest.fixture
+async def log(broker: EmbeddedKafka) -> AsyncIterator[KafkaLog]:
+    log = KafkaLog(broker.bootstrap)
+    yield log
+    await log.close()
+
+
+def record(n: int) -> NewRecord:
+    return NewRecord(b"key-%d" % n, b"x")
+
+
+async def everything(log: KafkaLog, topic: str) -> list[list[int]]:
+    """The numbers of all records, by partition, in log order."""
+    bounds = await log.bounds(topic, range(PARTITIONS))
+    tail, found = Tail(log, topic), [list[int]() for _ in bounds]
+    for partition in bounds:
+        tail.follow(partition, 0)
+    while any(tail.position(partition) < bound.end for partition, bound in bounds.items()):
+        for batch in await tail.read():
+            found[batch.source.partition] += [int((each.key or b"")[4:]) for each in batch.records]
+    return found
+
+
+def seconds_since(start: float) -> float:
+    return asyncio.get_running_loop().time() - start
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_an_address_where_nobody_listens_is_named_at_once() -> None:
+    log, start = KafkaLog(NOWHERE), now()
+    with pytest.raises(LogUnavailable, match=f"Kafka at {NOWHERE} is away .*REJOINDER_KAFKA"):
+        await log.partitions("events")
+    with pytest.raises(LogUnavailable):
+        await log.join("group", "events", lambda _: None)
+    assert seconds_since(start) < 9
+    writer = log.writer(delivery_timeout=0.5)
+    with pytest.raises(LogUnavailable):
+        await writer.append("events", 0, record(1))
+    await writer.close()
+    await log.close()
+
+
+async def test_the_holes_of_compaction_are_passed(broker: EmbeddedKafka, log: KafkaLog, topic: str) -> None:
+    eager = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "0"}
+    async with _admin(KafkaAddress(broker.bootstrap)) as admin:
+        await _alter(admin, {topic: eager})
+    writer = log.writer()
+    for n in 0, 1, 0, 1, 1, 2:
+        await writer.append(topic, 0, record(n))
+
+    async def compacted() -> bool:
+        await writer.append(topic, 0, record(9))  # rolls the segment: the newest is never compacted
+        return 0 not in offsets(await log.fetch({TopicPartition(topic, 0): 0}))
+
+    await eventually(compacted, timeout=20)
+    [batch] = await log.fetch({TopicPartition(topic, 0): 0})
+    assert offsets([batch])[:3] == [2, 4, 5]
+    assert (await everything(log, topic))[0][:3] == [0, 1, 2]
+    assert offsets(await log.fetch({TopicPartition(topic, 0): 3}))[0] == 4
+    await writer.close()
+
+
+def offsets(batches: Sequence[Batch]) -> list[int]:
+    return [each.offset for batch in batches for each in batch.records]
+
+
+async def test_a_pause_within_the_delivery_timeout_costs_and_doubles_nothing(
+    broker: EmbeddedKafka, log: KafkaLog, topic: str
+) -> None:
+    writer = log.writer(delivery_timeout=60)
+    await writer.append(topic, 0, record(0))
+    for n in range(1, 500):
+        writer.post(topic, n % PARTITIONS, record(n))
+    broker.pause()
+    try:
+        for n in range(500, 1000):
+            writer.post(topic, n % PARTITIONS, record(n))
+        waiting = asyncio.create_task(writer.append(topic, 0, record(1000)))
+        await asyncio.sleep(12)  # longer than one request may take: the batch goes out again
+    finally:
+        broker.resume()
+    await waiting
+    await writer.close()
+    assert await everything(log, topic) == [list(range(p, 1001, PARTITIONS)) for p in range(PARTITIONS)]
+
+
+async def test_a_pause_beyond_the_delivery_timeout_is_told_in_time(
+    broker: EmbeddedKafka, log: KafkaLog, topic: str
+) -> None:
+    told: list[tuple[Sequence[NewRecord], LogError]] = []
+    writer = log.writer(
+        delivery_timeout=2, on_failure=lambda _, records, error: told.append((records, error))
+    )
+    await writer.append(topic, 0, record(0))
+    await log.bounds(topic, [0])
+    broker.pause()
+    try:
+        start = now()
+        writer.post(topic, 0, record(1))
+        await eventually(lambda: told, timeout=5)
+        assert 1.5 < seconds_since(start) < 2.6
+        assert told[0][0] == [record(1)]
+        assert isinstance(told[0][1], AppendUnknown)
+        start = now()
+        with pytest.raises(LogUnavailable):
+            await log.bounds(topic, [0])
+        assert seconds_since(start) < 4
+    finally:
+        broker.resume()
+    await eventually(lambda: log.bounds(topic, [0]))
+    await writer.append(topic, 0, record(2))
+    counted = Counter((await everything(log, topic))[0])
+    assert counted in ({0: 1, 2: 1}, {0: 1, 1: 1, 2: 1})
+    await writer.close()
+
+
+@pytest.mark.slow
+async def test_a_broker_that_dies_and_comes_back_is_gone_on_with(
+    broker: EmbeddedKafka, log: KafkaLog, topic: str
+) -> None:
+    writer, tail = log.writer(), Tail(log, topic)
+    member = await log.join(uuid4().hex, topic, lambda _: None)
+    await eventually(lambda: member.owned)
+    for partition in range(PARTITIONS):
+        tail.follow(partition, 0)
+    found: list[int] = []
+
+    async def read() -> None:
+        while True:
+            for batch in await tail.read():
+                found.extend(int((each.key or b"")[4:]) for each in batch.records)
+
+    reading = asyncio.create_task(read())
+    for n in range(300):
+        writer.post(topic, n % PARTITIONS, record(n))
+        if n == 100:
+            await broker.kill()
+            await eventually(lambda: not tail.healthy)
+            with pytest.raises(LogUnavailable):
+                await member.commit({0: 1})
+        await asyncio.sleep(0)
+    await broker.start()
+    await writer.flush()
+    await eventually(lambda: len(found) >= 300, timeout=20)
+    assert tail.healthy
+    assert sorted(found) == list(range(300))
+    await eventually(lambda: member.owned, timeout=20)
+    await member.commit({0: 1})
+    reading.cancel()
+    await member.close()
+    await writer.close()
+
+
+async def test_closing_with_the_broker_away_takes_its_time_and_not_more(topic: str, log: KafkaLog) -> None:
+    away = KafkaLog(NOWHERE)
+    told: list[LogError] = []
+    writer = away.writer(on_failure=lambda _, __, error: told.append(error))
+    writer.post(topic, 0, record(1))
+    start = now()
+    await writer.close(timeout=0.5)
+    assert seconds_since(start) < 2
+    assert [type(error) for error in told] == [LogUnavailable]
+    assert await log.fetch({TopicPartition(topic, 0): 0}, max_wait=0) == []
+    await away.close()

@@ -1,0 +1,179 @@
+"""Ingest and replay in the test's own process, over one log in memory: what goes in, and what the log holds.
+
+`executing` adds an executor, so that model `echo` answers.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from schemas.records import Accepted, Entry, parse
+from services import config
+from services.eventlog.memory import MemoryLog
+from services.eventlog.memory_partition import MemoryRecord
+from services.eventlog.port import Log
+from services.eventlog.topics import Topics, topics
+from services.executor.backends import build
+from services.executor.conversation import Conversation
+from services.executor.executor import Executor
+from services.ingest import app as ingest
+from services.replay import app as replay
+from services.settings import Settings
+from tests.conftest import eventually
+from tests.responses import Author
+from tests.serving import HOST, Answer, ask
+
+NAMES = topics()
+PARTITIONS = 2
+CONFIG = '[[agents]]\nname = "weather"\nurl = "http://127.0.0.1:9"\n'
+
+
+class Ingesting:
+    """The running pair. `stop_ingest` and `stop_replay` end one of them and wait until it has gone."""
+
+    def __init__(self, log: Log, names: Topics = NAMES, **changes: Any) -> None:
+        port, internal, public = free_port(), free_port(), free_port()
+        common: dict[str, Any] = {"host": HOST, "internal_host": HOST, "grace_s": 2} | changes
+        self._log = log
+        self._names = names
+        self.port = port
+        self.ingest_settings = Settings(port=port, replay_url=f"http://{HOST}:{internal}", **common)
+        self.replay_settings = Settings(port=public, internal_port=internal, **common)
+        self.public = public
+        self._stops: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start_ingest(self) -> None:
+        stop = self._stops["ingest"] = asyncio.Event()
+        configuration = config.parse(CONFIG, "rejoinder.toml")
+        serving = ingest.serve(self.ingest_settings, configuration, self._log, self._names, stop)
+        self._tasks["ingest"] = asyncio.create_task(serving)
+        await eventually(lambda: self._listens("ingest", self.port))
+
+    async def start_replay(self) -> None:
+        stop = self._stops["replay"] = asyncio.Event()
+        self._tasks["replay"] = asyncio.create_task(
+            replay.serve(self.replay_settings, self._log, self._names, stop)
+        )
+        await eventually(lambda: self._listens("replay", self.public))
+
+    async def ready(self) -> bool:
+        """Whether both are."""
+        answers = [await ask(port, "GET /readyz") for port in (self.public, self.port)]
+        return all(answer.status == 200 for answer in answers)
+
+    async def stop(self, name: str) -> None:
+        if name in self._tasks:
+            self._stops[name].set()
+            await self._tasks.pop(name)
+
+    async def _listens(self, name: str, port: int) -> bool:
+        if self._tasks[name].done():
+            self._tasks[name].result()
+        try:
+            _, writer = await asyncio.open_connection(HOST, port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def post(self, body: dict[str, Any] | bytes, *headers: str) -> Answer:
+        raw = (
+            body if isinstance(body, bytes) else json.dumps({"model": "echo", "input": "hi"} | body).encode()
+        )
+        return await ask(self.port, "POST /v1/responses", raw, headers)
+
+    async def create(self, *headers: str, **body: Any) -> dict[str, Any]:
+        answer = await self.post({"background": True} | body, *headers)
+        assert answer.status == 200, answer
+        made: dict[str, Any] = json.loads(answer.body)
+        return made
+
+    async def cancel(self, id: str, *headers: str) -> Answer:
+        return await ask(self.port, f"POST /v1/responses/{id}/cancel", b"{}", headers)
+
+    async def delete(self, id: str, *headers: str) -> Answer:
+        return await ask(self.port, f"DELETE /v1/responses/{id}", b"", headers)
+
+    async def get(self, id: str, *headers: str) -> Answer:
+        return await ask(self.public, f"GET /v1/responses/{id}", b"", headers)
+
+    @property
+    def log(self) -> MemoryLog:
+        """The log, when it is in memory."""
+        assert isinstance(self._log, MemoryLog)
+        return self._log
+
+    def author(self, number: int = 1) -> Author:
+        """Somebody who writes a response into the log by hand."""
+        return Author(self.log.writer(), number)
+
+    def records(self) -> Sequence[MemoryRecord]:
+        """Everything in the log, partition by partition."""
+        return [record for p in range(PARTITIONS) for record in self.log.records(NAMES.events, p)]
+
+    def entries(self, kind: str) -> list[Entry]:
+        """What the log holds of one kind."""
+        return [entry for record in self.records() if (entry := parse(record)).kind == kind]
+
+    def accepted(self) -> list[Accepted]:
+        """The requests in the log."""
+        return [entry for entry in self.entries("accepted") if isinstance(entry, Accepted)]
+
+
+@asynccontextmanager
+async def ingesting(**changes: Any) -> AsyncIterator[Ingesting]:
+    """Ingest and replay over a log in memory; `changes` are settings of both."""
+    parts = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1}
+    async with started(Ingesting(MemoryLog(parts), **changes)) as running:
+        yield running
+        running.log.available = True
+
+
+@asynccontextmanager
+async def started(running: Ingesting) -> AsyncIterator[Ingesting]:
+    """The pair, ready; both end with the block."""
+    await running.start_replay()
+    await running.start_ingest()
+    try:
+        await eventually(running.ready)
+        yield running
+    finally:
+        await running.stop("ingest")
+        await running.stop("replay")
+
+
+@asynccontextmanager
+async def executing(running: Ingesting) -> AsyncIterator[None]:
+    """An executor over the same log."""
+    stop = asyncio.Event()
+    conversation = Conversation(running.ingest_settings.replay_url)
+    registry = build(config.load("", {}), {})
+    executor = Executor(running.ingest_settings, running.log, NAMES, registry, conversation)
+    task = asyncio.create_task(executor.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 10)
+        await conversation.close()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def error_of(answer: Answer) -> dict[str, Any]:
+    """The error in an envelope, which has its four fields and nothing beside it."""
+    envelope = json.loads(answer.body)
+    assert envelope.keys() == {"error"}
+    error: dict[str, Any] = envelope["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    return error

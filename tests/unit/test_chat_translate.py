@@ -1,0 +1,271 @@
+"""services/executor/backends/chat_translate.py: chunks in, Responses events out."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.events import Event
+from schemas.ids import ResponseId
+from services.executor.backends.chat_translate import ChatTranslator, MalformedChunkError
+from tests.strict import checked
+
+ID = ResponseId("resp_" + "b" * 36)
+
+
+def delta(finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "served", "choices": [choice]}
+
+
+def call(
+    index: int | None, id: str | None = None, name: str | None = None, arguments: str = ""
+) -> dict[str, Any]:
+    piece: dict[str, Any] = {"function": {"arguments": arguments}}
+    piece |= {"index": index} if index is not None else {}
+    piece |= {"id": id, "type": "function"} if id else {}
+    piece["function"] |= {"name": name} if name else {}
+    return piece
+
+
+def translate(*chunks: dict[str, Any]) -> list[Event]:
+    translator = ChatTranslator(ID)
+    events = [event for chunk in chunks for event in translator.chunk(chunk)]
+    assert translator.finished
+    return events + translator.end()
+
+
+def types(events: list[Event]) -> list[str]:
+    return [event["type"].removeprefix("response.") for event in events]
+
+
+def test_a_text_becomes_a_message() -> None:
+    events = checked(
+        translate(
+            delta(role="assistant", content=""),
+            delta(content="Hello"),
+            delta(content=" you"),
+            delta("stop"),
+            {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}},
+        )
+    )
+    assert types(events) == [
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    final = events[-1]["response"]
+    assert final["output"][0]["content"][0]["text"] == "Hello you"
+    assert (final["status"], final["model"]) == ("completed", "served")
+    assert final["usage"] == {
+        "input_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 2,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 5,
+    }
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_become_a_reasoning_item_before_the_message(field: str) -> None:
+    events = checked(
+        translate(delta(**{field: "Hm"}), delta(**{field: "m."}), delta(content="Yes"), delta("stop"))
+    )
+    assert types(events)[:7] == [
+        "output_item.added",
+        "content_part.added",
+        "reasoning_text.delta",
+        "reasoning_text.delta",
+        "reasoning_text.done",
+        "content_part.done",
+        "output_item.done",
+    ]
+    thought, message = events[-1]["response"]["output"]
+    assert (thought["type"], thought["content"], thought["summary"]) == (
+        "reasoning",
+        [{"type": "reasoning_text", "text": "Hmm."}],
+        [],
+    )
+    assert message["content"][0]["text"] == "Yes"
+
+
+def test_a_refusal_is_a_part_of_its_own() -> None:
+    events = checked(
+        translate(delta(content="Well"), delta(refusal="I "), delta(refusal="won't"), delta("stop"))
+    )
+    assert types(events) == [
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "content_part.added",
+        "refusal.delta",
+        "refusal.delta",
+        "refusal.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert events[-1]["response"]["output"][0]["content"][1] == {"type": "refusal", "refusal": "I won't"}
+
+
+def test_parallel_calls_may_come_interleaved() -> None:
+    events = checked(
+        translate(
+            delta(content="Let me see."),
+            delta(tool_calls=[call(0, "c1", "f")]),
+            delta(tool_calls=[call(0, arguments='{"a"'), call(1, "c2", "g", "{")]),
+            delta(tool_calls=[call(1, arguments="}")]),
+            delta(tool_calls=[call(0, arguments=":1}")]),
+            delta("tool_calls"),
+        )
+    )
+    message, first, second = events[-1]["response"]["output"]
+    assert message["status"] == "completed"
+    assert (first["call_id"], first["name"], first["arguments"]) == ("c1", "f", '{"a":1}')
+    assert (second["call_id"], second["name"], second["arguments"]) == ("c2", "g", "{}")
+    done = [event for event in events if event["type"] == "response.function_call_arguments.done"]
+    assert [(event["output_index"], event["arguments"]) for event in done] == [(1, '{"a":1}'), (2, "{}")]
+    order = types(events)
+    assert order.index("output_item.done") < order.index("function_call_arguments.delta")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [delta(tool_calls=[call(None, "c1", "f", "{}"), call(None, "c2", "g", "{}")])],
+        [delta(tool_calls=[call(0, "c1", "f", "{}")]), delta(tool_calls=[call(0, "c2", "g", "{}")])],
+        [
+            delta(tool_calls=[call(None, "c1", "f", "{}")]),
+            delta(tool_calls=[call(None, "c2", "g", "{")]),
+            delta(tool_calls=[call(None, arguments="}")]),
+        ],
+        [
+            delta(tool_calls=[call(0, "c1", "f", "{")]),
+            delta(tool_calls=[call(0, "c2", "g", "{}")]),
+            delta(tool_calls=[call(0, "c1", arguments="}")]),
+        ],
+    ],
+)
+def test_calls_are_told_apart_where_servers_give_no_index_or_the_same(chunks: list[dict[str, Any]]) -> None:
+    output = checked(translate(*chunks, delta("tool_calls")))[-1]["response"]["output"]
+    assert [(item["call_id"], item["name"], item["arguments"]) for item in output] == [
+        ("c1", "f", "{}"),
+        ("c2", "g", "{}"),
+    ]
+
+
+def test_a_call_without_id_or_arguments_gets_both() -> None:
+    output = checked(translate(delta(tool_calls=[call(0, name="f")]), delta("stop")))[-1]["response"][
+        "output"
+    ]
+    assert output[0]["call_id"].startswith("call_")
+    assert json.loads(output[0]["arguments"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
+)
+def test_a_cut_generation_is_incomplete(finish: str, reason: str) -> None:
+    events = checked(translate(delta(reasoning_content="Hm"), delta(content="Good"), delta(finish)))
+    final = events[-1]["response"]
+    assert events[-1]["type"] == "response.incomplete"
+    assert final["incomplete_details"] == {"reason": reason}
+    assert [item["status"] for item in final["output"]] == ["completed", "incomplete"]
+
+
+def test_a_cut_call_keeps_its_arguments_as_they_came() -> None:
+    events = checked(translate(delta(tool_calls=[call(0, "c1", "f", '{"a"')]), delta("length")))
+    assert events[-1]["response"]["output"][0]["arguments"] == '{"a"'
+    assert events[-1]["response"]["output"][0]["status"] == "incomplete"
+
+
+def test_nothing_said_is_an_empty_output() -> None:
+    assert checked(translate(delta("stop")))[-1]["response"]["output"] == []
+
+
+def test_a_whole_completion_is_translated_as_well() -> None:
+    message = {"role": "assistant", "content": "Hi", "tool_calls": [call(None, "c1", "f", "{}")]}
+    usage = {
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    final = checked(translate({"choices": [choice], "usage": usage}))[-1]["response"]
+    assert [item["type"] for item in final["output"]] == ["message", "function_call"]
+    assert final["usage"]["input_tokens_details"]["cached_tokens"] == 1
+    assert final["usage"]["output_tokens_details"]["reasoning_tokens"] == 2
+    assert final["usage"]["total_tokens"] == 3
+
+
+def test_logprobs_are_kept() -> None:
+    chunk = delta(content="Hi")
+    chunk["choices"][0]["logprobs"] = {"content": [{"token": "Hi", "logprob": -0.5, "bytes": None}]}
+    events = checked(translate(chunk, delta("stop")))
+    expected = [{"token": "Hi", "logprob": -0.5, "bytes": [], "top_logprobs": []}]
+    assert events[2]["logprobs"] == events[3]["logprobs"] == expected
+    assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == expected
+
+
+def test_content_may_be_a_list_of_parts() -> None:
+    events = checked(translate(delta(content=[{"type": "text", "text": "Hi"}]), delta("stop")))
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hi"
+
+
+def test_other_choices_and_lone_usage_are_passed_over() -> None:
+    other = delta(content="other")
+    other["choices"][0]["index"] = 1
+    events = translate(other, {"usage": {"prompt_tokens": 1}}, delta(content="Hi"), delta("stop"))
+    assert [event["delta"] for event in events if "delta" in event] == ["Hi"]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "says"),
+    [
+        ({"object": "x"}, "without choices"),
+        ({"choices": {}}, "without choices"),
+        ({"choices": [{"delta": "x"}]}, "delta is not an object"),
+        (delta(tool_calls=[{"index": 0}]), "not a function's"),
+        (delta(tool_calls=["x"]), "not a function's"),
+        (delta(tool_calls=[call(0, "c1")]), "without a name"),
+        (delta("error"), r"broke the generation off \(error\)"),
+    ],
+)
+def test_bad_chunks_are_refused(chunk: dict[str, Any], says: str) -> None:
+    with pytest.raises(MalformedChunkError, match=says):
+        ChatTranslator(ID).chunk(chunk)
+
+
+pieces = st.lists(
+    st.one_of(
+        st.tuples(st.just("reasoning_content"), st.text(min_size=1, max_size=3)),
+        st.tuples(st.just("content"), st.text(min_size=1, max_size=3)),
+        st.tuples(st.just("refusal"), st.text(min_size=1, max_size=3)),
+        st.tuples(st.just("call"), st.integers(0, 2)),
+    ),
+    max_size=12,
+)
+
+
+@given(pieces, st.sampled_from(["stop", "length"]))
+def test_any_order_of_pieces_gives_a_sequence_that_adds_up(said: list[tuple[str, Any]], finish: str) -> None:
+    chunks = [
+        delta(tool_calls=[call(what, f"c{what}", "f", "x")]) if kind == "call" else delta(**{kind: what})
+        for kind, what in said
+    ]
+    events = checked(translate(*chunks, delta(finish)))
+    deltas = [event["delta"] for event in events if event["type"].endswith(".delta")]
+    assert deltas == ["x" if kind == "call" else what for kind, what in said]
+    added = [event["output_index"] for event in events if event["type"] == "response.output_item.added"]
+    done = [event["output_index"] for event in events if event["type"] == "response.output_item.done"]
+    assert added == list(range(len(added))) == sorted(done)

@@ -1,0 +1,137 @@
+"""What an executor asks of replay to know a conversation, and what it keeps."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.ids import ResponseId, Tenant, response_id
+from schemas.records import Deleted
+from services.executor import conversation
+from services.executor.backend import UpstreamError
+from services.executor.conversation import Conversation
+from services.executor.partition import Partition
+from services.web.internal import Turn
+from tests.upstreams import Call, raw
+
+TENANT = Tenant("t")
+
+
+def id_of(number: int, partition: int = 0) -> ResponseId:
+    return response_id(partition, number.to_bytes(16))
+
+
+def said(number: int) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": f"in {number}"}
+
+
+def put_out(number: int) -> dict[str, Any]:
+    return {"type": "message", "role": "assistant", "content": f"out {number}"}
+
+
+def turn(id: ResponseId, number: int, previous: ResponseId | None, tenant: Tenant = TENANT) -> Turn:
+    return Turn(id, tenant, previous, [said(number)], [put_out(number)])
+
+
+class Replay:
+    """Answers with turns, after refusing as often as it is told."""
+
+    def __init__(self, *turns: Turn) -> None:
+        self.turns = {known.id: known for known in turns}
+        self.refusals = 0
+        self.asked: list[str] = []
+
+    async def answer(self, call: Call) -> None:
+        id = ResponseId(call.path.split("/")[3])
+        if self.refusals:
+            self.refusals -= 1
+            await call.answer(503, {})
+            return
+        self.asked.append(id)
+        known = self.turns.get(id)
+        await call.answer(200 if known else 404, msgspec.json.encode(known) if known else {})
+
+
+@asynccontextmanager
+async def talking(replay: Replay) -> AsyncIterator[Conversation]:
+    async with raw(replay.answer) as server:
+        chains = Conversation(server.url)
+        try:
+            yield chains
+        finally:
+            await chains.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "RETRY_SECONDS", 0.01)
+
+
+CHAIN = [turn(id_of(1), 1, None), turn(id_of(2), 2, id_of(1)), turn(id_of(3), 3, id_of(2))]
+BODY = {"input": "now", "previous_response_id": id_of(3)}
+NOW = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "now"}]}
+WHOLE = [said(1), put_out(1), said(2), put_out(2), said(3), put_out(3), NOW]
+
+
+async def test_turns_come_oldest_first_and_are_asked_for_once() -> None:
+    replay, partition = Replay(*CHAIN), Partition(0, floor=0)
+    async with talking(replay) as chains:
+        for _ in range(2):
+            assert await chains.input(partition, TENANT, BODY) == WHOLE
+    assert replay.asked == [id_of(3), id_of(2), id_of(1)]
+
+
+async def test_without_a_predecessor_nobody_is_asked() -> None:
+    chains = Conversation("http://127.0.0.1:9")  # nobody listens there
+    assert await chains.input(Partition(0, floor=0), TENANT, {"input": "now"}) == [NOW]
+
+
+async def test_a_deleted_turn_is_not_kept() -> None:
+    replay, partition = Replay(*CHAIN), Partition(0, floor=0)
+    partition.fold.apply(1, 1, Deleted(id_of(2), "n", TENANT))
+    async with talking(replay) as chains:
+        await chains.settle(partition, id_of(3))
+        del replay.turns[id_of(2)]
+        with pytest.raises(UpstreamError, match=id_of(2)):
+            await chains.input(partition, TENANT, BODY)
+
+
+async def test_turns_of_other_partitions_are_not_kept() -> None:
+    elsewhere = id_of(7, partition=1)
+    replay, partition = Replay(turn(elsewhere, 7, None)), Partition(0, floor=0)
+    async with talking(replay) as chains:
+        for _ in range(2):
+            await chains.settle(partition, elsewhere)
+    assert replay.asked == [elsewhere] * 2
+
+
+@pytest.mark.parametrize("previous", [id_of(9), "resp_nonsense"])
+async def test_what_is_not_there_is_named(previous: str) -> None:
+    async with talking(Replay()) as chains:
+        with pytest.raises(UpstreamError, match=f"'{previous}' not found") as refused:
+            await chains.input(Partition(0, floor=0), TENANT, {"previous_response_id": previous})
+    assert refused.value.type == "conversation"
+
+
+async def test_nobody_is_told_of_anothers_turns() -> None:
+    replay = Replay(CHAIN[0], turn(id_of(2), 2, id_of(1), Tenant("another")), CHAIN[2])
+    async with talking(replay) as chains:
+        with pytest.raises(UpstreamError, match=id_of(2)):
+            await chains.input(Partition(0, floor=0), TENANT, BODY)
+
+
+async def test_a_replay_that_cannot_answer_yet_is_asked_again() -> None:
+    replay = Replay(*CHAIN)
+    replay.refusals = 3
+    async with talking(replay) as chains:
+        assert await chains.input(Partition(0, floor=0), TENANT, BODY) == WHOLE
+
+
+async def test_a_conversation_may_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "MAX_TURNS", 2)
+    async with talking(Replay(*CHAIN)) as chains:
+        await chains.settle(Partition(0, floor=0), id_of(3))
+        with pytest.raises(UpstreamError, match="longer than 2 turns"):
+            await chains.input(Partition(0, floor=0), TENANT, BODY)

@@ -1,0 +1,502 @@
+"""The executor over the log in memory: what is in the log afterwards is all that counts."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from schemas import response
+from schemas.events import accepted_value
+from schemas.fold import Fold, State, Verdict
+from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant, response_id
+from schemas.records import Accepted, Cancelled, Claimed, Deleted, EventHeaders, EventRecord, NewRecord, parse
+from services.config import load
+from services.eventlog.memory import MemoryLog, Outcome
+from services.eventlog.topics import topics
+from services.executor import beats, liveness
+from services.executor.backend import Resume, RunRequest, UpstreamEvent
+from services.executor.backends import Registry, build
+from services.executor.conversation import Conversation
+from services.executor.executor import Executor
+from services.executor.scribe import Draft, Ending, Scribe
+from services.settings import Settings
+from tests.conftest import eventually
+
+NAMES = topics()
+TENANT = Tenant("default")
+FAR = 1 << 50
+DEAD = ExecutorId("exec_dead")
+
+
+@pytest.fixture(autouse=True)
+def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beats, "BEAT_INTERVAL", 0.01)
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog({NAMES.events: 2, NAMES.executors: 1})
+
+
+class Rig:
+    """A log with what a client and other executors would do to it."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self.log = log
+        self.writer = log.writer()
+        self.made = 0
+
+    async def put(self, record: NewRecord, partition: int = 0) -> int:
+        return (await self.writer.append(NAMES.events, partition, record)).offset
+
+    async def accept(self, text: str = "one two", deadline: int = FAR, **body: Any) -> ResponseId:
+        self.made += 1
+        id = response_id(0, self.made.to_bytes(16))
+        body = {"model": "echo", "background": True, "input": text, **body}
+        initial = response.initial(body, id, 1_700_000_000, "echo")
+        entry = Accepted(
+            id, "n", TENANT, "sha", FAR, deadline, background=True, store=body.get("store", True),
+            previous=body.get("previous_response_id"),
+        )  # fmt: skip
+        await self.put(entry.new(json.dumps({"request": body, "response": initial}).encode()))
+        return id
+
+    async def claim(self, id: ResponseId, attempt: int = 1, claim: str = "cdead") -> None:
+        await self.put(Claimed(id, attempt, ClaimId(claim), DEAD, TENANT).new())
+
+    async def event(self, id: ResponseId, number: int, event: dict[str, Any], claim: str = "cdead") -> None:
+        value = json.dumps(event | {"sequence_number": number}).encode()
+        await self.put(EventHeaders(id, ClaimId(claim), 1, TENANT).event(number, event["type"], value))
+
+    def fold(self) -> tuple[Fold, dict[ResponseId, list[dict[str, Any]]]]:
+        """What a reader makes of the log: the states, and the counting events' values."""
+        fold = Fold()
+        told: dict[ResponseId, list[dict[str, Any]]] = {}
+        for record in self.log.records(NAMES.events, 0):
+            entry = parse(record)
+            counts = fold.apply(record.offset, record.timestamp, entry) is Verdict.COUNTS
+            if counts and isinstance(entry, EventRecord):
+                assert record.value is not None
+                told.setdefault(entry.id, []).append(json.loads(record.value))
+        return fold, told
+
+    def state(self, id: ResponseId) -> State:
+        return self.fold()[0].responses[id]
+
+    def events(self, id: ResponseId) -> list[dict[str, Any]]:
+        return self.fold()[1].get(id, [])
+
+    async def closed(self, id: ResponseId) -> State:
+        await eventually(lambda: self.state(id).closed)
+        return self.state(id)
+
+    @asynccontextmanager
+    async def executor(self, registry: Registry | None = None, **settings: Any) -> AsyncIterator[Executor]:
+        stop = asyncio.Event()
+        registry = registry or build(load("", {}), {})
+        options = Settings(**{"grace_s": 1, **settings})
+        conversation = Conversation("http://127.0.0.1:9")  # nobody listens there
+        executor = Executor(options, self.log, NAMES, registry, conversation)
+        task = asyncio.create_task(executor.run(stop))
+        try:
+            yield executor
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, 10)
+            await conversation.close()
+
+
+@pytest.fixture
+def rig(log: MemoryLog) -> Rig:
+    return Rig(log)
+
+
+def text(events: list[dict[str, Any]]) -> str:
+    return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+
+
+async def test_an_accepted_response_is_claimed_run_and_closed(rig: Rig) -> None:
+    id = await rig.accept("one two three")
+    async with rig.executor():
+        state = await rig.closed(id)
+    assert (state.status, state.attempt) == ("completed", 1)
+    events = rig.events(id)
+    assert [e["sequence_number"] for e in events] == list(range(2, 2 + len(events)))
+    assert events[0]["type"] == "response.in_progress"
+    assert text(events) == "one two three"
+    assert events[-1]["response"]["id"] == id
+
+
+async def test_a_gone_claimants_response_is_resumed_where_it_stood(rig: Rig) -> None:
+    whole = await rig.accept("one two three")
+    async with rig.executor():
+        await rig.closed(whole)
+    id = await rig.accept("one two three")
+    await rig.claim(id)
+    for number, event in enumerate(rig.events(whole)[:5], start=2):
+        as_if = json.loads(json.dumps(event).replace(whole, id))
+        await rig.event(id, number, as_if)
+    async with rig.executor():
+        state = await rig.closed(id)
+    assert (state.status, state.attempt) == ("completed", 2)
+    assert [e["type"] for e in rig.events(id)] == [e["type"] for e in rig.events(whole)]
+    assert text(rig.events(id)) == "one two three"
+
+
+async def test_a_living_claimants_response_is_left_alone(rig: Rig) -> None:
+    id = await rig.accept()
+    await rig.claim(id)
+    alive = rig.log.writer()
+    beat = NewRecord(b"x", b"{}", [("kind", b"beat"), ("executor", DEAD.encode())])
+    async with rig.executor() as executor:
+        for _ in range(40):
+            await alive.append(NAMES.executors, 0, beat)
+            await asyncio.sleep(0.01)
+        assert rig.state(id).attempt == 1
+        assert executor.not_ready() == []
+
+
+async def test_an_append_error_costs_a_claim_and_no_event(rig: Rig, log: MemoryLog) -> None:
+    id = await rig.accept("a b c d e f g h", metadata={"echo.interval_ms": "20"})
+
+    def failing(outcome: Outcome, attempt: int) -> bool:
+        """The next append fails so, a beat's or an event's, until it has cost the run a claim."""
+        done = rig.state(id).attempt >= attempt or rig.state(id).closed
+        if not done:
+            log.fail_next(outcome)
+        return done
+
+    async with rig.executor():
+        await eventually(lambda: len(rig.events(id)) > 4)
+        await eventually(lambda: failing("unknown-appended", 2))
+        await eventually(lambda: failing("lost", 3))
+        state = await rig.closed(id)
+    assert state.status == "completed"
+    assert state.attempt >= 2
+    assert text(rig.events(id)) == "a b c d e f g h"
+
+
+async def test_a_cancel_stops_the_upstream(rig: Rig) -> None:
+    id = await rig.accept("a b c", metadata={"echo.interval_ms": "20", "echo.tokens": "100000"})
+    async with rig.executor() as executor:
+        await eventually(lambda: len(rig.events(id)) > 4)
+        await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
+        await eventually(lambda: not executor._engine.runs)
+        assert rig.state(id).status == "cancelled"
+
+
+async def test_a_fenced_run_stops_and_says_nothing_that_counts(rig: Rig) -> None:
+    id = await rig.accept("a b c", metadata={"echo.interval_ms": "20", "echo.tokens": "100000"})
+    async with rig.executor() as executor:
+        await eventually(lambda: len(rig.events(id)) > 4)
+        await rig.claim(id, attempt=2, claim="cother")
+        await eventually(lambda: not executor._engine.runs)
+        state = rig.state(id)
+        assert (state.executor, state.claim) == (DEAD, "cother")
+
+
+async def test_an_overdue_response_is_ended_by_the_owner(rig: Rig) -> None:
+    id = await rig.accept(deadline=1)
+    async with rig.executor():
+        await rig.closed(id)
+    assert rig.events(id)[-1]["response"]["error"]["type"] == "deadline"
+
+
+async def test_an_unknown_model_ends_honestly(rig: Rig) -> None:
+    id = await rig.accept(model="gone")
+    async with rig.executor():
+        state = await rig.closed(id)
+    assert state.status == "failed"
+    assert rig.events(id)[-1]["response"]["error"]["type"] == "no_backend"
+
+
+async def test_poison_in_accepted_strands_nobody(rig: Rig) -> None:
+    id = response_id(0, b"p" * 16)
+    entry = Accepted(id, "n", TENANT, "sha", FAR, FAR, background=True, store=True)
+    await rig.put(entry.new(b'{"request": [1], "respon'))
+    await rig.put(NewRecord(b"\xff\xfe", b"x", [("kind", b"event")]))
+    after = await rig.accept("fine")
+    async with rig.executor():
+        assert (await rig.closed(id)).status == "failed"
+        assert (await rig.closed(after)).status == "completed"
+
+
+async def test_slots_bound_what_runs_at_once(rig: Rig) -> None:
+    ids = [await rig.accept("a b", metadata={"echo.interval_ms": "5"}) for _ in range(8)]
+    most = 0
+    async with rig.executor(slots=3) as executor:
+        while not all(rig.state(id).closed for id in ids):
+            most = max(most, len(executor._engine.runs))
+            await asyncio.sleep(0.001)
+    assert 1 <= most <= 3
+
+
+async def test_the_watermark_follows_the_oldest_open_response(rig: Rig, log: MemoryLog) -> None:
+    slow = await rig.accept("a b c", metadata={"echo.interval_ms": "20", "echo.tokens": "100000"})
+    quick = await rig.accept("x")
+    offset = rig.state(slow).offset
+
+    async def committed() -> int | None:
+        return (await log.committed("rejoinder-executors", NAMES.events, [0]))[0]
+
+    async with rig.executor():
+        await rig.closed(quick)
+        await asyncio.sleep(0.1)
+        assert (await committed() or 0) <= offset
+        await rig.put(Cancelled(slow, "n", TENANT).new(b"{}"))
+        await eventually(
+            lambda: (log._groups["rejoinder-executors"].checkpoints.get((NAMES.events, 0)) or 0) > offset
+        )
+
+
+async def test_a_delete_leaves_a_tombstone_for_every_key_but_its_own(rig: Rig, log: MemoryLog) -> None:
+    id = await rig.accept("a b c")
+    kept = await rig.accept("kept")
+    async with rig.executor():
+        await rig.closed(id)
+        await rig.closed(kept)
+        await rig.put(Deleted(id, "n", TENANT, rig.state(id).offset).new())
+        await rig.event(id, 99, {"type": "response.output_text.delta"})  # a zombie's late event
+
+        def values() -> list[bytes]:
+            log.compact(NAMES.events)
+            stored = log.records(NAMES.events, 0)
+            return [
+                r.key or b"" for r in stored if r.value is not None and (r.key or b"").startswith(id.encode())
+            ]
+
+        await eventually(lambda: values() == [f"{id}/deleted/n".encode()])
+    assert len(rig.events(kept)) > 3
+
+
+async def test_a_response_that_is_not_stored_is_erased_when_it_closes(rig: Rig, log: MemoryLog) -> None:
+    id = await rig.accept("a b c", store=False)
+    async with rig.executor():
+        await rig.closed(id)
+
+        def values() -> list[bytes]:
+            log.compact(NAMES.events)
+            return [r.key or b"" for r in log.records(NAMES.events, 0) if r.value is not None]
+
+        await eventually(lambda: values() == [])
+
+
+async def test_a_successor_waits_for_its_predecessor(rig: Rig) -> None:
+    first = await rig.accept("a b c", metadata={"echo.interval_ms": "20", "echo.tokens": "100000"})
+    second = await rig.accept("x", previous_response_id=first)
+    async with rig.executor():
+        await eventually(lambda: len(rig.events(first)) > 4)
+        assert rig.state(second).attempt == 0
+        await rig.put(Cancelled(first, "n", TENANT).new(b"{}"))
+        await eventually(lambda: rig.state(second).attempt == 1)
+
+
+async def test_draining_finishes_what_runs_and_claims_nothing_new(rig: Rig, log: MemoryLog) -> None:
+    id = await rig.accept("a b c d e", metadata={"echo.interval_ms": "10"})
+    async with rig.executor():
+        await eventually(lambda: len(rig.events(id)) > 3)
+    assert rig.state(id).status == "completed"
+    left = dict(log.records(NAMES.executors, 0)[-1].headers)
+    assert left["leaving"] == b"1"
+
+
+async def test_what_does_not_finish_within_the_grace_is_handed_over_not_ended(rig: Rig) -> None:
+    id = await rig.accept("a b c", metadata={"echo.interval_ms": "20", "echo.tokens": "30"})
+    async with rig.executor(grace_s=0.1):
+        await eventually(lambda: len(rig.events(id)) > 3)
+    assert not rig.state(id).closed
+    async with rig.executor():
+        state = await rig.closed(id)
+    assert (state.status, state.attempt) == ("completed", 2)
+    assert liveness.BEATS_TO_GONE > 1
+
+
+class Endless:
+    """A backend that never stops talking and never says anything that ends."""
+
+    repeatable = resumable = pass_extensions = False
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def stream(
+        self,
+        request: RunRequest,  # noqa: ARG002 - the port's
+        resume: Resume | None = None,  # noqa: ARG002 - the port's
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        item = {"id": "m", "type": "message", "content": []}
+        yield [UpstreamEvent({"type": "response.output_item.added", "output_index": 0, "item": item})]
+        while True:
+            self.taken += 1
+            yield [UpstreamEvent({"type": "response.content_part.added", "part": "x" * 1_000})]
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def test_an_upstream_is_held_back_while_nothing_is_read_back(
+    rig: Rig, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless()
+    registry = build(load("", {}), {})
+    monkeypatch.setattr(registry, "resolve", lambda _: endless)
+    id = await rig.accept()
+    async with rig.executor(registry) as executor:
+        await eventually(lambda: endless.taken > 10)
+        log.available = False
+        await asyncio.sleep(0.2)
+        before = endless.taken
+        await asyncio.sleep(0.3)
+        assert endless.taken == before
+        assert executor._engine.runs
+        log.available = True
+        await eventually(lambda: endless.taken > before)
+        await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
+        await eventually(lambda: not executor._engine.runs)
+
+
+def test_accepted_value_is_read_without_decoding_its_parts() -> None:
+    value = accepted_value(b'{"request": {"a": 1.0}, "response": {"b":  2}}')
+    assert bytes(value.response) == b'{"b":  2}'
+
+
+class Chatty:
+    """A backend that sends progress of its own kind, slowly, and then an answer."""
+
+    repeatable = resumable = pass_extensions = False
+
+    async def stream(
+        self,
+        request: RunRequest,  # noqa: ARG002 - the port's
+        resume: Resume | None = None,  # noqa: ARG002 - the port's
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        for n in range(3):
+            yield [UpstreamEvent({"type": "agent.progress", "n": n})]
+            await asyncio.sleep(0.1)
+        yield [UpstreamEvent({"type": "response.completed", "response": {"output": []}})]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def test_extensions_hold_nothing_back_once_they_are_in_the_log(
+    rig: Rig, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = build(load("", {}), {})
+    monkeypatch.setattr(registry, "resolve", lambda _: Chatty())
+    id = await rig.accept()
+    async with rig.executor(registry, lease_s=0.05):  # patience is half of it: far less than the pauses
+        state = await rig.closed(id)
+    assert state.status == "completed"
+    kinds = [dict(r.headers).get("kind") for r in log.records(NAMES.events, 0)]
+    assert kinds.count(b"extension") == 3
+
+
+class Odd:
+    """A backend that says something that nobody can fold."""
+
+    repeatable = resumable = pass_extensions = False
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self._events = events
+
+    async def stream(
+        self,
+        request: RunRequest,  # noqa: ARG002 - the port's
+        resume: Resume | None = None,  # noqa: ARG002 - the port's
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        yield [UpstreamEvent(dict(event)) for event in self._events]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "response.output_text.delta", "output_index": 0, "content_index": None, "delta": "x"},
+        {"type": "response.output_text.delta", "output_index": [], "delta": "x"},
+        {"type": "response.output_text.done", "output_index": 0, "content_index": None, "text": "x"},
+        {"type": "x" * 600_000},
+        {"type": "response.completed", "response": {"output": 7}},
+    ],
+    ids=["null-index", "list-index", "done-null", "long-type", "odd-output"],
+)
+async def test_an_odd_event_ends_its_own_response_at_most(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, event: dict[str, Any]
+) -> None:
+    item = {"id": "m", "type": "message", "content": []}
+    odd = Odd({"type": "response.output_item.added", "output_index": 0, "item": item}, event)
+    registry = build(load("", {}), {})
+    real = registry.resolve
+    monkeypatch.setattr(registry, "resolve", lambda body: odd if body["input"] == "odd" else real(body))
+    id, other = await rig.accept("odd"), await rig.accept("a b c")
+    async with rig.executor(registry):
+        assert (await rig.closed(id)).attempt == 1
+        assert (await rig.closed(other)).status == "completed"
+
+
+async def test_a_run_whose_output_cannot_be_told_ends_without_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Scribe, __: Ending) -> list[Draft]:
+        raise TypeError("no output to be had")
+
+    id = await rig.accept(model="gone")
+    with monkeypatch.context() as once:
+        real, calls = Scribe.end, 0
+
+        def end(self: Scribe, ending: Ending) -> list[Draft]:
+            nonlocal calls
+            calls += 1
+            return broken(self, ending) if calls <= 2 else real(self, ending)
+
+        once.setattr(Scribe, "end", end)
+        async with rig.executor():
+            state = await rig.closed(id)
+    assert (state.status, calls) == ("failed", 3)
+
+
+async def test_stopping_takes_no_longer_without_the_log(rig: Rig, log: MemoryLog) -> None:
+    id = await rig.accept("a b c", metadata={"echo.interval_ms": "20", "echo.tokens": "100000"})
+    began = 0.0
+    async with rig.executor(grace_s=0.2):
+        await eventually(lambda: len(rig.events(id)) > 3)
+        log.available = False
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 8
+
+
+class Silent(Chatty):
+    """A resumable backend that says that it has begun, and then thinks."""
+
+    resumable = True
+
+    async def stream(
+        self,
+        request: RunRequest,  # noqa: ARG002 - the port's
+        resume: Resume | None = None,
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        if resume is None:
+            yield [UpstreamEvent({"type": "response.created", "response": {}}, "resp_theirs", 0)]
+            await asyncio.Event().wait()
+        assert resume is not None
+        assert (resume.upstream_id, resume.cursor) == ("resp_theirs", 0)
+        yield [UpstreamEvent({"type": "response.completed", "response": {"output": []}}, "resp_theirs", 1)]
+
+
+async def test_an_upstream_that_has_only_begun_is_resumed_by_the_next_executor(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = build(load("", {}), {})
+    monkeypatch.setattr(registry, "resolve", lambda _: Silent())
+    id = await rig.accept()
+    async with rig.executor(registry, grace_s=0.1):
+        await eventually(lambda: len(rig.events(id)) == 1)
+    async with rig.executor(registry):
+        state = await rig.closed(id)
+    assert (state.status, state.attempt) == ("completed", 2)

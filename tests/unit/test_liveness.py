@@ -1,0 +1,52 @@
+from schemas.ids import ExecutorId
+from services.executor.liveness import BEATS_TO_GONE, Liveness
+
+ME, X = ExecutorId("exec_me"), ExecutorId("exec_x")
+
+
+def beaten(liveness: Liveness, times: int) -> Liveness:
+    for _ in range(times):
+        liveness.beat(ME)
+    return liveness
+
+
+def test_another_is_gone_after_enough_of_my_beats_follow_its_last() -> None:
+    liveness = Liveness(ME)
+    liveness.beat(X)
+    assert not beaten(liveness, BEATS_TO_GONE - 1).gone(X)
+    assert beaten(liveness, 1).gone(X)
+
+
+def test_a_beat_of_the_other_starts_its_time_anew() -> None:
+    liveness = Liveness(ME)
+    liveness.beat(X)
+    beaten(liveness, BEATS_TO_GONE - 1).beat(X)
+    assert not beaten(liveness, BEATS_TO_GONE - 1).gone(X)
+
+
+def test_an_unknown_executor_has_its_time_from_the_first_claim_that_is_read() -> None:
+    liveness = beaten(Liveness(ME), 1000)
+    assert not liveness.gone(X)
+    liveness.met(X)
+    assert not beaten(liveness, BEATS_TO_GONE - 1).gone(X)
+    assert beaten(liveness, 1).gone(X)
+
+
+def test_meeting_again_does_not_start_its_time_anew() -> None:
+    liveness = Liveness(ME)
+    liveness.met(X)
+    beaten(liveness, BEATS_TO_GONE)
+    liveness.met(X)
+    assert liveness.gone(X)
+
+
+def test_one_that_leaves_is_gone_at_once() -> None:
+    liveness = Liveness(ME)
+    liveness.beat(X, leaving=True)
+    assert liveness.gone(X)
+
+
+def test_i_am_never_gone() -> None:
+    liveness = Liveness(ME)
+    liveness.beat(X)
+    assert not beaten(liveness, 100).gone(ME)

@@ -1,0 +1,159 @@
+"""Where transcripts lie: what hides one, what brings it back, what is forgotten."""
+
+import pytest
+
+from schemas.ids import ResponseId
+from services.eventlog.memory import MemoryLog
+from services.eventlog.topics import topics
+from services.eventlog.transcript import erasing_records
+from services.replay.library import Library, TranscriptLost
+from tests.responses import Author
+
+NAMES = topics()
+
+
+class Shelf:
+    """A library whose tail goes only as far as a test lets it."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog({NAMES.events: 1, NAMES.transcripts: 1})
+        self.library = Library(self.log, NAMES.transcripts, self.catch_up)
+        self.position = 0
+        self.caught_up = 0
+
+    async def catch_up(self, partition: int) -> None:
+        assert partition == 0
+        self.caught_up += 1
+        await self.read()
+
+    async def read(self, count: int = 1 << 30) -> None:
+        """Apply the next `count` records."""
+        for record in self.log.records(NAMES.transcripts, 0):
+            if record.offset >= self.position and count > 0:
+                self.library.apply(record)
+                self.position, count = record.offset + 1, count - 1
+
+    async def closed(self, number: int = 1, size: int = 10, events: int = 3) -> Author:
+        author = await (await Author(self.log.writer(), number).accept()).take()
+        await author.say(*("x" * size for _ in range(events)))
+        return await (await author.complete()).pack()
+
+
+async def test_it_is_there_once_all_its_records_are_and_not_before() -> None:
+    shelf = Shelf()
+    author = await shelf.closed(size=100_000, events=6)
+    seen = []
+    for _ in shelf.log.records(NAMES.transcripts, 0):
+        seen.append(author.id in shelf.library)
+        await shelf.read(1)
+
+    assert len(seen) > 3
+    assert not any(seen)
+    assert author.id in shelf.library
+
+
+async def test_every_number_leads_to_the_chunk_that_holds_it() -> None:
+    shelf = Shelf()
+    author = await shelf.closed(size=100_000, events=6)
+    await shelf.read()
+    for number in range(author.last + 1):
+        opened = await shelf.library.chunk(author.id, number)
+        assert opened.chunk.first <= number <= opened.chunk.last
+    assert (await shelf.library.last(author.id)).chunk.last == author.last
+    assert (await shelf.library.chunk(author.id, 1000)).chunk.last == author.last
+
+
+async def test_a_chunk_is_fetched_once_for_all_readers() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read()
+    first = await shelf.library.last(author.id)
+    shelf.log.available = False
+
+    assert await shelf.library.last(author.id) is first
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_gone_hides_whatever_the_order(late: bool) -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    if late:
+        await author.hide()
+        await author.pack()
+    else:
+        await author.pack()
+        await author.hide()
+    await shelf.read()
+
+    assert author.id not in shelf.library
+    assert shelf.library.gone(author.id)
+    with pytest.raises(TranscriptLost):
+        await shelf.library.last(author.id)
+
+
+async def test_a_delete_hides_what_was_already_unpacked() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read()
+    await shelf.library.last(author.id)
+    shelf.library.hide(author.id)
+
+    with pytest.raises(TranscriptLost):
+        await shelf.library.last(author.id)
+
+
+async def test_a_tombstone_ends_it() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    for record in erasing_records(author.id, 1):
+        await author.writer.append(NAMES.transcripts, 0, record)
+    await shelf.read()
+
+    assert author.id not in shelf.library
+
+
+async def test_a_hint_that_fails_is_looked_up_again_before_anything_is_lost() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read()
+    await author.pack()
+    shelf.log.compact(NAMES.transcripts)
+
+    assert (await shelf.library.last(author.id)).frames == author.after(-1)
+    assert shelf.caught_up == 1
+
+
+async def test_what_is_in_the_log_no_more_is_lost_and_never_another_responses() -> None:
+    shelf = Shelf()
+    author, other = await shelf.closed(1), await shelf.closed(2)
+    await shelf.read()
+    shelf.log.retain(NAMES.transcripts, 0, 2)
+
+    with pytest.raises(TranscriptLost):
+        await shelf.library.last(author.id)
+    assert (await shelf.library.last(other.id)).frames == other.after(-1)
+    shelf.library.prune({0: 2})
+    assert author.id not in shelf.library
+    assert other.id in shelf.library
+    assert len(shelf.library) == 1
+
+
+async def test_the_request_is_there_byte_for_byte() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read()
+
+    assert await shelf.library.request(author.id) == author.request
+
+
+async def test_an_unreadable_record_says_why_and_changes_nothing() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read()
+    await author.writer.append(NAMES.transcripts, 0, author.broken(author.id.encode() + b"/0", b"?"))
+
+    why = shelf.library.apply(shelf.log.records(NAMES.transcripts, 0)[-1])
+    assert why is not None
+    assert "unheard-of" in why
+    assert author.id in shelf.library
+    assert ResponseId("resp_unknown") not in shelf.library

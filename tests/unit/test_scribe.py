@@ -1,0 +1,163 @@
+import json
+from typing import Any
+
+import pytest
+
+from schemas import response
+from schemas.ids import response_id
+from services.executor.backend import UpstreamError
+from services.executor.scribe import Draft, Ending, Limits, Scribe
+
+ID = response_id(0, bytes(16))
+INITIAL = response.initial({"model": "echo", "background": True, "input": "hi"}, ID, 1_700_000_000, "echo")
+
+
+def scribe(last: int = 1, **options: Any) -> Scribe:
+    return Scribe(dict(INITIAL), origin=1, last=last, limits=options.pop("limits", Limits()), **options)
+
+
+def texts(drafts: list[Draft]) -> list[tuple[int, str]]:
+    return [(draft.number, draft.type) for draft in drafts]
+
+
+def value(draft: Draft) -> dict[str, Any]:
+    return dict(json.loads(draft.value))
+
+
+ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+ADDED = {"type": "response.output_item.added", "output_index": 0, "item": ITEM, "sequence_number": 40}
+
+
+def delta(text: str) -> dict[str, Any]:
+    return {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": text}
+
+
+def test_in_progress_is_said_once_in_a_responses_life() -> None:
+    first = scribe()
+    assert texts(first.begin()) == [(2, "response.in_progress")]
+    assert first.begin() == []
+    assert scribe(last=2).begin() == []
+
+
+def test_events_are_numbered_anew_and_pass_with_unknown_fields() -> None:
+    held = scribe(last=2)
+    (draft,) = held.write(dict(ADDED, brand_new={"a": [1, None]}), now=0)
+    assert value(draft) == dict(ADDED, brand_new={"a": [1, None]}, sequence_number=3)
+
+
+def test_what_rejoinder_says_itself_is_dropped() -> None:
+    held = scribe(last=2)
+    for type in ("response.created", "response.queued", "response.in_progress"):
+        assert held.write({"type": type, "response": {"id": "theirs"}}, now=0) == []
+    assert held.write(dict(ADDED), now=0)[0].number == 3
+
+
+def test_the_final_object_is_ours_in_identity_and_theirs_in_substance() -> None:
+    held = scribe(last=2)
+    theirs = {"id": "resp_theirs", "status": "completed", "output": [ITEM], "model": "big-2", "usage": None}
+    (draft,) = held.write({"type": "response.completed", "response": theirs, "extra": 1}, now=1_700_000_009.7)
+    final = value(draft)["response"]
+    assert (draft.terminal, draft.type, value(draft)["extra"]) == ("completed", "response.completed", 1)
+    assert (final["id"], final["model"], final["output"]) == (ID, "big-2", [ITEM])
+    assert final["completed_at"] == 1_700_000_009
+    assert held.ended
+    assert held.write(delta("late"), now=0) == []
+
+
+def test_an_upstream_that_forgets_its_output_gets_what_it_streamed() -> None:
+    held = scribe(last=2)
+    held.write(dict(ADDED), now=0)
+    done = {"type": "response.output_item.done", "output_index": 0, "item": ITEM | {"status": "completed"}}
+    held.write(done, now=0)
+    (draft,) = held.write({"type": "response.completed", "response": {"output": []}}, now=0)
+    assert [item["id"] for item in value(draft)["response"]["output"]] == ["msg_1"]
+
+
+def test_an_end_of_ours_finishes_the_items_cut_short_and_keeps_the_output() -> None:
+    held = scribe(last=2)
+    held.write(dict(ADDED), now=0)
+    item, terminal = held.end(Ending("gone", type="executor_lost"))
+    assert texts([item, terminal]) == [(4, "response.output_item.done"), (5, "response.failed")]
+    assert value(item)["item"]["status"] == "incomplete"
+    final = value(terminal)["response"]
+    assert final["error"] == {"code": "server_error", "message": "gone", "type": "executor_lost"}
+    assert final["output"][0]["status"] == "incomplete"
+    assert terminal.terminal == "failed"
+    assert held.end(Ending("again")) == []
+
+
+def test_an_end_before_the_beginning_says_in_progress_first() -> None:
+    assert texts(scribe().end(Ending("no backend"))) == [(2, "response.in_progress"), (3, "response.failed")]
+
+
+def test_foreign_types_become_extensions_or_pass_where_the_backend_says_so() -> None:
+    foreign = {"type": "agent.thought", "sequence_number": 9, "thought": "hm"}
+    held = scribe(last=2)
+    (kept,) = held.write(dict(foreign), now=0)
+    assert (kept.extension, kept.number, value(kept)) == (True, 0, foreign)
+    assert held.write(dict(ADDED), now=0)[0].number == 3
+    (passed,) = scribe(last=2, pass_extensions=True).write(dict(foreign), now=0)
+    assert (passed.extension, passed.number, value(passed)["sequence_number"]) == (False, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "response.output_text.delta", "error": {"message": "boom"}},
+        {"no": "type"},
+        {"type": 7},
+        {"type": "two\nlines"},
+    ],
+)
+def test_what_would_break_a_client_is_an_upstreams_error(event: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamError):
+        scribe(last=2).write(event, now=0)
+
+
+def test_a_cancelled_upstream_is_a_failure_of_ours_not_a_cancel() -> None:
+    (draft,) = scribe(last=2).write(
+        {"type": "response.incomplete", "response": {"status": "cancelled", "output": []}}, now=0
+    )
+    assert draft.terminal == "failed"
+    assert value(draft)["response"]["error"]["type"] == "upstream_cancelled"
+
+
+def test_an_event_over_the_records_bound_ends_the_response() -> None:
+    held = scribe(last=2, limits=Limits(record_bytes=10_000))
+    held.write(dict(ADDED), now=0)
+    drafts = held.write(delta("x" * 20_000), now=0)
+    assert texts(drafts) == [(4, "response.output_item.done"), (5, "response.failed")]
+    assert value(drafts[1])["response"]["error"]["type"] == "event_too_large"
+
+
+def test_too_many_events_end_it_incomplete() -> None:
+    held = scribe(last=2, limits=Limits(events=6))
+    held.write(dict(ADDED), now=0)
+    held.write(delta("a"), now=0)
+    drafts = held.write(delta("b"), now=0)
+    assert drafts[-1].terminal == "incomplete"
+    assert [d.number for d in drafts] == [5, 6]
+
+
+def test_a_final_object_over_the_bound_is_an_honest_failure_that_fits() -> None:
+    held = scribe(last=2, limits=Limits(record_bytes=4_000))
+    big = {"id": "m", "type": "message", "content": [{"type": "output_text", "text": "x" * 5_000}]}
+    (draft,) = held.write({"type": "response.completed", "response": {"output": [big]}}, now=0)
+    assert draft.terminal == "failed"
+    assert len(draft.value) <= 4_000
+    assert value(draft)["response"]["error"]["type"] == "output_too_large"
+
+
+def test_the_first_event_of_a_resumable_upstream_begins_the_run_and_says_where_it_stands() -> None:
+    upstream = [("upstream_id", b"resp_theirs"), ("upstream_cursor", b"0")]
+    held = scribe()
+    (draft,) = held.write({"type": "response.created", "response": {"id": "theirs"}}, upstream, now=0)
+    assert (draft.number, draft.type, draft.upstream) == (2, "response.in_progress", upstream)
+    assert texts(held.write(dict(ADDED), now=0)) == [(3, "response.output_item.added")]
+
+
+def test_what_is_raised_takes_no_number() -> None:
+    held = scribe()
+    with pytest.raises(UpstreamError):
+        held.write({"type": "response.output_text.delta", "error": {"message": "boom"}}, now=0)
+    assert texts(held.end(Ending("boom"))) == [(2, "response.in_progress"), (3, "response.failed")]

@@ -1,0 +1,117 @@
+"""Settings: what the environment and flags become, and what a bad one says."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from schemas.errors import SettingsError
+from services.settings import SETTINGS, Settings, environment, load
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+SERVICES = PAGE.parents[1] / "services"
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    assert load({}) == Settings()
+    assert load({"REJOINDER_PORT": ""}) == Settings()
+
+
+def test_a_flag_wins_over_the_variable() -> None:
+    assert load({"REJOINDER_PORT": "81"}, {"port": "82"}).port == 82
+
+
+def test_values_are_read_by_their_type() -> None:
+    chosen = load(
+        {
+            "REJOINDER_CORS_ORIGINS": "https://a.example, http://b.example:81",
+            "REJOINDER_STALL_S": "2.5",
+            "REJOINDER_KAFKA": "a:1,[::1]:2",
+        }
+    )
+    assert chosen.cors_origins == ("https://a.example", "http://b.example:81")
+    assert chosen.stall_s == 2.5
+    assert chosen.kafka == "a:1,[::1]:2"
+
+
+@pytest.mark.parametrize(
+    "variable, value",
+    [
+        ("REJOINDER_PORT", "http"),
+        ("REJOINDER_PORT", "65536"),
+        ("REJOINDER_PORT", "-1"),
+        ("REJOINDER_STALL_S", "0"),
+        ("REJOINDER_STALL_S", "nan"),
+        ("REJOINDER_STALL_S", "inf"),
+        ("REJOINDER_PARTITIONS", "0"),
+        ("REJOINDER_LOG_LEVEL", "loud"),
+        ("REJOINDER_KAFKA", "localhost"),
+        ("REJOINDER_KAFKA", "a:1;b:2"),
+        ("REJOINDER_TOPIC_PREFIX", "a/b"),
+        ("REJOINDER_TENANT_HEADER", "x tenant"),
+        ("REJOINDER_HOST", "a b"),
+        ("REJOINDER_REPLAY_URL", "ftp://a"),
+        ("REJOINDER_REPLAY_URL", "http://user:secret@a"),
+        ("REJOINDER_CORS_ORIGINS", "*"),
+        ("REJOINDER_CORS_ORIGINS", "https://a.example/"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_would_fit(variable: str, value: str) -> None:
+    takes = next(setting.takes for setting in SETTINGS.values() if setting.variable == variable)
+    with pytest.raises(SettingsError) as caught:
+        load({variable: value})
+    assert str(caught.value) == f"{variable}: {value!r} does not fit; it takes {takes}"
+
+
+@pytest.mark.parametrize("value", ["sesame-open-sesame", "acme=short", "a b=sesame-open-sesame", "acme="])
+def test_a_bad_api_key_is_not_shown(value: str) -> None:
+    with pytest.raises(SettingsError, match="REJOINDER_API_KEYS: the value does not fit") as caught:
+        load({"REJOINDER_API_KEYS": value})
+    assert value not in str(caught.value)
+
+
+def test_api_keys_are_not_shown_in_logs() -> None:
+    chosen = load({"REJOINDER_API_KEYS": "acme=sesame-open-sesame, b=sesame=open=sesame"})
+    assert chosen.api_keys == ("acme=sesame-open-sesame", "b=sesame=open=sesame")
+    assert "sesame" not in repr(chosen)
+
+
+def test_a_bad_flag_is_named_as_the_flag() -> None:
+    with pytest.raises(SettingsError, match=r"^--keepalive-s: 'soon' does not fit; it takes seconds"):
+        load({}, {"keepalive_s": "soon"})
+
+
+def test_a_misspelt_variable_is_refused_and_a_foreign_one_is_not() -> None:
+    with pytest.raises(SettingsError, match="REJOINDER_KAFKAS: no such setting; is REJOINDER_KAFKA meant"):
+        load({"REJOINDER_KAFKAS": "a:1"})
+    assert load({"REJOINDER_PORT_8000_TCP_ADDR": "10.0.0.1", "REJOINDER_TEST_KAFKA": "a:1"}) == Settings()
+
+
+def test_a_body_must_fit_into_a_record() -> None:
+    with pytest.raises(SettingsError, match=r"REJOINDER_MAX_BODY_BYTES: .* a request must fit into a record"):
+        load({"REJOINDER_MAX_RECORD_BYTES": "2048"})
+
+
+def test_a_secret_is_not_shown() -> None:
+    assert "hush" not in repr(load({"REJOINDER_KAFKA_PASSWORD": "hush"}))
+
+
+def test_a_child_reads_what_its_parent_handed_on() -> None:
+    given = Settings(port=81, cors_origins=("https://a.example", "https://b.example"), stall_s=1.5)
+    assert load(environment(msgspec.structs.asdict(given))) == given
+
+
+def test_every_setting_is_used() -> None:
+    paths = (path for path in SERVICES.rglob("*.py") if path.name != "settings.py")
+    code = "".join(path.read_text() for path in paths)
+    unused = [name for name in SETTINGS if not re.search(rf"settings\.{name}\b", code)]
+    assert unused == []
+
+
+def test_the_page_lists_every_setting_and_no_other() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{setting.variable}` | {f'`{setting.default}`' if setting.default else ''} | {setting.takes} |"
+        for setting in SETTINGS.values()
+    ]

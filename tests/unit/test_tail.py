@@ -1,0 +1,174 @@
+"""The tail: positions that move with what is read, and stop where the log says so."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from schemas.records import NewRecord
+from services.eventlog.memory import MemoryLog, MemoryWriter
+from services.eventlog.port import Batch
+from services.eventlog.tail import Tail
+
+TOPIC = "events"
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog({TOPIC: 3})
+
+
+@pytest.fixture
+async def writer(log: MemoryLog) -> AsyncIterator[MemoryWriter]:
+    writer = log.writer()
+    yield writer
+    await writer.close()
+
+
+async def append(writer: MemoryWriter, partition: int, *keys: bytes) -> None:
+    for key in keys:
+        await writer.append(TOPIC, partition, NewRecord(key, b"v"))
+
+
+def keys(batches: list[Batch]) -> list[bytes | None]:
+    return [record.key for batch in batches for record in batch.records]
+
+
+async def test_positions_move_past_what_was_read(log: MemoryLog, writer: MemoryWriter) -> None:
+    await append(writer, 0, b"a", b"b", b"c")
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 1)
+    assert keys(await tail.read()) == [b"b", b"c"]
+    assert tail.position(0) == 3
+    assert await tail.read(0) == []
+    await append(writer, 0, b"d")
+    assert keys(await tail.read()) == [b"d"]
+
+
+async def test_holes_are_passed(log: MemoryLog, writer: MemoryWriter) -> None:
+    await append(writer, 0, b"a", b"b", b"a", b"b", b"c", b"c")
+    log.compact(TOPIC)
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    assert keys(await tail.read()) == [b"a", b"b", b"c"]
+    assert tail.position(0) == 6
+
+
+async def test_a_dropped_partition_is_not_read(log: MemoryLog, writer: MemoryWriter) -> None:
+    await append(writer, 0, b"a")
+    await append(writer, 1, b"b")
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    tail.follow(1, 0)
+    tail.drop(0)
+    tail.drop(2)
+    assert keys(await tail.read()) == [b"b"]
+    assert tail.followed == {1}
+    with pytest.raises(KeyError):
+        tail.position(0)
+
+
+async def test_following_another_partition_interrupts_a_long_poll(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    await append(writer, 1, b"b")
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    reading = asyncio.create_task(tail.read(max_wait=30))
+    await asyncio.sleep(0.01)
+    tail.follow(1, 0)
+    async with asyncio.timeout(5):
+        assert keys(await reading) == [b"b"]
+
+
+async def test_a_tail_of_nothing_waits_for_something_to_follow(log: MemoryLog, writer: MemoryWriter) -> None:
+    await append(writer, 0, b"a")
+    tail = Tail(log, TOPIC)
+    assert await tail.read(0.01) == []
+    reading = asyncio.create_task(tail.read(max_wait=30))
+    await asyncio.sleep(0.01)
+    tail.follow(0, 0)
+    async with asyncio.timeout(5):
+        assert keys(await reading) == [b"a"]
+
+
+async def test_a_batch_under_way_is_thrown_away_when_its_partition_is_dropped(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    tail.follow(1, 0)
+    reading = asyncio.create_task(tail.read(max_wait=0.2))
+    await asyncio.sleep(0.01)
+    tail.drop(0)
+    await append(writer, 0, b"unwanted")
+    assert await reading == []
+
+
+async def test_out_of_range_is_handed_up_and_the_partition_rests_until_followed_anew(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    await append(writer, 0, b"a", b"b", b"c")
+    await append(writer, 1, b"d")
+    log.retain(TOPIC, 0, 2)
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 1)
+    tail.follow(1, 0)
+    batches = {batch.source.partition: batch for batch in await tail.read()}
+    assert batches[0].out_of_range
+    assert keys([batches[1]]) == [b"d"]
+    assert await tail.read(0.01) == []
+    tail.follow(0, 2)
+    assert keys(await tail.read()) == [b"c"]
+
+
+async def test_with_the_log_away_it_is_unhealthy_and_goes_on_trying(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    await append(writer, 0, b"a")
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    log.available = False
+    assert await tail.read(0.01) == []
+    assert not tail.healthy
+    log.available = True
+    assert keys(await tail.read()) == [b"a"]
+    assert tail.healthy
+
+
+async def test_cancelling_a_read_leaves_the_positions(log: MemoryLog, writer: MemoryWriter) -> None:
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    reading = asyncio.create_task(tail.read(max_wait=30))
+    await asyncio.sleep(0.01)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await append(writer, 0, b"a")
+    assert keys(await tail.read()) == [b"a"]
+
+
+async def test_a_paced_tail_reads_a_trickle_in_fewer_and_fuller_batches(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    tail = Tail(log, TOPIC, pace=0.2)
+    tail.follow(0, 0)
+    await append(writer, 0, b"a")
+    assert keys(await tail.read()) == [b"a"]
+    for key in (b"b", b"c", b"d"):
+        await append(writer, 0, key)
+    began = asyncio.get_running_loop().time()
+    assert keys(await tail.read()) == [b"b", b"c", b"d"]
+    assert 0.05 < asyncio.get_running_loop().time() - began < 1
+
+
+async def test_a_paced_tail_reads_at_once_after_a_silence(log: MemoryLog, writer: MemoryWriter) -> None:
+    tail = Tail(log, TOPIC, pace=0.2)
+    tail.follow(0, 0)
+    assert await tail.read(0.25) == []
+    reading = asyncio.create_task(tail.read())
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    await append(writer, 0, b"a")
+    assert keys(await reading) == [b"a"]
+    assert asyncio.get_running_loop().time() - began < 0.1

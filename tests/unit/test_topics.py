@@ -1,0 +1,138 @@
+"""The topics as data: what they are created with, and which differences are told."""
+
+import pytest
+
+from services.eventlog.topics import (
+    MAX_RECORD_BYTES,
+    Found,
+    Problem,
+    TopicSpec,
+    check_all,
+    config,
+    specs,
+    topics,
+)
+
+NAMES = topics()
+SPECS = {spec.name: spec for spec in specs(NAMES)}
+EVENTS = SPECS[NAMES.events]
+
+
+def as_created(spec: TopicSpec, partitions: int = 8, replication: int = 3) -> Found:
+    return Found(spec.partitions or partitions, replication, config(spec, replication))
+
+
+def cluster(**changes: Found) -> dict[str, Found]:
+    """All topics as created, some of them changed; by the names' fields."""
+    found = {name: as_created(spec) for name, spec in SPECS.items()}
+    return found | {getattr(NAMES, field): topic for field, topic in changes.items()}
+
+
+def changed(spec: TopicSpec, **settings: str) -> Found:
+    found = as_created(spec)
+    named = {key.replace("_", "."): value for key, value in settings.items()}
+    return Found(found.partitions, found.replication, {**found.config, **named})
+
+
+def problems(**changes: Found) -> list[Problem]:
+    return check_all(specs(NAMES), cluster(**changes))
+
+
+@pytest.mark.parametrize("replication", [1, 2, 3, 5])
+def test_what_we_create_has_no_problem(replication: int) -> None:
+    found = {name: as_created(spec, replication=replication) for name, spec in SPECS.items()}
+    assert [problem for problem in check_all(specs(NAMES), found) if problem.fatal] == []
+
+
+def test_a_prefix_keeps_installations_apart() -> None:
+    assert topics("blue.").events == "blue.responses.events"
+    assert {spec.name for spec in specs(topics("a."))}.isdisjoint(SPECS)
+
+
+def test_a_missing_topic_is_told_with_the_command_that_makes_it() -> None:
+    found = cluster()
+    del found["transcripts"]
+    assert list(map(str, check_all(specs(NAMES), found))) == [
+        "topic transcripts: does not exist: rejoinder topics --create"
+    ]
+
+
+def test_a_wrong_setting_is_one_line_with_its_remedy() -> None:
+    [problem] = problems(events=changed(EVENTS, message_timestamp_type="CreateTime"))
+    assert problem.fatal
+    assert problem.setting == ("message.timestamp.type", "LogAppendTime")
+    assert str(problem).startswith(
+        "topic responses.events: message.timestamp.type is CreateTime, must be LogAppendTime: "
+        "rejoinder topics --fix, or kafka-configs.sh --alter --topic responses.events"
+    )
+    assert "\n" not in str(problem)
+
+
+@pytest.mark.parametrize("policy", ["compact,delete", "delete,compact", "delete"])
+def test_erasure_may_be_by_compaction_or_by_retention(policy: str) -> None:
+    assert problems(events=changed(EVENTS, cleanup_policy=policy)) == []
+
+
+def test_events_that_are_never_deleted_are_refused() -> None:
+    [problem] = problems(events=changed(EVENTS, cleanup_policy="compact"))
+    assert "must be compact,delete or delete" in str(problem)
+
+
+def test_compaction_must_leave_alone_what_may_still_be_open() -> None:
+    [problem] = problems(events=changed(EVENTS, min_compaction_lag_ms="0"))
+    assert "min.compaction.lag.ms is 0, must be at least 86400000" in str(problem)
+
+
+@pytest.mark.parametrize("retention", ["-1", "86400000", "99999999999"])
+def test_longer_and_endless_retention_is_the_operators_choice(retention: str) -> None:
+    assert problems(events=changed(EVENTS, retention_ms=retention)) == []
+
+
+def test_retention_shorter_than_the_longest_response_is_refused() -> None:
+    [problem] = problems(events=changed(EVENTS, retention_ms="3600000"))
+    assert problem.setting == ("retention.ms", "2592000000")
+
+
+def test_the_largest_record_fits_into_every_topic() -> None:
+    [problem] = problems(responses=changed(SPECS["responses"], max_message_bytes=str(MAX_RECORD_BYTES)))
+    assert "max.message.bytes" in str(problem)
+
+
+def test_views_have_as_many_partitions_as_the_events() -> None:
+    few = as_created(SPECS["responses"], partitions=4)
+    many = as_created(SPECS["transcripts"], partitions=9)
+    first, second = problems(responses=few, transcripts=many)
+    assert str(first) == "topic responses: has 4 partitions, must have 8: rejoinder topics --fix"
+    assert first.partitions == 8
+    assert second.partitions is None
+    assert "delete it" in str(second)
+
+
+def test_beats_have_one_order() -> None:
+    two = as_created(TopicSpec(NAMES.executors, SPECS[NAMES.executors].settings, partitions=2))
+    [problem] = problems(executors=two)
+    assert "has 2 partitions, must have 1" in str(problem)
+
+
+@pytest.mark.parametrize(
+    "replication, least, fatal, told",
+    [
+        (3, 4, True, "no append can succeed"),
+        (2, 2, False, "one broker down stops all appends"),
+        (3, 1, False, "an acknowledged record may be lost"),
+    ],
+)
+def test_replicas_that_do_not_keep_the_promise_are_told(
+    replication: int, least: int, fatal: bool, told: str
+) -> None:
+    found = as_created(EVENTS, replication=replication)
+    settings = {**found.config, "min.insync.replicas": str(least)}
+    [problem] = problems(events=Found(found.partitions, replication, settings))
+    assert problem.fatal is fatal
+    assert told in str(problem)
+    assert str(problem).startswith("warning: ") is not fatal
+
+
+def test_three_replicas_survive_the_loss_of_one() -> None:
+    assert config(EVENTS, 3)["min.insync.replicas"] == "2"
+    assert config(EVENTS, 1)["min.insync.replicas"] == "1"
