@@ -1,0 +1,1 @@
+"""Hosted agents for tests, each a program of its own."""

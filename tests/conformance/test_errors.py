@@ -1,0 +1,258 @@
+"""A-15, A-16: refusals. Each names its field, nothing is stored, and the server goes on."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.api import Api, error_of, request, text
+from tests.wire import Connection
+
+UNKNOWN = "resp_0000" + "0" * 32
+MALFORMED = [
+    "x",
+    "resp_",
+    "resp_zz",
+    "RESP_0000" + "0" * 32,
+    UNKNOWN + "0",
+    UNKNOWN[:-1] + "G",
+    "resp_ffff" + "0" * 32,
+    "..",
+    "a\r\nx-evil: 1",
+    "\x00",
+    "é",
+    "'",
+    "<script>",
+    "a" * 3000,
+]
+
+
+def assert_alive(api: Api) -> None:
+    assert text(api.response(api.closed("still here"))) == "still here"
+
+
+@pytest.mark.parametrize("id", [UNKNOWN, *MALFORMED], ids=lambda text: ascii(text)[1:40])
+def test_a15_unknown_and_malformed_ids_are_one_404(api: Api, id: str) -> None:
+    answers = [api.get(id), api.get(id, "?stream=true"), api.cancel(id), api.input_items(id), api.delete(id)]
+    expected = {
+        "message": f"Response with id '{id}' not found.",
+        "type": "invalid_request_error",
+        "param": "response_id",
+        "code": "not_found",
+    }
+
+    for answer in answers:
+        assert answer.status == 404, answer
+        assert "x-evil" not in answer.headers
+        if id != "..":  # a path segment that proxies and clients may resolve
+            assert error_of(answer) == expected
+
+
+def test_a15_a_foreign_response_is_404(api: Api, stranger: Api) -> None:
+    id = api.closed()
+
+    answers = [
+        stranger.get(id),
+        stranger.get(id, "?stream=true"),
+        stranger.cancel(id),
+        stranger.input_items(id),
+        stranger.delete(id),
+    ]
+
+    assert [answer.status for answer in answers] == [404] * 5
+    assert {error_of(answer)["message"] for answer in answers} == {f"Response with id '{id}' not found."}
+    assert api.get(id).status == 200
+
+
+def test_a16_other_paths_and_methods_answer_in_the_envelope(api: Api) -> None:
+    assert error_of(unknown := api.ask("GET", "/v1/nothing"))["type"] == "invalid_request_error"
+    assert error_of(wrong := api.ask("PUT", "/v1/responses", {}))["type"] == "invalid_request_error"
+    assert (unknown.status, wrong.status) == (404, 405)
+
+
+NOT_JSON = {
+    "empty": b"",
+    "not json": b"hello",
+    "half": b'{"model": "echo", "input": "x"',
+    "two": b'{"model":"echo","input":"x"}{}',
+    "list": b"[]",
+    "text": b'"x"',
+    "number": b"1",
+    "null": b"null",
+    "not utf-8": b'{"model":"echo","input":"\xff"}',
+    "lone surrogate": b'{"model":"echo","input":"\\ud800"}',
+    "bare NaN": b'{"model":"echo","input":"x","temperature":NaN}',
+    "raw line break": b'{"model":"echo","input":"a\nb"}',
+    "deep": b'{"model":"echo","input":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deep and open": b"[" * 100_000,
+    "deep objects": b'{"model":"echo","input":"x","x":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
+def test_a16_what_is_no_json_object_is_400(api: Api, body: bytes) -> None:
+    error = error_of(answer := api.post(body))
+
+    assert answer.status == 400
+    assert error["type"] == "invalid_request_error"
+    assert_alive(api)
+
+
+LONG = "x" * 513
+BAD_FIELDS: list[tuple[str, Any, str]] = [
+    ("input", None, "input"),
+    ("input", 7, "input"),
+    ("input", {}, "input"),
+    ("input", True, "input"),
+    ("input", ["text"], "input"),
+    ("input", [7], "input"),
+    ("input", [None], "input"),
+    ("model", 7, "model"),
+    ("model", "", "model"),
+    ("model", ["echo"], "model"),
+    ("model", "no-such-model", "model"),
+    ("background", "yes", "background"),
+    ("background", 1, "background"),
+    ("stream", "true", "stream"),
+    ("store", "no", "store"),
+    ("previous_response_id", 7, "previous_response_id"),
+    ("previous_response_id", {}, "previous_response_id"),
+    ("metadata", "x", "metadata"),
+    ("metadata", [], "metadata"),
+    ("metadata", {"k": 7}, "metadata"),
+    ("metadata", {"k": {}}, "metadata"),
+    ("metadata", {"k": LONG}, "metadata"),
+    ("metadata", {"k" * 65: "v"}, "metadata"),
+    ("metadata", {f"k{n}": "v" for n in range(17)}, "metadata"),
+    ("metadata", {"echo.tokens": "many"}, "metadata"),
+    ("metadata", {"echo.unknown": "1"}, "metadata"),
+    ("instructions", 7, "instructions"),
+    ("temperature", "hot", "temperature"),
+    ("top_p", {}, "top_p"),
+    ("max_output_tokens", "many", "max_output_tokens"),
+    ("parallel_tool_calls", "no", "parallel_tool_calls"),
+    ("tools", {}, "tools"),
+    ("agent_reference", "weather", "agent_reference"),
+    ("agent_reference", {"type": "agent_reference", "name": "nobody"}, "agent_reference"),
+    ("agent_reference", {"type": "agent_reference", "name": 7}, "agent_reference"),
+    ("agent_reference", {"type": "something", "name": "x"}, "agent_reference"),
+    ("conversation", "conv_1", "conversation"),
+    ("conversation", {"id": "conv_1"}, "conversation"),
+]
+
+
+@pytest.mark.parametrize(
+    "field, value, param", BAD_FIELDS, ids=[f"{f}={str(v)[:30]}" for f, v, _ in BAD_FIELDS]
+)
+def test_a16_a_bad_field_is_400_and_named(api: Api, field: str, value: Any, param: str) -> None:
+    error = error_of(answer := api.post({**request("one"), field: value}))
+
+    assert answer.status == 400, answer
+    assert error["type"] == "invalid_request_error"
+    assert str(error["param"]).split(".")[0].split("[")[0] == param
+    assert error["code"]
+
+
+@pytest.mark.parametrize("field", ["input", "model"])
+def test_a16_a_missing_field_is_400_and_named(api: Api, field: str) -> None:
+    error = error_of(answer := api.post({k: v for k, v in request("one").items() if k != field}))
+
+    assert (answer.status, error["param"]) == (400, field)
+
+
+def test_a16_an_unknown_model_has_its_code(api: Api) -> None:
+    error = error_of(api.post(request(model="no-such-model")))
+
+    assert error["code"] == "model_not_found"
+    assert "no-such-model" in error["message"]
+
+
+@pytest.mark.parametrize("length", [2_000_000, 20_000_000])
+def test_a16_too_large_is_413(api: Api, length: int) -> None:
+    error = error_of(answer := api.post(request("x" * length)))
+
+    assert answer.status == 413
+    assert error["type"] == "invalid_request_error"
+    assert_alive(api)
+
+
+@pytest.mark.parametrize("chunks, status", [(3, 200), (200, 413)])
+def test_a16_a_body_without_a_length_is_taken_and_bounded(api: Api, chunks: int, status: int) -> None:
+    body = json.dumps(request("x " * 5_000 * chunks)).encode()
+    size = -(-len(body) // chunks)
+    with Connection(api.base_url) as connection:
+        headers = {"transfer-encoding": "chunked", "content-type": "application/json"}
+        connection.send("POST", "/v1/responses", None, headers)
+        for start in range(0, len(body), size):
+            chunk = body[start : start + size]
+            connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        connection.write(b"0\r\n\r\n")
+        connection.read_head()
+
+        assert connection.status == status, connection.body()
+    assert_alive(api)
+
+
+def test_a16_a_body_that_never_comes_in_full_is_nothing(api: Api) -> None:
+    body = json.dumps(request()).encode()
+    for length in range(0, len(body), 7):
+        with Connection(api.base_url) as connection:
+            connection.send("POST", "/v1/responses", None, {"content-length": str(len(body))})
+            connection.write(body[:length])
+    assert_alive(api)
+
+
+def test_a16_a_large_body_within_the_bound_is_taken(api: Api) -> None:
+    words = "w" * 99 + " "
+    id = api.closed(words * 4000)
+
+    assert text(api.response(id)) == (words * 4000).strip()
+
+
+def test_a16_limits_of_metadata_are_inclusive(api: Api) -> None:
+    metadata = {f"{n:02}" + "k" * 62: "v" * 512 for n in range(16)}
+
+    assert api.response(api.create(metadata=metadata))["metadata"] == metadata
+
+
+NASTY = [
+    "nul\x00nul",
+    "\x01\x02\x1b[31m",
+    "\u202e\ufeff",
+    "𝒳👩‍👩‍👧‍👦",
+    "data:",
+    "event:ping",
+    "\\u0000",
+    "</script>",
+    "\ufffe\uffff",
+]
+
+
+@pytest.mark.parametrize("word", NASTY, ids=ascii)
+def test_a16_strange_text_comes_back_as_it_went(api: Api, word: str) -> None:
+    id = api.create(f"{word} end", instructions=word, metadata={"note": word})
+    frames = api.events(id)
+
+    response = api.response(id)
+    assert text(response) == f"{word} end"
+    assert (response["instructions"], response["metadata"]["note"]) == (word, word)
+    assert frames[-1].event["response"] == response
+
+
+def test_a16_unknown_fields_are_taken(api: Api) -> None:
+    body = request("one", x_unknown={"a": [1, 2, {"b": None}]}, **{"another-one": 1.5})
+
+    assert api.post(body).status == 200
+
+
+def test_a16_numbers_that_other_languages_cannot_hold_are_kept_or_refused(api: Api) -> None:
+    body = json.dumps(request("one"))[:-1] + ', "x": 123456789012345678901234567890, "y": 1e400}'
+
+    assert api.post(body.encode()).status in (200, 400)
+    assert_alive(api)
+
+
+def test_a16_refusals_that_a_retry_cannot_mend_say_so(api: Api) -> None:
+    for answer in (api.post(b"{"), api.post(request(model="no-such-model")), api.get(UNKNOWN)):
+        assert answer.status in (400, 404)
+        assert answer.status != 409

@@ -1,0 +1,151 @@
+"""A-8, A-9, A-10: statuses, the store, admission."""
+
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.api import Api, error_of, request, text
+
+
+def fresh_key() -> dict[str, str]:
+    return {"idempotency-key": secrets.token_hex(8)}
+
+
+def test_a8_a_background_response_is_answered_queued_and_completes(api: Api) -> None:
+    answer = api.post(request("one two"))
+    id = answer.json["id"]
+
+    assert (answer.status, answer.json["status"], answer.json["output"]) == (200, "queued", [])
+    assert answer.json["completed_at"] is None
+    final = api.eventually(id, lambda response: response["status"] not in ("queued", "in_progress"))
+    assert (final["status"], final["error"], text(final)) == ("completed", None, "one two")
+    assert isinstance(final["completed_at"], int)
+    assert final["completed_at"] >= final["created_at"]
+
+
+def test_a8_an_open_response_shows_its_output_so_far(api: Api) -> None:
+    id = api.create("alpha beta", tokens=50, interval_ms=50)
+
+    partial = api.eventually(id, text)
+
+    assert partial["status"] == "in_progress"
+    assert partial["completed_at"] is None
+    assert partial["error"] is None
+    assert text(partial).startswith("alpha")
+    assert len(text(partial)) < len(text(api.eventually(id, lambda r: r["status"] == "completed")))
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a8_a_failed_response_says_why_and_keeps_its_output(api: Api, after: int) -> None:
+    failed = api.response(api.closed("one two three", fail_after=after))
+
+    assert (failed["status"], failed["completed_at"]) == ("failed", None)
+    assert (failed["error"]["code"], failed["error"]["type"]) == ("server_error", "upstream_error")
+    assert failed["error"]["message"]
+    assert text(failed).split() == ["one", "two", "three"][:after]
+
+
+def test_a8_a_synchronous_post_answers_the_final_object(api: Api) -> None:
+    answer = api.post(request("one two", background=None))
+
+    assert (answer.status, answer.json["status"], text(answer.json)) == (200, "completed", "one two")
+    assert api.response(answer.json["id"]) == answer.json
+
+
+def test_a8_a_synchronous_post_answers_a_failure_as_an_object(api: Api) -> None:
+    answer = api.post(request("one two", background=False, fail_after=1))
+
+    assert (answer.status, answer.json["status"]) == (200, "failed")
+    assert answer.json["error"]["code"] == "server_error"
+
+
+def test_a9_the_background_needs_the_store(api: Api) -> None:
+    error = error_of(answer := api.post(request(store=False)))
+
+    assert answer.status == 400
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "background")
+
+
+def test_a9_a_response_that_is_not_stored_runs_and_is_gone(api: Api) -> None:
+    answer = api.post(request("one two", background=False, store=False))
+    with api.connect(
+        "POST", "/v1/responses", request("one", background=False, store=False, stream=True)
+    ) as stream:
+        frames = list(stream.frames())
+
+    assert (answer.status, answer.json["status"], answer.json["store"]) == (200, "completed", False)
+    assert frames[-1].type == "response.completed"
+    for id in (answer.json["id"], frames[0].event["response"]["id"]):
+        answers = [
+            api.get(id),
+            api.get(id, "?stream=true"),
+            api.cancel(id),
+            api.input_items(id),
+            api.delete(id),
+        ]
+        assert [answer.status for answer in answers] == [404] * 5
+
+
+def test_a9_a_response_that_is_not_stored_is_hidden_while_it_runs(api: Api) -> None:
+    body = request("one", background=False, store=False, stream=True, tokens=100, interval_ms=100)
+    with api.connect("POST", "/v1/responses", body) as stream:
+        frames = stream.frames()
+        id = next(frames).event["response"]["id"]
+        next(frames)
+        assert api.get(id).status == 404
+
+
+def test_a10_the_id_can_be_read_at_once(api: Api) -> None:
+    for _ in range(30):
+        assert api.get(api.create()).status == 200
+
+
+def test_a10_same_key_and_body_are_one_response(api: Api) -> None:
+    key, body = fresh_key(), request("once")
+    first, second = api.post(body, key), api.post(body, key)
+
+    assert (first.status, second.status) == (200, 200)
+    assert first.json["id"] == second.json["id"]
+
+
+def test_a10_concurrent_posts_with_one_key_are_one_response(api: Api) -> None:
+    key, body = fresh_key(), request("once only", tokens=20)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: api.post(body, key), range(20)))
+
+    assert [answer.status for answer in answers] == [200] * 20
+    (id,) = {answer.json["id"] for answer in answers}
+    assert len(api.events(id)) == 29
+
+
+@pytest.mark.parametrize("form", [{"background": False}, {"background": False, "stream": True}])
+def test_a10_a_repeated_synchronous_post_gets_the_same_result(api: Api, form: dict[str, Any]) -> None:
+    key, body = fresh_key(), request("one two", **form)
+
+    first, second = api.post(body, key), api.post(body, key)
+
+    assert first.status == second.status == 200
+    assert first.body == second.body
+
+
+def test_a10_a_key_with_another_body_is_refused(api: Api) -> None:
+    key = fresh_key()
+    id = api.post(request("one"), key).json["id"]
+
+    error = error_of(answer := api.post(request("two"), key))
+
+    assert answer.status == 422
+    assert answer.headers["x-should-retry"] == "false"
+    assert error["type"] == "invalid_request_error"
+    assert text(api.eventually(id, lambda response: response["status"] == "completed")) == "one"
+
+
+def test_a10_keys_belong_to_a_tenant(api: Api, stranger: Api) -> None:
+    key = fresh_key()
+
+    mine, theirs = api.post(request("mine"), key), stranger.post(request("theirs"), key)
+
+    assert (mine.status, theirs.status) == (200, 200)
+    assert mine.json["id"] != theirs.json["id"]

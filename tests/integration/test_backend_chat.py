@@ -1,0 +1,173 @@
+"""services/executor/backends/chat.py against real HTTP servers."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.executor.backend import Backend, Resume
+from tests.strict import checked
+from tests.upstreams import Call, Outcome, Raw, Script, outcome, raw, registry, request
+
+DONE = b"data: [DONE]\n\n"
+
+
+def chunk(finish: str | None = None, **delta: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode()
+
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+HELLO = [chunk(role="assistant"), chunk(content="Good"), chunk(content=" day"), chunk("stop"), USAGE, DONE]
+
+
+def sending(*pieces: bytes, wait: bool = False) -> Script:
+    async def script(call: Call) -> None:
+        await call.head()
+        for piece in pieces:
+            await call.write(piece)
+        if wait:
+            await call.hung_up.wait()
+
+    return script
+
+
+@asynccontextmanager
+async def serving(script: Script, lines: str = "") -> AsyncIterator[tuple[Raw, Backend]]:
+    async with raw(script) as server:
+        backends = registry(server.url, lines, kind="chat")
+        try:
+            yield server, backends.resolve({"model": "m"})
+        finally:
+            await backends.close()
+
+
+async def run(script: Script, lines: str = "", **body: Any) -> tuple[Raw, Outcome]:
+    async with serving(script, lines) as (server, backend):
+        return server, await outcome(backend, request(**body))
+
+
+async def test_a_call_is_made_and_its_chunks_become_events() -> None:
+    server, got = await run(
+        sending(*HELLO), temperature=0.5, max_output_tokens=9, previous_response_id="resp_x"
+    )
+    assert got.error is None
+    final = checked(got.events)[-1]["response"]
+    assert final["output"][0]["content"][0]["text"] == "Good day"
+    assert final["usage"]["output_tokens"] == 2
+    assert (server.calls[0].method, server.calls[0].path) == ("POST", "/v1/chat/completions")
+    assert server.calls[0].body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "max_tokens": 9,
+    }
+
+
+async def test_events_come_as_the_chunks_come() -> None:
+    more = asyncio.Event()
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.write(HELLO[1])
+        await more.wait()
+        await call.write(b"".join(HELLO[2:]))
+
+    async with serving(script) as (_, backend), aclosing(backend.stream(request())) as stream:
+        first = await anext(stream)
+        assert first[-1].event["delta"] == "Good"
+        more.set()
+        rest = [one.event["type"] for batch in [batch async for batch in stream] for one in batch]
+    assert rest[-1] == "response.completed"
+
+
+async def test_a_completion_that_is_not_streamed_is_translated() -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+
+    async def script(call: Call) -> None:
+        await call.answer(200, {"choices": [choice]})
+
+    _, got = await run(script)
+    assert checked(got.events)[-1]["response"]["output"][0]["content"][0]["text"] == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "says", "type"),
+    [
+        (HELLO[:3], "ended its stream without a finish reason", "upstream_truncated"),
+        ([*HELLO[:3], DONE], "ended its stream without a finish reason", "upstream_truncated"),
+        ([*HELLO[:3], b"data: {oops\n\n"], "sent something that is not JSON", "upstream_malformed"),
+        ([*HELLO[:3], b"data: {}\n\n"], "sent a chunk without choices", "upstream_malformed"),
+        ([*HELLO[:3], chunk("error")], "broke the generation off (error)", "upstream_malformed"),
+        (
+            [*HELLO[:3], b'data: {"error": {"message": "out of memory"}}\n\n'],
+            "reported an error: out of memory",
+            "upstream_error",
+        ),
+        ([*HELLO[:3], b"event: error\ndata: {}\n\n"], "reported an error: without a word", "upstream_error"),
+    ],
+)
+@pytest.mark.parametrize("in_one_piece", [True, False])
+async def test_a_bad_stream_ends_honestly_and_what_came_before_is_kept(
+    pieces: list[bytes], says: str, type: str, in_one_piece: bool
+) -> None:
+    _, got = await run(sending(b"".join(pieces)) if in_one_piece else sending(*pieces))
+    assert [event["delta"] for event in got.events if "delta" in event] == ["Good", " day"]
+    assert says in got.failure.message
+    assert got.failure.type == type
+
+
+async def test_a_server_that_goes_silent_after_its_finish_reason_has_finished() -> None:
+    _, got = await run(sending(*HELLO[:4], wait=True), "timeout = 0.2")
+    assert got.error is None
+    assert checked(got.events)[-1]["type"] == "response.completed"
+
+
+async def test_silence_before_it_is_a_failure() -> None:
+    _, got = await run(sending(*HELLO[:3], wait=True), "timeout = 0.2")
+    assert got.failure.type == "upstream_idle"
+
+
+async def test_an_error_answer_is_told() -> None:
+    async def script(call: Call) -> None:
+        await call.answer(400, {"error": {"message": "context too long", "code": "context_length_exceeded"}})
+
+    _, got = await run(script)
+    assert got.failure.message == "The model server answered 400: context too long"
+    assert got.failure.code == "server_error"
+
+
+async def test_html_is_refused() -> None:
+    async def script(call: Call) -> None:
+        await call.answer(200, b"<html>", "text/html")
+
+    _, got = await run(script)
+    assert "text/html instead of an event stream" in got.failure.message
+
+
+async def test_what_chat_cannot_say_is_refused_before_any_call() -> None:
+    server, got = await run(sending(*HELLO), tools=[{"type": "web_search"}])
+    assert got.failure.message == (
+        "The model server speaks Chat Completions, which has no tools of type web_search."
+    )
+    assert (got.failure.type, server.calls) == ("unsupported", [])
+
+
+async def test_closing_the_stream_cuts_the_connection() -> None:
+    async with serving(sending(*HELLO[:3], wait=True)) as (server, backend):
+        async with aclosing(backend.stream(request())) as stream:
+            await anext(stream)
+        async with asyncio.timeout(5):
+            await server.calls[0].hung_up.wait()
+
+
+async def test_a_run_of_a_lost_executor_is_not_called_again() -> None:
+    async with serving(sending(*HELLO)) as (server, backend):
+        assert not backend.resumable
+        got = await outcome(backend, request(), Resume(None, None, 3))
+    assert (got.failure.type, server.calls) == ("executor_lost", [])

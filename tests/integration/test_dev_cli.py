@@ -1,0 +1,115 @@
+"""The command line where it cannot do what it is asked: one line, a status, no traceback."""
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.settings import environment
+from tests.process import REJOINDER
+from tests.serving import HOST
+
+NOBODY = f"{HOST}:9"
+"""The discard port: nothing listens there."""
+
+
+async def rejoinder(*arguments: str, **settings: object) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        REJOINDER,
+        *arguments,
+        env={**os.environ, **environment(settings)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_version_is_printed() -> None:
+    assert await rejoinder("version") == (0, "rejoinder 0.1.0\n", "")
+
+
+@pytest.mark.parametrize("command", ["ingest", "executor", "replay", "projector", "dev", "topics"])
+async def test_a_bad_setting_is_one_line(command: str) -> None:
+    status, out, err = await rejoinder(command, lease_s="soon")
+    assert (status, out) == (2, "")
+    assert err.startswith("rejoinder: REJOINDER_LEASE_S: 'soon' does not fit; it takes seconds")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["ingest", "executor", "replay", "projector", "dev", "topics"])
+async def test_a_cluster_that_is_away_is_one_line(command: str) -> None:
+    status, out, err = await rejoinder(command, port=0, internal_port=0, kafka=NOBODY)
+    assert (status, out) == (1, "")
+    assert err.startswith("rejoinder: ")
+    assert NOBODY in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["ingest", "executor", "replay", "projector"])
+async def test_a_missing_topic_is_one_line(command: str, kafka: str, topic_prefix: str) -> None:
+    status, _, err = await rejoinder(command, port=0, internal_port=0, kafka=kafka, topic_prefix=topic_prefix)
+    assert status == 1
+    last = err.splitlines()[-1]
+    assert last.startswith(f"rejoinder: topic {topic_prefix}")
+    assert "rejoinder topics --create" in last
+    assert "Traceback" not in err
+
+
+async def test_topics_are_checked_and_created(kafka: str, topic_prefix: str) -> None:
+    chosen = {"kafka": kafka, "topic_prefix": topic_prefix, "partitions": 2}
+    status, out, _ = await rejoinder("topics", **chosen)
+    assert status == 1
+    assert f"topic {topic_prefix}responses.events: does not exist: rejoinder topics --create\n" in out
+    status, out, _ = await rejoinder("topics", "--create", **chosen)
+    assert status == 0
+    assert out.startswith(f"created topic {topic_prefix}responses.events with 2 partitions\n")
+    assert out.endswith("the topics are as they must be\n")
+    assert await rejoinder("topics", **chosen) == (0, "the topics are as they must be\n", "")
+
+
+async def test_a_public_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, out, err = await rejoinder("dev", "--port", str(port), "--data", str(tmp_path))
+    assert (status, out) == (1, "")
+    line = f"rejoinder: port {port} on {HOST} is in use: stop what listens there, or choose another port\n"
+    assert err == line
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+async def test_a_broken_configuration_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "rejoinder.toml"
+    file.write_text("[[models]]\nmatch = 1\n")
+    status, _, err = await rejoinder("dev", "--port", "0", "--data", str(tmp_path / "data"), config=file)
+    assert status == 2
+    assert err.startswith(f"rejoinder: {file}: models[0].match:")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+async def test_a_missing_api_key_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "rejoinder.toml"
+    file.write_text('[[models]]\nmatch = "m"\nbase_url = "http://127.0.0.1:9"\napi_key_env = "NOT_SET"\n')
+    status, _, err = await rejoinder("dev", "--port", "0", "--data", str(tmp_path / "data"), config=file)
+    assert (status, err) == (
+        2,
+        "rejoinder: NOT_SET: <model 'm' responses> needs an API key in this variable; set it\n",
+    )
+    assert not (tmp_path / "data").exists()
+
+
+async def test_nothing_of_the_working_directory_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "services").mkdir()
+    (tmp_path / "services" / "__init__.py").write_text("raise SystemExit('the wrong services')")
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-P", "-m", "services.cli", "version"], cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out == b"rejoinder 0.1.0\n"

@@ -1,0 +1,116 @@
+"""`rejoinder dev`: a whole system from one command, that mends itself and leaves nothing behind."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.api import Api
+from tests.process import REJOINDER, ServerProcess
+from tests.system import System
+
+SERVICES = ["ingest", "replay", "executor", "projector"]
+
+
+def eventually(condition: Callable[[], object], timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s"
+        time.sleep(0.05)
+
+
+def completes(api: Api) -> bool:
+    """Whether a response runs to its end now."""
+    answer = api.post({"model": "echo", "input": "one two", "background": True})
+    return answer.status == 200 and api.events(answer.json["id"])[-1].type == "response.completed"
+
+
+@pytest.fixture
+def own(kafka: str, tmp_path: Path) -> Iterator[System]:
+    """A system that the test may harm."""
+    with System(kafka, tmp_path) as system:
+        yield system
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A system with a broker of its own, as `make dev` starts it."""
+    command = [REJOINDER, "dev", "--port", "0", "--data", str(tmp_path / "data")]
+    with ServerProcess(command, tmp_path / "log") as system:
+        yield system
+
+
+def test_it_says_ready_once_and_stops_with_status_0(kafka: str, tmp_path: Path) -> None:
+    system = System(kafka, tmp_path)
+    system.start()
+    ready = [line for line in system.log.splitlines() if line.startswith("ready ")]
+    assert ready == [f"ready {system.base_url}"]
+    assert all(len(system.titled(f"rejoinder {name}")) == 1 for name in SERVICES)
+    assert completes(Api(system.base_url))
+    assert system.stop() == 0
+
+
+def test_the_log_names_who_says_what(own: System) -> None:
+    assert any(line.startswith("replay    | ") for line in own.log.splitlines())
+    assert any(line.startswith("ingest    | ") for line in own.log.splitlines())
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_is_killed_is_started_again(own: System, name: str) -> None:
+    api = Api(own.base_url)
+    assert completes(api)
+    [service] = own.titled(f"rejoinder {name}")
+    service.kill()
+    eventually(lambda: [p.pid for p in own.titled(f"rejoinder {name}")] not in ([], [service.pid]))
+    eventually(lambda: _safely(completes, api))
+
+
+def _safely(check: Callable[[Api], bool], api: Api) -> bool:
+    try:
+        return check(api)
+    except (OSError, AssertionError):
+        return False
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_killed_is_started_again_and_nothing_is_lost(whole: ServerProcess) -> None:
+    api = Api(whole.base_url)
+    id = api.closed("one two")
+    before = api.get(id).body
+    [broker] = [process for process in whole.tree() if "java" in process.name()]
+    broker.kill()
+    eventually(lambda: _safely(completes, api), timeout=50)
+    assert api.get(id).body == before
+
+
+@pytest.mark.slow
+def test_a_supervisor_that_is_killed_leaves_nobody_behind(whole: ServerProcess) -> None:
+    tree = whole.tree()
+    assert len(tree) >= 7  # itself, four services, the broker and its guard
+    os.kill(tree[0].pid, signal.SIGKILL)
+    _, left = psutil.wait_procs(tree, timeout=20)
+    assert not left
+
+
+def test_a_second_signal_ends_everything_at_once(own: System) -> None:
+    api = Api(own.base_url)
+    id = api.open()
+    tree = own.tree()
+    [executor] = own.titled("rejoinder executor")
+    executor.suspend()  # it cannot drain
+    try:
+        tree[0].send_signal(signal.SIGINT)
+        eventually(lambda: "stopping" in own.log)
+        began = time.monotonic()
+        tree[0].send_signal(signal.SIGINT)
+        _, left = psutil.wait_procs(tree, timeout=5)
+        assert not left, id
+        assert time.monotonic() - began < 3
+    finally:
+        for process in tree:
+            if process.is_running():
+                process.kill()

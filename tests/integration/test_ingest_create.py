@@ -1,0 +1,247 @@
+"""POST /v1/responses: what is refused leaves no record, what is answered is in the log (A-9, A-10, A-13)."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from schemas.ids import parse_response_id, partition_of
+from tests.conftest import eventually
+from tests.ingesting import NAMES, PARTITIONS, error_of, ingesting
+from tests.serving import HOST, read_answer
+
+
+async def test_a_background_post_answers_the_object_that_is_in_the_log() -> None:
+    async with ingesting() as running:
+        made = await running.create(metadata={"a": "b"}, something_new=[1])
+        (accepted,) = running.accepted()
+        (record,) = running.records()
+    value = json.loads(record.value or b"")
+    assert value["response"] == made
+    assert value["request"]["something_new"] == [1]
+    assert (made["id"], made["status"], made["background"]) == (accepted.id, "queued", True)
+    assert (accepted.tenant, accepted.background, accepted.store, accepted.previous) == (
+        "default",
+        True,
+        True,
+        None,
+    )
+    assert 0 <= accepted.not_after - record.timestamp <= 60_000
+
+
+async def test_ids_spread_over_the_partitions() -> None:
+    async with ingesting() as running:
+        for _ in range(40):
+            await running.create()
+        assert {partition_of(entry.id) for entry in running.accepted()} == set(range(PARTITIONS))
+
+
+async def test_an_agent_needs_no_model_and_gives_its_name() -> None:
+    async with ingesting() as running:
+        agent = {"type": "agent_reference", "name": "weather"}
+        made = await running.create(model=None, agent_reference=agent)
+    assert (made["model"], made["agent_reference"]) == ("weather", agent)
+
+
+@pytest.mark.parametrize(
+    "body, status, param",
+    [
+        (b"nope", 400, None),
+        ({"input": None}, 400, "input"),
+        ({"model": "unknown"}, 400, "model"),
+        ({"model": None}, 400, "model"),
+        ({"model": None, "agent_reference": {"name": "nobody"}}, 400, "agent_reference.name"),
+        ({"metadata": {"echo.tokens": "many"}}, 400, "metadata.echo.tokens"),
+        ({"background": True, "store": False}, 400, "background"),
+        ({"conversation": "conv_1"}, 400, "conversation"),
+        ({"previous_response_id": "resp_nope"}, 404, "previous_response_id"),
+        ({"previous_response_id": "resp_0000" + "0" * 32}, 404, "previous_response_id"),
+        ({"previous_response_id": "resp_ffff" + "0" * 32}, 404, "previous_response_id"),
+        ({"input": "x" * 5000}, 413, None),
+    ],
+    ids=str,
+)
+async def test_a_refused_request_leaves_no_record(body: Any, status: int, param: str | None) -> None:
+    async with ingesting(max_body_bytes=4096) as running:
+        answer = await running.post(body)
+        assert (answer.status, error_of(answer)["param"]) == (status, param)
+        assert running.records() == []
+        await running.create()
+
+
+async def test_bodies_that_are_announced_and_do_not_come_hold_up_nobody() -> None:
+    head = b"POST /v1/responses HTTP/1.1\r\nhost: x\r\n"
+    announced = [
+        head + b"content-length: 921600\r\n\r\nx",
+        head + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n",
+    ]
+    async with ingesting(request_s=5) as running:
+        held = [await asyncio.open_connection(HOST, running.port) for _ in range(300)]
+        for number, (_, writer) in enumerate(held):
+            writer.write(announced[number % 2])
+        await running.create()
+        for reader, writer in held:
+            assert (await read_answer(reader)).status == 408
+            writer.close()
+        assert len(running.accepted()) == 1
+
+
+async def test_a_body_without_a_length_is_bounded_too() -> None:
+    async with ingesting(max_body_bytes=4096) as running:
+        reader, writer = await asyncio.open_connection(HOST, running.port)
+        writer.write(b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"1000\r\n" + b" " * 4096 + b"\r\n" + b"10\r\n" + b" " * 16 + b"\r\n")
+        answer = await read_answer(reader)
+        writer.close()
+        assert answer.status == 413
+        assert running.records() == []
+
+
+@pytest.mark.parametrize("tenant", ["", "a b", "x" * 129])
+async def test_a_malformed_tenant_is_refused(tenant: str) -> None:
+    async with ingesting() as running:
+        answer = await running.post({}, f"x-rejoinder-tenant: {tenant}")
+        assert answer.status == 400
+        assert running.records() == []
+
+
+async def test_the_tenant_is_the_headers() -> None:
+    async with ingesting() as running:
+        made = await running.create("x-rejoinder-tenant: acme")
+        assert running.accepted()[0].tenant == "acme"
+        assert (await running.get(made["id"], "x-rejoinder-tenant: acme")).status == 200
+        assert (await running.get(made["id"])).status == 404
+
+
+KEYS = ("acme=open-sesame-open-sesame", "other=another-key-of-another")
+
+
+async def test_with_api_keys_the_key_says_whose_request_it_is() -> None:
+    async with ingesting(api_keys=KEYS) as running:
+        mine = "Authorization: Bearer open-sesame-open-sesame"
+        made = await running.create(mine, "x-rejoinder-tenant: other")
+        assert running.accepted()[0].tenant == "acme"
+        assert (await running.get(made["id"], mine)).status == 200
+        assert (await running.get(made["id"], "authorization: bearer another-key-of-another")).status == 404
+        assert (await running.cancel(made["id"], mine)).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [(), ("Authorization: Bearer open-sesame",), ("Authorization: Basic open-sesame-open-sesame",)],
+)
+async def test_without_a_known_api_key_everything_is_refused(headers: tuple[str, ...]) -> None:
+    async with ingesting(api_keys=KEYS) as running:
+        id = "resp_0000" + "0" * 32
+        for refused in (
+            await running.post({"background": True}, *headers),
+            await running.cancel(id, *headers),
+            await running.delete(id, *headers),
+            await running.get(id, *headers),
+        ):
+            assert (refused.status, error_of(refused)["code"]) == (401, "invalid_api_key")
+        assert running.records() == []
+
+
+async def test_a_successor_goes_to_its_predecessors_partition() -> None:
+    async with ingesting() as running:
+        first = await running.create()
+        for _ in range(5):
+            await running.create(previous_response_id=first["id"])
+        assert len({partition_of(entry.id) for entry in running.accepted()}) == 1
+        assert {entry.previous for entry in running.accepted()} == {None, first["id"]}
+
+
+async def test_a_predecessor_of_another_tenant_or_deleted_or_not_stored_is_unknown() -> None:
+    async with ingesting() as running:
+        theirs = await running.author().accept(tenant="acme")
+        unstored = await running.author(2).accept(background=False, store=False)
+        deleted = await (await running.author(3).accept()).delete()
+        before = len(running.records())
+        for author in (theirs, unstored, deleted):
+            answer = await running.post({"previous_response_id": author.id})
+            assert (answer.status, error_of(answer)["code"]) == (404, "previous_response_not_found")
+        assert len(running.records()) == before
+
+
+async def test_an_append_that_surely_failed_is_a_503_to_be_repeated() -> None:
+    async with ingesting() as running:
+        running.log.fail_next("lost")
+        answer = await running.post({"background": True})
+    assert answer.status == 503
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert "x-should-retry" not in answer.headers
+
+
+@pytest.mark.parametrize("outcome", ["unknown-lost", "unknown-appended"])
+async def test_an_append_whose_outcome_is_unknown_must_not_be_repeated(outcome: Any) -> None:
+    async with ingesting() as running:
+        running.log.fail_next(outcome)
+        answer = await running.post({"background": True})
+    assert answer.status == 503
+    assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_a_record_that_is_too_large_is_a_413() -> None:
+    async with ingesting() as running:
+        answer = await running.post(
+            {"background": True, "input": "x" * 700_000, "instructions": "y" * 200_000}
+        )
+        assert answer.status == 413
+        assert running.records() == []
+
+
+async def test_a_request_that_reached_the_log_too_late_is_void() -> None:
+    async with ingesting(window_ms=1) as running:
+        clock = running.log._clock
+        running.log._clock = lambda: clock() + 1000
+        answer = await running.post({"background": True})
+        (late,) = running.accepted()
+        assert answer.status == 503
+        assert "retry-after" in answer.headers
+        assert "x-should-retry" not in answer.headers
+        assert (await running.get(late.id)).status == 404
+
+
+async def test_with_the_log_away_it_refuses_within_five_seconds_and_recovers_by_itself() -> None:
+    async with ingesting() as running:
+        running.log.available = False
+        async with asyncio.timeout(5):
+            answer = await running.post({"background": True})
+        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+
+        async def refuses_at_once() -> bool:
+            async with asyncio.timeout(0.2):
+                return (await running.post({"background": True})).status == 503 and not await running.ready()
+
+        await eventually(refuses_at_once)
+        running.log.available = True
+        await eventually(running.ready)
+        await running.create()
+        assert len(running.accepted()) == 1
+
+
+async def test_too_many_open_responses_are_refused_before_any_id() -> None:
+    async with ingesting(max_queue=3) as running:
+        for _ in range(3):
+            await running.create()
+        answer = await running.post({"background": True})
+        assert (answer.status, error_of(answer)["code"]) == (429, "rate_limit_exceeded")
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert len(running.records()) == 3
+        await running.create("x-rejoinder-tenant: another")
+        for entry in running.accepted():
+            await running.delete(entry.id, f"x-rejoinder-tenant: {entry.tenant}")
+
+        async def lets_in() -> bool:
+            return (await running.post({"background": True})).status == 200
+
+        await eventually(lets_in)
+
+
+async def test_every_id_is_one_of_ours() -> None:
+    async with ingesting() as running:
+        made = await running.create()
+        assert parse_response_id(made["id"]) == made["id"]
+        assert running.log.records(NAMES.events, partition_of(made["id"]))

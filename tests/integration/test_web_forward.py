@@ -1,0 +1,205 @@
+"""Forwarding: what goes in comes out, as it comes, and both sides learn how it ended."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.requests import Request
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from schemas.errors import ApiError
+from services.web.answers import json_answer, read_body
+from services.web.edge import route
+from services.web.forward import Upstream
+from services.web.sse import EventStream
+from services.web.stream import End
+from tests.conftest import eventually
+from tests.integration.test_web_stream import FRAME, Stage
+from tests.serving import HOST, ask, read_answer, serving
+
+
+async def mirror(request: Request) -> ASGIApp:
+    body = await read_body(request, 1 << 20)
+    seen = {
+        "method": request.method,
+        "path": request.scope["raw_path"].decode(),
+        "query": request.scope["query_string"].decode(),
+        "headers": dict(request.headers),
+        "body": body.decode(),
+    }
+    return json_answer(seen, 201, {"x-own": "kept"})
+
+
+@asynccontextmanager
+async def forwarding(upstream_port: int, stall_s: float = 30, request_s: float = 20) -> AsyncIterator[int]:
+    upstream = Upstream(f"http://{HOST}:{upstream_port}", stall_s=stall_s)
+    async with serving([Mount("/", upstream.forward)], request_s=request_s) as (_, port):
+        yield port
+    await upstream.close()
+
+
+async def test_a_request_and_its_answer_pass_through_whole() -> None:
+    async with serving([route("POST", "/a/{rest:path}", mirror)]) as (_, inner), forwarding(inner) as port:
+        headers = ["x-tenant: t", "connection: x-hop", "x-hop: 1", "x-request-id: mine"]
+        answer = await ask(port, "POST /a/b%2Fc?include[]=x&y=%20", b"hello", headers)
+    seen = json.loads(answer.body)
+    assert (answer.status, answer.headers["x-own"], answer.headers["x-request-id"]) == (201, "kept", "mine")
+    assert (seen["method"], seen["path"], seen["query"]) == ("POST", "/a/b%2Fc", "include[]=x&y=%20")
+    assert seen["body"] == "hello"
+    assert seen["headers"] == {
+        "host": f"{HOST}:{inner}",
+        "x-tenant": "t",
+        "x-request-id": "mine",
+        "content-length": "5",
+    }
+
+
+@pytest.mark.parametrize(("here", "there"), [(0.2, 20), (20, 0.2)], ids=["here", "there"])
+async def test_a_body_that_does_not_come_in_time_is_refused_wherever_it_is_noticed(
+    here: float, there: float
+) -> None:
+    async with (
+        serving([route("POST", "/", mirror)], request_s=there) as (inner, inner_port),
+        forwarding(inner_port, request_s=here) as port,
+    ):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx")
+        answer = await read_answer(reader)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (408, "request_timeout")
+        await eventually(lambda: inner.connections == 0)
+        writer.close()
+
+
+async def test_a_body_without_a_length_passes_through() -> None:
+    async with serving([route("POST", "/", mirror)]) as (_, inner), forwarding(inner) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n")
+        assert json.loads((await read_answer(reader)).body)["body"] == "abcdef"
+        writer.close()
+
+
+async def test_a_request_id_is_the_same_on_both_sides() -> None:
+    async with serving([route("GET", "/", mirror)]) as (_, inner), forwarding(inner) as port:
+        answer = await ask(port, "GET /")
+    assert json.loads(answer.body)["headers"]["x-request-id"] == answer.headers["x-request-id"]
+
+
+async def test_a_stream_comes_as_it_is_made_and_ends_cleanly() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, inner), forwarding(inner) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        for _ in range(3):
+            stage.put(FRAME)
+            await reader.readuntil(FRAME)
+        stage.put(None)
+        assert (await reader.readuntil(b"0\r\n\r\n")) == b"\r\n0\r\n\r\n"
+        assert await stage.end() == "complete"
+        writer.close()
+
+
+async def test_an_upstream_that_breaks_off_cuts_the_answer() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, inner), forwarding(inner) as port:
+        reading = asyncio.create_task(ask(port, "GET /stream"))
+        stage.put(FRAME)
+        await asyncio.sleep(0.1)
+        stage.put(RuntimeError("lost"))
+        answer = await reading
+    assert (answer.body, answer.whole) == (FRAME, False)
+
+
+async def test_a_client_that_goes_closes_the_upstreams_stream() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, inner), forwarding(inner) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        stage.put(FRAME)
+        await reader.readuntil(FRAME)
+        writer.close()
+        assert await stage.end() == "disconnected"
+
+
+async def test_a_client_that_goes_before_any_answer_is_noticed() -> None:
+    gone = asyncio.Event()
+
+    async def wait(request: Request) -> ASGIApp:
+        while not await request.is_disconnected():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        gone.set()
+        return json_answer("nobody")
+
+    async with serving([route("POST", "/", wait)]) as (_, inner), forwarding(inner) as port:
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+        await asyncio.sleep(0.1)
+        writer.close()
+        async with asyncio.timeout(5):
+            await gone.wait()
+
+
+async def test_a_reader_that_takes_nothing_is_dropped_on_both_sides() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, inner), forwarding(inner, stall_s=0.4) as port:
+        with socket.create_connection((HOST, port)) as stalled:
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.sendall(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+            stage.put(*[b"x" * (1 << 20)] * 200)
+            assert await stage.end() == "disconnected"
+
+
+async def test_an_upstream_that_is_away_is_a_503() -> None:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    async with forwarding(port) as front:
+        answer = await ask(front, "POST /v1/responses", b"{}")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+    assert "x-should-retry" not in answer.headers
+    assert json.loads(answer.body)["error"]["code"] == "service_unavailable"
+
+
+async def test_a_post_that_may_have_been_done_is_not_to_be_repeated() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, HOST, 0)
+    async with forwarding(server.sockets[0].getsockname()[1]) as front:
+        answer = await ask(front, "POST /v1/responses", b"{}")
+    server.close()
+    assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+
+
+@pytest.mark.parametrize("answer", ["stream", "refusal"])
+async def test_an_answer_fetched_for_another_request_is_passed_on(answer: str) -> None:
+    ends: list[End] = []
+
+    async def frames() -> AsyncIterator[bytes]:
+        yield FRAME
+
+    async def internal(_: Request) -> ASGIApp:
+        if answer == "refusal":
+            raise ApiError(503, "Behind.", headers={"retry-after": "3"})
+        return EventStream(frames())
+
+    async with serving([route("GET", "/internal", internal)]) as (_, inner):
+        upstream = Upstream(f"http://{HOST}:{inner}")
+
+        async def create(request: Request) -> ASGIApp:
+            await read_body(request, 100)
+            return upstream.fetch("/internal?offset=1", ends.append)
+
+        async with serving([route("POST", "/", create)]) as (_, port):
+            got = await ask(port, "POST /", b"{}")
+        await upstream.close()
+    assert ends == ["complete"]
+    if answer == "stream":
+        assert (got.status, got.body, got.whole) == (200, FRAME, True)
+    else:
+        assert (got.status, got.headers["retry-after"]) == (503, "3")

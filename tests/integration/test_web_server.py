@@ -1,0 +1,249 @@
+"""The server: ports, and a drain that is bounded and honest."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from services.settings import Settings
+from services.web.answers import json_answer, read_body
+from services.web.connection import connection
+from services.web.edge import Edge, route
+from services.web.health import routes, serve_admin
+from services.web.server import CannotListen, Server
+from services.web.sse import EventStream
+from services.web.stream import End
+from tests.conftest import eventually
+from tests.serving import HOST, ask, read_answer, serving
+
+READERS = 1000
+
+
+async def test_a_port_in_use_is_one_clear_line() -> None:
+    async with serving([]) as (_, port):
+        with pytest.raises(CannotListen, match=rf"^port {port} on {HOST} is in use: stop what listens there"):
+            await Server(Edge([])).start(HOST, port)
+
+
+async def test_a_host_that_is_not_ours_is_one_clear_line() -> None:
+    with pytest.raises(CannotListen, match=r"^192\.0\.2\.1 is no address of this machine"):
+        await Server(Edge([])).start("192.0.2.1", 0)
+
+
+async def test_a_port_is_free_again_at_once_after_a_drain() -> None:
+    async with serving(routes(list)) as (_, port):
+        assert (await ask(port, "GET /livez")).status == 200
+    again = Server(Edge([]))
+    assert await again.start(HOST, port) == port
+    await again.drain(0)
+
+
+async def test_sockets_of_dead_peers_are_given_up() -> None:
+    async def options(request: Request) -> ASGIApp:
+        sock = connection(request.scope).transport.get_extra_info("socket")
+        wanted = {"nodelay": socket.TCP_NODELAY, "user_timeout": socket.TCP_USER_TIMEOUT}
+        return json_answer({name: sock.getsockopt(socket.IPPROTO_TCP, at) for name, at in wanted.items()})
+
+    async with serving([route("GET", "/", options)]) as (_, port):
+        assert (await ask(port, "GET /")).body == b'{"nodelay":1,"user_timeout":30000}'
+
+
+@pytest.mark.parametrize("piece", [b"x" * 65536, b"x: y\r\n" * 10000], ids=["one header", "many headers"])
+async def test_a_head_without_an_end_is_hung_up_on(piece: bytes) -> None:
+    async with serving(routes(list)) as (server, port):
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /livez HTTP/1.1\r\n" + piece * 20)
+        await eventually(lambda: server.connections == 1)
+        await eventually(lambda: server.connections == 0)
+        writer.close()
+        assert (await ask(port, "GET /livez")).status == 200
+
+
+POST = b"POST /size HTTP/1.1\r\nhost: a\r\n"
+
+
+async def size(request: Request) -> ASGIApp:
+    return json_answer(len(await read_body(request, 1 << 20)))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /si",
+        POST,
+        POST + b"content-length: 9\r\n\r\nx",
+        POST + b"transfer-encoding: chunked\r\n\r\n1\r\n",
+    ],
+    ids=["line", "head", "body", "chunk"],
+)
+async def test_a_request_that_does_not_come_whole_in_time_is_refused_and_hung_up_on(sent: bytes) -> None:
+    async with serving([route("POST", "/size", size)], request_s=0.2) as (server, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(sent)
+        answer = await read_answer(reader)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (408, "request_timeout")
+        assert answer.headers["connection"] == "close"
+        assert answer.headers["x-request-id"].startswith("req_")
+        assert await reader.read() == b""
+        await eventually(lambda: server.connections == 0)
+        writer.close()
+
+
+async def test_a_whole_request_has_all_the_time_it_needs() -> None:
+    async def slow(request: Request) -> ASGIApp:
+        await asyncio.sleep(0.5)
+        return await size(request)
+
+    async with serving([route("POST", "/size", slow)], request_s=0.2) as (_, port):
+        assert (await ask(port, "POST /size", b"four")).body == b"4"
+
+
+async def test_a_body_that_goes_on_behind_its_answer_is_hung_up_on() -> None:
+    async def early(_: Request) -> ASGIApp:
+        return json_answer("enough")
+
+    async with serving([route("POST", "/size", early)], request_s=0.2) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(POST + b"content-length: 9\r\n\r\nx")
+        assert (await read_answer(reader)).body == b'"enough"'
+        assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("length", ["-1", "nine", "9, 10"])
+async def test_a_content_length_that_is_none_is_refused_in_the_envelope(length: str) -> None:
+    async with serving([route("POST", "/size", size)]) as (_, port):
+        answer = await ask(port, "POST /size", headers=[f"content-length: {length}"])
+        assert (answer.status, json.loads(answer.body)["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_a_drain_of_half_received_bodies_logs_nothing_of_each(caplog: pytest.LogCaptureFixture) -> None:
+    arrived: list[int] = []
+
+    async def slow(request: Request) -> ASGIApp:
+        return json_answer(len(await read_body(request, 99, arrived.append)))
+
+    async with serving([route("POST", "/size", slow)]) as (server, port):
+        writers = [(await asyncio.open_connection(HOST, port))[1] for _ in range(5)]
+        for writer in writers:
+            writer.write(POST + b"content-length: 9\r\n\r\nx")
+        await eventually(lambda: len(arrived) == 5)
+        await server.drain(0.1)
+        assert server.connections == 0
+        for writer in writers:
+            writer.close()
+    assert caplog.records == []
+
+
+async def test_a_drain_cuts_a_thousand_streams_at_once() -> None:
+    ends: list[End] = []
+
+    async def silence() -> AsyncIterator[bytes]:
+        yield b": hello\n"
+        await asyncio.Event().wait()
+
+    async def stream(_: Request) -> ASGIApp:
+        return EventStream(silence(), on_end=ends.append)
+
+    async def open_stream(port: int) -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writers.append(writer)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await reader.readuntil(b": hello\n\r\n")
+        return reader
+
+    writers: list[asyncio.StreamWriter] = []
+    async with serving([route("GET", "/", stream)]) as (server, port):
+        readers = [await open_stream(port) for _ in range(READERS)]
+        began = time.monotonic()
+        await server.drain(10)
+        assert time.monotonic() - began < 10
+        for reader in readers:
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+    assert ends == ["cut"] * READERS
+    assert server.connections == 0
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_drain_lets_a_request_finish_and_refuses_the_next() -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Request) -> ASGIApp:
+        arrived.set()
+        await go.wait()
+        return json_answer("done")
+
+    async with serving([route("GET", "/slow", slow), *routes(list)]) as (server, port):
+        under_way = asyncio.create_task(ask(port, "GET /slow"))
+        await arrived.wait()
+        draining = asyncio.create_task(server.drain(10))
+        while not server.draining:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        refused = await ask(port, "GET /slow")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await ask(port, "GET /slow", headers=["accept: text/event-stream"])
+        assert (await ask(port, "GET /livez")).status == 200
+        ready = await ask(port, "GET /readyz")
+        assert (ready.status, b"draining" in ready.body) == (503, True)
+        go.set()
+        assert (await under_way).body == b'"done"'
+        await draining
+        with pytest.raises(ConnectionRefusedError):
+            await ask(port, "GET /slow")
+
+
+async def test_a_drain_does_not_wait_for_idle_connections_or_past_its_bound() -> None:
+    async def forever(_: Request) -> ASGIApp:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving([route("GET", "/", forever), *routes(list)]) as (server, port):
+        idle, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+        await read_answer(idle)
+        stuck = asyncio.create_task(ask(port, "GET /"))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        await server.drain(0.3)
+        assert 0.3 <= time.monotonic() - began < 2
+        assert await idle.read() == b""
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await stuck
+        writer.close()
+
+
+async def test_readiness_says_what_is_missing() -> None:
+    reasons: list[str] = []
+    async with serving(routes(lambda: reasons)) as (_, port):
+        assert (await ask(port, "GET /readyz")).status == 200
+        reasons.append("partition 3 is 17 records behind")
+        answer = await ask(port, "GET /readyz")
+        assert answer.status == 503
+        assert b"partition 3 is 17 records behind" in answer.body
+        assert (await ask(port, "GET /livez")).status == 200
+
+
+async def test_metrics_are_what_prometheus_reads() -> None:
+    async with serving(routes(list)) as (_, port):
+        answer = await ask(port, "GET /metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert b"# TYPE python_info gauge" in answer.body
+
+
+async def test_a_service_without_routes_has_an_admin_port_when_it_is_given_one() -> None:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    async with serve_admin(Settings(), list):
+        with pytest.raises(ConnectionRefusedError):
+            await ask(port, "GET /readyz")
+    async with serve_admin(Settings(admin_port=port), list):
+        assert (await ask(port, "GET /readyz")).status == 200

@@ -1,0 +1,170 @@
+"""Streams: an honest end is clean, every other one is a reset, and the source always learns of it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from schemas.events import KEEP_ALIVE
+from services.web.edge import route
+from services.web.sse import EventStream
+from services.web.stream import End
+from tests.serving import HOST, ask, serving
+
+FRAME = b"event: a\nid: 0\ndata: {}\n\n"
+
+
+class Stage:
+    """A source under the test's control, and what became of its stream."""
+
+    def __init__(self) -> None:
+        self.chunks: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        self.closed = asyncio.Event()
+        self.ended: asyncio.Queue[End] = asyncio.Queue()
+
+    async def source(self) -> AsyncIterator[bytes]:
+        try:
+            while (chunk := await self.chunks.get()) is not None:
+                if isinstance(chunk, Exception):
+                    raise chunk
+                yield chunk
+        finally:
+            self.closed.set()
+
+    def put(self, *chunks: bytes | Exception | None) -> None:
+        for chunk in chunks:
+            self.chunks.put_nowait(chunk)
+
+    def route(self, path: str = "/stream", **options: Any) -> Route:
+        async def answer(_: Request) -> ASGIApp:
+            return EventStream(self.source(), on_end=self.ended.put_nowait, **options)
+
+        return route("GET", path, answer)
+
+    async def end(self) -> End:
+        async with asyncio.timeout(5):
+            return await self.ended.get()
+
+
+async def test_a_source_that_returns_ends_the_body_cleanly() -> None:
+    stage = Stage()
+    stage.put(FRAME, FRAME, None)
+    async with serving([stage.route()]) as (_, port):
+        answer = await ask(port, "GET /stream")
+    assert (answer.status, answer.body, answer.whole) == (200, FRAME * 2, True)
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert await stage.end() == "complete"
+
+
+async def test_a_connection_goes_on_after_a_stream_that_ended_cleanly() -> None:
+    stage = Stage()
+    stage.put(None, None)
+    async with serving([stage.route()]) as (server, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        for _ in range(2):
+            writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert server.connections == 1
+        writer.close()
+
+
+async def test_a_source_that_fails_resets_the_connection() -> None:
+    stage = Stage()
+    stage.put(FRAME, RuntimeError("lost"))
+    async with serving([stage.route()]) as (_, port):
+        answer = await ask(port, "GET /stream")
+    assert (answer.body, answer.whole) == (FRAME, False)
+    assert await stage.end() == "cut"
+    assert stage.closed.is_set()
+
+
+async def test_a_client_that_goes_closes_the_source() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        stage.put(FRAME)
+        await reader.readuntil(FRAME)
+        writer.close()
+        assert await stage.end() == "disconnected"
+        assert stage.closed.is_set()
+
+
+async def test_a_client_that_goes_behind_a_pipelined_request_closes_the_source() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n" * 2)
+        stage.put(FRAME)
+        await reader.readuntil(FRAME)
+        writer.transport.abort()
+        assert await stage.end() == "disconnected"
+
+
+async def test_silence_is_broken_by_the_one_keep_alive_line() -> None:
+    stage = Stage()
+    stage.put(FRAME)
+    async with serving([stage.route(keepalive_s=0.05)]) as (_, port):
+        reading = asyncio.create_task(ask(port, "GET /stream"))
+        await asyncio.sleep(0.3)
+        stage.put(FRAME, None)
+        answer = await reading
+    beats = answer.body.removeprefix(FRAME).removesuffix(FRAME)
+    assert answer.whole
+    assert beats == KEEP_ALIVE * (len(beats) // len(KEEP_ALIVE))
+    assert 2 <= len(beats) // len(KEEP_ALIVE) <= 6
+
+
+async def test_a_reader_that_takes_nothing_is_reset_and_the_others_go_on() -> None:
+    slow, quick = Stage(), Stage()
+    async with serving([slow.route("/slow", stall_s=0.4), quick.route()]) as (_, port):
+        with socket.create_connection((HOST, port)) as stalled:
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.sendall(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+            for _ in range(200):
+                slow.put(b"x" * (1 << 20))
+            assert await slow.end() == "stalled"
+            with pytest.raises(ConnectionResetError):
+                await _drain(stalled)
+        quick.put(FRAME, None)
+        assert (await ask(port, "GET /stream")).whole
+
+
+async def _drain(sock: socket.socket) -> None:
+    def read() -> None:
+        while sock.recv(1 << 20):
+            pass
+
+    await asyncio.to_thread(read)
+
+
+async def test_a_slow_reader_that_takes_something_keeps_its_stream() -> None:
+    stage = Stage()
+    size = 24 << 20
+    stage.put(*[b"x" * (1 << 20)] * (size >> 20), None)
+    async with serving([stage.route(stall_s=0.5)]) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 16)
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        taken = 0
+        while taken < size:
+            taken += len(await reader.read(1 << 20))
+            await asyncio.sleep(0.002)
+        assert await stage.end() == "complete"
+        writer.close()
+
+
+async def test_head_answers_without_a_body() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"HEAD /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await stage.end() == "complete"
+        writer.close()
