@@ -1,0 +1,165 @@
+"""What goes wrong: processes die, stall and lag, groups rebalance, the broker hangs, the log shrinks."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from services.eventlog.port import TopicPartition
+from tests.simulation import clients
+from tests.simulation.node import SESSION, Node
+from tests.simulation.processes import NAMES, PARTITIONS, ROLES, Process
+from tests.simulation.promises import VIEWS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+BROKER_PAUSES = (3, 12, 40)
+READERS = 2
+"""Fresh replays beside those that live from the start."""
+
+
+class Faults:
+    """Brings trouble to a world, each kind as often as the plan says."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._rng = world.rng
+        self._kinds: dict[str, Callable[[Process], Awaitable[None]]] = {
+            "kill": lambda process: world.kill(process.name),
+            "pause": self._pause,
+            "expel": self._expel,
+            "storm": self._storm,
+            "restart": self._restart,
+            "slow": self._slow,
+            "compact": self._compact,
+            "retain": self._retain,
+            "broker": self._broker,
+            "reader": self._reader,
+            "follow": self._follow,
+        }
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        weights = self._world.plan.faults
+        while weights:
+            await asyncio.sleep(self._rng.expovariate(self._world.plan.rate))
+            self._replace_the_dead()
+            kind = self._rng.choices(list(weights), list(weights.values()))[0]
+            names = [name for name in self._world.processes if name[0] in self._world.plan.targets]
+            if names:
+                process = self._world.processes[self._rng.choice(names)]
+                await self._kinds[kind](process)
+
+    def _replace_the_dead(self) -> None:
+        for role, count in ROLES.items():
+            for index in range(count):
+                if f"{role}{index}" not in self._world.processes and self._rng.random() < 0.5:
+                    self._world.start(f"{role}{index}")
+
+    async def _pause(self, process: Process) -> None:
+        seconds = self._rng.choice((1, 6, 15, 30))
+        if process.node.paused_at is None:
+            self._world.say("pause", process.name, seconds)
+            process.node.pause()
+            self._world.later(seconds, self.resume, process.node)
+            if seconds > SESSION:
+                self._world.later(SESSION, expel, process.node)
+
+    def resume(self, node: Node) -> None:
+        """A paused process goes on, and joins again what it was expelled from."""
+        self._world.say("resume", node)
+        node.resume()
+        self._world.background(rejoin(node))
+
+    async def _expel(self, process: Process) -> None:
+        self._world.say("rebalance", process.name)
+        expel(process.node)
+        await rejoin(process.node)
+
+    async def _storm(self, process: Process) -> None:
+        self._world.say("storm of rebalances")
+        for _ in range(self._rng.randint(2, 6)):
+            await self._expel(self._world.processes[self._rng.choice(list(self._world.processes))])
+            await asyncio.sleep(self._rng.expovariate(2))
+
+    async def _restart(self, process: Process) -> None:
+        """As in a rolling update: told to stop, awaited, replaced."""
+        if process.node.paused_at is None:
+            self._world.background(self._world.restart(process.name))
+
+    async def _slow(self, process: Process) -> None:
+        node = process.node
+        node.lag = self._rng.choice((0.2, 1, 3))
+        self._world.say("slow", node, node.lag)
+        self._world.later(self._rng.choice((2, 10)), self.hurry, node)
+
+    def hurry(self, node: Node) -> None:
+        """It reads as fast as it can again."""
+        node.disturb()
+        node.lag = 0
+
+    async def _broker(self, _: Process) -> None:
+        seconds = self._rng.choice(BROKER_PAUSES)
+        self._world.say("broker pause", seconds)
+        self._world.log.gate.clear()
+        await asyncio.sleep(seconds)
+        self.broker_goes_on(expelled=seconds > SESSION)
+
+    def broker_goes_on(self, *, expelled: bool) -> None:
+        """Everybody at once; when no sign of life came through for long, no group has a member left."""
+        nodes = [process.node for process in self._world.processes.values()]
+        for node in nodes if expelled else []:
+            expel(node)
+        self._world.log.gate.set()
+        for node in nodes if expelled else []:
+            self._world.background(rejoin(node, after=self._rng.expovariate(1)))
+
+    async def _compact(self, _: Process) -> None:
+        """Of events what nobody who starts would read: the lag is long (P-92). Of views anything."""
+        world = self._world
+        for partition in range(PARTITIONS):
+            before = world.promises.needed(partition)
+            world.say("compact", partition, before)
+            world.log.compact_below(TopicPartition(NAMES.events, partition), before, tombstones=True)
+            for topic in VIEWS:
+                source = TopicPartition(topic, partition)
+                world.log.compact_below(source, self._rng.randint(0, world.log.end(source)), tombstones=True)
+        world.promises.check_folds()
+
+    async def _retain(self, _: Process) -> None:
+        """Take what nobody who starts would read any more (P-62)."""
+        world = self._world
+        for partition in range(PARTITIONS):
+            before = world.promises.needed(partition)
+            world.say("retain", partition, before)
+            world.log.retain(NAMES.events, partition, before)
+        world.promises.check_folds()
+
+    async def _reader(self, _: Process) -> None:
+        fresh = [name for name in self._world.processes if name.startswith("rf")]
+        if len(fresh) < READERS:
+            self._world.start(f"rf{self._world.started}")
+
+    async def _follow(self, _: Process) -> None:
+        """A client reads a response from some replay."""
+        world = self._world
+        replays = [process for process in world.processes.values() if process.reader is not None]
+        stories = [story for truth in world.truth for story in truth.stories.values()]
+        if replays and stories:
+            process, story = self._rng.choice(replays), self._rng.choice(stories)
+            process.followers.append(world.background(clients.follow(world, process, story)))
+
+
+def expel(node: Node) -> None:
+    """Its groups hear nothing of it any more."""
+    for membership in node.memberships:
+        membership.inner.expel()
+
+
+async def rejoin(node: Node, after: float = 0) -> None:
+    """It notices, and joins again."""
+    await asyncio.sleep(after)
+    await node.passage()
+    for membership in node.memberships:
+        if not membership.inner.member:
+            await membership.rejoin()

@@ -1,0 +1,282 @@
+"""One simulated process's door to the log: late, lossy, and it can be shut.
+
+Everything that a process does passes here. Paused, nothing passes until it is resumed, and then what was
+queued does: that is the zombie. Killed, what it had sent may still arrive: that is the record in flight.
+"""
+
+import asyncio
+from asyncio import Future
+from collections.abc import Collection, Mapping
+from random import Random
+
+from schemas.errors import AppendUnknown, LogError, LogUnavailable
+from schemas.records import NewRecord
+from services.eventlog.memory import MemoryMembership
+from services.eventlog.port import Ack, Batch, Bounds, OnAssignment, OnFailure, TopicPartition
+from services.eventlog.topics import topics
+from tests.simulation.log import SimLog
+
+SESSION = 10.0
+"""Seconds without a sign of life after which the group expels a member."""
+IDLE = 20.0
+"""Seconds that a fetch waits for news: a slow answer is an answer, and idle polls cost real time."""
+BEATS = topics().executors
+Queued = tuple[NewRecord, "Future[Ack] | None"]
+
+
+class Node:
+    """A process that can be paused, resumed and killed."""
+
+    def __init__(self, name: str, log: SimLog, rng: Random, *, trouble: float) -> None:
+        self.name = name
+        self.log = log
+        self.rng = rng
+        self.trouble = trouble
+        """The chance that an append or a commit goes wrong."""
+        self.alive = True
+        self.lag = 0.0
+        """Mean seconds by which everything that it fetches is late."""
+        self.disturbed_at = -1000.0
+        """When it last had a reason to be thought gone: a pause, a beat that failed."""
+        self.paused_at: float | None = None
+        self._pauses: list[tuple[float, float]] = []
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self.memberships: list[NodeMembership] = []
+        self.writers: list[NodeWriter] = []
+
+    def __repr__(self) -> str:
+        return self.name
+
+    async def turn(self, mean: float = 0.01) -> None:
+        """Wait as long as a request takes, and as long as the process is paused."""
+        await asyncio.sleep(self.rng.expovariate(1 / mean))
+        await self.passage()
+
+    async def passage(self) -> None:
+        """Wait until the process runs and the broker answers."""
+        while not (self._awake.is_set() and self.log.gate.is_set()):
+            await self._awake.wait()
+            await self.log.gate.wait()
+
+    def disturb(self) -> None:
+        """Others may have reason to think that it is gone."""
+        self.disturbed_at = asyncio.get_running_loop().time()
+
+    def pause(self) -> None:
+        self.paused_at = asyncio.get_running_loop().time()
+        self.disturb()
+        self._awake.clear()
+
+    def resume(self) -> None:
+        if self.paused_at is not None:
+            self.disturb()
+            self._pauses.append((self.paused_at, asyncio.get_running_loop().time()))
+        self.paused_at = None
+        self._awake.set()
+
+    def kill(self) -> None:
+        """Some of what it had queued is on its way and arrives later."""
+        self.alive = False
+        for writer in self.writers:
+            writer.die()
+        for membership in self.memberships:
+            asyncio.get_running_loop().call_later(SESSION, membership.inner.expel)
+
+    def stalled(self, since: float) -> float:
+        """The longest pause that ended after `since`, as far as it came after it."""
+        return max((end - max(start, since) for start, end in self._pauses if end > since), default=0)
+
+    # The port.
+
+    async def partitions(self, topic: str) -> int:
+        await self.turn()
+        return await self.log.partitions(topic)
+
+    async def fetch(
+        self,
+        positions: Mapping[TopicPartition, int],
+        *,
+        max_wait: float = 0.5,
+        max_bytes: int = 4 << 20,
+        partition_bytes: int = 1 << 20,
+    ) -> list[Batch]:
+        await self.turn()
+        few = self.rng.choice((1, 500, 5_000, partition_bytes))
+        batches = await self.log.fetch(
+            positions,
+            max_wait=max_wait and IDLE,
+            max_bytes=max_bytes,
+            partition_bytes=min(few, partition_bytes),
+        )
+        if self.lag:
+            await asyncio.sleep(self.rng.expovariate(1 / self.lag))
+        await self.passage()
+        return batches
+
+    async def bounds(self, topic: str, partitions: Collection[int]) -> dict[int, Bounds]:
+        await self.turn()
+        return await self.log.bounds(topic, partitions)
+
+    async def offsets_at(self, topic: str, times: Mapping[int, int]) -> dict[int, int]:
+        await self.turn()
+        return await self.log.offsets_at(topic, times)
+
+    async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
+        await self.turn()
+        return await self.log.committed(group, topic, partitions)
+
+    async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> "NodeMembership":
+        await self.turn()
+        membership = NodeMembership(self, on_assignment, group, topic)
+        await membership.rejoin()
+        self.memberships.append(membership)
+        return membership
+
+    def writer(self, *, on_failure: OnFailure | None = None, delivery_timeout: float = 120) -> "NodeWriter":
+        writer = NodeWriter(self, on_failure)
+        self.writers.append(writer)
+        return writer
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class NodeMembership:
+    """Hears of assignments late, and commits only while it is a member."""
+
+    inner: MemoryMembership
+
+    def __init__(self, node: Node, on_assignment: OnAssignment, group: str, topic: str) -> None:
+        self._node = node
+        self._on_assignment = on_assignment
+        self._group = group
+        self._topic = topic
+        self._told: list[frozenset[int]] = []
+        self._left = False
+
+    async def rejoin(self) -> None:
+        """Join; a member that was expelled and is still there does so by itself."""
+        if self._node.alive and not self._left:
+            self.inner = await self._node.log.join(self._group, self._topic, self.told)
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return self.inner.owned
+
+    def told(self, owned: frozenset[int]) -> None:
+        self._told.append(owned)
+        asyncio.get_running_loop().create_task(self._tell())
+
+    async def commit(self, checkpoints: Mapping[int, int]) -> None:
+        await self._node.turn()
+        if not self.inner.owned >= set(checkpoints):
+            raise LogUnavailable("the generation is over")
+        trouble = self._node.rng.random() < self._node.trouble
+        if not trouble or self._node.rng.random() < 0.5:
+            await self.inner.commit(checkpoints)
+        if trouble:
+            raise LogUnavailable("nobody knows whether it was committed")
+
+    async def close(self) -> None:
+        if self._node.alive:  # the killed leave no word
+            self._left = True
+            await self.inner.close()
+
+    async def _tell(self) -> None:
+        await self._node.turn(0.1)
+        if self._told and self._node.alive:
+            self._on_assignment(self._told.pop(0))
+
+
+class NodeWriter:
+    """Appends a little later, in order per partition; sometimes not, or nobody knows."""
+
+    def __init__(self, node: Node, on_failure: OnFailure | None) -> None:
+        self._node = node
+        self._on_failure = on_failure
+        self._queues: dict[TopicPartition, list[Queued]] = {}
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
+        future: Future[Ack] = asyncio.get_running_loop().create_future()
+        self._queue(TopicPartition(topic, partition), record, future)
+        return await future
+
+    def post(self, topic: str, partition: int, record: NewRecord) -> None:
+        self._queue(TopicPartition(topic, partition), record, None)
+
+    async def flush(self) -> None:
+        while self._flusher is not None and not self._flusher.done():
+            await asyncio.wait([self._flusher])
+
+    async def close(self, timeout: float = 10) -> None:
+        await self.flush()
+
+    def die(self) -> None:
+        """A prefix of what is queued was already sent."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+        for source, queue in self._queues.items():
+            sent = queue[: self._node.rng.randint(0, len(queue))]
+            self._later(source, [record for record, _ in sent])
+            for _, future in queue:
+                if future is not None:
+                    future.cancel()
+        self._queues = {}
+
+    def _queue(self, source: TopicPartition, record: NewRecord, future: "Future[Ack] | None") -> None:
+        if not self._node.alive:
+            if future is not None:
+                future.cancel()
+            return
+        self._queues.setdefault(source, []).append((record, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
+        while self._queues:
+            await self._node.turn()
+            queues, self._queues = self._queues, {}
+            for source, queue in queues.items():
+                self._send(source, queue)
+
+    def _send(self, source: TopicPartition, queue: list[Queued]) -> None:
+        rng = self._node.rng
+        cut = rng.randrange(len(queue)) if rng.random() < self._node.trouble else len(queue)
+        for record, future in queue[:cut]:
+            ack = self._node.log.append_now(source, record)
+            if future is not None and not future.done():
+                future.set_result(ack)
+        if cut < len(queue):
+            self._fail(source, queue[cut:])
+
+    def _fail(self, source: TopicPartition, queue: list[Queued]) -> None:
+        """Lost, or appended without an ack, or appended when nobody waits for it any more."""
+        if source.topic == BEATS:
+            self._node.disturb()
+        records = [record for record, _ in queue]
+        match self._node.rng.randrange(3):
+            case 0:
+                pass
+            case 1:
+                for record in records:
+                    self._node.log.append_now(source, record)
+            case _:
+                self._later(source, records)
+        error: LogError = AppendUnknown("not acknowledged")
+        posted = [record for record, future in queue if future is None]
+        for _, future in queue:
+            if future is not None and not future.done():
+                future.set_exception(error)
+        if posted and self._on_failure is not None:
+            self._on_failure(source, posted, error)
+
+    def _later(self, source: TopicPartition, records: list[NewRecord]) -> None:
+        def arrive() -> None:
+            for record in records:
+                self._node.log.append_now(source, record)
+
+        if records:
+            delay = self._node.rng.expovariate(1 / self._node.rng.choice((1, 3, 10)))
+            asyncio.get_running_loop().call_later(delay, arrive)

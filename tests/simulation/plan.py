@@ -1,0 +1,58 @@
+"""What a world is like: how long the trouble lasts, and which."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+FAULTS: Mapping[str, int] = {
+    "kill": 6,
+    "pause": 8,
+    "expel": 3,
+    "storm": 1,
+    "restart": 2,
+    "slow": 2,
+    "compact": 4,
+    "retain": 4,
+    "broker": 1,
+    "reader": 4,
+    "follow": 10,
+}
+"""How often each fault comes, relative to the others."""
+
+
+class Plan(Struct, frozen=True):
+    """Durations are virtual seconds."""
+
+    seconds: float = 40
+    """How long the trouble lasts."""
+    responses: int = 8
+    trouble: float = 0.04
+    """The chance that an append or a commit goes wrong."""
+    rate: float = 0.5
+    """Faults per second."""
+    faults: Mapping[str, int] = field(default_factory=lambda: dict(FAULTS))
+    targets: str = "xpr"
+    """Whom faults hit: executors, projectors, replays."""
+    kinds: Mapping[str, int] = field(
+        default_factory=lambda: {"resumable": 4, "repeatable": 4, "fragile": 4, "silent": 1, "stubborn": 1}
+    )
+    """How often each kind of upstream is asked."""
+    cancels: float = 0.3
+    deletes: float = 0.25
+    repeats: float = 0.3
+    """The chance that a POST comes twice, with one Idempotency-Key."""
+    unstored: float = 0.15
+    chained: float = 0.2
+    words: int = 8
+    grace: float = 3
+    """Seconds in which an executor that is told to stop may finish its runs."""
+    max_attempts: int = 5
+    hasty: bool = False
+    """Compaction and retention keep no rules."""
+    lossless: bool = False
+    """Nothing happens that may cost a run: no takeover, no response that fails."""
+
+
+def only(**faults: int) -> dict[str, int]:
+    """Nothing but these faults."""
+    return faults

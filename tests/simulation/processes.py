@@ -1,0 +1,59 @@
+"""The processes of a world: real executors, projectors and replays, each behind a door of its own."""
+
+import asyncio
+from collections.abc import Coroutine
+from random import Random
+from typing import Any
+
+from msgspec import Struct, field
+
+from services.eventlog.topics import topics
+from services.executor.executor import Executor
+from services.projector.projector import Projector
+from services.replay.app import Service
+from services.settings import Settings
+from tests.simulation.node import Node
+
+NAMES = topics()
+PARTITIONS = 2
+ROLES = {"x": 3, "p": 2, "r": 1}
+"""Executors, projectors and replays that live at a time."""
+
+
+class Process(Struct, eq=False):
+    """A running process. `reader` is set for a replay; `me` for an executor."""
+
+    name: str
+    node: Node
+    task: asyncio.Task[None]
+    stop: asyncio.Event
+    me: str = ""
+    reader: Service | None = None
+    followers: list[asyncio.Task[None]] = field(default_factory=list)
+    """Clients that read from this replay now."""
+
+
+def executor(name: str, node: Node, settings: Settings, upstreams: Any, chains: Any) -> Process:
+    """Start an executor: its id is fresh."""
+    it, stop = Executor(settings, node, NAMES, upstreams, chains), asyncio.Event()
+    return Process(name, node, _task(name, it.run(stop)), stop, me=it.me)
+
+
+def projector(name: str, node: Node, settings: Settings) -> Process:
+    """Start a projector."""
+    stop = asyncio.Event()
+    return Process(name, node, _task(name, Projector(settings, node, NAMES).run(stop)), stop)
+
+
+def replay(name: str, node: Node, settings: Settings, rng: Random) -> Process:
+    """Start a replay, with much memory or hardly any."""
+    memory = rng.choice((1 << 20, 6_000, 1_500))
+    little = Settings(
+        window_ms=settings.window_ms, skew_ms=settings.skew_ms, replay_memory_bytes=memory, barrier_s=5
+    )
+    service = Service(little, node, NAMES, PARTITIONS)
+    return Process(name, node, _task(name, service.feed.run()), asyncio.Event(), reader=service)
+
+
+def _task(name: str, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    return asyncio.get_running_loop().create_task(coroutine, name=name)

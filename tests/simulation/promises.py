@@ -1,0 +1,311 @@
+"""What must hold, whatever happens: with each record, with each committed watermark, and at the end."""
+
+import json
+from typing import TYPE_CHECKING
+
+from schemas.fold import Fold
+from schemas.ids import ResponseId, partition_of
+from schemas.records import Accepted, Claimed, Tombstone, parse
+from services.connect import executors_group, projector_group
+from services.eventlog import transcript
+from services.eventlog.memory_partition import MemoryRecord
+from services.eventlog.port import TopicPartition
+from services.executor.backend import RunRequest
+from services.settings import Settings
+from tests.simulation.node import Node
+from tests.simulation.processes import NAMES, PARTITIONS
+from tests.simulation.truth import Story
+from tests.simulation.upstream import Streams
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+EXECUTORS, PROJECTORS = executors_group(Settings()), projector_group(Settings())
+VIEWS = (NAMES.transcripts, NAMES.responses)
+SIGNS_OF_LIFE = 25.0
+"""Seconds after a pause or a lost beat in which an executor may be thought gone."""
+LONG = 50_000
+"""Milliseconds: a response with more than that until its deadline ends before it."""
+
+
+class Promises:
+    """Watches one world. Every broken promise is reported under the number of its rule."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._keys: set[tuple[int, bytes]] = set()
+        self._calls: dict[ResponseId, list[int]] = {}
+        self._claimed_at: dict[tuple[ResponseId, int], float] = {}
+        self.views: dict[str, dict[bytes, MemoryRecord]] = {topic: {} for topic in VIEWS}
+        """The last record of every key."""
+        self.takeovers = 0
+        self.streams: Streams = {}
+
+    # As it happens.
+
+    def appended(self, source: TopicPartition, record: MemoryRecord) -> None:
+        """A record is in the log."""
+        if source.topic == NAMES.events:
+            self._event(source.partition, record)
+        elif source.topic == NAMES.executors:
+            self._beat(record)
+        elif source.topic in VIEWS:
+            self._view(source.topic, record)
+
+    def _event(self, partition: int, record: MemoryRecord) -> None:
+        world, entry = self._world, parse(record)
+        key = record.key or b""
+        if not isinstance(entry, Tombstone):
+            if (partition, key) in self._keys:
+                world.bad("P-5 shared key", key)
+            self._keys.add((partition, key))
+        counts = world.truth[partition].append(record, entry)
+        world.say("log", f"{partition}@{record.offset}", key.decode(), "counts" if counts else "-")
+        if counts and isinstance(entry, Claimed):
+            self._claimed(world.story(entry.id), entry)
+        if counts and isinstance(entry, Accepted):
+            world.say("accepted", entry.id, world.posted[entry.id], entry)
+
+    def _claimed(self, story: Story, entry: Claimed) -> None:
+        world = self._world
+        self._claimed_at[entry.id, entry.attempt] = world.loop.time()
+        before = story.executors.get(entry.attempt - 1, entry.executor)
+        if before == entry.executor:
+            return
+        self.takeovers += 1
+        overdue = story.accepted is not None and world.now() > story.accepted.deadline
+        if world.lives(before) and not overdue:
+            world.bad("P-51 a living executor was counted out", story.id, before, entry.executor)
+
+    def _beat(self, record: MemoryRecord) -> None:
+        if dict(record.headers).get("leaving") == b"1":
+            self._world.left.add((record.key or b"").decode())
+
+    def called(self, node: Node, request: RunRequest, kind: str) -> None:
+        """An upstream is called: is that authorised?"""
+        world, story = self._world, self._world.story(request.id)
+        calls = self._calls.setdefault(request.id, [])
+        world.say("call", request.id, "attempt", request.attempt, node)
+        if story.executors.get(request.attempt) != world.processes[node.name].me:
+            world.bad("P-42 a call without a winning claim", request.id, request.attempt, node)
+        elif story.attempt > request.attempt:
+            world.bad("P-42 a call after the fence", request.id, request.attempt, node)
+        elif node.stalled(self._claimed_at[request.id, request.attempt]) >= world.settings.lease_s:
+            world.bad("P-42 a call on an old claim", request.id, request.attempt, node)
+        if request.attempt in calls:
+            world.bad("P-42 two calls for one attempt", request.id, request.attempt)
+        if calls and kind == "fragile":
+            world.bad("P-44 a fragile upstream called again", request.id)
+        if request.attempt > world.settings.max_attempts:
+            world.bad("P-45 more attempts than allowed", request.id, request.attempt)
+        calls.append(request.attempt)
+
+    def _view(self, topic: str, record: MemoryRecord) -> None:
+        key = record.key or b""
+        self._world.say("view", topic, key.decode(), "tombstone" if record.value is None else "")
+        self.views[topic][key] = record
+        if record.value is None:
+            return
+        story = self._world.story(ResponseId(key.decode().partition("/")[0]))
+        wrong = (
+            self._transcript(record, story) if topic == NAMES.transcripts else self._response(record, story)
+        )
+        if wrong:
+            self._world.bad(wrong, key)
+
+    def _transcript(self, record: MemoryRecord, story: Story) -> str | None:
+        match transcript.parse(record):
+            case transcript.Gone():
+                return None if story.deleted else "P-72 gone, though nobody deleted it"
+            case _ if story.closed_offset < 0 or story.hidden:
+                return "P-70 a transcript of what is not closed or not stored"
+            case transcript.Request():
+                same = transcript.unpack(record.value or b"") == story.value
+            case transcript.Chunk(first=first, last=last):
+                frames = b"".join(story.frames[first : last + 1])
+                same = transcript.unpack(record.value or b"") == frames
+            case _:
+                same = False
+        return None if same else "P-70 a transcript that is not the log's"
+
+    def _response(self, record: MemoryRecord, story: Story) -> str | None:
+        if story.closed_offset < 0 or story.hidden:
+            return "P-70 a snapshot of what is not closed or not stored"
+        same = json.loads(record.value or b"null") == story.final
+        return None if same else "P-70 a snapshot that is not the log's"
+
+    # As it is committed.
+
+    def committed(self, group: str, partition: int, mark: int) -> None:
+        """A group commits its watermark of a partition."""
+        world = self._world
+        world.say("watermark", group, partition, mark)
+        for story in world.truth[partition].stories.values():
+            if story.accepted is not None and not story.closed and story.offset < mark:
+                world.bad("P-61 a watermark past an open response", group, story.id)
+            elif group == EXECUTORS and (left := self.unerased(story, mark)):
+                world.bad("P-90 a watermark past what is not erased", story.id, left)
+            elif group == PROJECTORS and not self.projected(story, mark):
+                world.bad("P-74 a watermark past what is not projected", story)
+
+    def unerased(self, story: Story, mark: int) -> list[bytes]:
+        """What should have been erased before the watermark passed `mark`, and is there."""
+        if 0 <= story.deleted_offset < mark or (story.hidden and 0 <= story.closed_offset < mark):
+            start = self._world.log.start(partition(story.id))
+            return [key for key, offset in story.keys.items() if start <= offset < mark]
+        return []
+
+    def projected(self, story: Story, mark: int) -> bool:
+        """Whether the views hold what they must of the log before `mark`."""
+        id, transcripts = story.id, self.views[NAMES.transcripts]
+        if story.deleted:
+            return story.deleted_offset >= mark or f"{id}/gone".encode() in transcripts
+        if not story.readable or story.closed_offset >= mark:
+            return True
+        request = transcripts.get(f"{id}/request".encode())
+        if request is None or not isinstance(entry := transcript.parse(request), transcript.Request):
+            return False
+        chunks = [transcripts.get(f"{id}/{index}".encode()) for index in range(entry.summary.chunks)]
+        written = [*chunks, self.views[NAMES.responses].get(id.encode())]
+        return all(record is not None and record.value is not None for record in written)
+
+    # At any time.
+
+    def check_folds(self) -> None:
+        """Whoever starts now, from either watermark, folds what is left to the truth (P-28, P-62)."""
+        for group in (EXECUTORS, PROJECTORS):
+            for partition in range(PARTITIONS):
+                self._check_fold(partition, self.mark(group, partition), self.start(group, partition))
+
+    def _check_fold(self, partition: int, mark: int, start: int) -> None:
+        world = self._world
+        fold = Fold()
+        for record in world.log.records(NAMES.events, partition):
+            if record.offset >= start:
+                fold.apply(record.offset, record.timestamp, parse(record))
+        for state in fold.responses.values():
+            story = world.story(state.id)
+            if state.accepted is not None and state.offset >= mark and state.offset != story.offset:
+                world.bad("P-62 a second life", state, story.offset)
+        for story in world.truth[partition].stories.values():
+            if story.accepted is None or story.offset < mark:
+                continue
+            found = fold.get(story.id)
+            erased = story.deleted or (story.hidden and story.closed)
+            if erased:
+                if found is not None and not found.closed:
+                    world.bad("P-28 what was erased is open again", found)
+            elif found is None or (found.status in ("queued", "in_progress")) != (story.status == "open"):
+                world.bad("P-28 the fold of what is left differs", found, story.status)
+            elif (found.last, found.attempt, found.claim) != (
+                len(story.frames) - 1,
+                story.attempt,
+                story.claim,
+            ):
+                world.bad("P-28 the fold of what is left differs", found, story)
+
+    def mark(self, group: str, partition: int) -> int:
+        """What `group` committed."""
+        return self._world.log.checkpoints(group).get((NAMES.events, partition), 0)
+
+    def start(self, group: str, partition: int) -> int:
+        """Where whoever takes the partition over from `group` begins to read (P-62)."""
+        settings, mark = self._world.settings, self.mark(group, partition)
+        records = self._world.log.records(NAMES.events, partition)
+        times = [record.timestamp for record in records if record.offset >= mark]
+        if not times:
+            times = [record.timestamp for record in records[-1:]]
+        since = min(times, default=0) - settings.window_ms - settings.skew_ms
+        return next((record.offset for record in records if record.timestamp >= since), mark)
+
+    def needed(self, partition: int) -> int:
+        """The first offset that somebody who starts now would read: compaction and retention stop there."""
+        if self._world.plan.hasty:
+            return self._world.log.end(TopicPartition(NAMES.events, partition))
+        return min(self.start(group, partition) for group in (EXECUTORS, PROJECTORS))
+
+    # At the end.
+
+    def kept(self) -> list[str]:
+        """What is not as it must be once everything has calmed down; empty when all is well."""
+        world, left = self._world, []
+        for partition, truth in enumerate(world.truth):
+            end = world.log.end(TopicPartition(NAMES.events, partition))
+            for story in truth.stories.values():
+                if story.accepted is not None and not story.closed:
+                    left.append(f"A-19 stranded {story.id}")
+                if self.unerased(story, end):
+                    left.append(f"P-90 not erased {story.id} {self.unerased(story, end)}")
+                if not self.projected(story, end):
+                    left.append(f"P-70 not projected {story.id}")
+                if (story.deleted or story.hidden) and self._shown(story):
+                    left.append(f"P-73 left in the views {story.id} {self._shown(story)}")
+            still = [group for group in (EXECUTORS, PROJECTORS) if self.mark(group, partition) < end]
+            left.extend(f"P-61 the watermark stands still {group} {partition}" for group in still)
+        return [*left, *self._running()]
+
+    def _running(self) -> list[str]:
+        """Upstreams that go on for nothing."""
+        running = [id for id, node in self.streams.values() if node.alive]
+        return [
+            f"P-46 an upstream that nobody stopped {id}" for id in running if self._world.story(id).closed
+        ]
+
+    def _shown(self, story: Story) -> list[bytes]:
+        """Keys of the views that hold something of `story`."""
+        prefix, gone = story.id.encode(), f"{story.id}/gone".encode()
+        return [
+            key
+            for view in self.views.values()
+            for key, record in view.items()
+            if key.startswith(prefix) and key != gone and record.value is not None
+        ]
+
+    def check_stories(self) -> None:
+        """Each response's end is one that it may have."""
+        for truth in self._world.truth:
+            for story in truth.stories.values():
+                if story.accepted is not None and not story.deleted:
+                    self._check_story(story)
+        if self._world.plan.lossless and self.takeovers:
+            self._world.bad("P-51 takeovers, though nobody died", self.takeovers)
+
+    def _check_story(self, story: Story) -> None:
+        world, kind = self._world, self._world.posted[story.id]
+        assert story.accepted is not None
+        if story.status == "completed":
+            events = [json.loads(frame.split(b"\ndata: ", 1)[1]) for frame in story.frames]
+            text = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+            if text != story.final["output"][0]["content"][0]["text"]:
+                world.bad("A-3 the text told differs from the final object", story.id, text)
+        elif story.status == "failed":
+            why = (story.final.get("error") or {}).get("message", "")
+            if "internal error" in why:
+                world.bad("A-22 an executor's own error", story.id, why)
+            if world.plan.lossless:
+                world.bad("P-48 a run was lost, though nobody died", story.id, why)
+            alone = story.accepted.previous is None and kind not in ("silent", "stubborn")
+            if "deadline" in why and alone and story.accepted.deadline - story.accepted.not_after > LONG:
+                world.bad("P-43 nobody ran it until its deadline", story.id)
+        elif story.status not in ("cancelled", "open"):
+            world.bad("A-19 an end that nobody asked for", story.id, story.status)
+
+    def check_erased(self) -> None:
+        """After compaction nothing of what was deleted or not stored is in any topic (P-72, P-76, P-90)."""
+        for partition in range(PARTITIONS):
+            for topic in (NAMES.events, *VIEWS):
+                for record in self._world.log.records(topic, partition):
+                    if record.value is not None:
+                        self._check_erased(topic, record.key or b"")
+
+    def _check_erased(self, topic: str, key: bytes) -> None:
+        id, _, kind = key.decode().partition("/")
+        story = self._world.story(ResponseId(id))
+        marker = kind == "gone" or kind.startswith("deleted/")
+        if not marker and (story.deleted or (story.hidden and story.closed)):
+            self._world.bad("P-90 erased, and still in the log", topic, key)
+
+
+def partition(id: ResponseId) -> TopicPartition:
+    """Where a response's records are."""
+    return TopicPartition(NAMES.events, partition_of(id))

@@ -1,0 +1,63 @@
+"""Seeds of the simulation: one that fails is printed with the command that replays it exactly."""
+
+import subprocess
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from tests.simulation.plan import Plan, only
+from tests.simulation.world import World, played
+
+SEEDS = 1000
+SOUND = Plan(
+    kinds={"resumable": 1, "repeatable": 1, "fragile": 1},
+    chained=0,
+    trouble=0,
+    lossless=True,
+    grace=20,
+    seconds=60,
+)
+ROLLING = replace(SOUND, faults=only(restart=2, expel=1), rate=0.15)
+HANGING = replace(SOUND, faults=only(broker=1), rate=0.05)
+
+
+def simulation(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(250)
+def test_no_seed_breaks_a_promise() -> None:
+    done = simulation("--seeds", str(SEEDS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"{SEEDS} seeds, 0 broken promises\n")
+
+
+def test_a_seed_replays_exactly_alone_and_among_others() -> None:
+    together = simulation("--seeds", "12", "--digests").stdout.splitlines()
+    alone = simulation("--seed", "7").stdout.split()
+    assert any(line.split() == ["seed", "7:", alone[-1]] for line in together)
+
+
+def test_a_trace_tells_everything_twice_alike() -> None:
+    first, second = (simulation("--seed", "7", "--trace").stdout for _ in range(2))
+    assert "claim/1/" in first
+    assert first == second
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_rolling_restarts_and_rebalances_kill_no_run(seed: int) -> None:
+    assert not undisturbed(played(seed, ROLLING))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_broker_pause_starts_no_takeover(seed: int) -> None:
+    assert not undisturbed(played(seed, HANGING))
+
+
+def undisturbed(world: World) -> list[str]:
+    """What went wrong though nobody died."""
+    assert world.posted
+    return [*world.broken, *(["takeovers"] if world.promises.takeovers else [])]

@@ -1,0 +1,157 @@
+"""What is true: a second, plain reading of the protocol, record by record as they are appended.
+
+Nothing is shared with `schemas.fold` but the parsing of records, nothing is ever forgotten, and neither
+compaction nor retention reaches it. Whatever the services come to believe is held against this.
+"""
+
+import json
+from typing import Any
+
+from msgspec import Struct, field
+
+from schemas.ids import ClaimId, ExecutorId, ResponseId
+from schemas.records import Accepted, Cancelled, Claimed, Deleted, Entry, EventRecord, LogRecord, Tombstone
+
+
+class Story(Struct):
+    """All that ever counted of one response. Offsets are -1 for what did not happen."""
+
+    id: ResponseId
+    accepted: Accepted | None = None
+    offset: int = -1
+    value: bytes = b""
+    """Of the `accepted` that counted."""
+    attempt: int = 0
+    claim: ClaimId | None = None
+    executors: dict[int, ExecutorId] = field(default_factory=dict)
+    """Who won which attempt."""
+    frames: list[bytes] = field(default_factory=list)
+    """As every client must get them, derived ones included."""
+    status: str = "open"
+    final: Any = None
+    """The final object, decoded."""
+    closed_offset: int = -1
+    closed_at: int = -1
+    deleted_offset: int = -1
+    keys: dict[bytes, int] = field(default_factory=dict)
+    """Where every key with a value was last written, for as long as nothing erased it."""
+
+    def __repr__(self) -> str:
+        offsets = f"{self.offset}..{self.closed_offset}, deleted {self.deleted_offset}"
+        return f"<{self.id} {self.status} at {offsets}>"
+
+    @property
+    def deleted(self) -> bool:
+        """It was deleted."""
+        return self.deleted_offset >= 0
+
+    @property
+    def closed(self) -> bool:
+        """Nothing but a delete counts any more."""
+        return self.deleted or self.closed_offset >= 0
+
+    @property
+    def hidden(self) -> bool:
+        """Nobody but its creator may see it, and nothing of it may stay (P-76)."""
+        return self.accepted is not None and not self.accepted.store
+
+    @property
+    def readable(self) -> bool:
+        """It closed, is stored and was not deleted: every reader must have all of it, for good."""
+        return self.closed_offset >= 0 and not self.deleted and not self.hidden
+
+
+class Truth:
+    """The stories of one partition."""
+
+    def __init__(self) -> None:
+        self.stories: dict[ResponseId, Story] = {}
+
+    def open(self) -> list[Story]:
+        """The responses that have not closed, oldest first."""
+        return [story for story in self.stories.values() if not story.closed]
+
+    def append(self, record: LogRecord, entry: Entry) -> bool:
+        """The next record of the log. Says whether it counts."""
+        id = getattr(entry, "id", None)
+        if id is None:
+            return False
+        story = self.stories.setdefault(id, Story(id))
+        self._keep(story, record, entry)
+        match entry:
+            case Accepted():
+                return self._accepted(story, record, entry)
+            case Claimed():
+                return self._claimed(story, entry)
+            case EventRecord():
+                return self._event(story, record, entry)
+            case Cancelled():
+                return self._cancelled(story, record)
+            case Deleted():
+                story.deleted_offset = max(story.deleted_offset, record.offset)
+                return True
+        return False
+
+    @staticmethod
+    def _keep(story: Story, record: LogRecord, entry: Entry) -> None:
+        if isinstance(entry, Tombstone):
+            story.keys.pop(record.key or b"", None)
+        elif not isinstance(entry, Deleted):
+            story.keys[record.key or b""] = record.offset
+
+    @staticmethod
+    def _accepted(story: Story, record: LogRecord, entry: Accepted) -> bool:
+        if record.timestamp > entry.not_after or story.accepted is not None or story.deleted:
+            return False
+        story.accepted, story.offset, story.value = entry, record.offset, record.value or b""
+        initial = raw(story.value, b'"response":')
+        types = ["response.created", "response.queued"][: 1 + entry.background]
+        story.frames = [frame(type, n, derived(type, n, initial)) for n, type in enumerate(types)]
+        return True
+
+    @staticmethod
+    def _claimed(story: Story, entry: Claimed) -> bool:
+        if story.accepted is None or story.closed or entry.attempt != story.attempt + 1:
+            return False
+        story.attempt, story.claim = entry.attempt, entry.claim
+        story.executors[entry.attempt] = entry.executor
+        return True
+
+    def _event(self, story: Story, record: LogRecord, entry: EventRecord) -> bool:
+        number = len(story.frames)
+        if story.accepted is None or story.closed:
+            return False
+        if entry.claim != story.claim or entry.sequence_number != number:
+            return False
+        story.frames.append(frame(entry.type, number, record.value or b""))
+        if entry.terminal:
+            self._close(story, record, entry.terminal, json.loads(record.value or b"")["response"])
+        return True
+
+    def _cancelled(self, story: Story, record: LogRecord) -> bool:
+        if story.accepted is None or story.closed:
+            return False
+        number, type = len(story.frames), "response.failed"
+        story.frames.append(frame(type, number, derived(type, number, record.value or b"")))
+        self._close(story, record, "cancelled", json.loads(record.value or b""))
+        return True
+
+    @staticmethod
+    def _close(story: Story, record: LogRecord, status: str, final: Any) -> None:
+        story.status, story.final = status, final
+        story.closed_offset, story.closed_at = record.offset, record.timestamp
+
+
+def frame(type: str, number: int, data: bytes) -> bytes:
+    """A frame of the stream (A-1)."""
+    return f"event: {type}\nid: {number}\ndata: ".encode() + data + b"\n\n"
+
+
+def derived(type: str, number: int, object: bytes) -> bytes:
+    """A derived event (P-7)."""
+    return f'{{"type":"{type}","sequence_number":{number},"response":'.encode() + object + b"}"
+
+
+def raw(value: bytes, name: bytes) -> bytes:
+    """The last member `name` of a JSON object, as it stands."""
+    return value[value.rindex(b"," + name) + 1 + len(name) : -1]

@@ -1,0 +1,111 @@
+"""The upstreams: scripted backends of several kinds, whose calls are held against the claims in the log.
+
+resumable    goes on where another executor stood
+repeatable   may be run again while no output counted
+fragile      neither
+silent       says nothing until the deadline
+stubborn     says nothing, and does not stop when it is told to: only the owner can end it
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+from schemas.ids import ResponseId, Tenant
+from schemas.request import input_items
+from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
+from services.executor.backends.scripted import ScriptedBackend
+from services.executor.partition import Partition
+from tests.simulation.node import Node
+from tests.simulation.truth import Story
+
+KINDS = ("resumable", "repeatable", "fragile", "silent", "stubborn")
+STUBBORN = 30.0
+"""Seconds that a stubborn upstream takes to stop."""
+Streams = dict[int, tuple[ResponseId, Node]]
+"""Those that are open: of which response, and where."""
+OnCall = Callable[[Node, RunRequest, str], None]
+
+
+class Upstream:
+    """A backend of one kind: it tells of its calls, and stalls with its process."""
+
+    pass_extensions = False
+
+    def __init__(self, node: Node, kind: str, on_call: OnCall, streams: Streams) -> None:
+        self._node = node
+        self._kind = kind
+        self._on_call = on_call
+        self._streams = streams
+        self._inner = ScriptedBackend()
+        self.resumable = kind == "resumable"
+        self.repeatable = kind == "repeatable"
+
+    async def stream(
+        self, request: RunRequest, resume: Resume | None = None
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        """The run's batches, each as late as the process is."""
+        self._on_call(self._node, request, self._kind)
+        self._streams[id(request)] = request.id, self._node
+        try:
+            if self._kind == "silent":
+                await asyncio.Event().wait()
+            if self._kind == "stubborn":
+                await stubborn()
+            async for batch in self._inner.stream(request, resume):
+                await self._node.turn(0.2)
+                yield batch
+        finally:
+            del self._streams[id(request)]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def stubborn() -> None:
+    """Wait, and once more after being told to stop."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(STUBBORN)
+
+
+class Upstreams:
+    """Finds the upstream of a request, as the registry does."""
+
+    def __init__(self, node: Node, on_call: OnCall, streams: Streams) -> None:
+        self._kinds = {kind: Upstream(node, kind, on_call, streams) for kind in KINDS}
+
+    def resolve(self, body: Mapping[str, Any]) -> Upstream:
+        """The upstream of the request's model."""
+        return self._kinds[body["model"]]
+
+
+class Chains:
+    """Conversations: a predecessor that is open is waited for, as replay's internal port has it."""
+
+    def __init__(self, node: Node, find: Callable[[str], Story | None]) -> None:
+        self._node = node
+        self._find = find
+
+    async def input(
+        self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """The request's own input, once the predecessor is known to have closed."""
+        previous = body.get("previous_response_id")
+        if previous is not None and not await self._there(previous):
+            raise UpstreamError("the predecessor is gone", type="conversation")
+        return input_items(body)
+
+    async def settle(self, partition: Partition, id: ResponseId) -> None:
+        """Wait until a predecessor closed."""
+        await self._there(id)
+
+    async def _there(self, previous: str) -> bool:
+        """Whether it closed, in the end, and was not deleted."""
+        while True:
+            await self._node.turn(0.3)
+            story = self._find(previous)
+            if story is None or story.closed:
+                return story is not None and not story.deleted
+            await asyncio.sleep(0.5)

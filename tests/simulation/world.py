@@ -1,0 +1,246 @@
+"""The world: one seeded run of real processes over a simulated log, and what came of it."""
+
+import asyncio
+import gc
+import hashlib
+import secrets
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+
+from schemas.ids import ResponseId, partition_of
+from schemas.records import NewRecord
+from services.eventlog import transcript
+from services.eventlog.port import TopicPartition
+from services.settings import Settings
+from tests.simulation import clients, processes
+from tests.simulation.clockwork import play
+from tests.simulation.faults import Faults, rejoin
+from tests.simulation.log import SimLog
+from tests.simulation.node import Node
+from tests.simulation.plan import Plan
+from tests.simulation.processes import NAMES, PARTITIONS, ROLES, Process
+from tests.simulation.promises import EXECUTORS, PROJECTORS, SIGNS_OF_LIFE, VIEWS, Promises
+from tests.simulation.truth import Story, Truth
+from tests.simulation.upstream import Chains, Upstreams
+
+EPOCH = 1_700_000_000_000
+CALM = 90
+"""Seconds after the trouble within which everything must have come to its end."""
+
+
+class World:
+    """One seeded run. `broken` counts the promises that were not kept."""
+
+    def __init__(self, seed: int, plan: Plan, *, trace: bool = False) -> None:
+        self.rng = Random(seed)
+        self.plan = plan
+        self.settings = Settings(
+            window_ms=20_000, skew_ms=2_000, slots=50, grace_s=plan.grace, max_attempts=plan.max_attempts
+        )
+        self.broken: Counter[str] = Counter()
+        self.truth = [Truth() for _ in range(PARTITIONS)]
+        self.posted: dict[ResponseId, str] = {}
+        """The kind of upstream that each response asks for."""
+        self.processes: dict[str, Process] = {}
+        self.started = 0
+        self.left: set[str] = set()
+        """Executors that said that they stop."""
+        self.promises = Promises(self)
+        self.digest = hashlib.sha256()
+        self._trace = trace
+        self._executors: dict[str, Process] = {}
+        self._background: dict[asyncio.Task[None], None] = {}
+
+    async def run(self) -> None:
+        """The trouble, then calm, then the reckoning."""
+        self.loop = asyncio.get_running_loop()
+        counts = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.responses: PARTITIONS}
+        self.log = SimLog(
+            counts | {NAMES.executors: 1}, self.now, self.promises.appended, self.promises.committed
+        )
+        for group in (EXECUTORS, PROJECTORS):
+            self.log.watch_checkpoints(group)
+        self._faults = Faults(self)
+        for role, count in ROLES.items():
+            for index in range(count):
+                self.start(f"{role}{index}")
+        posting = [asyncio.create_task(clients.client(self)) for _ in range(self.plan.responses)]
+        trouble = asyncio.create_task(self._faults.run())
+        await asyncio.sleep(self.plan.seconds)
+        trouble.cancel()
+        self.log.gate.set()
+        await asyncio.gather(*posting)
+        await self._calm_down()
+        await self._reckon()
+        for name in list(self.processes):
+            await self.kill(name)
+
+    # What everybody uses.
+
+    def now(self) -> int:
+        """Log time, ms."""
+        return EPOCH + int(self.loop.time() * 1000)
+
+    def say(self, *words: object) -> None:
+        """One line of the trace."""
+        line = " ".join((f"{self.loop.time():8.3f}", *map(str, words)))
+        self.digest.update(line.encode())
+        if self._trace:
+            print(line)
+
+    def bad(self, what: str, *words: object) -> None:
+        """A promise is broken."""
+        self.broken[what] += 1
+        self.say("!!!", what, *words)
+
+    def story(self, id: ResponseId) -> Story:
+        """What is true of a response."""
+        return self.truth[partition_of(id)].stories.setdefault(id, Story(id))
+
+    def put(self, id: ResponseId, record: NewRecord) -> None:
+        """A record of a response arrives."""
+        self.log.append_now(TopicPartition(NAMES.events, partition_of(id)), record)
+
+    def later(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> None:
+        """Do something in so many seconds."""
+        self.loop.call_later(seconds, act, *arguments)
+
+    def background(self, act: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something meanwhile."""
+        task = self.loop.create_task(act)
+        self._background[task] = None
+        task.add_done_callback(lambda task: self._background.pop(task))
+        return task
+
+    def lives(self, executor: str) -> bool:
+        """Whether nobody can have reason to think that an executor is gone."""
+        process = self._executors[executor]
+        node = process.node
+        sound = node.alive and not process.task.done() and executor not in self.left
+        quiet = self.loop.time() - node.disturbed_at > SIGNS_OF_LIFE and not node.lag
+        return sound and quiet and node.paused_at is None
+
+    # Processes.
+
+    def start(self, name: str, trouble: float | None = None) -> Process:
+        """A new process, perhaps under an old name: its executor id is its own."""
+        self.started += 1
+        node = Node(name, self.log, self.rng, trouble=self.plan.trouble if trouble is None else trouble)
+        match name[0]:
+            case "x":
+                chains = Chains(node, lambda id: self.story(ResponseId(id)))
+                upstreams = Upstreams(node, self.promises.called, self.promises.streams)
+                process = processes.executor(name, node, self.settings, upstreams, chains)
+                self._executors[process.me] = process
+            case "p":
+                process = processes.projector(name, node, self.settings)
+            case _:
+                process = processes.replay(name, node, self.settings, self.rng)
+        self.say("start", name, process.me)
+        self.processes[name] = process
+        return process
+
+    async def kill(self, name: str) -> None:
+        """As SIGKILL does: what is under way may still arrive."""
+        process = self.processes.pop(name)
+        self.say("kill", name)
+        process.node.kill()
+        for follower in process.followers:
+            follower.cancel()
+        process.task.cancel()
+        await asyncio.wait([process.task], timeout=100)
+        self._autopsy(process)
+
+    async def restart(self, name: str) -> None:
+        """As SIGTERM does, and a fresh process afterwards."""
+        process = self.processes[name]
+        if process.reader is not None:
+            await self.kill(name)
+        else:
+            self.say("stop", name)
+            process.stop.set()
+            await asyncio.wait([process.task], timeout=100)
+            if self.processes.get(name) is not process:
+                return
+            del self.processes[name]
+            process.node.kill()
+            self._autopsy(process)
+        self.start(name, process.node.trouble)
+
+    def _autopsy(self, process: Process) -> None:
+        if not process.task.done():
+            self.bad("a process does not stop", process.name)
+        elif not process.task.cancelled() and (error := process.task.exception()):
+            self.bad("a process died by itself", repr(error))
+            if self._trace:
+                traceback.print_exception(error)
+
+    # The end.
+
+    async def _calm_down(self) -> None:
+        """Everybody wakes, nothing fails any more: everything must come to its end within a bounded time."""
+        self.say("calm")
+        self.log.gate.set()
+        for process in list(self.processes.values()):
+            process.node.trouble, process.node.lag = 0, 0
+            process.node.resume()
+            await rejoin(process.node)
+        for role, count in ROLES.items():
+            for index in range(count):
+                if f"{role}{index}" not in self.processes:
+                    self.start(f"{role}{index}", trouble=0)
+        deadline = self.loop.time() + CALM
+        await asyncio.sleep(25)  # for what is still in flight
+        while self.promises.kept() and self.loop.time() < deadline:
+            await asyncio.sleep(1)
+
+    async def _reckon(self) -> None:
+        for what in self.promises.kept():
+            self.bad(*what.split(" ", 1))
+        self.promises.check_folds()
+        self.promises.check_stories()
+        await self._audit("r-last")
+        for source in (TopicPartition(t, p) for t in (NAMES.events, *VIEWS) for p in range(PARTITIONS)):
+            self.log.compact_below(source, self.log.end(source), tombstones=False)
+        self.promises.check_folds()
+        self.promises.check_erased()
+        await self._audit("r-compacted")
+
+    async def _audit(self, fresh: str) -> None:
+        """All replays, and one that starts now, tell the truth."""
+        self.start(fresh, trouble=0)
+        for name in [name for name in self.processes if name[0] == "r"]:
+            await clients.audit(self, self.processes[name])
+
+
+def simulate(seed: int, plan: Plan | None = None, *, trace: bool = False) -> Counter[str]:
+    """Play one seed; which promises were broken, and how often."""
+    return played(seed, plan or Plan(), trace=trace).broken
+
+
+def played(seed: int, plan: Plan, *, trace: bool = False) -> World:
+    """Play one seed to its end. Nothing in it depends on anything but the seed and the plan."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[lambda *_: ""])
+    world = World(seed, plan, trace=trace)
+    gc.disable()  # finalizers would run when they like
+    try:
+        with (
+            patch.object(secrets, "token_bytes", world.rng.randbytes),
+            patch.object(time, "time", _epoch),
+            patch.object(transcript, "CHUNK_BYTES", 700),
+        ):
+            play(world.run())
+    finally:
+        gc.enable()
+    return world
+
+
+def _epoch() -> float:
+    return EPOCH / 1000 + asyncio.get_running_loop().time()
