@@ -1,0 +1,218 @@
+"""`make soak`: thousands of responses while everything is killed again and again; then an audit from outside.
+
+clients   POST with an Idempotency-Key until there is an answer, follow the stream across every death
+killer    SIGKILL for one service after the other, for the broker now and then; each is started again
+audit     everything that was acknowledged, as clients saw it, as two replays tell it, as the log has it
+"""
+
+import argparse
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+
+from msgspec import Struct
+
+from services.broker import BrokerError
+from tests.api import request
+from tests.reliability import audit
+from tests.reliability.rig import Broker, Rig, portal
+from tests.wire import Connection, Frame, MalformedError
+
+SERVICES = ("ingest", "replay", "projector", "executor")
+RUNNING = (*SERVICES, "executor")
+TROUBLE = (OSError, AssertionError, HTTPException)
+"""What a client may meet while a service is away."""
+ENDS_S = 240.0
+
+
+class Plan(Struct, frozen=True):
+    """What to go through; `pace_s` lies between two deaths, `at_once` is how many responses run."""
+
+    responses: int
+    events: int
+    kills: int
+    broker_kills: int
+    pace_s: float
+    at_once: int
+    seed: int = 1
+
+
+class Soak:
+    """One deployment on a broker of its own, its clients and its killer."""
+
+    def __init__(self, plan: Plan, rig: Rig, broker: Broker) -> None:
+        self.plan = plan
+        self.rig = rig
+        self.broker = broker
+        self.seen: dict[str, list[Frame]] = {}
+        self.killed: Counter[str] = Counter()
+        self.rejoined = 0
+        self._chance = random.Random(plan.seed)
+        self._over = threading.Event()
+
+    def run(self) -> dict[str, object]:
+        """Everything, and its figures."""
+        began = time.monotonic()
+        killer = threading.Thread(target=self._kill)
+        killer.start()
+        try:
+            with ThreadPoolExecutor(self.plan.at_once) as pool:
+                list(pool.map(self._client, range(self.plan.responses)))
+        finally:
+            self._over.set()
+            killer.join()
+        ran = time.monotonic() - began
+        self._all_at_once()
+        records = self._audit()
+        return {
+            "responses": len(self.seen),
+            "events": sum(map(len, self.seen.values())),
+            "killed": dict(self.killed),
+            "streams rejoined": self.rejoined,
+            "seconds": round(ran),
+            **records,
+        }
+
+    # A client.
+
+    def _client(self, n: int) -> None:
+        body = request(
+            f"soak {n}", tokens=self.plan.events - 9, interval_ms=random.Random(n).choice((5, 20, 40))
+        )
+        id = self._create(body, f"soak-{self.plan.seed}-{n}")
+        self.seen[id] = self._follow(id)
+
+    def _create(self, body: dict[str, object], key: str) -> str:
+        deadline = time.monotonic() + ENDS_S
+        while True:
+            assert time.monotonic() < deadline, f"{key} was never accepted"
+            with suppress(*TROUBLE):
+                answer = self.rig.api.post(body, {"Idempotency-Key": key})
+                if answer.status == 200:
+                    return str(answer.json["id"])
+                assert answer.status in (429, 502, 503), answer
+            time.sleep(0.2)
+
+    def _follow(self, id: str) -> list[Frame]:
+        """Every frame of a response; whatever breaks, from the last one on."""
+        frames: list[Frame] = []
+        deadline = time.monotonic() + ENDS_S
+        while time.monotonic() < deadline:
+            with suppress(OSError, HTTPException), self._stream(id, frames) as stream:
+                if stream.status == 200:
+                    for frame in stream.frames():
+                        frames.append(frame)  # noqa: PERF402  # what came before a cut is kept
+                    return frames
+                if stream.status == 404:
+                    raise MalformedError(f"{id} was acknowledged and is not found")
+            self.rejoined += 1
+            time.sleep(0.2)
+        raise MalformedError(f"{id} did not end: {len(frames)} frames")
+
+    def _stream(self, id: str, frames: list[Frame]) -> Connection:
+        try:
+            return self.rig.api.stream(id, len(frames) - 1)
+        except AssertionError as error:  # the server died between the request and its answer
+            raise ConnectionError(*error.args) from error
+
+    # The killer.
+
+    def _kill(self) -> None:
+        plan = self.plan
+        victims = [SERVICES[n % len(SERVICES)] for n in range(plan.kills)]
+        for n in range(plan.broker_kills):
+            victims.insert((n + 1) * len(victims) // (plan.broker_kills + 1), "broker")
+        for victim in victims:
+            self._supervise()
+            if self._over.wait(plan.pace_s * self._chance.uniform(0.5, 1.5)):
+                return
+            if victim == "broker":
+                self.broker.kill()
+                self._broker_again()
+            else:
+                self._chance.choice(self.rig.named(victim)).kill()
+            self.killed[victim] += 1
+            self._supervise()
+        while not self._over.wait(1):
+            self._supervise()
+
+    def _supervise(self) -> None:
+        """Start what is not there: killed, or unable to start while the broker was away."""
+        for name, wanted in Counter(RUNNING).items():
+            for _ in range(wanted - len(self.rig.named(name))):
+                self.rig.start(name)
+
+    def _broker_again(self) -> None:
+        for _ in range(5):
+            with suppress(BrokerError):
+                self.broker.start()
+                return
+        raise AssertionError("the broker does not start again")
+
+    def _all_at_once(self) -> None:
+        """Everything dies in one moment, and starts again."""
+        alive = self.rig.alive
+        for service in alive:
+            service.process.kill()
+        for service in alive:
+            service.kill()
+        self.rig.ready([self.rig.start(name) for name in RUNNING])
+
+    # The audit.
+
+    def _audit(self) -> dict[str, object]:
+        assert len(self.seen) == self.plan.responses
+        other, elsewhere = self.rig.another("replay")
+        found, known = audit.check(self.rig, self.seen)
+        with ThreadPoolExecutor(16) as pool:
+            told = dict(zip(found, pool.map(elsewhere.events, found), strict=True))
+        ends = Counter(frames[-1].event["response"]["status"] for frames in found.values())
+        for id, frames in found.items():
+            assert self.seen[id] == frames, f"{id}: a client saw something else live"
+            assert told[id] == frames, f"{id}: two replays differ"
+        twins = [why for id in found for why in known[id].not_counting]
+        other.kill()
+        attempts = Counter(known[id].attempts for id in found)
+        return {"ends": dict(ends), "attempts": dict(attempts), "records that do not count": len(twins)}
+
+
+def soak(plan: Plan, folder: Path) -> dict[str, object]:
+    """Run `plan` on a deployment in `folder`; its figures. Raises AssertionError when a promise is broken."""
+    with (
+        portal() as loop,
+        Broker(loop, folder / "broker") as broker,
+        Rig(broker.start(), folder, loop, partitions=8, grace_s=5) as rig,
+    ):
+        rig.start_all("executor")
+        return Soak(plan, rig, broker).run()
+
+
+def main() -> None:
+    """`python -m tests.reliability.soak`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--responses", type=int, default=10_000)
+    parser.add_argument("--events", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=40, help="SIGKILLs over all services")
+    parser.add_argument("--broker-kills", type=int, default=6)
+    parser.add_argument("--at-once", type=int, default=60)
+    parser.add_argument("--pace", type=float, default=8.0, help="seconds between two deaths")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    plan = Plan(
+        given.responses, given.events, given.kills, given.broker_kills, given.pace, given.at_once, given.seed
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name, figure in soak(plan, Path(folder)).items():
+            print(f"{name:26} {figure}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Too much at once: refused at once and before any id; and one tenant's flood is its own problem."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from anyio.from_thread import BlockingPortal
+
+from tests.api import Api, error_of, request
+from tests.reliability import audit
+from tests.reliability.rig import Rig, until
+
+BOUND = 40
+REFUSED_S = 0.05
+SLOTS = 20
+TOLERANCE = 1.10
+MARGIN_S = 0.25
+"""What a loaded machine may add."""
+
+
+@pytest.fixture(scope="module")
+def rig(kafka: str, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("admission")
+    with Rig(kafka, folder, portal, partitions=4, max_queue=BOUND, slots=SLOTS) as running:
+        running.start_all()
+        yield running
+
+
+def tenant(rig: Rig, name: str) -> Api:
+    return Api(rig.api.base_url, {rig.settings.tenant_header: name})
+
+
+def flood(api: Api, *, tokens: int) -> list[str]:
+    """As many responses of two seconds each as are let in."""
+    ids: list[str] = []
+    while True:
+        answer = api.post(request("flood", tokens=tokens, interval_ms=100))
+        if answer.status == 429:
+            return ids
+        ids.append(answer.json["id"])
+        assert len(ids) <= 3 * BOUND, "there is no bound"
+
+
+def short(api: Api) -> float:
+    """Seconds that a response of half a second takes, seen from outside."""
+    began = time.monotonic()
+    assert api.events(api.create("x", tokens=10, interval_ms=50))[-1].type == "response.completed"
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_over_the_bound_the_answer_is_429_at_once_and_nothing_exists(rig: Rig) -> None:
+    ids = flood(rig.api, tokens=60)
+    before = len(audit.lives(rig))
+    took = []
+    for _ in range(40):
+        began = time.monotonic()
+        answer = rig.api.post(request("one more"))
+        took.append(time.monotonic() - began)
+        assert answer.status == 429, answer
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert error_of(answer)["code"] == "rate_limit_exceeded"
+    assert len(audit.lives(rig)) == before
+    median = sorted(took)[20]
+    print(f"{len(ids)} let in; refused in {median * 1000:.1f} ms (p50), {max(took) * 1000:.1f} ms at most")
+    assert median <= REFUSED_S
+    assert max(took) <= REFUSED_S + MARGIN_S
+    for id in ids:
+        assert rig.api.cancel(id).status in (200, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_flood_of_one_tenant_costs_another_little(rig: Rig) -> None:
+    until(lambda: rig.api.post(request("room again")).status == 200)
+    quiet, loud = tenant(rig, "quiet"), tenant(rig, "loud")
+    alone = sorted(short(quiet) for _ in range(9))[4]
+    ids = flood(loud, tokens=100)
+    beside = sorted(short(quiet) for _ in range(9))[4]
+    print(f"{alone:.2f} s alone, {beside:.2f} s beside a flood of {len(ids)} on {SLOTS} slots")
+    assert len(ids) > SLOTS
+    assert beside <= alone * TOLERANCE + MARGIN_S
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda id: loud.cancel(id).status, ids)) <= {200, 400}

@@ -1,0 +1,138 @@
+"""SIGTERM with a thousand streams open: not ready at once, every stream cut and none ended, gone in time."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+from anyio.from_thread import BlockingPortal
+
+from tests.api import SLOW_MS, request
+from tests.reliability import audit
+from tests.reliability.rig import Rig
+from tests.wire import ask
+
+STREAMS = 1_000
+EXIT_S = 10.0
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def rig(kafka: str, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with Rig(kafka, tmp_path_factory.mktemp("drain"), portal, grace_s=20) as running:
+        running.start_all()
+        yield running
+
+
+class Readers:
+    """Many open answers of one service, on the rig's loop."""
+
+    def __init__(self, rig: Rig, port: int, raw: bytes, count: int) -> None:
+        self._rig = rig
+        self._streams = rig.run(lambda: self._open(port, raw, count))
+
+    async def _open(
+        self, port: int, raw: bytes, count: int
+    ) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        gate = asyncio.Semaphore(50)
+
+        async def one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            async with gate:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(raw)
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200"), head
+                await reader.readuntil(b"\n\n")
+                return reader, writer
+
+        return list(await asyncio.gather(*(one() for _ in range(count))))
+
+    def ends(self) -> list[bytes]:
+        """The last bytes of each, once all have ended."""
+
+        async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+            last = b""
+            try:
+                while data := await reader.read(1 << 16):
+                    last = (last + data)[-20:]
+            except ConnectionError:
+                pass
+            writer.close()
+            return last
+
+        async def all_of_them() -> list[bytes]:
+            async with asyncio.timeout(60):
+                return list(await asyncio.gather(*(end(*stream) for stream in self._streams)))
+
+        return self._rig.run(all_of_them)
+
+
+def raw_get(id: str) -> bytes:
+    return f"GET /v1/responses/{id}?stream=true HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_replay_cuts_a_thousand_streams_and_is_gone_within_ten_seconds(rig: Rig) -> None:
+    ids = [rig.api.create("a b c", tokens=250, interval_ms=100) for _ in range(20)]
+    [replay] = rig.named("replay")
+    port = rig.ports["replay"]
+    groups = [Readers(rig, port, raw_get(id), STREAMS // len(ids)) for id in ids]
+    began = time.monotonic()
+    replay.terminate()
+    refused = _refused(rig.api.base_url)
+    ends = [end for group in groups for end in group.ends()]
+    assert replay.wait() == 0
+    took = time.monotonic() - began
+
+    print(f"{len(ends)} streams cut, gone after {took:.1f} s, meanwhile {refused}")
+    assert len(ends) == STREAMS
+    assert not [end for end in ends if end.endswith(LAST_CHUNK)], "a stream ended cleanly"
+    assert took <= EXIT_S
+    assert refused <= {"503", "closed"}
+    rig.ready([rig.start("replay")])
+    _, known = audit.check(rig, ids)
+    assert {known[id].attempts for id in ids} == {1}
+    assert {known[id].status for id in ids} == {"completed"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_ingest_cuts_its_streams_cancels_nothing_and_is_gone_within_ten_seconds(rig: Rig) -> None:
+    [ingest] = rig.named("ingest")
+    steering = b'{"echo.tokens":"60","echo.interval_ms":"300"}'
+    body = b'{"model":"echo","input":"a b","stream":true,"metadata":%b}' % steering
+    head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    readers = Readers(rig, rig.ports["ingest"], head + body, 200)
+    waiting = rig.api.post(request("in the background", interval_ms=SLOW_MS)).json["id"]
+    began = time.monotonic()
+    ingest.terminate()
+    refused = _refused(f"http://127.0.0.1:{rig.ports['ingest']}")
+    ends = readers.ends()
+    assert ingest.wait() == 0
+    took = time.monotonic() - began
+
+    print(f"{len(ends)} streams of POSTs cut, gone after {took:.1f} s, meanwhile {refused}")
+    assert not [end for end in ends if end.endswith(LAST_CHUNK)], "a stream ended cleanly"
+    assert took <= EXIT_S
+    assert refused <= {"503", "closed"}
+    rig.ready([rig.start("ingest")])
+    assert rig.api.response(waiting)["status"] in ("queued", "in_progress")
+    known = audit.lives(rig)
+    assert not [id for id, life in known.items() if life.status == "cancelled"], "shutdown is no cancellation"
+    rig.api.cancel(waiting)
+
+
+def _refused(base_url: str) -> set[str]:
+    """What readiness and new work are answered while a service drains, until it is gone."""
+    seen: set[str] = set()
+    deadline = time.monotonic() + 0.5
+    time.sleep(0.05)  # the signal's way
+    while time.monotonic() < deadline:
+        for method, path, body in (("GET", "/readyz", None), ("POST", "/v1/responses", request())):
+            try:
+                answer = ask(base_url, method, path, body, timeout=5)
+                seen.add(str(answer.status))
+            except (OSError, AssertionError):
+                seen.add("closed")
+    return seen

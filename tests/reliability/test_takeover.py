@@ -1,0 +1,172 @@
+"""Two executors: one dies, sleeps, or is replaced, and the other does what is right for each response."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from anyio.from_thread import BlockingPortal
+
+from tests.reliability import audit
+from tests.reliability.rig import SOAK, Rig, Service
+from tests.reliability.upstream import Upstream, served
+
+VISIBLE_S = 20.0
+"""Rule A-19."""
+ASLEEP_S = 60.0 if SOAK else 15.0
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with served() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rig(
+    kafka: str, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
+) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("takeover")
+    config = folder / "rejoinder.toml"
+    config.write_text(upstream.config)
+    with Rig(kafka, folder, portal, config=str(config), partitions=8, grace_s=4) as running:
+        running.start_all("executor")
+        yield running
+
+
+def create(rig: Rig, model: str, count: int, *, words: int, pause: float) -> dict[str, str]:
+    """So many responses of a model: the case of each, by id."""
+    cases = {}
+    for n in range(count):
+        case = f"{model}-{n}-{time.monotonic_ns()}"
+        metadata = {"case": case, "words": str(words), "pause": str(pause)}
+        if model == "echo":
+            metadata = {"echo.tokens": str(words), "echo.interval_ms": str(int(pause * 1000))}
+        body = {"model": model, "input": "one two", "background": True, "metadata": metadata}
+        cases[rig.api.post(body).json["id"]] = case
+    return cases
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def another(rig: Rig) -> Service:
+    service = rig.start("executor")
+    rig.ready([service])
+    return service
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_other_executor_takes_over_within_twenty_seconds(rig: Rig, upstream: Upstream) -> None:
+    cases = {
+        id: c
+        for m in ("echo", "resumable", "fragile")
+        for id, c in create(rig, m, 20, words=120, pause=0.1).items()
+    }
+    with ThreadPoolExecutor(len(cases)) as pool:
+        readers = {id: pool.submit(audit.watch, rig.api, id) for id in cases}
+        for id in cases:
+            rig.api.take(id, 8)
+        rig.named("executor")[0].kill()
+        seen = {id: reader.result(timeout=60) for id, reader in readers.items()}
+
+    found, known = audit.check(rig, cases)
+    taken = [id for id in cases if known[id].attempts > 1]
+    silences = [seen[id].silence for id in taken]
+    print(
+        f"{len(taken)} of {len(cases)} taken over, silent for {percentile(silences, 0.5):.1f} s (p50)",
+        f"and {max(silences):.1f} s (the longest)",
+    )
+    assert len(taken) >= 10
+    assert max(silences) <= VISIBLE_S
+    for id, case in cases.items():
+        assert seen[id].frames == found[id]
+        assert upstream.calls[case] == (not case.startswith("echo"))
+        lost = case.startswith("fragile") and id in taken
+        end = found[id][-1].event["response"]
+        assert end["status"] == ("failed" if lost else "completed"), end
+        if lost:
+            assert end["error"]["type"] == "executor_lost"
+            [item] = end["output"]
+            assert item["status"] == "incomplete"
+            assert item["content"][0]["text"].startswith("w0 w1")
+        if id in taken:
+            assert len(set(known[id].executors)) == 2, "the other process must have gone on"
+    another(rig)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nobody_ever_sees_an_event_of_an_executor_that_slept(rig: Rig, upstream: Upstream) -> None:
+    cases = {
+        id: c
+        for m in ("echo", "fragile")
+        for id, c in create(rig, m, 12, words=int(ASLEEP_S * 15), pause=0.1).items()
+    }
+    sleeper = rig.named("executor")[0]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        readers = {id: pool.submit(audit.watch, rig.api, id, ASLEEP_S + 90) for id in cases}
+        for id in cases:
+            rig.api.take(id, 8)
+        sleeper.pause()
+        time.sleep(ASLEEP_S)
+        sleeper.resume()
+        seen = {id: reader.result(timeout=180) for id, reader in readers.items()}
+
+    found, known = audit.check(rig, cases)
+    slept = [id for id in cases if known[id].attempts > 1]
+    fenced = sum(len(known[id].not_counting) for id in slept)
+    print(f"{len(slept)} of {len(cases)} taken over from the sleeper; {fenced} of its records do not count")
+    assert slept
+    for id, case in cases.items():
+        assert seen[id].frames == found[id], "what was seen live is not what counts"
+        assert upstream.calls[case] == (not case.startswith("echo"))
+    assert sleeper.alive
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_rolling_restart_kills_no_run(rig: Rig, upstream: Upstream) -> None:
+    cases: dict[str, str] = {}
+    old = rig.named("executor")
+    for service in old:
+        cases |= create(rig, "fragile", 10, words=30, pause=0.1)
+        cases |= create(rig, "echo", 10, words=30, pause=0.1)
+        another(rig)
+        service.terminate()
+        cases |= create(rig, "fragile", 10, words=20, pause=0.1)
+        assert service.wait() == 0
+
+    found, known = audit.check(rig, cases)
+    assert {frames[-1].event["response"]["status"] for frames in found.values()} == {"completed"}
+    assert {known[id].attempts for id in cases} == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_outlasts_the_grace_is_handed_over_and_never_cancelled(rig: Rig, upstream: Upstream) -> None:
+    cases = {
+        id: c
+        for m in ("echo", "resumable", "fragile")
+        for id, c in create(rig, m, 10, words=120, pause=0.1).items()
+    }
+    for id in cases:
+        rig.api.take(id, 6)
+    leaving = rig.named("executor")[0]
+    began = time.monotonic()
+    leaving.terminate()
+    assert leaving.wait() == 0
+    assert time.monotonic() - began <= rig.settings.grace_s + 5
+
+    found, known = audit.check(rig, cases)
+    handed = [id for id in cases if known[id].attempts > 1]
+    assert handed
+    for id, case in cases.items():
+        end = found[id][-1].event["response"]
+        lost = case.startswith("fragile") and id in handed
+        assert end["status"] == ("failed" if lost else "completed"), end
+        assert upstream.calls[case] == (not case.startswith("echo"))
+        assert case not in upstream.cancelled
+    another(rig)
