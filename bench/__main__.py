@@ -1,0 +1,81 @@
+"""`python -m bench`: everything in one run, at most ten minutes; `--quick` at most a minute and a half.
+
+throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
+latency      from the backend to a client, at a steady pace
+limits       what the log's client can do by itself
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import signal
+import time
+
+import psutil
+
+from bench import latency, limits, target, throughput
+from bench.throughput import Bounds, Cell
+
+SECTIONS = ("throughput", "latency", "limits")
+
+
+def main() -> None:
+    """Run the chosen sections and print their tables."""
+    given = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends as well
+    began = time.monotonic()
+    memory = psutil.virtual_memory().total >> 30
+    print(f"{os.cpu_count()} cores, {memory} GiB, Python {platform.python_version()}")
+    sections = [given.section] if given.section else list(SECTIONS)
+    if "throughput" in sections:
+        _throughput(given)
+    if "latency" in sections:
+        _latency(given)
+    if "limits" in sections:
+        asyncio.run(limits.run(40_000 if given.quick else 200_000))
+    print(f"\n{time.monotonic() - began:.0f} s in all")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
+    parser.add_argument("--quick", action="store_true", help="fewer cells, smaller ones")
+    parser.add_argument("--events", type=int, nargs="+", help="throughput: lengths of the responses")
+    parser.add_argument("--at-once", type=int, nargs="+", help="throughput: how many at once")
+    parser.add_argument("--no-rival", action="store_true", help="throughput: rejoinder alone")
+    parser.add_argument("--rate", type=int, nargs="+", help="latency: events per second to pace")
+    parser.add_argument("--seconds", type=float, help="seconds at most per cell, or of each pace")
+    return parser.parse_args()
+
+
+def _throughput(given: argparse.Namespace) -> None:
+    lengths = given.events or ((1_000, 10_000) if given.quick else throughput.LENGTHS)
+    at_once = given.at_once or ((50,) if given.quick else throughput.AT_ONCE)
+    ours = Bounds(50_000 if given.quick else 100_000, given.seconds or (15 if given.quick else 30))
+    theirs = Bounds(5_000 if given.quick else 20_000, given.seconds or (5 if given.quick else 8))
+    with target.rejoinder() as rejoinder:
+        cells = throughput.table(rejoinder, lengths, at_once, ours)
+    rivals: list[Cell] = []
+    if not given.no_rival:
+        rivals = throughput.table_afresh(target.rival, lengths, at_once, theirs)
+    print(throughput.compare(cells, rivals))
+    print("* cut by its time bound: for the rival, whose cost grows with every event, that flatters it")
+
+
+def _latency(given: argparse.Namespace) -> None:
+    rates = given.rate or ((10_000,) if given.quick else (1_000, 10_000))
+    seconds = given.seconds or (6 if given.quick else 15)
+    print(f"\nlatency from backend to client\n{latency.HEAD}", flush=True)
+    with target.rejoinder() as rejoinder:
+        throughput.measure(rejoinder, 1_000, 20, throughput.WARM_UP)
+        latency.measure(rejoinder, latency.Pace(20, 3))
+        for rate in rates:
+            streams = max(1, rate * latency.INTERVAL_MS // 1000)
+            print(latency.measure(rejoinder, latency.Pace(streams, seconds)).row(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

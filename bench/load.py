@@ -1,0 +1,166 @@
+"""The load: clients in a process of their own, whose CPU is nobody's business.
+
+`at_once` clients each create a background response of model echo and read its stream to the end, again
+and again until `responses` were created or the time is up. They count frames by their `id:` lines and check
+that a stream that ended had them all. Prints one line of JSON.
+
+    python -m bench.load http://127.0.0.1:8000 --events 1000 --at-once 50 --responses 100 --seconds 20
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+OVERHEAD = 9
+"""Events of a background response of model echo besides one per word."""
+_MARK = b"\nid: "
+CANCEL_TRIES = 20
+
+
+class Outcome(msgspec.Struct):
+    """What a load did. `seconds` is from the first request to the last byte that counted."""
+
+    events: int = 0
+    bytes: int = 0
+    finished: int = 0
+    cut: int = 0
+    seconds: float = 0.0
+
+
+class Reader(asyncio.Protocol):
+    """Counts the frames of one stream as they arrive, at the price of one `bytes.count` per read."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._tail = b""
+        self.events = 0
+        self.clean = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """Count; the last bytes are kept for a mark that two reads share."""
+        held = self._tail + data
+        found = held.count(_MARK)
+        self._tail = held[-(len(_MARK) - 1) :]
+        self.events += found
+        self._outcome.events += found
+        self._outcome.bytes += len(data)
+        self.clean = held.endswith(b"\r\n0\r\n\r\n") or self.clean
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """The stream is over; `clean` says how."""
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+class Load:
+    """One load against one server."""
+
+    def __init__(self, base_url: str, events: int, **steering: int) -> None:
+        url = urlsplit(base_url)
+        self._host, self._port = url.hostname or "", url.port or 80
+        self._events = events
+        asked = {"tokens": events - OVERHEAD, **steering}
+        metadata = {f"echo.{key}": str(value) for key, value in asked.items()}
+        body = {"model": "echo", "input": "the quick brown fox jumps over the lazy dog", "background": True}
+        self._body = json.dumps(body | {"metadata": metadata}).encode()
+        self.outcome = Outcome()
+        self._open: set[str] = set()
+
+    async def run(self, at_once: int, responses: int, seconds: float, *, leave: bool = False) -> Outcome:
+        """Create and read, `at_once` at a time, until all `responses` are read or `seconds` are over.
+
+        What is open then is cancelled, unless it is to be left alone.
+        """
+        begin = time.monotonic()
+        left = iter(range(responses))
+        clients = [asyncio.create_task(self._client(left)) for _ in range(at_once)]
+        _, late = await asyncio.wait(clients, timeout=seconds)
+        self.outcome.seconds = time.monotonic() - begin
+        self.outcome.cut = len(self._open)
+        done = msgspec.structs.replace(self.outcome)
+        for client in late:
+            client.cancel()
+        for finished in set(clients) - late:
+            finished.result()
+        print(json.dumps(msgspec.to_builtins(done)), flush=True)
+        if not leave:
+            await asyncio.gather(*map(self._cancel, self._open))
+        return done
+
+    async def _cancel(self, id: str) -> None:
+        """Stop what still runs; a server at its limit says 503 at first."""
+        for _ in range(CANCEL_TRIES):
+            status, _ = await self._exchange("POST", f"/v1/responses/{id}/cancel")
+            if status != 503:
+                break
+            await asyncio.sleep(1)
+
+    def reader(self) -> Reader:
+        """A reader for one stream."""
+        return Reader(self.outcome)
+
+    async def _client(self, left: Any) -> None:
+        for _ in left:
+            created = await self._request("POST", "/v1/responses", self._body)
+            id = json.loads(created)["id"]
+            self._open.add(id)
+            await self._read(id)
+            self._open.remove(id)
+
+    async def _read(self, id: str) -> None:
+        loop = asyncio.get_running_loop()
+        transport, reader = await loop.create_connection(self.reader, self._host, self._port)
+        try:
+            transport.write(self._head("GET", f"/v1/responses/{id}?stream=true"))
+            await reader.closed
+        finally:
+            transport.abort()
+        if not reader.clean or reader.events != self._events:
+            sys.exit(f"{id}: {reader.events} of {self._events} events, {'whole' if reader.clean else 'cut'}")
+        self.outcome.finished += 1
+
+    async def _request(self, method: str, path: str, body: bytes = b"") -> bytes:
+        status, content = await self._exchange(method, path, body)
+        if status != 200:
+            sys.exit(f"{method} {path}: {status} {content[:500]!r}")
+        return content
+
+    async def _exchange(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        reading, writing = await asyncio.open_connection(self._host, self._port)
+        writing.write(self._head(method, path, body))
+        answer = await reading.read()
+        writing.close()
+        head, _, content = answer.partition(b"\r\n\r\n")
+        return int(head.split(None, 2)[1]), content
+
+    def _head(self, method: str, path: str, body: bytes = b"") -> bytes:
+        head = f"{method} {path} HTTP/1.1\r\nhost: {self._host}\r\nconnection: close\r\n"
+        if method == "POST":
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        return head.encode() + b"\r\n" + body
+
+
+def main() -> None:
+    """One load, from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("base_url")
+    parser.add_argument("--events", type=int, default=1000)
+    parser.add_argument("--at-once", type=int, default=50)
+    parser.add_argument("--responses", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--leave", action="store_true", help="do not cancel what is open when the time is up")
+    given = parser.parse_args()
+    load = Load(given.base_url, given.events)
+    uvloop.run(load.run(given.at_once, given.responses, given.seconds, leave=given.leave))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What is measured: a server with everything it starts, and the CPU that all of it has used.
+
+Each target is started fresh, with an empty data directory on disk, and ended afterwards.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.process import REJOINDER, ServerProcess
+
+BROKER = "broker"
+
+
+class Target:
+    """A running server under measurement."""
+
+    def __init__(self, name: str, process: ServerProcess) -> None:
+        self.name = name
+        self._process = process
+
+    @property
+    def base_url(self) -> str:
+        """Where its API is."""
+        return self._process.base_url
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds (user and system) used so far, by the title of the process."""
+        used: dict[str, float] = {}
+        for process in self._process.tree():
+            title = _title(process)
+            times = process.cpu_times()
+            used[title] = used.get(title, 0.0) + times.user + times.system
+        return used
+
+
+@contextmanager
+def rejoinder() -> Iterator[Target]:
+    """The whole system of `rejoinder dev`, its embedded broker included."""
+    with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder:
+        data = Path(folder)
+        command = [REJOINDER, "dev", "--port", "0", "--data", str(data / "data"), "--log-level", "warning"]
+        with ServerProcess(command, data / "log") as process:
+            yield Target("rejoinder", process)
+
+
+@contextmanager
+def rival() -> Iterator[Target]:
+    """The read-modify-write server (bench/rival.py). Ended the hard way: at its limit it answers nobody."""
+    with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder:
+        database = Path(folder) / "rival.db"
+        command = [sys.executable, "-m", "bench.rival", "--port", "0", "--database", str(database)]
+        process = ServerProcess(command, Path(folder) / "log")
+        process.start()
+        try:
+            yield Target("rival", process)
+        finally:
+            process.kill()
+
+
+def _title(process: psutil.Process) -> str:
+    """`rejoinder executor` and the like; Java is the broker."""
+    command = process.cmdline()
+    if command and Path(command[0]).name == "java":
+        return BROKER
+    words = " ".join(command).split()
+    return words[1] if words[:1] == ["rejoinder"] and len(words) > 1 else process.name()

@@ -1,0 +1,161 @@
+"""Events per CPU-second of a whole system, over response lengths and concurrency.
+
+One cell: `at_once` clients create background responses of `events` events and read them to the end
+(bench/load.py). CPU is that of all processes of the target, from before the first request until its work is
+done; the load's own is left out. A cell that takes longer than its bound is cut: what had arrived by then
+counts, and the rest is cancelled.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import msgspec
+
+from bench.load import Outcome
+from bench.target import Target
+
+LENGTHS = (100, 1_000, 10_000, 50_000)
+AT_ONCE = (1, 50, 400)
+SETTLED_CPU = 0.05
+"""CPU seconds per second below which a target is idle: its work is done, beats and polls go on."""
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """How much a cell does: about `events`, at least `at_once` responses, at most `seconds`."""
+
+    events: int
+    seconds: float
+
+
+WARM_UP = Bounds(100_000, 15)
+"""Before anything is measured: the broker's Java is compiled while it runs, and costs far more until then."""
+
+
+SECONDS_PER_CLIENT = 0.04
+"""More time for a target that begins afresh: before anything arrives, all clients must have come in."""
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One measurement: what arrived, and the CPU seconds that it took, by process."""
+
+    events: int
+    at_once: int
+    outcome: Outcome
+    cpu: dict[str, float]
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Events that arrived at clients per CPU second of the whole target."""
+        return self.outcome.events / max(sum(self.cpu.values()), 0.01)
+
+    @property
+    def per_second(self) -> float:
+        """Events that arrived per second of wall clock."""
+        return self.outcome.events / self.outcome.seconds
+
+    def row(self) -> str:
+        """One line of the table; `*` marks a cell that was cut."""
+        cut = "*" if self.outcome.cut else " "
+        parts = " ".join(
+            f"{name} {seconds / max(self.outcome.events, 1) * 1e6:.1f}"
+            for name, seconds in sorted(self.cpu.items(), key=lambda item: -item[1])
+            if seconds / sum(self.cpu.values()) > 0.01
+        )
+        return (
+            f"{self.events:>7,} {self.at_once:>7} {self.outcome.events:>10,}{cut}"
+            f" {self.per_second:>10,.0f} {self.per_cpu_second:>12,.0f}   {parts}"
+        )
+
+
+HEAD = f"{'events':>7} {'at once':>7} {'arrived':>11} {'per s':>10} {'per CPU-s':>12}   µs of CPU per event"
+
+
+def measure(target: Target, events: int, at_once: int, bounds: Bounds, *, last: bool = False) -> Cell:
+    """One cell. The `last` one of a target leaves it as it is."""
+    responses = max(at_once, bounds.events // events)
+    begin = target.cpu()
+    load = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "bench.load", target.base_url, f"--events={events}"),
+            *(f"--at-once={at_once}", f"--responses={responses}", f"--seconds={bounds.seconds}"),
+            *(["--leave"] if last else []),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert load.stdout is not None
+    line = load.stdout.readline()
+    outcome = msgspec.json.decode(line, type=Outcome) if line else Outcome()
+    used = target.cpu() if outcome.cut else _settled(target)
+    if load.wait(timeout=120) != 0:
+        raise RuntimeError(f"the load failed against {target.name}: events={events}, at once={at_once}")
+    if outcome.cut and not last:
+        _settled(target)
+    return Cell(events, at_once, outcome, {name: used[name] - begin.get(name, 0.0) for name in used})
+
+
+def _settled(target: Target, patience: float = 30) -> dict[str, float]:
+    """The CPU used once the target has nothing more to do (closing, projecting), or patience ran out."""
+    deadline = time.monotonic() + patience
+    used = target.cpu()
+    while time.monotonic() < deadline:
+        time.sleep(0.25)
+        before, used = used, target.cpu()
+        if sum(used.values()) - sum(before.values()) < SETTLED_CPU * 0.25:
+            break
+    return used
+
+
+def table(target: Target, lengths: Sequence[int], at_once: Sequence[int], bounds: Bounds) -> list[Cell]:
+    """All cells against one target, printed as they come."""
+    print(f"\n{target.name}\n{HEAD}", flush=True)
+    measure(target, 1_000, 20, WARM_UP)
+    return list(_printed(measure(target, events, count, bounds) for count in at_once for events in lengths))
+
+
+def table_afresh(
+    start: Callable[[], AbstractContextManager[Target]],
+    lengths: Sequence[int],
+    at_once: Sequence[int],
+    bounds: Bounds,
+) -> list[Cell]:
+    """All cells, each against a target of its own: for one that a cut cell leaves unusable."""
+
+    def cell(events: int, count: int) -> Cell:
+        patient = Bounds(bounds.events, bounds.seconds + count * SECONDS_PER_CLIENT)
+        with start() as target:
+            return measure(target, events, count, patient, last=True)
+
+    print(f"\nrival\n{HEAD}", flush=True)
+    return list(_printed(cell(events, count) for count in at_once for events in lengths))
+
+
+def _printed(cells: Iterator[Cell]) -> Iterator[Cell]:
+    for cell in cells:
+        print(cell.row(), flush=True)
+        yield cell
+
+
+def compare(ours: Sequence[Cell], rivals: Sequence[Cell]) -> str:
+    """Ratio per cell, and flatness per concurrency."""
+    theirs = {(cell.events, cell.at_once): cell.per_cpu_second for cell in rivals}
+    lines = ["", "rejoinder : rival, events per CPU-second"]
+    lines += [
+        f"{cell.events:>7,} {cell.at_once:>7} {cell.per_cpu_second / other:>8.1f} : 1"
+        for cell in ours
+        if (other := theirs.get((cell.events, cell.at_once)))
+    ]
+    flat = [*_flatness("rejoinder", ours), *_flatness("rival", rivals)]
+    if flat:
+        lines += ["", "flatness: events per CPU-second at 50,000 events against 1,000", *flat]
+    return "\n".join(lines)
+
+
+def _flatness(name: str, cells: Sequence[Cell]) -> Iterator[str]:
+    found = {(cell.events, cell.at_once): cell.per_cpu_second for cell in cells}
+    for count in sorted({cell.at_once for cell in cells}):
+        short, long = found.get((1_000, count)), found.get((50_000, count))
+        if short and long:
+            yield f"{name:>10} {count:>5} at once {long / short - 1:>+8.1%}"
