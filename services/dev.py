@@ -25,15 +25,14 @@ from setproctitle import setproctitle
 
 from services import config
 from services.broker import BrokerError, EmbeddedKafka
-from services.broker.embedded import free_port
 from services.child import Child, service_command
+from services.ports import LOOPBACK, free_port
 from services.process import until_stopped
 from services.settings import Settings, environment
 from services.topics import make_topics, require_topics
 from services.web.edge import Edge
 from services.web.server import Server
 
-LOOPBACK = "127.0.0.1"
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  # what an operator may give, not what we listen on
 GRACE_S = 5.0
 """Seconds that a service has to drain here, unless told otherwise: nobody waits 20 for a Ctrl-C."""

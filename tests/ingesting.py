@@ -5,7 +5,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from services.executor.backends import build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.ingest import app as ingest
+from services.ports import free_port
 from services.replay import app as replay
 from services.settings import Settings
 from tests.conftest import eventually
@@ -160,14 +160,6 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
         stop.set()
         await asyncio.wait_for(task, 10)
         await conversation.close()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def error_of(answer: Answer) -> dict[str, Any]:

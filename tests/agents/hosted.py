@@ -1,7 +1,6 @@
 """Starts a hosted agent in its own process, waits until it answers, and ends it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from services.ports import free_port
 
 READY_TIMEOUT = 60.0
 """Seconds that an agent may take to answer; its libraries take some of them to load."""
@@ -68,10 +69,3 @@ def _wait_until_ready(agent: HostedAgent, log: Path) -> None:
             if agent.process.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError(f"the agent did not start:\n{log.read_text()[-2000:]}") from None
             time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.agents.hosted import HostedAgent, free_port, hosted_agent
+from services.ports import free_port
+from tests.agents.hosted import HostedAgent, hosted_agent
 from tests.api import Api, numbers, request, text, types
 from tests.strict import checked_stream
 from tests.system import System

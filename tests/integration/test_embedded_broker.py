@@ -19,7 +19,7 @@ from aiokafka.structs import TopicPartition
 from services.broker import EmbeddedKafka, data
 from services.broker.errors import DataUnusable, PortInUse, StartFailed
 from services.broker.probe import serving_cluster
-from services.broker.properties import HOST
+from services.ports import LOOPBACK
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -113,11 +113,11 @@ async def test_what_was_appended_is_still_there_after_a_stop_and_after_a_kill(br
 
 async def test_a_paused_broker_answers_nothing_until_it_is_resumed(broker: EmbeddedKafka) -> None:
     port = int(broker.bootstrap.rpartition(":")[2])
-    await eventually(lambda: serving_cluster(HOST, port), timeout=30)
+    await eventually(lambda: serving_cluster(LOOPBACK, port), timeout=30)
     broker.pause()
-    assert await serving_cluster(HOST, port, timeout=0.5) is None
+    assert await serving_cluster(LOOPBACK, port, timeout=0.5) is None
     broker.resume()
-    await eventually(lambda: serving_cluster(HOST, port), timeout=30)
+    await eventually(lambda: serving_cluster(LOOPBACK, port), timeout=30)
 
 
 async def test_a_second_broker_over_the_same_data_is_refused_and_harms_nothing(
@@ -165,7 +165,7 @@ async def start_parent(folder: Path) -> tuple[asyncio.subprocess.Process, int]:
 
 
 async def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
-    with socket.create_server((HOST, 0)) as taken:
+    with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=rf"port {port} on 127.0.0.1 is in use: stop what listens there"):
             await EmbeddedKafka(tmp_path, port=port).start()

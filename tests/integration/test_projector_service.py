@@ -1,7 +1,6 @@
 """The projector's process on a real broker: its views, its restarts, its admin port, a full partition."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +11,7 @@ from msgspec import structs
 from services.connect import connect, topic_names
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Writer
+from services.ports import free_port
 from services.projector import app
 from services.settings import Settings
 from tests.conftest import eventually
@@ -104,9 +104,7 @@ async def test_a_long_response_has_many_chunks_beside_many_short_ones(settings: 
 
 
 async def test_the_admin_port_says_when_it_is_caught_up(settings: Settings) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        settings = structs.replace(settings, admin_port=probe.getsockname()[1])
+    settings = structs.replace(settings, admin_port=free_port())
     url = f"http://127.0.0.1:{settings.admin_port}"
 
     async with running(settings), aiohttp.ClientSession() as client:

@@ -17,6 +17,7 @@ from services.connect import connect, topic_names
 from services.eventlog.kafka import KafkaLog
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.topics import Topics
+from services.ports import free_port
 from services.replay import app
 from services.settings import Settings
 from services.web.internal import view_path
@@ -24,13 +25,6 @@ from tests.conftest import eventually
 from tests.responses import Author
 
 PARTITIONS = 2
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def error_of(connection: socket.socket) -> int:

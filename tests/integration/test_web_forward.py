@@ -12,6 +12,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from schemas.errors import ApiError
+from services.ports import free_port
 from services.web.answers import json_answer, read_body
 from services.web.edge import route
 from services.web.forward import Upstream
@@ -154,10 +155,7 @@ async def test_a_reader_that_takes_nothing_is_dropped_on_both_sides() -> None:
 
 
 async def test_an_upstream_that_is_away_is_a_503() -> None:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
-    async with forwarding(port) as front:
+    async with forwarding(free_port()) as front:
         answer = await ask(front, "POST /v1/responses", b"{}")
     assert (answer.status, answer.headers["retry-after"]) == (503, "2")
     assert "x-should-retry" not in answer.headers

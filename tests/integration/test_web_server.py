@@ -10,6 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from services.ports import free_port
 from services.settings import Settings
 from services.web.answers import json_answer, read_body
 from services.web.connection import connection
@@ -239,9 +240,7 @@ async def test_metrics_are_what_prometheus_reads() -> None:
 
 
 async def test_a_service_without_routes_has_an_admin_port_when_it_is_given_one() -> None:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     async with serve_admin(Settings(), list):
         with pytest.raises(ConnectionRefusedError):
             await ask(port, "GET /readyz")

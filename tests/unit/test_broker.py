@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from services.broker.data import DataDir, new_cluster_id
-from services.broker.embedded import PORTS, free_port, is_free
 from services.broker.errors import DataUnusable
 from services.broker.jars import KAFKA_VERSION, LOCK, cache_dir, pinned
 from services.broker.probe import cluster_id, metadata_request
@@ -67,12 +66,6 @@ def test_a_cluster_id_is_what_kafka_reads_as_one() -> None:
     ids = {new_cluster_id() for _ in range(200)}
     assert len(ids) == 200
     assert all(len(id) == 22 and not id.startswith("-") for id in ids)
-
-
-def test_a_free_port_lies_below_those_of_outgoing_connections() -> None:
-    port = free_port()
-    assert port in PORTS
-    assert is_free(port)
 
 
 @pytest.mark.parametrize("made_by, usable", [("4.0.2", True), (KAFKA_VERSION, True), ("4.4.0", False)])
