@@ -15,11 +15,8 @@ class MemoryRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
-
-    @property
-    def size(self) -> int:
-        """What it counts for in a fetch's bounds, in bytes."""
-        return 64 + record_size(NewRecord(self.key or b"", self.value, self.headers))
+    size: int
+    """What it counts for in a fetch's bounds, in bytes."""
 
 
 def record_size(record: NewRecord) -> int:
@@ -39,7 +36,7 @@ class MemoryPartition:
     def append(self, record: NewRecord, now: int) -> Ack:
         """Append at the end; log time never goes back."""
         timestamp = max(now, self.records[-1].timestamp if self.records else now)
-        self.records.append(MemoryRecord(self.end, timestamp, *record))
+        self.records.append(MemoryRecord(self.end, timestamp, *record, 64 + record_size(record)))
         self.end += 1
         return Ack(self.end - 1, timestamp)
 

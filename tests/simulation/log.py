@@ -34,8 +34,7 @@ class SimLog(MemoryLog):
         ack = super()._append(source, record)
         self._on_append(source, self._topics[source.topic][source.partition].records[-1])
         for future in self._waiting.pop(source, ()):
-            if not future.done():
-                future.set_result(None)
+            _wake(future)
         return ack
 
     async def fetch(
@@ -50,12 +49,17 @@ class SimLog(MemoryLog):
         found = self._read(positions, max_bytes, partition_bytes)
         if found or max_wait <= 0:
             return found
-        future: Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: Future[None] = loop.create_future()
         for source in positions:
             self._waiting.setdefault(source, {})[future] = None
-        await asyncio.wait([future], timeout=max_wait)
-        for source in positions:
-            self._waiting.get(source, {}).pop(future, None)
+        late = loop.call_later(max_wait, _wake, future)
+        try:
+            await future
+        finally:
+            late.cancel()
+            for source in positions:
+                self._waiting.get(source, {}).pop(future, None)
         return self._read(positions, max_bytes, partition_bytes)
 
     def compact_below(self, source: TopicPartition, before: int, *, tombstones: bool) -> None:
@@ -91,3 +95,8 @@ class SimLog(MemoryLog):
     def end(self, source: TopicPartition) -> int:
         """Where a partition ends."""
         return self._topics[source.topic][source.partition].end
+
+
+def _wake(future: "Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
