@@ -23,23 +23,20 @@ pytest_plugins = ["tests.system"]
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 """Seconds between two looks at a condition; each pause is half as long again as the one before."""
+PATIENCE = 30.0
+"""Seconds until a test gives up waiting: for what never comes. A bound is measured (`tests.steady`)."""
 MAY_BLOCK = (
     ("structlog/_native.py", "meth"),  # an unforeseen error's traceback, with its lines of source
     ("linecache.py", "updatecache"),  # the same, from libraries that log by themselves
     ("prometheus_client/process_collector.py", "collect"),  # reads /proc, which waits for no disk
 )
-ALLOWED_TO_BLOCK = (
-    ("structlog/_native.py", "meth"),  # an unforeseen error's traceback, with its lines of source
-    ("linecache.py", "updatecache"),  # the same, from libraries that log by themselves
-    ("prometheus_client/process_collector.py", "collect"),  # reads /proc, which waits for no disk
-)
 
 
 @overload
-async def eventually(condition: Callable[[], Awaitable[T]], timeout: float = 10) -> T: ...
+async def eventually(condition: Callable[[], Awaitable[T]], timeout: float = PATIENCE) -> T: ...
 @overload
-async def eventually(condition: Callable[[], T], timeout: float = 10) -> T: ...
-async def eventually(condition: Callable[[], object], timeout: float = 10) -> object:
+async def eventually(condition: Callable[[], T], timeout: float = PATIENCE) -> T: ...
+async def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> object:
     """Awaits that `condition`, plain or async, returns something true, and returns that.
 
     An AssertionError of the condition counts as "not yet". After `timeout` seconds it is raised, or one that
@@ -74,7 +71,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 def nothing_left_behind() -> Iterator[None]:
     """No test's process outlives the session: the first fixture to begin is the last to end."""
     yield
-    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
+    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=PATIENCE)
     commands = [" ".join(process.cmdline())[:200] for process in left if process.is_running()]
     for process in left:
         process.kill()

@@ -68,7 +68,7 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
-        left = psutil.wait_procs(tree, timeout=5)[1]
+        left = psutil.wait_procs(tree, timeout=STOP_S)[1]
         self._process = None
         assert not left, f"left behind: {left}"
         return status

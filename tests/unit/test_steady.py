@@ -1,0 +1,38 @@
+"""The clock of upper bounds: what it counts, and what it leaves out."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from tests.steady import LATE, steady
+
+STOPPED_S = 1.0
+PROGRAM = """
+import time
+from tests.steady import steady
+
+wall, shown = time.monotonic(), steady()
+print("running", flush=True)
+while time.monotonic() - wall < 1.5:
+    time.sleep(0.01)
+print(time.monotonic() - wall - (steady() - shown), flush=True)
+"""
+
+
+def test_it_goes_like_any_clock_while_the_machine_runs() -> None:
+    wall, shown = time.monotonic(), steady()
+    time.sleep(2 * LATE)
+    assert LATE <= steady() - shown <= time.monotonic() - wall + 0.001
+
+
+def test_what_a_process_did_not_run_for_does_not_count() -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"running\n"
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(STOPPED_S)
+        os.kill(process.pid, signal.SIGCONT)
+        left_out = float(process.stdout.readline())
+    assert left_out >= STOPPED_S - LATE
