@@ -86,9 +86,7 @@ class Clockwork(asyncio.AbstractEventLoop):
     def create_future(self) -> "Future[Any]":
         return Future(loop=self)
 
-    def create_task(  # type: ignore[override]
-        self, coro: Coroutine[Any, Any, T] | Generator[Any, Any, T], **options: Any
-    ) -> "Task[T]":
+    def create_task(self, coro: Coroutine[Any, Any, T] | Generator[Any, Any, T], **options: Any) -> "Task[T]":
         return Task(coro, loop=self, **options)
 
     def run_forever(self) -> None:
@@ -105,7 +103,7 @@ class Clockwork(asyncio.AbstractEventLoop):
             asyncio._set_running_loop(None)
             sys.set_asyncgen_hooks(*hooks)
 
-    def run_until_complete(self, future: Generator[Any, Any, T] | Awaitable[T]) -> T:
+    def run_until_complete(self, future: Awaitable[T]) -> T:  # type: ignore[override]
         whole = asyncio.ensure_future(future, loop=self)
         whole.add_done_callback(lambda _: self.stop())
         self.run_forever()
