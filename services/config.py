@@ -1,4 +1,4 @@
-"""The operator's file `rejoinder.toml`: which models and agents exist, and where they are.
+"""The operator's file `rejoinder.toml`: which models and agents exist, where they are, what tenants may have.
 
     [[models]]                              # the first whose `match` fits a request's `model` serves it
     match = "gpt-*"
@@ -10,10 +10,15 @@
     name = "weather"
     url = "http://127.0.0.1:8088"           # the agent serves {url}/responses
 
+    [[tenants]]                             # the first whose `match` fits a request's tenant bounds it
+    match = "trial-*"
+    max_open = 20
+    max_running = 2
+
 Model `echo` is built in. Without a file, and with OPENAI_API_KEY set, every other model is OpenAI's (or
 OPENAI_BASE_URL's). URLs come from here only, never from a request. Ingest asks `Config.validate` before it
-accepts anything, an executor asks `Config.route` for the backend; both are pure. The file is strict: a key or
-value that does not fit stops the start and says so.
+accepts anything, an executor asks `Config.route` for the backend, both ask `Config.quota`; all are pure. The
+file is strict: a key or value that does not fit stops the start and says so.
 """
 
 import re
@@ -28,6 +33,7 @@ import msgspec
 from msgspec import Struct, field
 
 from schemas.errors import SettingsError, invalid
+from schemas.ids import Tenant
 from services import echo
 
 MAX_NAME = 256
@@ -37,7 +43,8 @@ OPENAI_URL = "https://api.openai.com/v1"
 KEYS: Mapping[str, str] = {
     "models": "a list of [[models]] tables",
     "agents": "a list of [[agents]] tables",
-    "match": 'a glob over model names, such as "gpt-*"; the first that fits wins',
+    "tenants": "a list of [[tenants]] tables",
+    "match": 'a glob over the names of models, or of tenants, such as "gpt-*"; the first that fits wins',
     "name": "the name that requests give in agent_reference.name",
     "backend": '"responses", "chat" or "scripted"',
     "base_url": "an http(s) URL without credentials; {base_url}/responses or /chat/completions is called",
@@ -49,8 +56,17 @@ KEYS: Mapping[str, str] = {
     "repeatable": "true if a call may be made again when an executor dies before any output",
     "resumable": 'true if its background streams can be rejoined with a cursor (backend "responses")',
     "extensions": '"keep" (events outside the Responses API stay beside the stream) or "pass" (they join it)',
+    "max_open": "how many responses of one tenant may be open, 1 or more; above, its POSTs are refused (429)",
+    "max_running": "how many responses of one tenant an executor runs at once, 1 or more; the others wait",
 }
 """Every key of the file and what it takes: the text of errors, and of the docs."""
+REQUIRED: Mapping[str, str] = {
+    "match": 'match = "gpt-*"',
+    "base_url": 'base_url = "https://models.example/v1"',
+    "name": 'name = "weather"',
+    "url": 'url = "http://127.0.0.1:8088"',
+}
+"""What a table cannot do without, all strings, by example."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
@@ -94,16 +110,29 @@ class Agent(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return f"<agent {self.name!r}>"
 
 
+class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What each of the tenants whose name fits the glob `match` may have at most.
+
+    `max_open` is over all services, `max_running` in each executor; None is only what everybody is bound to.
+    """
+
+    match: str
+    max_open: int | None = None
+    max_running: int | None = None
+
+
+UNBOUNDED = Quota(match="*")
 ECHO = Model(match="echo", backend="scripted", repeatable=True, resumable=True)
 Route = Model | Agent
 """Where a request goes. Its repr names it and shows nothing else of it."""
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """The models and agents that exist, in order of precedence."""
+    """The models and agents that exist, and the tenants' quotas, in order of precedence."""
 
     models: tuple[Model, ...] = ()
     agents: tuple[Agent, ...] = ()
+    tenants: tuple[Quota, ...] = ()
 
     def routes(self) -> Iterator[Route]:
         """Everything that can serve a request."""
@@ -132,6 +161,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             echo.steering(body)
         return route
 
+    def quota(self, tenant: Tenant) -> Quota:
+        """What `tenant` may have at most."""
+        fitting = (quota for quota in self.tenants if fnmatchcase(tenant, quota.match))
+        return next(fitting, UNBOUNDED)
+
     def _agent(self, reference: object) -> Agent:
         if (
             not isinstance(reference, Mapping)
@@ -145,6 +179,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
                 return agent
         what = f"The agent '{str(name)[:MAX_NAME]}' does not exist."
         raise invalid(what, "agent_reference.name", "agent_not_found")
+
+
+def unbounded(_: Tenant) -> Quota:
+    """The quota of every tenant where none is configured."""
+    return UNBOUNDED
 
 
 def load(path: str, environ: Mapping[str, str]) -> Config:
@@ -183,7 +222,7 @@ def parse(text: str, path: str) -> Config:
     wrong = next(_wrongs(config), None)
     if wrong:
         raise SettingsError(f"{path}: {wrong}")
-    return Config(models=(ECHO, *config.models), agents=config.agents)
+    return msgspec.structs.replace(config, models=(ECHO, *config.models))
 
 
 def _openai(environ: Mapping[str, str]) -> Iterator[Model]:
@@ -206,13 +245,16 @@ def _wrongs(config: Config) -> Iterator[str]:
             yield f"agents[{index}].name: {agent.name!r} is empty or taken; give each agent a name of its own"
         wrongs = [_wrong_url("url", agent.url), *_wrong_options(agent)]
         yield from (f"agents[{index}].{wrong}" for wrong in wrongs if wrong)
+    for index, quota in enumerate(config.tenants):
+        yield from (f"tenants[{index}].{wrong}" for wrong in _wrong_quota(quota))
 
 
 def _wrong_model(model: Model) -> Iterator[str]:
     if not model.match or model.match == ECHO.match:
         yield f"match: {model.match!r} is empty or built in; it takes {KEYS['match']}"
     if model.backend != "scripted":
-        yield from filter(None, [_wrong_url("base_url", model.base_url)])
+        wrong = _wrong_url("base_url", model.base_url) if model.base_url else _missing("models", "base_url")
+        yield from filter(None, [wrong])
     elif model.base_url or model.api_key_env or model.headers:
         yield 'backend: "scripted" calls nobody; remove base_url, api_key_env and headers'
     if model.resumable and model.backend == "chat":
@@ -237,6 +279,14 @@ def _wrong_options(options: Options) -> Iterator[str]:
             yield f"headers: {name} is set by Rejoinder itself; remove it"
 
 
+def _wrong_quota(quota: Quota) -> Iterator[str]:
+    if not quota.match:
+        yield f"match: '' fits no tenant; it takes {KEYS['match']}"
+    for key, bound in (("max_open", quota.max_open), ("max_running", quota.max_running)):
+        if bound is not None and bound < 1:
+            yield f"{key}: {bound} does not fit; it takes {KEYS[key]}"
+
+
 def _wrong_url(key: str, url: str) -> str | None:
     """Why `url` is no good, without showing it (it may hold a password); None when it is good."""
     takes = f"it takes {KEYS.get(key, KEYS['base_url'])}"
@@ -252,17 +302,34 @@ def _wrong_url(key: str, url: str) -> str | None:
     return None
 
 
+def _missing(table: str, key: str) -> str:
+    """What to say of a table without a `key` that it needs."""
+    article = "an" if table == "agents" else "a"
+    what = f"{KEYS[key]}; such as {REQUIRED[key]}"
+    return f"{key}: missing; {article} [[{table}]] table needs it, a string: {what}"
+
+
+_MISSING = re.compile(r"Object missing required field `(?P<key>[^`]*)` - at `\$\.(?P<at>[^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
 _AT = re.compile(r"(?P<why>.*) - at `\$\.?(?P<at>[^`]*)`")
+
+
+_TABLES: Mapping[str, type[Struct]] = {"models": Model, "agents": Agent, "tenants": Quota}
+
+
+def _table(at: str) -> str:
+    return at.partition("[")[0]
 
 
 def _explain(why: str) -> str:
     """What msgspec says, in the file's terms: where, what is wrong, what it takes."""
     if found := _UNKNOWN.search(why):
         at, key = found["at"] or "", found["key"]
-        known = Model if at.startswith("models") else Agent if at.startswith("agents") else Config
+        known = _TABLES.get(_table(at), Config)
         place = f"{at}.{key}" if at else key
         return f"{place}: unknown key; the keys here are {', '.join(known.__struct_fields__)}"
+    if found := _MISSING.search(why):
+        return f"{found['at']}.{_missing(_table(found['at']), found['key'])}"
     if found := _AT.fullmatch(why):
         key = re.split(r"[.\[]", found["at"].replace("[...]", ""))[-1]
         takes = f"; it takes {KEYS[key]}" if key in KEYS else ""

@@ -46,9 +46,10 @@ class Ingesting:
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def start_ingest(self) -> None:
+    async def start_ingest(self, text: str = CONFIG) -> None:
+        """Start ingest with `text` as its rejoinder.toml."""
         stop = self._stops["ingest"] = asyncio.Event()
-        configuration = config.parse(CONFIG, "rejoinder.toml")
+        configuration = config.parse(text, "rejoinder.toml")
         serving = ingest.serve(self.ingest_settings, configuration, self._log, self._names, stop)
         self._tasks["ingest"] = asyncio.create_task(serving)
         await eventually(lambda: self._listens("ingest", self.port))

@@ -17,11 +17,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
     Raises SettingsError, LogUnavailable, TopicMissing or TopicMisconfigured when it cannot start.
     """
-    registry = build(config.load(settings.config, os.environ), os.environ, settings.upstream_idle_s)
+    configuration = config.load(settings.config, os.environ)
+    registry = build(configuration, os.environ, settings.upstream_idle_s)
     conversation = Conversation(settings.replay_url)
     log = connect(settings, "executor")
     try:
-        executor = Executor(settings, log, topic_names(settings), registry, conversation)
+        names = topic_names(settings)
+        executor = Executor(settings, log, names, registry, conversation, quota=configuration.quota)
         async with serve_admin(settings, executor.not_ready):
             await executor.run(stop)
     finally:

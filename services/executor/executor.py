@@ -13,13 +13,15 @@ rest and says with a last beat that they are up for takeover. Shutdown is never 
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 
 from schemas.errors import LogUnavailable
 from schemas.fold import State
-from schemas.ids import TOKEN_BYTES, ExecutorId, executor_id
+from schemas.ids import TOKEN_BYTES, ExecutorId, Tenant, executor_id
+from services.config import Quota, unbounded
 from services.connect import RECORD_OVERHEAD, executors_group
 from services.eventlog.port import Log, Membership
 from services.eventlog.start import starting_points
@@ -31,6 +33,7 @@ from services.executor.beats import Beats
 from services.executor.conversation import Conversation
 from services.executor.engine import Engine
 from services.executor.erasure import erase, erased_by_others
+from services.executor.fairness import most
 from services.executor.history import History
 from services.executor.liveness import Liveness
 from services.executor.partition import Partition
@@ -54,7 +57,14 @@ class Executor:
     """One executor over a log. `run` serves until it is told to stop."""
 
     def __init__(
-        self, settings: Settings, log_: Log, names: Topics, registry: Registry, conversation: Conversation
+        self,
+        settings: Settings,
+        log_: Log,
+        names: Topics,
+        registry: Registry,
+        conversation: Conversation,
+        *,
+        quota: Callable[[Tenant], Quota] = unbounded,
     ) -> None:
         self.me: ExecutorId = executor_id(secrets.token_bytes(TOKEN_BYTES))
         self._settings = settings
@@ -73,6 +83,7 @@ class Executor:
             self._tail,
             self._predecessors,
             slots=settings.slots,
+            most=lambda tenant: most(settings.slots, quota(tenant)),
             lease=settings.lease_s,
             memory_ms=self._memory_ms,
         )

@@ -7,8 +7,9 @@ P-51).
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from itertools import chain, repeat
+from collections.abc import Callable, Iterator
+from heapq import merge
+from itertools import repeat
 
 import structlog
 
@@ -20,7 +21,7 @@ from services.eventlog.tail import Tail
 from services.executor import metrics
 from services.executor.decide import DEADLINE_GRACE, Step, View, decide, overdue
 from services.executor.engine import Engine
-from services.executor.fairness import by_turns, most
+from services.executor.fairness import by_turns
 from services.executor.partition import Erasure, Partition
 from services.executor.predecessors import Predecessors
 
@@ -28,7 +29,10 @@ log = structlog.get_logger()
 
 
 class Steward:
-    """Works for the partitions of `engine` that are owned. `slots` bounds the runs of this process."""
+    """Works for the partitions of `engine` that are owned.
+
+    `slots` bounds the runs of this process, `most` those of a tenant.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Steward:
         predecessors: Predecessors,
         *,
         slots: int,
+        most: Callable[[Tenant], int],
         lease: float,
         memory_ms: int,
     ) -> None:
@@ -44,6 +49,7 @@ class Steward:
         self._tail = tail
         self._predecessors = predecessors
         self._slots = slots
+        self._most = most
         self._lease = lease
         self._memory_ms = memory_ms
         self.now = 0
@@ -57,7 +63,7 @@ class Steward:
             return
         waiting = self._waiting() if self._free() > 0 else {}
         running = self._running()
-        for partition, id in by_turns(waiting, running, most(self._slots)):
+        for partition, id in by_turns(waiting, running, self._most):
             if self._free() <= 0:
                 return
             if self._consider(partition, partition.fold.responses[id]):
@@ -99,12 +105,12 @@ class Steward:
         return self._slots - len(self._engine.runs) - claims
 
     def _waiting(self) -> dict[Tenant, Iterator[tuple[Partition, ResponseId]]]:
-        """What was never claimed, by tenant, oldest first in each partition."""
+        """What was never claimed, by tenant, oldest first: no partition's queue waits for another's."""
         queues: defaultdict[Tenant, list[Iterator[tuple[Partition, ResponseId]]]] = defaultdict(list)
         for partition in self._acting():
             for tenant, ids in partition.unclaimed.items():
                 queues[tenant].append(zip(repeat(partition), ids, strict=False))
-        return {tenant: chain.from_iterable(parts) for tenant, parts in queues.items()}
+        return {tenant: merge(*parts, key=_accepted_at) for tenant, parts in queues.items()}
 
     def _running(self) -> Counter[Tenant]:
         """Runs, and claims that may become some, by tenant."""
@@ -142,6 +148,11 @@ class Steward:
                 sent = partition.latest.get(run.id)
                 if sent is None or sent.at < now - self._lease / 2:
                     self._engine.claim(partition, run.id, run.attempt + 1)
+
+
+def _accepted_at(waiting: tuple[Partition, ResponseId]) -> int:
+    partition, id = waiting
+    return partition.fold.responses[id].accepted_at
 
 
 async def commit(steward: Steward, engine: Engine, membership: Membership) -> None:

@@ -3,18 +3,24 @@
 Bytes count when they come: what a client only announces, or sends slowly, takes no room. One tenant may have
 at most `TENANT_SHARE` of them.
 
-Pure: what replay's folds say (`Load`) comes in, a refusal or nothing comes out. Between two loads the number
-of open responses is that of the last load plus what was accepted here since it was asked for: never too low
-by what this process did, too high by no more than one interval's.
+Pure: what replay's folds say (`Load`) comes in, a refusal or nothing comes out. Open is what replay has
+folded, what was acknowledged here behind that, and what is being appended: never too low by what this process
+did. Only an append whose outcome is unknown is not counted until replay has folded it, if ever.
 
-Over `max_queue` open responses, only tenants below their fair share of it are let in, and nobody at twice
-that: one tenant's flood leaves room for the others, and a tenant that is alone has all of it.
+    the tenant's own bound    nobody passes it (`max_open` of its quota)
+    `max_queue` open          only tenants below their fair share of it are let in
+    twice that                nobody is
+
+So one tenant's flood leaves room for the others, and a tenant that is alone has all of `max_queue`.
 """
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from schemas.errors import ApiError
 from schemas.ids import Tenant
+from services.config import Quota
 from services.web.internal import Load
 
 TENANT_SHARE = 0.5
@@ -26,15 +32,18 @@ RETRY_BYTES_S = 1
 
 
 class Admission:
-    """The bounds of one ingest, and what counts against them."""
+    """The bounds of one ingest, and what counts against them. `quota` says what a tenant may have."""
 
-    def __init__(self, max_queue: int, max_bytes: int) -> None:
+    def __init__(self, max_queue: int, max_bytes: int, quota: Callable[[Tenant], Quota]) -> None:
         self._max_queue = max_queue
         self._max_bytes = max_bytes
+        self._quota = quota
         self._bytes: Counter[Tenant] = Counter()
-        self._load = Load(0, {})
-        self._earlier: Counter[Tenant] = Counter()
-        self._since: Counter[Tenant] = Counter()
+        self._load = Load(0, {}, [])
+        self._mine: Counter[Tenant] = Counter()
+        """Let in here and not in the load: being appended, or acknowledged behind it."""
+        self._acknowledged: list[tuple[int, int, Tenant]] = []
+        """Partition, offset and tenant of those of `_mine` that are in the log."""
 
     def __repr__(self) -> str:
         return (
@@ -44,48 +53,73 @@ class Admission:
     @property
     def open(self) -> int:
         """How many responses are open, as far as is known here."""
-        return self._load.open + self._earlier.total() + self._since.total()
+        return self._load.open + self._mine.total()
 
     def arrive(self, tenant: Tenant, size: int) -> None:
         """Count `size` more bytes of a body of `tenant`, until `leave`. Raises ApiError (429)."""
         share = self._max_bytes * TENANT_SHARE
         if self._bytes[tenant] + size > share or self._bytes.total() + size > self._max_bytes:
-            raise refusal("too many requests are being read", RETRY_BYTES_S)
+            raise _refusal("too many requests are being read", RETRY_BYTES_S)
         self._bytes[tenant] += size
 
     def leave(self, tenant: Tenant, size: int) -> None:
         """Give back what `arrive` counted."""
-        self._bytes[tenant] -= size
-        if not self._bytes[tenant]:
-            del self._bytes[tenant]
+        _subtract(self._bytes, tenant, size)
 
-    def admit(self, tenant: Tenant) -> None:
-        """Let one more response of `tenant` in. Raises ApiError (429)."""
-        total = self.open
-        if total >= 2 * self._max_queue or (total >= self._max_queue and self._over_share(tenant)):
-            raise refusal("too many responses are open", RETRY_QUEUE_S)
+    def refusal(self, tenant: Tenant) -> ApiError | None:
+        """Why one more response of `tenant` is not let in now (429), None when it is."""
+        total, own = self.open, self._load.tenants.get(tenant, 0) + self._mine[tenant]
+        bound = self._quota(tenant).max_open
+        if bound is not None and own >= bound:
+            return _refusal(f"{own} responses of tenant {tenant} are open", RETRY_QUEUE_S)
+        if total >= 2 * self._max_queue or (total >= self._max_queue and own >= self._share(tenant)):
+            return _refusal("too many responses are open", RETRY_QUEUE_S)
+        return None
 
-    def accepted(self, tenant: Tenant) -> None:
-        """One more response of `tenant` is open."""
-        self._since[tenant] += 1
+    @contextmanager
+    def place(self, tenant: Tenant) -> Iterator[Callable[[int, int], None]]:
+        """A place for one more response of `tenant`, for as long as the block lasts. Raises ApiError (429).
 
-    def asked(self) -> None:
-        """Replay is asked for its load now: what is accepted from here on may not be in the answer."""
-        self._earlier += self._since
-        self._since = Counter()
+        The block is given what to call once its `accepted` is in the log, with its partition and offset: from
+        then on the place is held until replay has folded it.
+        """
+        if refused := self.refusal(tenant):
+            raise refused
+        held = False
+
+        def hold(partition: int, offset: int) -> None:
+            nonlocal held
+            held = True
+            self._acknowledged.append((partition, offset, tenant))
+
+        self._mine[tenant] += 1
+        try:
+            yield hold
+        finally:
+            if not held:
+                _subtract(self._mine, tenant, 1)
 
     def loaded(self, load: Load) -> None:
-        """Replay answered: what was accepted before it was asked is in `load`."""
+        """Replay answered: what it has folded is counted in `load`."""
         self._load = load
-        self._earlier = Counter()
+        behind, self._acknowledged = self._acknowledged, []
+        for partition, offset, tenant in behind:
+            if load.covers(partition, offset):
+                _subtract(self._mine, tenant, 1)
+            else:
+                self._acknowledged.append((partition, offset, tenant))
 
-    def _over_share(self, tenant: Tenant) -> bool:
-        active = {*self._load.tenants, *self._earlier, *self._since, tenant}
-        mine = self._load.tenants.get(tenant, 0) + self._earlier[tenant] + self._since[tenant]
-        return mine >= self._max_queue / len(active)
+    def _share(self, tenant: Tenant) -> float:
+        return self._max_queue / len({*self._load.tenants, *self._mine, tenant})
 
 
-def refusal(why: str, retry_after: int) -> ApiError:
+def _subtract(counter: Counter[Tenant], tenant: Tenant, count: int) -> None:
+    counter[tenant] -= count
+    if not counter[tenant]:
+        del counter[tenant]
+
+
+def _refusal(why: str, retry_after: int) -> ApiError:
     """429: nothing was stored, and it is worth trying again in `retry_after` seconds."""
     sentence = f"Rejoinder is at its limit: {why}. Try again in {retry_after} s."
     headers = {"retry-after": str(retry_after)}

@@ -21,6 +21,7 @@ from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends
 from services.ingest.attach import Attachments
 from services.ingest.commands import Commands, Terms
+from services.ingest.gauge import Gauge
 from services.ingest.replay_client import ReplayClient
 from services.ingest.routes import Desk
 from services.ingest.watch import Watch
@@ -84,16 +85,24 @@ class Service:
         self._writer = eventlog.writer(delivery_timeout=DELIVERY_S)
         self._upstream = Upstream(settings.replay_url, stall_s=settings.stall_s)
         self._tasks = Tasks()
-        admission = Admission(settings.max_queue, BODIES_BYTES)
+        admission = Admission(settings.max_queue, BODIES_BYTES, configuration.quota)
         appends = Appends(self._writer, names.events)
         replay = ReplayClient(self._upstream)
+        gauge = Gauge(replay, admission)
         terms = Terms(partitions, settings.window_ms, int(settings.run_deadline_s * 1000))
         commands = Commands(
-            configuration, terms, admission, appends, replay, clock=_now_ms, entropy=secrets.token_bytes
+            configuration,
+            terms,
+            admission,
+            appends,
+            replay,
+            gauge,
+            clock=_now_ms,
+            entropy=secrets.token_bytes,
         )
         attachments = Attachments(commands, replay, self._upstream, self._tasks.spawn, stop)
         desk = Desk(settings, commands, admission, attachments)
-        self.watch = Watch(eventlog, names.events, appends, replay, admission)
+        self.watch = Watch(eventlog, names.events, appends, gauge)
         self.edge = Edge([*health.routes(self.watch.not_ready), *desk.routes()], settings.cors_origins)
 
     async def close(self) -> None:

@@ -16,7 +16,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from schemas.errors import ApiError, unavailable
-from schemas.ids import ResponseId
 from services.ingest.commands import Commands, Created
 from services.ingest.metrics import ABANDONED
 from services.ingest.replay_client import ReplayAway, ReplayClient
@@ -70,7 +69,7 @@ class _Attached:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with while_connected(receive):
-                answer = await self._unless_stopping(_persistently(self._ask, self._created.id))
+                answer = await self._unless_stopping(_persistently(self._ask, self._created))
         except Disconnected:
             self._ended("disconnected")
             raise
@@ -103,18 +102,19 @@ class _Attached:
             await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 return asking.result()
-            raise detached(self._created.id, "The server is shutting down")
+            raise detached(self._created, "The server is shutting down")
         finally:
             asking.cancel()
             stopping.cancel()
 
 
-def detached(id: ResponseId, why: str) -> ApiError:
+def detached(created: Created, why: str) -> ApiError:
     """503: the response goes on without this connection; a repeated POST would make another one."""
-    return unavailable(f"{why}; response '{id}' goes on and can be retrieved.", outcome_unknown=True)
+    later = "can be retrieved" if created.store else "is not stored, so it cannot be retrieved"
+    return unavailable(f"{why}; response '{created.id}' goes on and {later}.", outcome_unknown=True)
 
 
-async def _persistently(ask: Callable[[], Awaitable[T]], id: ResponseId) -> T:
+async def _persistently(ask: Callable[[], Awaitable[T]], created: Created) -> T:
     """What `ask` answers; it is asked again while replay is away, for up to `AWAY_S` at a stretch."""
     clock = asyncio.get_running_loop().time
     away_since = None
@@ -127,5 +127,5 @@ async def _persistently(ask: Callable[[], Awaitable[T]], id: ResponseId) -> T:
             lasted = clock() - asked_at > AWAY_S / 2
             away_since = clock() if lasted or away_since is None else away_since
             if clock() - away_since > AWAY_S:
-                raise detached(id, "The stream cannot be reached now") from error
+                raise detached(created, "The stream cannot be reached now") from error
         await asyncio.sleep(PAUSE_S)

@@ -1,6 +1,7 @@
 """Commands: create, cancel, delete. What a client asks becomes one record, or a refusal and no record.
 
-    create   the look-ups (Idempotency-Key, predecessor) → admission → id → append `accepted` → who won?
+    create   what did the Idempotency-Key make before? → is the request served here? → admission → is the
+             predecessor there? → append `accepted` → who won?
     cancel   look-up → may it be cancelled? → append `cancelled` → who won?
     delete   look-up → append `deleted`
 
@@ -27,6 +28,7 @@ from services.eventlog.port import Ack
 from services.ingest.admission import Admission
 from services.ingest.appends import Appends
 from services.ingest.decide import already_cancelled, check_repeated, check_visible, visible, void
+from services.ingest.gauge import Gauge
 from services.ingest.replay_client import LOOKUP_S, ReplayClient
 from services.web.internal import ResponseView
 
@@ -50,14 +52,15 @@ class Terms(Struct, frozen=True):
 class Created(Struct, frozen=True):
     """What a create came to.
 
-    `object` is the response's as it stands, as JSON; `offset` a barrier past which the log knows it. `mine`:
-    this very command made it; false when an Idempotency-Key met an earlier one.
+    `object` is the response's as it stands, as JSON; `offset` a barrier past which the log knows it. `store`:
+    it can be retrieved. `mine`: this very command made it; false when an Idempotency-Key met an earlier one.
     """
 
     id: ResponseId
     tenant: Tenant
     offset: int
     object: bytes
+    store: bool
     mine: bool
 
 
@@ -71,6 +74,7 @@ class Commands:
         admission: Admission,
         appends: Appends,
         replay: ReplayClient,
+        gauge: Gauge,
         *,
         clock: Callable[[], int],
         entropy: Entropy,
@@ -80,25 +84,30 @@ class Commands:
         self._admission = admission
         self._appends = appends
         self._replay = replay
+        self._gauge = gauge
         self._clock = clock
         self._entropy = entropy
 
     async def create(self, request: CreateRequest, tenant: Tenant, key: str | None) -> Created:
-        """Create a response, or meet the one that `key` (Idempotency-Key) made before. Raises ApiError."""
-        route = self._config.validate(request.body)
-        looked_up_at = self._clock()
+        """Create a response, or meet the one that `key` (Idempotency-Key) made before. Raises ApiError.
+
+        What the key made is met first: it stays the same, whatever is configured and how much is open by now.
+        """
+        now, by = self._clock(), asyncio.get_running_loop().time() + LOOKUP_S
         id = self._id(request, tenant, key)
-        earlier = await self._look_up(id, request, tenant, key)
-        if earlier:
-            return earlier
-        self._admission.admit(tenant)
+        if key:
+            earlier = await self._look_up(id, by)
+            if earlier.found:
+                return _met(earlier, request, tenant)
+        route = self._config.validate(request.body)
         model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
-        initial = response.initial(request.body, id, looked_up_at // 1000, model)
-        accepted = self._accepted(id, request, tenant, looked_up_at)
-        created = await self._append(accepted, request, msgspec.json.encode(initial), keyed=key is not None)
-        if created.mine:
-            self._admission.accepted(tenant)
-        return created
+        initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
+        accepted = self._accepted(id, request, tenant, now)
+        ack = await self._append_accepted(accepted, request, initial, by, keyed=key is not None)
+        if ack.timestamp > accepted.not_after:
+            raise void()
+        created = Created(id, tenant, ack.offset, initial, store=request.store, mine=True)
+        return await self._winner(created, request) if key else created
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
         """Cancel a response and return its object, as JSON. Raises ApiError."""
@@ -137,21 +146,13 @@ class Commands:
             partition = int.from_bytes(self._entropy(4)) % self._terms.partitions
         return ids.response_id(partition, self._entropy(ids.ENTROPY_BYTES))
 
-    async def _look_up(
-        self, id: ResponseId, request: CreateRequest, tenant: Tenant, key: str | None
-    ) -> Created | None:
-        """What the key made before, if anything; then whether the predecessor is there."""
+    async def _look_up(self, id: ResponseId, by: float) -> ResponseView:
+        """What the log says of `id`, by loop time `by`. Raises ApiError (503)."""
         try:
-            async with asyncio.timeout(LOOKUP_S):
-                if key:
-                    view = await self._replay.view(id)
-                    if view.found:
-                        return _met(view, request, tenant)
-                if request.previous and not visible(await self._replay.view(request.previous), tenant):
-                    raise previous_not_found(request.previous)
+            async with asyncio.timeout_at(by):
+                return await self._replay.view(id)
         except TimeoutError as error:
             raise unavailable("The log cannot be looked up now; nothing was stored.") from error
-        return None
 
     def _accepted(self, id: ResponseId, request: CreateRequest, tenant: Tenant, now: int) -> Accepted:
         return Accepted(
@@ -166,21 +167,30 @@ class Commands:
             previous=request.previous,
         )
 
-    async def _append(
-        self, accepted: Accepted, request: CreateRequest, initial: bytes, *, keyed: bool
-    ) -> Created:
-        """Append `accepted` and find out who won. A key makes the command safe to repeat."""
+    async def _append_accepted(
+        self, accepted: Accepted, request: CreateRequest, initial: bytes, by: float, *, keyed: bool
+    ) -> Ack:
+        """Append `accepted`, if there is room for it and its predecessor is there by loop time `by`.
+
+        A key makes the command safe to repeat.
+        """
         value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
-        ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=keyed)
-        if ack.timestamp > accepted.not_after:
+        if self._admission.refusal(accepted.tenant):
+            await self._gauge.refresh()
+        with self._admission.place(accepted.tenant) as hold:
+            previous = request.previous
+            if previous and not visible(await self._look_up(previous, by), accepted.tenant):
+                raise previous_not_found(previous)
+            ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=keyed)
+            hold(ids.partition_of(accepted.id), ack.offset)
+        return ack
+
+    async def _winner(self, created: Created, request: CreateRequest) -> Created:
+        """What a key came to, once its record was appended: another `accepted` may have been first."""
+        view = await self._replay.view(created.id, created.offset)
+        if not view.found:
             raise void()
-        if keyed:
-            view = await self._replay.view(accepted.id, ack.offset)
-            if not view.found:
-                raise void()
-            if view.accepted_offset != ack.offset:
-                return _met(view, request, accepted.tenant)
-        return Created(accepted.id, accepted.tenant, ack.offset, initial, mine=True)
+        return created if view.accepted_offset == created.offset else _met(view, request, created.tenant)
 
     async def _append_cancelled(self, id: ResponseId, tenant: Tenant, shown: bytes | msgspec.Raw) -> Ack:
         final = msgspec.json.encode(response.cancelled(msgspec.json.decode(shown)))
@@ -193,4 +203,5 @@ class Commands:
 
 def _met(view: ResponseView, request: CreateRequest, tenant: Tenant) -> Created:
     check_repeated(view, request)
-    return Created(view.id, tenant, view.accepted_offset, bytes(view.object), mine=False)
+    shown = bytes(view.object)
+    return Created(view.id, tenant, view.accepted_offset, shown, store=view.store, mine=False)

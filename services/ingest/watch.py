@@ -1,7 +1,7 @@
 """What ingest knows of its neighbours: is the log there, is replay there, how much is open.
 
-It looks every second. So a request is refused at once while the log is known to be away, and the admission's
-figures are fresh.
+It looks every second. So a request is refused at once while the log is known to be away, and the admission
+has figures.
 """
 
 import asyncio
@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from schemas.errors import LogError
 from services.eventlog.port import Log
-from services.ingest.admission import Admission
 from services.ingest.appends import Appends
-from services.ingest.replay_client import ReplayAway, ReplayClient
+from services.ingest.gauge import Gauge
 
 PERIOD_S = 1.0
 LOG_S = 2.0
@@ -21,26 +20,24 @@ LOG_S = 2.0
 class Watch:
     """Looks at log and replay."""
 
-    def __init__(
-        self, log: Log, topic: str, appends: Appends, replay: ReplayClient, admission: Admission
-    ) -> None:
+    def __init__(self, log: Log, topic: str, appends: Appends, gauge: Gauge) -> None:
         self._log = log
         self._topic = topic
         self._appends = appends
-        self._replay = replay
-        self._admission = admission
-        self._replay_away = True
+        self._gauge = gauge
 
     def not_ready(self) -> Sequence[str]:
         """Why commands cannot be taken now."""
         reasons = ["the log is away"] if self._appends.away else []
-        return [*reasons, "replay is away"] if self._replay_away else reasons
+        return [*reasons, "replay is away"] if self._gauge.away else reasons
 
     async def run(self) -> None:
         """Look, again and again, until cancelled."""
-        while True:
-            await asyncio.gather(self._look_at_log(), self._look_at_replay())
-            await asyncio.sleep(PERIOD_S)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._gauge.run())
+            while True:
+                await self._look_at_log()
+                await asyncio.sleep(PERIOD_S)
 
     async def _look_at_log(self) -> None:
         try:
@@ -50,12 +47,3 @@ class Watch:
             self._appends.away = not self._appends.acked_within(LOG_S)
         else:
             self._appends.away = False
-
-    async def _look_at_replay(self) -> None:
-        self._admission.asked()
-        try:
-            self._admission.loaded(await self._replay.load())
-        except ReplayAway:
-            self._replay_away = True
-        else:
-            self._replay_away = False

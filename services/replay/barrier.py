@@ -68,6 +68,10 @@ class Barrier:
         self._next: _Round | None = None
         self._asking: asyncio.Task[None] | None = None
 
+    def positions(self) -> list[int]:
+        """How far each partition is folded: the offset to be read next."""
+        return [position.value for position in self._positions]
+
     async def reach(self, partition: int, offset: int | None = None) -> None:
         """Return when the fold has passed the record at `offset`, or the partition's end as of now.
 

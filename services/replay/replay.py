@@ -93,9 +93,9 @@ class Replay:
         return found.state.closed and cursor >= found.last
 
     def load(self) -> Load:
-        """How many responses are open."""
+        """How many responses are open, and where."""
         tenants = sum((folding.open for folding in self._foldings), Counter())
-        return Load(tenants.total(), dict(tenants))
+        return Load(tenants.total(), dict(tenants), self._events.positions())
 
     def chunks(self, found: Stored, cursor: int) -> AsyncGenerator[bytes, None]:
         """The frames after `cursor` as they come. Raises Cut at any end but the terminal event."""

@@ -58,10 +58,18 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How many responses are open as the folds know it, in all and by tenant (tenants that have some)."""
+    """How many responses are open as the folds know it, in all and by tenant (tenants that have some).
+
+    `positions`: how far each partition is folded, the offset that comes next.
+    """
 
     open: int
     tenants: dict[Tenant, int]
+    positions: list[int]
+
+    def covers(self, partition: int, offset: int) -> bool:
+        """Whether the record at `offset` is among what was folded."""
+        return partition < len(self.positions) and offset < self.positions[partition]
 
 
 LOAD_PATH = "/internal/load"

@@ -172,12 +172,17 @@ async def test_a_drain_cuts_streams_tells_who_waits_where_to_look_and_cancels_no
     assert running.entries("cancelled") == []
 
 
+@pytest.mark.parametrize(
+    "store, later", [(True, "can be retrieved"), (False, "is not stored, so it cannot be retrieved")]
+)
 async def test_when_replay_cannot_be_asked_the_post_is_not_to_be_repeated(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, store: bool, later: str
 ) -> None:
     monkeypatch.setattr("services.ingest.attach.AWAY_S", 0.2)
     async with ingesting() as running:
         await running.stop("replay")
-        answer = await running.post({"stream": True})
+        answer = await running.post({"stream": True, "store": store})
         assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
-        assert running.accepted()[0].id in error_of(answer)["message"]
+        assert error_of(answer)["message"].endswith(
+            f"response '{running.accepted()[0].id}' goes on and {later}."
+        )

@@ -240,6 +240,21 @@ async def test_too_many_open_responses_are_refused_before_any_id() -> None:
         await eventually(lets_in)
 
 
+async def test_a_tenant_s_own_bound_is_its_own_and_what_closed_makes_room_at_once() -> None:
+    async with ingesting() as running:
+        await running.stop("ingest")
+        await running.start_ingest('[[tenants]]\nmatch = "trial-*"\nmax_open = 2\n')
+        await eventually(running.ready)
+        for trial in ("trial-1", "trial-2"):
+            own = f"x-rejoinder-tenant: {trial}"
+            made = [await running.create(own) for _ in range(2)]
+            assert (await running.post({"background": True}, own)).status == 429
+            for response in made:
+                assert (await running.cancel(response["id"], own)).status == 200
+                await running.create(own)
+        await running.create()
+
+
 async def test_every_id_is_one_of_ours() -> None:
     async with ingesting() as running:
         made = await running.create()

@@ -35,6 +35,25 @@ async def test_it_holds_over_a_restart_of_ingest() -> None:
         assert (await running.create(KEY))["id"] == first["id"]
 
 
+async def test_it_holds_when_nobody_serves_the_request_any_more() -> None:
+    async with ingesting() as running:
+        body = {"background": True, "agent_reference": {"type": "agent_reference", "name": "weather"}}
+        first = await running.post(body, KEY)
+        await running.stop("ingest")
+        await running.start_ingest("")
+        again = await running.post(body, KEY)
+        assert (again.status, again.body) == (200, first.body)
+        assert error_of(await running.post(body))["code"] == "agent_not_found"
+        assert len(running.records()) == 1
+
+
+async def test_it_holds_however_much_is_open() -> None:
+    async with ingesting(max_queue=1) as running:
+        first = await running.create(KEY)
+        assert (await running.post({"background": True})).status == 429
+        assert await running.create(KEY) == first
+
+
 async def test_another_body_is_refused() -> None:
     async with ingesting() as running:
         await running.create(KEY)

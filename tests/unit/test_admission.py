@@ -4,18 +4,28 @@ import pytest
 
 from schemas.errors import ApiError
 from schemas.ids import Tenant
+from services.config import Quota
 from services.ingest.admission import Admission
 from services.web.internal import Load
 
 A, B, C = Tenant("a"), Tenant("b"), Tenant("c")
+QUOTAS = {C: Quota(match="c", max_open=3)}
 
 
-def admitted(admission: Admission, tenant: Tenant) -> bool:
+def bounded(max_queue: int, max_bytes: int = 0) -> Admission:
+    return Admission(max_queue, max_bytes, lambda tenant: QUOTAS.get(tenant, Quota(match="*")))
+
+
+def load(position: int = 0, **tenants: int) -> Load:
+    return Load(sum(tenants.values()), {Tenant(name): count for name, count in tenants.items()}, [position])
+
+
+def admitted(admission: Admission, tenant: Tenant, offset: int = 0) -> bool:
     try:
-        admission.admit(tenant)
+        with admission.place(tenant) as hold:
+            hold(0, offset)
     except ApiError:
         return False
-    admission.accepted(tenant)
     return True
 
 
@@ -25,69 +35,83 @@ def flood(admission: Admission, tenant: Tenant) -> int:
 
 
 def test_a_tenant_that_is_alone_has_all_of_it() -> None:
-    assert flood(Admission(10, 0), A) == 10
+    assert flood(bounded(10), A) == 10
 
 
 def test_what_replay_has_seen_counts() -> None:
-    admission = Admission(10, 0)
-    admission.asked()
-    admission.loaded(Load(7, {A: 7}))
+    admission = bounded(10)
+    admission.loaded(load(a=7))
     assert flood(admission, A) == 3
 
 
 def test_a_flood_leaves_others_their_share() -> None:
-    admission = Admission(10, 0)
+    admission = bounded(10)
     assert flood(admission, A) == 10
     assert flood(admission, B) == 5
-    assert flood(admission, C) == 4
+    assert flood(admission, Tenant("d")) == 4
     assert flood(admission, A) == 0
 
 
+def test_a_tenant_s_own_bound_holds_however_much_room_there_is() -> None:
+    admission = bounded(10)
+    assert flood(admission, C) == 3
+    with pytest.raises(ApiError, match="3 responses of tenant c are open"), admission.place(C):
+        pass
+    assert flood(admission, A) == 7
+    admission.loaded(load(1, c=2))
+    assert flood(admission, C) == 1
+
+
 def test_a_refusal_says_when_to_come_back() -> None:
-    admission = Admission(1, 0)
+    admission = bounded(1)
     flood(admission, A)
-    with pytest.raises(ApiError) as refused:
-        admission.admit(A)
-    assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
-    assert 1 <= int(refused.value.headers["retry-after"]) <= 60
+    refused = admission.refusal(A)
+    assert refused is not None
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
 def test_nobody_gets_in_at_twice_the_bound() -> None:
-    admission = Admission(10, 0)
-    admission.loaded(Load(20, {A: 20}))
+    admission = bounded(10)
+    admission.loaded(load(a=20))
     assert flood(admission, B) == 0
 
 
 def test_what_has_closed_makes_room() -> None:
-    admission = Admission(10, 0)
+    admission = bounded(10)
     flood(admission, A)
-    admission.asked()
-    admission.loaded(Load(4, {A: 4}))
+    admission.loaded(load(1, a=4))
     assert flood(admission, A) == 6
 
 
-def test_what_is_accepted_while_replay_is_asked_is_not_forgotten() -> None:
-    admission = Admission(10, 0)
-    admission.asked()
-    flood(admission, A)
-    admission.loaded(Load(0, {}))
-    assert admission.open == 10
-    admission.asked()
-    assert admission.open == 10
-    admission.loaded(Load(10, {A: 10}))
-    assert admission.open == 10
+def test_what_is_being_appended_counts_and_is_given_back_when_it_was_not() -> None:
+    admission = bounded(2)
+    with admission.place(A), admission.place(A):
+        assert flood(admission, A) == 0
+    assert (admission.open, flood(admission, A)) == (0, 2)
 
 
-def test_a_load_that_never_comes_lets_nothing_be_forgotten() -> None:
-    admission = Admission(10, 0)
-    for _ in range(5):
-        admission.asked()
-        admitted(admission, A)
+def test_what_is_in_the_log_counts_until_replay_has_folded_it() -> None:
+    admission = bounded(10)
+    assert all(admitted(admission, A, offset) for offset in range(5))
+    admission.loaded(load(3, a=3))
     assert admission.open == 5
+    admission.loaded(load(3, a=2))
+    assert admission.open == 4
+    admission.loaded(load(5, a=4))
+    assert admission.open == 4
+
+
+def test_a_partition_that_replay_does_not_know_is_not_forgotten() -> None:
+    admission = bounded(10)
+    with admission.place(A) as hold:
+        hold(7, 0)
+    admission.loaded(load(100))
+    assert admission.open == 1
 
 
 def test_bytes_are_bounded_and_given_back() -> None:
-    admission = Admission(10, 100)
+    admission = bounded(10, 100)
     for tenant in (A, B):
         admission.arrive(tenant, 50)
     with pytest.raises(ApiError) as refused:
@@ -98,7 +122,7 @@ def test_bytes_are_bounded_and_given_back() -> None:
 
 
 def test_one_tenant_has_at_most_its_share_of_the_bytes() -> None:
-    admission = Admission(10, 100)
+    admission = bounded(10, 100)
     admission.arrive(A, 50)
     with pytest.raises(ApiError):
         admission.arrive(A, 1)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ApiError, SettingsError
+from schemas.ids import Tenant
 from services import config
-from services.config import ECHO, Agent, Config, Model
+from services.config import ECHO, UNBOUNDED, Agent, Config, Model, Quota
 
 FILE = """
 [[models]]
@@ -30,6 +31,15 @@ repeatable = true
 name = "weather"
 url = "http://127.0.0.1:8088"
 timeout = 5
+
+[[tenants]]
+match = "trial-*"
+max_open = 20
+max_running = 2
+
+[[tenants]]
+match = "*"
+max_open = 500
 """
 
 
@@ -57,9 +67,16 @@ def test_every_key_of_the_file_is_read() -> None:
     assert parsed().agents == (Agent(name="weather", url="http://127.0.0.1:8088", timeout=5),)
 
 
+def test_the_first_match_bounds_a_tenant() -> None:
+    assert parsed().quota(Tenant("trial-7")) == Quota(match="trial-*", max_open=20, max_running=2)
+    assert parsed().quota(Tenant("acme")) == Quota(match="*", max_open=500)
+    assert parsed("").quota(Tenant("acme")) == UNBOUNDED
+    assert (UNBOUNDED.max_open, UNBOUNDED.max_running) == (None, None)
+
+
 def test_every_key_says_what_it_takes() -> None:
-    keys = {*Model.__struct_fields__, *Agent.__struct_fields__, *Config.__struct_fields__}
-    assert keys == set(config.KEYS)
+    tables = (Model, Agent, Quota, Config)
+    assert {key for table in tables for key in table.__struct_fields__} == set(config.KEYS)
 
 
 def test_the_first_match_serves_a_model_and_echo_is_always_there() -> None:
@@ -144,12 +161,45 @@ def test_validate_refuses_what_echo_cannot_run() -> None:
             '[[agents]]\nname = "a"\nurl = "http://a"\nmatch = "*"',
             ["agents[0].match: unknown key", "name, url"],
         ),
+        ('[[tenants]]\nmatch = ""', ["tenants[0].match", "a glob over"]),
+        ('[[tenants]]\nmatch = "*"\nmax_open = 0', ["tenants[0].max_open: 0", "1 or more"]),
+        ('[[tenants]]\nmatch = "*"\nmax_running = 1.5', ["tenants[0].max_running", "1 or more"]),
+        (
+            '[[tenants]]\nname = "acme"\nmatch = "acme"',
+            ["tenants[0].name: unknown key", "match, max_open, max_running"],
+        ),
         ("models = 1 2", ["not TOML", "line 1"]),
     ],
 )
 def test_a_bad_key_or_value_names_itself_and_says_how_to_mend_it(text: str, says: list[str]) -> None:
     for part in says:
         assert part in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "example"),
+    [
+        ('[[models]]\nbackend = "chat"', "models[0].match: missing; a [[models]]", 'match = "gpt-*"'),
+        (
+            '[[models]]\nmatch = "m"',
+            "models[0].base_url: missing; a [[models]]",
+            'base_url = "https://models.example/v1"',
+        ),
+        ('[[agents]]\nurl = "http://a"', "agents[0].name: missing; an [[agents]]", 'name = "weather"'),
+        (
+            '[[agents]]\nname = "a"\nurl = "http://a"\n[[agents]]\nname = "b"',
+            "agents[1].url: missing; an [[agents]]",
+            'url = "http://127.0.0.1:8088"',
+        ),
+        ("[[tenants]]\nmax_open = 1", "tenants[0].match: missing; a [[tenants]]", 'match = "gpt-*"'),
+    ],
+)
+def test_a_key_that_is_missing_says_where_what_it_takes_and_how_it_may_look(
+    text: str, place: str, example: str
+) -> None:
+    said = refusal(text)
+    assert said.startswith(f"rejoinder.toml: {place} table needs it, a string: ")
+    assert said.endswith(f"; such as {example}")
 
 
 def test_secrets_show_neither_in_reprs_nor_in_errors() -> None:

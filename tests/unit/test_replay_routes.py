@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.eventlog.memory import MemoryLog
 from services.replay.app import Service
 from services.replay.routes import InternalRoutes, PublicRoutes
 from services.settings import Settings
-from services.web.internal import LOAD_PATH, result_path, stream_path, turn_path, view_path
+from services.web.internal import LOAD_PATH, Load, result_path, stream_path, turn_path, view_path
 from tests.conftest import eventually
 from tests.responses import Author
 from tests.serving import Answer, ask, serving
@@ -218,14 +219,17 @@ async def test_ingest_sees_every_state() -> None:
             author.accepted.offset,
         )
         assert (view["store"], view["background"], view["body_sha256"]) == (False, False, "sha")
-        assert json.loads((await at.get(LOAD_PATH)).body) == {"open": 1, "tenants": {"default": 1}}
+        load = msgspec.json.decode((await at.get(LOAD_PATH)).body, type=Load)
+        assert (load.open, load.tenants) == (1, {"default": 1})
+        assert load.covers(0, author.ack.offset)
+        assert not load.covers(0, author.ack.offset + 1)
 
         stream = asyncio.create_task(at.get(stream_path(author.id, author.ack.offset)))
         result = asyncio.create_task(at.get(result_path(author.id, author.ack.offset)))
         await author.complete()
         assert (await stream).body == author.after(-1)
         assert json.loads((await result).body)["status"] == "completed"
-        assert json.loads((await at.get(LOAD_PATH)).body) == {"open": 0, "tenants": {}}
+        assert json.loads((await at.get(LOAD_PATH)).body) == {"open": 0, "tenants": {}, "positions": [3, 0]}
 
         await author.delete()
         view = json.loads((await at.get(view_path(author.id))).body)

@@ -1,0 +1,58 @@
+"""How much is open, read from replay for the admission.
+
+    every second   so that the figures are there when a flood comes
+    for a 429      before it is said: what closed before the request came has made room
+
+One question at a time, for all who want to know; who comes during it waits for the next. With replay away the
+last figures hold.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from services.ingest.admission import Admission
+from services.ingest.replay_client import ReplayAway, ReplayClient
+
+PERIOD_S = 1.0
+PACE_S = 0.01
+"""Seconds between an answer and the next question: a flood costs replay at most 100 a second."""
+PATIENCE_S = 0.03
+"""Seconds that a refusal waits for figures of its own: it comes within 50 ms (A-10)."""
+
+
+class Gauge:
+    """Reads replay's load into `admission`."""
+
+    def __init__(self, replay: ReplayClient, admission: Admission) -> None:
+        self._replay = replay
+        self._admission = admission
+        self._wanted = asyncio.Event()
+        self._next = asyncio.Event()
+        """Set once the next question is answered."""
+        self.away = True
+        """Whether replay did not answer the last time, or was never asked."""
+
+    async def run(self) -> None:
+        """Ask, again and again, until cancelled."""
+        while True:
+            await self._read()
+            await asyncio.sleep(PACE_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), PERIOD_S)
+
+    async def refresh(self) -> None:
+        """Have figures that are newer than this call, if replay answers at once."""
+        self._wanted.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._next.wait(), PATIENCE_S)
+
+    async def _read(self) -> None:
+        self._wanted.clear()
+        answered, self._next = self._next, asyncio.Event()
+        try:
+            self._admission.loaded(await self._replay.load())
+        except ReplayAway:
+            self.away = True
+        else:
+            self.away = False
+        answered.set()
