@@ -1,85 +1,80 @@
-"""Clients: they post, cancel and delete behind ingest's back, and read from replays as they are."""
+"""Clients: they create, cancel and delete at ingests, and try again as the SDKs do.
+
+What a client is told is held against the truth at once (`Answers`).
+"""
 
 import asyncio
-import json
+from collections.abc import Callable, Coroutine
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from schemas import response
+import msgspec
+from msgspec import Struct
+
 from schemas.errors import ApiError
-from schemas.ids import ResponseId, Tenant, response_id
-from schemas.records import Accepted, Cancelled, Deleted
-from services.replay.reader import Cut
-from services.replay.replay import Deleted as DeletedFound
-from services.replay.replay import Packed
-from services.replay.window import Window
-from tests.simulation.processes import PARTITIONS, Process
-from tests.simulation.truth import Story
+from schemas.ids import ResponseId, Tenant
+from schemas.request import CreateRequest, parse
+from services.ingest.commands import Commands, Created
+from tests.simulation.ingest import brief
+from tests.simulation.processes import Process
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TENANT = Tenant("sim")
+TRIES = 8
+"""How often a client sends a request before it gives up."""
 
 
-class Post(Accepted, frozen=True):
-    """An `accepted` under way."""
+class Wish(Struct, frozen=True, eq=False):
+    """A response that a client wants made. `mark` is in the body: it tells where it came from.
+
+    `brief`: asked of an ingest that gives runs little time.
+    """
+
+    request: CreateRequest
+    mark: str
+    key: str | None
+    brief: bool
 
 
 async def client(world: "World") -> None:
-    """One response's clients: a POST, perhaps twice, perhaps late; a cancel, a delete, perhaps."""
+    """One response's clients: a POST, perhaps two with one key; a cancel, a delete, perhaps."""
     rng, plan = world.rng, world.plan
     await asyncio.sleep(rng.uniform(0, plan.seconds * 0.8))
-    partition = rng.randrange(PARTITIONS)
-    previous = rng.choice(list(world.posted)) if world.posted and rng.random() < plan.chained else None
-    id = response_id(partition, rng.randbytes(16))
-    world.posted[id] = rng.choices(list(plan.kinds), list(plan.kinds.values()))[0]
-    terms = _terms(world, id, previous)
-    post(world, id, previous, terms, rng.randint(1, plan.words))
-    if rng.random() < plan.repeats:  # the same key at another ingest, which looked before the first appended
-        world.later(
-            rng.choice((0.1, 5, 18, 25)), post, world, id, previous, terms, rng.randint(1, plan.words)
-        )
+    twice = rng.random() < plan.repeats
+    wishes = [wish(world, nonce(rng) if twice or rng.random() < plan.keyed else None)]
+    if twice:  # the same key at another ingest; mostly with the same body
+        other = wish(world, wishes[0].key) if rng.random() < 0.2 else wishes[0]
+        wishes.append(other)
+    made = await asyncio.gather(*(create(world, one) for one in wishes))
+    created = next((one for one in made if one is not None), None)
+    if created is None:
+        return
     if rng.random() < plan.cancels:
         await asyncio.sleep(rng.expovariate(1 / 3))
-        for _ in range(rng.choice((1, 2))):
-            world.put(id, Cancelled(id, nonce(rng), TENANT).new(cancelled_object(id)))
+        await asyncio.gather(*(cancel(world, created) for _ in range(rng.choice((1, 2)))))
     if rng.random() < plan.deletes:
         await asyncio.sleep(rng.choice((0, rng.expovariate(1 / 3), rng.expovariate(1 / 15))))
-        offset = world.story(id).offset
-        world.put(id, Deleted(id, nonce(rng), TENANT, offset).new())
+        await delete(world, created.id)
 
 
-def _terms(world: "World", id: ResponseId, previous: ResponseId | None) -> Accepted:
-    rng, now = world.rng, world.now()
-    limit = rng.choice((8_000, 100_000)) if world.posted[id] not in ("silent", "stubborn") else 12_000
-    if world.plan.lossless:
-        limit = 100_000
-    return Accepted(
-        id,
-        nonce(rng),
-        TENANT,
-        "sha",
-        not_after=now + world.settings.window_ms,
-        deadline=now + limit,
-        background=rng.random() < 0.7,
-        store=rng.random() >= world.plan.unstored,
-        previous=previous,
-    )
-
-
-def post(world: "World", id: ResponseId, previous: ResponseId | None, terms: Accepted, words: int) -> None:
-    """One POST arrives at the log, with a body of its own."""
-    rng = world.rng
-    metadata = {"echo.tokens": str(words), "echo.interval_ms": str(rng.choice((0, 50, 500)))}
-    body = {"model": world.posted[id], "background": terms.background, "store": terms.store, "input": "a b c"}
-    body |= {"metadata": metadata} | ({"previous_response_id": previous} if previous else {})
-    initial = response.initial(body, id, 0, "echo")
-    value = json.dumps({"request": body, "response": initial}, separators=(",", ":")).encode()
-    again = Accepted(
-        **{name: getattr(terms, name) for name in terms.__struct_fields__} | {"nonce": nonce(rng)}
-    )
-    world.put(id, again.new(value))
+def wish(world: "World", key: str | None) -> Wish:
+    """What some client wants."""
+    rng, plan = world.rng, world.plan
+    kind = rng.choices(list(plan.kinds), list(plan.kinds.values()))[0]
+    previous = rng.choice(world.created) if world.created and rng.random() < plan.chained else None
+    mark = nonce(rng)
+    words, interval = str(rng.randint(1, plan.words)), str(rng.choice((0, 50, 500)))
+    body: dict[str, Any] = {"model": kind, "input": "a b c"}
+    body["metadata"] = {"mark": mark, "echo.tokens": words, "echo.interval_ms": interval}
+    body["store"] = rng.random() >= plan.unstored
+    body["background"] = body["store"] and rng.random() < 0.8
+    if previous:
+        body["previous_response_id"] = previous
+    endless = kind in ("silent", "stubborn")
+    hurried = endless or (not plan.lossless and rng.random() < 0.2)
+    return Wish(parse(msgspec.json.encode(body)), mark, key, hurried)
 
 
 def nonce(rng: Random) -> str:
@@ -87,65 +82,76 @@ def nonce(rng: Random) -> str:
     return rng.randbytes(4).hex()
 
 
-def cancelled_object(id: ResponseId) -> bytes:
-    """The final object of a cancel."""
-    return json.dumps({"id": id, "object": "response", "status": "cancelled", "output": []}).encode()
+async def create(world: "World", wish: Wish) -> Created | None:
+    """POST until it is answered for good; None when nothing came of it, as far as the client knows."""
+    for _ in range(TRIES):
+        said = await asked(world, lambda it: it.create(wish.request, TENANT, wish.key), in_brief=wish.brief)
+        if isinstance(said, Created):
+            world.answers.created(wish, said)
+            return said
+        world.answers.not_created(wish, said)
+        if said is None:
+            if wish.key is None:
+                return None  # it may be there or not, and a repetition could make a second one
+        elif said.status not in (429, 503) or said.headers.get("x-should-retry") == "false":
+            return None
+        await asyncio.sleep(world.rng.expovariate(1 / 2))
+    return None
 
 
-# Reading.
-
-
-async def follow(world: "World", process: Process, story: Story) -> None:
-    """Read one response from `process` while it goes on, from a random cursor, to whatever end it has."""
-    assert process.reader is not None
-    replay = process.reader.replay
-    cursor = world.rng.choice((-1, -1, world.rng.randint(0, 12)))
-    known = story.accepted is not None and not story.closed
-    try:
-        found = await replay.find(story.id)
-        if found is None and known and not (story.deleted or story.hidden):
-            world.bad("P-80 a false 404", process.name, story.id)
-        if not isinstance(found, Window | Packed):
+async def cancel(world: "World", created: Created) -> None:
+    """Cancel until it is answered; a response that is not in the background is abandoned instead (A-7)."""
+    story = world.story(created.id)
+    if story.accepted is not None and not story.accepted.background:
+        await asked(world, lambda it: it.abandon(created))
+        return
+    for _ in range(TRIES):
+        said = await asked(world, lambda it: it.cancel(created.id, TENANT))
+        if said is not None and not (isinstance(said, ApiError) and said.status == 503):
+            world.answers.cancelled(created.id, said)
             return
-        got = [data async for data in replay.chunks(found, cursor)]
-    except ApiError:
-        return  # 503: honest
-    except Cut:
-        return  # seen as a broken connection
-    if not story.deleted and b"".join(got) != b"".join(story.frames[cursor + 1 :]):
-        world.bad("P-81 a reader got something else", process.name, story, cursor, b"".join(got))
-    elif not story.closed:
-        world.bad("A-2 a stream ended early", process.name, story.id)
+        await asyncio.sleep(world.rng.expovariate(1))
 
 
-async def audit(world: "World", process: Process) -> None:
-    """At the end: this replay gives exactly the truth for every response, from any cursor."""
-    for truth in world.truth:
-        for story in list(truth.stories.values()):
-            try:
-                async with asyncio.timeout(20):
-                    await _audit(world, process, story)
-            except (ApiError, Cut, TimeoutError) as error:
-                world.bad("P-80 a reader that cannot answer", process.name, story, repr(error))
+async def delete(world: "World", id: ResponseId) -> None:
+    """Delete until it is answered."""
+    for _ in range(TRIES):
+        said = await asked(world, lambda it: _deleted(it, id))
+        if said is not None and not (isinstance(said, ApiError) and said.status == 503):
+            world.answers.deleted(id, said)
+            return
+        await asyncio.sleep(world.rng.expovariate(1))
 
 
-async def _audit(world: "World", process: Process, story: Story) -> None:
-    assert process.reader is not None
-    replay = process.reader.replay
-    found = await replay.find(story.id)
-    shown = isinstance(found, Window | Packed) and found.stored
-    if not story.readable:
-        if shown and (story.closed or story.accepted is None):
-            world.bad("P-72 shown though deleted, not stored or never accepted", process.name, story)
-        if story.deleted and not isinstance(found, DeletedFound | None):
-            world.bad("P-72 deleted, and still there", process.name, story)
-        return
-    if not isinstance(found, Window | Packed):
-        world.bad("P-80 a false 404", process.name, story, repr(found))
-        return
-    for cursor in (-1, world.rng.randint(0, len(story.frames))):
-        got = b"".join([data async for data in replay.chunks(found, cursor)])
-        if got != b"".join(story.frames[cursor + 1 :]):
-            world.bad("P-81 readers differ", process.name, story, cursor, got)
-    if json.loads(await replay.object(found)) != story.final:
-        world.bad("P-70 a GET shows something else", process.name, story)
+async def _deleted(commands: Commands, id: ResponseId) -> bool:
+    await commands.delete(id, TENANT)
+    return True
+
+
+async def asked(
+    world: "World", command: Callable[[Commands], Coroutine[Any, Any, Any]], *, in_brief: bool = False
+) -> Any:
+    """What some ingest answers, ApiErrors included; None when the connection breaks or nobody listens."""
+    process = _listening(world, in_brief)
+    if process is None or process.commands is None:
+        await asyncio.sleep(1)
+        return None
+    task = world.background(command(process.commands))
+    process.connections.append(task)
+    await asyncio.wait([task])
+    if task.cancelled():
+        return None
+    error = task.exception()
+    if error is not None and not isinstance(error, ApiError):
+        world.bad("A-22 an ingest's own error", process.name, repr(error))
+        return None
+    return error or task.result()
+
+
+def _listening(world: "World", in_brief: bool) -> Process | None:
+    processes = [
+        process
+        for process in world.processes.values()
+        if process.commands is not None and brief(process.name) == in_brief and not process.stop.is_set()
+    ]
+    return world.rng.choice(processes) if processes else None

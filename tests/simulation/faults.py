@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from services.eventlog.port import TopicPartition
-from tests.simulation import clients
+from tests.simulation import readers
 from tests.simulation.node import SESSION, Node
 from tests.simulation.processes import NAMES, PARTITIONS, ROLES, Process
 from tests.simulation.promises import VIEWS
@@ -147,7 +147,7 @@ class Faults:
         stories = [story for truth in world.truth for story in truth.stories.values()]
         if replays and stories:
             process, story = self._rng.choice(replays), self._rng.choice(stories)
-            process.followers.append(world.background(clients.follow(world, process, story)))
+            process.connections.append(world.background(readers.follow(world, process, story)))
 
 
 def expel(node: Node) -> None:

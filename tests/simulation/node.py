@@ -34,6 +34,8 @@ class Node:
         self.trouble = trouble
         """The chance that an append or a commit goes wrong."""
         self.alive = True
+        self.delays: tuple[float, ...] = (1, 3, 10)
+        """Mean seconds after which what was on its way arrives."""
         self.lag = 0.0
         """Mean seconds by which everything that it fetches is late."""
         self.disturbed_at = -1000.0
@@ -134,7 +136,7 @@ class Node:
         return membership
 
     def writer(self, *, on_failure: OnFailure | None = None, delivery_timeout: float = 120) -> "NodeWriter":
-        writer = NodeWriter(self, on_failure)
+        writer = NodeWriter(self, on_failure, delivery_timeout)
         self.writers.append(writer)
         return writer
 
@@ -192,16 +194,21 @@ class NodeMembership:
 class NodeWriter:
     """Appends a little later, in order per partition; sometimes not, or nobody knows."""
 
-    def __init__(self, node: Node, on_failure: OnFailure | None) -> None:
+    def __init__(self, node: Node, on_failure: OnFailure | None, delivery_timeout: float) -> None:
         self._node = node
         self._on_failure = on_failure
+        self._delivery_timeout = delivery_timeout
         self._queues: dict[TopicPartition, list[Queued]] = {}
         self._flusher: asyncio.Task[None] | None = None
 
     async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
         future: Future[Ack] = asyncio.get_running_loop().create_future()
         self._queue(TopicPartition(topic, partition), record, future)
-        return await future
+        try:
+            async with asyncio.timeout(self._delivery_timeout):
+                return await future
+        except TimeoutError:
+            raise AppendUnknown("not acknowledged in time") from None  # and it may be appended yet
 
     def post(self, topic: str, partition: int, record: NewRecord) -> None:
         self._queue(TopicPartition(topic, partition), record, None)
@@ -278,5 +285,5 @@ class NodeWriter:
                 self._node.log.append_now(source, record)
 
         if records:
-            delay = self._node.rng.expovariate(1 / self._node.rng.choice((1, 3, 10)))
+            delay = self._node.rng.expovariate(1 / self._node.rng.choice(self._node.delays))
             asyncio.get_running_loop().call_later(delay, arrive)

@@ -28,11 +28,13 @@ class Plan(Struct, frozen=True):
     responses: int = 8
     trouble: float = 0.04
     """The chance that an append or a commit goes wrong."""
+    unsure: float = 0.12
+    """The same for ingest."""
     rate: float = 0.5
     """Faults per second."""
     faults: Mapping[str, int] = field(default_factory=lambda: dict(FAULTS))
-    targets: str = "xpr"
-    """Whom faults hit: executors, projectors, replays."""
+    targets: str = "xpri"
+    """Whom faults hit: executors, projectors, replays, ingests."""
     kinds: Mapping[str, int] = field(
         default_factory=lambda: {"resumable": 4, "repeatable": 4, "fragile": 4, "silent": 1, "stubborn": 1}
     )
@@ -40,13 +42,18 @@ class Plan(Struct, frozen=True):
     cancels: float = 0.3
     deletes: float = 0.25
     repeats: float = 0.3
-    """The chance that a POST comes twice, with one Idempotency-Key."""
+    """The chance that a POST comes twice at once, with one Idempotency-Key."""
+    keyed: float = 0.3
+    """The chance that another one has a key."""
     unstored: float = 0.15
     chained: float = 0.2
     words: int = 8
     grace: float = 3
     """Seconds in which an executor that is told to stop may finish its runs."""
     max_attempts: int = 5
+    max_queue: int = 7
+    slots: int = 50
+    window_ms: int = 20_000
     hasty: bool = False
     """Compaction and retention keep no rules."""
     lossless: bool = False

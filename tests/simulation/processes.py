@@ -1,4 +1,4 @@
-"""The processes of a world: real executors, projectors and replays, each behind a door of its own."""
+"""A world's processes: real executors, projectors, replays, ingests, each behind a door of its own."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from services.eventlog.topics import topics
 from services.executor.executor import Executor
+from services.ingest.commands import Commands
 from services.projector.projector import Projector
 from services.replay.app import Service
 from services.settings import Settings
@@ -16,12 +17,12 @@ from tests.simulation.node import Node
 
 NAMES = topics()
 PARTITIONS = 2
-ROLES = {"x": 3, "p": 2, "r": 1}
-"""Executors, projectors and replays that live at a time."""
+ROLES = {"x": 3, "p": 2, "r": 1, "i": 3}
+"""Executors, projectors, replays and ingests that live at a time."""
 
 
 class Process(Struct, eq=False):
-    """A running process. `reader` is set for a replay; `me` for an executor."""
+    """A running process. `reader` is set for a replay, `commands` for an ingest, `me` for an executor."""
 
     name: str
     node: Node
@@ -29,20 +30,21 @@ class Process(Struct, eq=False):
     stop: asyncio.Event
     me: str = ""
     reader: Service | None = None
-    followers: list[asyncio.Task[None]] = field(default_factory=list)
-    """Clients that read from this replay now."""
+    commands: Commands | None = None
+    connections: list[asyncio.Task[Any]] = field(default_factory=list)
+    """Those who ask something of this process."""
 
 
 def executor(name: str, node: Node, settings: Settings, upstreams: Any, chains: Any) -> Process:
     """Start an executor: its id is fresh."""
     it, stop = Executor(settings, node, NAMES, upstreams, chains), asyncio.Event()
-    return Process(name, node, _task(name, it.run(stop)), stop, me=it.me)
+    return Process(name, node, started(name, it.run(stop)), stop, me=it.me)
 
 
 def projector(name: str, node: Node, settings: Settings) -> Process:
     """Start a projector."""
     stop = asyncio.Event()
-    return Process(name, node, _task(name, Projector(settings, node, NAMES).run(stop)), stop)
+    return Process(name, node, started(name, Projector(settings, node, NAMES).run(stop)), stop)
 
 
 def replay(name: str, node: Node, settings: Settings, rng: Random) -> Process:
@@ -52,8 +54,9 @@ def replay(name: str, node: Node, settings: Settings, rng: Random) -> Process:
         window_ms=settings.window_ms, skew_ms=settings.skew_ms, replay_memory_bytes=memory, barrier_s=5
     )
     service = Service(little, node, NAMES, PARTITIONS)
-    return Process(name, node, _task(name, service.feed.run()), asyncio.Event(), reader=service)
+    return Process(name, node, started(name, service.feed.run()), asyncio.Event(), reader=service)
 
 
-def _task(name: str, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+def started(name: str, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """The task of a process."""
     return asyncio.get_running_loop().create_task(coroutine, name=name)

@@ -1,6 +1,7 @@
 """What must hold, whatever happens: with each record, with each committed watermark, and at the end."""
 
 import json
+from collections import deque
 from typing import TYPE_CHECKING
 
 from schemas.fold import Fold
@@ -24,6 +25,8 @@ EXECUTORS, PROJECTORS = executors_group(Settings()), projector_group(Settings())
 VIEWS = (NAMES.transcripts, NAMES.responses)
 SIGNS_OF_LIFE = 25.0
 """Seconds after a pause or a lost beat in which an executor may be thought gone."""
+STALE = 30.0
+"""Seconds that ingest's figures of open responses may be old: nobody may have answered it."""
 LONG = 50_000
 """Milliseconds: a response with more than that until its deadline ends before it."""
 
@@ -38,6 +41,8 @@ class Promises:
         self._claimed_at: dict[tuple[ResponseId, int], float] = {}
         self.views: dict[str, dict[bytes, MemoryRecord]] = {topic: {} for topic in VIEWS}
         """The last record of every key."""
+        self._opens: deque[tuple[float, int]] = deque([(0, 0)], maxlen=2_000)
+        """How many responses were open, and since when."""
         self.takeovers = 0
         self.streams: Streams = {}
 
@@ -61,10 +66,11 @@ class Promises:
             self._keys.add((partition, key))
         counts = world.truth[partition].append(record, entry)
         world.say("log", f"{partition}@{record.offset}", key.decode(), "counts" if counts else "-")
+        self._opens.append((world.loop.time(), sum(len(truth.open()) for truth in world.truth)))
         if counts and isinstance(entry, Claimed):
             self._claimed(world.story(entry.id), entry)
         if counts and isinstance(entry, Accepted):
-            world.say("accepted", entry.id, world.posted[entry.id], entry)
+            world.say("accepted", entry.id, world.story(entry.id).kind, entry)
 
     def _claimed(self, story: Story, entry: Claimed) -> None:
         world = self._world
@@ -99,6 +105,15 @@ class Promises:
         if request.attempt > world.settings.max_attempts:
             world.bad("P-45 more attempts than allowed", request.id, request.attempt)
         calls.append(request.attempt)
+
+    def most_open(self) -> int:
+        """The most responses that were open at once a while ago and since."""
+        since, most = self._world.loop.time() - STALE, 0
+        for at, number in reversed(self._opens):
+            most = max(most, number)
+            if at < since:
+                break
+        return most
 
     def _view(self, topic: str, record: MemoryRecord) -> None:
         key = record.key or b""
@@ -271,7 +286,7 @@ class Promises:
             self._world.bad("P-51 takeovers, though nobody died", self.takeovers)
 
     def _check_story(self, story: Story) -> None:
-        world, kind = self._world, self._world.posted[story.id]
+        world, kind = self._world, story.kind
         assert story.accepted is not None
         if story.status == "completed":
             events = [json.loads(frame.split(b"\ndata: ", 1)[1]) for frame in story.frames]

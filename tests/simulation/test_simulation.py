@@ -59,5 +59,5 @@ def test_a_broker_pause_starts_no_takeover(seed: int) -> None:
 
 def undisturbed(world: World) -> list[str]:
     """What went wrong though nobody died."""
-    assert world.posted
+    assert world.created
     return [*world.broken, *(["takeovers"] if world.promises.takeovers else [])]

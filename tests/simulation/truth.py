@@ -21,6 +21,8 @@ class Story(Struct):
     offset: int = -1
     value: bytes = b""
     """Of the `accepted` that counted."""
+    asked: Any = None
+    """The request in it, decoded."""
     attempt: int = 0
     claim: ClaimId | None = None
     executors: dict[int, ExecutorId] = field(default_factory=dict)
@@ -56,6 +58,11 @@ class Story(Struct):
         return self.accepted is not None and not self.accepted.store
 
     @property
+    def kind(self) -> str:
+        """The kind of upstream that it asks for."""
+        return str(self.asked["model"])
+
+    @property
     def readable(self) -> bool:
         """It closed, is stored and was not deleted: every reader must have all of it, for good."""
         return self.closed_offset >= 0 and not self.deleted and not self.hidden
@@ -69,7 +76,7 @@ class Truth:
 
     def open(self) -> list[Story]:
         """The responses that have not closed, oldest first."""
-        return [story for story in self.stories.values() if not story.closed]
+        return [story for story in self.stories.values() if story.accepted is not None and not story.closed]
 
     def append(self, record: LogRecord, entry: Entry) -> bool:
         """The next record of the log. Says whether it counts."""
@@ -104,6 +111,7 @@ class Truth:
         if record.timestamp > entry.not_after or story.accepted is not None or story.deleted:
             return False
         story.accepted, story.offset, story.value = entry, record.offset, record.value or b""
+        story.asked = json.loads(story.value)["request"]
         initial = raw(story.value, b'"response":')
         types = ["response.created", "response.queued"][: 1 + entry.background]
         story.frames = [frame(type, n, derived(type, n, initial)) for n, type in enumerate(types)]

@@ -15,11 +15,12 @@ from unittest.mock import patch
 import structlog
 
 from schemas.ids import ResponseId, partition_of
-from schemas.records import NewRecord
 from services.eventlog import transcript
 from services.eventlog.port import TopicPartition
+from services.ingest import watch
 from services.settings import Settings
-from tests.simulation import clients, processes
+from tests.simulation import clients, ingest, processes, readers
+from tests.simulation.answers import Answers
 from tests.simulation.clockwork import play
 from tests.simulation.faults import Faults, rejoin
 from tests.simulation.log import SimLog
@@ -42,21 +43,27 @@ class World:
         self.rng = Random(seed)
         self.plan = plan
         self.settings = Settings(
-            window_ms=20_000, skew_ms=2_000, slots=50, grace_s=plan.grace, max_attempts=plan.max_attempts
+            window_ms=plan.window_ms,
+            skew_ms=2_000,
+            slots=plan.slots,
+            grace_s=plan.grace,
+            max_attempts=plan.max_attempts,
+            max_queue=plan.max_queue,
         )
         self.broken: Counter[str] = Counter()
         self.truth = [Truth() for _ in range(PARTITIONS)]
-        self.posted: dict[ResponseId, str] = {}
-        """The kind of upstream that each response asks for."""
+        self.created: list[ResponseId] = []
+        """What clients heard that it exists."""
         self.processes: dict[str, Process] = {}
         self.started = 0
         self.left: set[str] = set()
         """Executors that said that they stop."""
         self.promises = Promises(self)
+        self.answers = Answers(self)
         self.digest = hashlib.sha256()
         self._trace = trace
         self._executors: dict[str, Process] = {}
-        self._background: dict[asyncio.Task[None], None] = {}
+        self._background: dict[asyncio.Task[Any], None] = {}
 
     async def run(self) -> None:
         """The trouble, then calm, then the reckoning."""
@@ -71,13 +78,11 @@ class World:
         for role, count in ROLES.items():
             for index in range(count):
                 self.start(f"{role}{index}")
-        posting = [asyncio.create_task(clients.client(self)) for _ in range(self.plan.responses)]
+        clientele = [asyncio.create_task(clients.client(self)) for _ in range(self.plan.responses)]
         trouble = asyncio.create_task(self._faults.run())
         await asyncio.sleep(self.plan.seconds)
         trouble.cancel()
-        self.log.gate.set()
-        await asyncio.gather(*posting)
-        await self._calm_down()
+        await self._calm_down(clientele)
         await self._reckon()
         for name in list(self.processes):
             await self.kill(name)
@@ -104,15 +109,11 @@ class World:
         """What is true of a response."""
         return self.truth[partition_of(id)].stories.setdefault(id, Story(id))
 
-    def put(self, id: ResponseId, record: NewRecord) -> None:
-        """A record of a response arrives."""
-        self.log.append_now(TopicPartition(NAMES.events, partition_of(id)), record)
-
     def later(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> None:
         """Do something in so many seconds."""
         self.loop.call_later(seconds, act, *arguments)
 
-    def background(self, act: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def background(self, act: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Do something meanwhile."""
         task = self.loop.create_task(act)
         self._background[task] = None
@@ -132,7 +133,8 @@ class World:
     def start(self, name: str, trouble: float | None = None) -> Process:
         """A new process, perhaps under an old name: its executor id is its own."""
         self.started += 1
-        node = Node(name, self.log, self.rng, trouble=self.plan.trouble if trouble is None else trouble)
+        usual = self.plan.unsure if name[0] == "i" else self.plan.trouble
+        node = Node(name, self.log, self.rng, trouble=usual if trouble is None else trouble)
         match name[0]:
             case "x":
                 chains = Chains(node, lambda id: self.story(ResponseId(id)))
@@ -141,6 +143,11 @@ class World:
                 self._executors[process.me] = process
             case "p":
                 process = processes.projector(name, node, self.settings)
+            case "i":
+                node.delays = (0.1, 5, 20)
+                skew = self.rng.randint(-self.settings.skew_ms, self.settings.skew_ms)
+                line = ingest.Line(node, self._some_replay, self.background)
+                process = ingest.start(name, node, self.settings, line, lambda: self.now() + skew)
             case _:
                 process = processes.replay(name, node, self.settings, self.rng)
         self.say("start", name, process.me)
@@ -152,8 +159,8 @@ class World:
         process = self.processes.pop(name)
         self.say("kill", name)
         process.node.kill()
-        for follower in process.followers:
-            follower.cancel()
+        for connection in process.connections:
+            connection.cancel()
         process.task.cancel()
         await asyncio.wait([process.task], timeout=100)
         self._autopsy(process)
@@ -174,6 +181,10 @@ class World:
             self._autopsy(process)
         self.start(name, process.node.trouble)
 
+    def _some_replay(self) -> Process | None:
+        replays = [process for process in self.processes.values() if process.reader is not None]
+        return self.rng.choice(replays) if replays else None
+
     def _autopsy(self, process: Process) -> None:
         if not process.task.done():
             self.bad("a process does not stop", process.name)
@@ -184,7 +195,7 @@ class World:
 
     # The end.
 
-    async def _calm_down(self) -> None:
+    async def _calm_down(self, clientele: list[asyncio.Task[None]]) -> None:
         """Everybody wakes, nothing fails any more: everything must come to its end within a bounded time."""
         self.say("calm")
         self.log.gate.set()
@@ -196,6 +207,7 @@ class World:
             for index in range(count):
                 if f"{role}{index}" not in self.processes:
                     self.start(f"{role}{index}", trouble=0)
+        await asyncio.gather(*clientele)
         deadline = self.loop.time() + CALM
         await asyncio.sleep(25)  # for what is still in flight
         while self.promises.kept() and self.loop.time() < deadline:
@@ -206,6 +218,7 @@ class World:
             self.bad(*what.split(" ", 1))
         self.promises.check_folds()
         self.promises.check_stories()
+        self.answers.check()
         await self._audit("r-last")
         for source in (TopicPartition(t, p) for t in (NAMES.events, *VIEWS) for p in range(PARTITIONS)):
             self.log.compact_below(source, self.log.end(source), tombstones=False)
@@ -217,7 +230,7 @@ class World:
         """All replays, and one that starts now, tell the truth."""
         self.start(fresh, trouble=0)
         for name in [name for name in self.processes if name[0] == "r"]:
-            await clients.audit(self, self.processes[name])
+            await readers.audit(self, self.processes[name])
 
 
 def simulate(seed: int, plan: Plan | None = None, *, trace: bool = False) -> Counter[str]:
@@ -235,6 +248,7 @@ def played(seed: int, plan: Plan, *, trace: bool = False) -> World:
             patch.object(secrets, "token_bytes", world.rng.randbytes),
             patch.object(time, "time", _epoch),
             patch.object(transcript, "CHUNK_BYTES", 700),
+            patch.object(watch, "PERIOD_S", 10),  # what it looks at costs time, and hardly ever decides
         ):
             play(world.run())
     finally:

@@ -1,0 +1,111 @@
+"""Ingest in the world: the real commands. They look up at some replay of the world and append to its log."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from schemas.errors import ApiError
+from schemas.ids import ResponseId
+from services.config import Config, Model
+from services.ingest.admission import Admission
+from services.ingest.appends import DELIVERY_S, Appends
+from services.ingest.commands import Commands, Terms
+from services.ingest.gauge import Gauge
+from services.ingest.replay_client import ReplayAway, ReplayClient
+from services.ingest.watch import Watch
+from services.settings import Settings
+from services.web.internal import LOAD_PATH
+from tests.simulation.node import Node
+from tests.simulation.processes import NAMES, PARTITIONS, Process, started
+from tests.simulation.upstream import KINDS
+
+CONFIG = Config(models=tuple(Model(match=kind, backend="scripted") for kind in KINDS))
+LONG_S, SHORT_S = 100, 10
+"""Deadlines of runs, seconds: the last ingest gives the short one."""
+GRACE_S = 2.0
+FIND = Callable[[], Process | None]
+BACKGROUND = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+
+
+class Line(ReplayClient):
+    """Ingest's connection to whatever replay answers: late, or not at all."""
+
+    def __init__(self, node: Node, find: FIND, background: BACKGROUND) -> None:
+        self._node = node
+        self._find = find
+        self._background = background
+
+    async def _read(self, path: str, within_s: float | None) -> tuple[int, bytes]:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._node.turn()
+                answer = await self._answered(path)
+                await self._node.passage()
+                return 200, answer
+        except TimeoutError as error:
+            raise ReplayAway("no answer in time") from error
+
+    async def _answered(self, path: str) -> bytes:
+        process = self._find()
+        if process is None:
+            raise ReplayAway("nobody listens")
+        task = self._background(_answer(process, path))
+        process.connections.append(task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+        if task.cancelled():
+            raise ReplayAway("the connection broke")
+        try:
+            return bytes(task.result())
+        except ApiError as error:
+            raise ReplayAway(f"answered {error.status}") from error
+
+
+async def _answer(process: Process, path: str) -> bytes:
+    """What a replay says, as its internal port does (`services.web.internal`)."""
+    assert process.reader is not None
+    await process.node.turn()
+    replay, url = process.reader.replay, urlsplit(path)
+    if url.path == LOAD_PATH:
+        return msgspec.json.encode(replay.load())
+    offset = parse_qs(url.query).get("offset")
+    view = await replay.view(ResponseId(url.path.rpartition("/")[2]), int(offset[0]) if offset else None)
+    await process.node.passage()
+    return msgspec.json.encode(view)
+
+
+def start(name: str, node: Node, settings: Settings, line: Line, clock: Callable[[], int]) -> Process:
+    """Start an ingest, put together as `services.ingest.app` does."""
+    loop = asyncio.get_running_loop()
+    admission = Admission(settings.max_queue, 1 << 20, CONFIG.quota)
+    appends = Appends(node.writer(delivery_timeout=DELIVERY_S), NAMES.events, clock=loop.time)
+    gauge = Gauge(line, admission)
+    terms = Terms(PARTITIONS, settings.window_ms, (SHORT_S if brief(name) else LONG_S) * 1000)
+    entropy = node.rng.randbytes
+    commands = Commands(CONFIG, terms, admission, appends, line, gauge, clock=clock, entropy=entropy)
+    watch = Watch(node, NAMES.events, appends, gauge)
+    stop, connections = asyncio.Event(), list[asyncio.Task[Any]]()
+    task = started(name, _serve(watch, stop, connections))
+    return Process(name, node, task, stop, commands=commands, connections=connections)
+
+
+def brief(name: str) -> bool:
+    """Whether the ingest of that name gives runs little time."""
+    return name == "i2"
+
+
+async def _serve(watch: Watch, stop: asyncio.Event, connections: list[asyncio.Task[Any]]) -> None:
+    """Look at the neighbours until told to stop; then finish the commands under way."""
+    watching = asyncio.create_task(watch.run())
+    try:
+        await stop.wait()
+        under_way = [task for task in connections if not task.done()]
+        if under_way:
+            await asyncio.wait(under_way, timeout=GRACE_S)
+    finally:
+        watching.cancel()
