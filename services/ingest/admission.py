@@ -66,14 +66,14 @@ class Admission:
         """Give back what `arrive` counted."""
         _subtract(self._bytes, tenant, size)
 
-    def refusal(self, tenant: Tenant) -> ApiError | None:
-        """Why one more response of `tenant` is not let in now (429), None when it is."""
+    def full(self, tenant: Tenant) -> str | None:
+        """Why one more response of `tenant` is not let in now, None when it is."""
         total, own = self.open, self._load.tenants.get(tenant, 0) + self._mine[tenant]
         bound = self._quota(tenant).max_open
         if bound is not None and own >= bound:
-            return _refusal(f"{own} responses of tenant {tenant} are open", RETRY_QUEUE_S)
+            return f"{own} responses of tenant {tenant} are open"
         if total >= 2 * self._max_queue or (total >= self._max_queue and own >= self._share(tenant)):
-            return _refusal("too many responses are open", RETRY_QUEUE_S)
+            return "too many responses are open"
         return None
 
     @contextmanager
@@ -83,8 +83,8 @@ class Admission:
         The block is given what to call once its `accepted` is in the log, with its partition and offset: from
         then on the place is held until replay has folded it.
         """
-        if refused := self.refusal(tenant):
-            raise refused
+        if why := self.full(tenant):
+            raise _refusal(why, RETRY_QUEUE_S)
         held = False
 
         def hold(partition: int, offset: int) -> None:

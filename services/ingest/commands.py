@@ -175,7 +175,7 @@ class Commands:
         A key makes the command safe to repeat.
         """
         value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
-        if self._admission.refusal(accepted.tenant):
+        if self._admission.full(accepted.tenant):
             await self._gauge.refresh()
         with self._admission.place(accepted.tenant) as hold:
             previous = request.previous

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from schemas.errors import ApiError, invalid
 from services.web.answers import error_answer
+from services.web.cors import Cors
 
 EXTENSION = "rejoinder"
 """The key of the connection in an ASGI scope's `extensions`: `{"connection": Connection}`."""
@@ -35,8 +36,9 @@ _DARWIN_TCP_RXT_CONNDROPTIME = 0x80
 class State(ServerState):
     """What the connections of one server share."""
 
-    def __init__(self, socket_timeout_s: float, request_s: float) -> None:
+    def __init__(self, cors: Cors, socket_timeout_s: float, request_s: float) -> None:
         super().__init__()
+        self.cors = cors
         self.socket_timeout_s = socket_timeout_s
         self.request_s = request_s
         self.draining = False
@@ -68,6 +70,11 @@ class Connection(HttpToolsProtocol):
     def draining(self) -> bool:
         """Whether the server is going away."""
         return self.server_state.draining
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._running is not None and not self._running.response_complete
 
     def abort(self) -> None:
         """Reset the connection, now: the peer sees an error, never a clean end. Harmless when it is gone."""
@@ -101,6 +108,9 @@ class Connection(HttpToolsProtocol):
         self._arrived()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        # They and the connection hold each other. Left to the garbage collector, which goes seldom
+        # (services/process.py), thousands of served connections would pile up.
+        self.cycle = self._running = self.scope = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Parse; hang up on a head without an end, and see to it that the rest of a request comes in time."""
@@ -111,7 +121,7 @@ class Connection(HttpToolsProtocol):
                 self.abort()
         if self._arriving and self._deadline is None:
             self._deadline = self.loop.call_later(self.server_state.request_s, self._late)
-        elif not self._arriving and (self._running is None or self._running.response_complete):
+        elif not self._arriving and not self.busy:
             self._await_request()
 
     def send_400_response(self, msg: str) -> None:
@@ -137,6 +147,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         self.streaming = False
+        cycle.keep_alive = cycle.keep_alive and not self.draining
         super()._start_asgi_task(cycle, app)
 
     def _await_request(self) -> None:
@@ -173,7 +184,10 @@ class Connection(HttpToolsProtocol):
                 self.abort()
                 return
         answer = error_answer(error)
+        # As far as headers came. Without these a browser shows its page nothing of the refusal.
+        origin = dict(self.headers or ()).get(b"origin", b"").decode("latin-1")
         own = [(b"x-request-id", b"req_%b" % os.urandom(16).hex().encode()), (b"connection", b"close")]
+        own += self.server_state.cors.headers(origin)
         headers = [*self.server_state.default_headers, *answer.raw_headers, *own]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._refused = True

@@ -21,19 +21,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from schemas.errors import ApiError, unavailable
 from services.web.answers import error_answer
 from services.web.connection import connection
+from services.web.cors import Cors, RawHeaders
 from services.web.stream import Disconnected
 
 log = structlog.get_logger()
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 """What is answered in a drain too."""
-EXPOSED = b"x-request-id, retry-after"
 METHODS = "GET, POST, DELETE"
 PREFLIGHT_S = 600
 """Seconds for which a browser may remember a preflight."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Edge:
@@ -41,14 +39,15 @@ class Edge:
 
     def __init__(self, routes: Sequence[BaseRoute], cors_origins: Iterable[str] = ()) -> None:
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
-        self._origins = frozenset(cors_origins)
+        self.cors = Cors(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Never raises what a route raised: it is answered or the connection is reset."""
         headers = Headers(scope=scope)
         request_id = _identify(scope, headers)
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        reply = _Reply(send, [(b"x-request-id", request_id.encode()), *self._cors(headers)])
+        cors = self.cors.headers(headers.get("origin", ""))
+        reply = _Reply(send, [(b"x-request-id", request_id.encode()), *cors])
         # Starlette's routes raise HTTPException, which has an envelope, only when there is an `app`.
         scope["app"] = self
         try:
@@ -71,7 +70,7 @@ class Edge:
         return None
 
     def _preflight(self, headers: Headers) -> Response:
-        if headers.get("origin") not in self._origins:
+        if headers.get("origin") not in self.cors:
             raise ApiError(403, "This origin may not call the API.", code="origin_not_allowed")
         allowed = {
             "access-control-allow-methods": METHODS,
@@ -79,15 +78,6 @@ class Edge:
             "access-control-max-age": str(PREFLIGHT_S),
         }
         return Response(status_code=204, headers=allowed)
-
-    def _cors(self, headers: Headers) -> RawHeaders:
-        if not self._origins:
-            return []
-        origin = headers.get("origin", "")
-        if origin not in self._origins:
-            return [(b"vary", b"Origin")]
-        allow = (b"access-control-allow-origin", origin.encode("latin-1"))
-        return [allow, (b"access-control-expose-headers", EXPOSED), (b"vary", b"Origin")]
 
 
 Handler = Callable[[Request], Awaitable[ASGIApp]]

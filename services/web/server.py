@@ -2,7 +2,8 @@
 
 uvicorn's own Server takes the process's signals and waits for streams that never end. This one leaves
 signals to the process, several can run side by side, and `drain` is bounded: new requests are refused,
-streams are cut (their readers rejoin elsewhere), plain requests may finish.
+streams are cut (their readers rejoin elsewhere), plain requests may finish. Idle connections stay for a
+moment: who sends just then hears the refusal, and need not wonder what became of its request.
 """
 
 import asyncio
@@ -13,14 +14,16 @@ from email.utils import formatdate
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp
 
 from schemas.errors import RejoinderError
 from services.web.connection import Connection, State
+from services.web.edge import Edge
 
 IDLE_S = 75
 """Seconds that an idle connection stays open: longer than our own clients keep theirs, so that they
 never send on a connection that is being closed (a POST could not be repeated safely)."""
+LINGER_S = 1.0
+"""Seconds that an idle connection stays open in a drain: longer than a request is on its way."""
 BACKLOG = 4096
 _STEP_S = 0.02
 
@@ -34,7 +37,7 @@ class CannotListen(RejoinderError):
 class Server:
     """Serves one app on one port."""
 
-    def __init__(self, app: ASGIApp, *, socket_timeout_s: float = 30, request_s: float = 20) -> None:
+    def __init__(self, app: Edge, *, socket_timeout_s: float = 30, request_s: float = 20) -> None:
         self._config = uvicorn.Config(
             app,
             http=Connection,
@@ -48,7 +51,7 @@ class Server:
             timeout_keep_alive=IDLE_S,
         )
         self._config.load()
-        self._state = State(socket_timeout_s, request_s)
+        self._state = State(app.cors, socket_timeout_s, request_s)
         self._listener: asyncio.AbstractServer | None = None
         self._clock: asyncio.TimerHandle | None = None
 
@@ -81,23 +84,27 @@ class Server:
         return actual
 
     async def drain(self, bound_s: float = 10) -> None:
-        """Refuse new requests, cut streams at once, let the rest finish for `bound_s` seconds, close."""
+        """Refuse new requests, cut streams at once, let the rest finish for `bound_s` seconds, close.
+
+        Returns as soon as nobody is connected; idle connections are closed after `LINGER_S`.
+        """
         self._state.draining = True
-        deadline = time.monotonic() + bound_s
+        began = time.monotonic()
+        linger = min(LINGER_S, bound_s / 2)
         # uvicorn tells nobody when a request ends, so look.
-        while self._cut() and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._cut(idle=time.monotonic() - began >= linger) and time.monotonic() - began < bound_s:  # noqa: ASYNC110
             await asyncio.sleep(_STEP_S)
         await self._close()
 
-    def _cut(self) -> bool:
-        """Cut the streams, close idle connections; whether something is still under way."""
+    def _cut(self, *, idle: bool) -> bool:
+        """Cut the streams, and with `idle` close idle connections; whether something is still under way."""
         for client in list(self._state.connections):
             assert isinstance(client, Connection)
             if client.streaming:
                 client.abort()
-            else:
+            elif idle or client.busy:
                 client.shutdown()
-        return any(not task.done() for task in self._state.tasks)
+        return bool(self._state.connections) or any(not task.done() for task in self._state.tasks)
 
     async def _close(self) -> None:
         if self._listener is not None:

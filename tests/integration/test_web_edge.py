@@ -159,6 +159,28 @@ async def test_an_allowed_origin_reads_every_answer(request_line: str) -> None:
     assert answer.headers["access-control-expose-headers"] == "x-request-id, retry-after"
 
 
+@pytest.mark.parametrize(
+    "status, sent",
+    [
+        (400, b"POST /size HTTP/1.1\r\norigin: %b\r\nhost: a\r\nno header\r\n\r\n"),
+        (400, b"POST /size HTTP/1.1\r\norigin: %b\r\ntransfer-encoding: chunked\r\n\r\nno chunk\r\n"),
+        (408, b"POST /size HTTP/1.1\r\norigin: %b\r\nhost: a\r\nx: "),
+        (408, b"POST /size HTTP/1.1\r\norigin: %b\r\ncontent-length: 9\r\n\r\nx"),
+    ],
+    ids=["header", "chunk", "late head", "late body"],
+)
+async def test_an_allowed_origin_reads_also_what_is_refused_before_the_app(status: int, sent: bytes) -> None:
+    async with serving(ROUTES, [ORIGIN], request_s=0.2) as (_, port):
+        for origin in (ORIGIN, "https://evil.example"):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(sent % origin.encode())
+            answer = await read_answer(reader)
+            writer.close()
+            assert answer.status == status
+            assert answer.headers.get("access-control-allow-origin") == (ORIGIN if origin == ORIGIN else None)
+            assert answer.headers["vary"] == "Origin"
+
+
 async def test_another_origin_reads_nothing() -> None:
     other = "origin: https://evil.example"
     async with serving(ROUTES, [ORIGIN]) as (_, port):

@@ -1,6 +1,7 @@
 """The server: ports, and a drain that is bounded and honest."""
 
 import asyncio
+import gc
 import json
 import socket
 import time
@@ -246,3 +247,32 @@ async def test_a_service_without_routes_has_an_admin_port_when_it_is_given_one()
             await ask(port, "GET /readyz")
     async with serve_admin(Settings(admin_port=port), list):
         assert (await ask(port, "GET /readyz")).status == 200
+
+
+async def test_a_drain_tells_who_sends_on_an_idle_connection_and_then_closes_it() -> None:
+    async with serving(routes(list)) as (server, port):
+        idle, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await read_answer(idle)).status == 200
+        draining = asyncio.create_task(server.drain(60))
+        await eventually(lambda: server.draining)
+        writer.write(b"GET /v1/responses HTTP/1.1\r\nhost: a\r\n\r\n")
+        refused = await read_answer(idle)
+        assert (refused.status, refused.headers["connection"]) == (503, "close")
+        assert await idle.read() == b""
+        await draining
+        writer.close()
+
+
+async def test_a_served_connection_leaves_nothing_for_the_garbage_collector() -> None:
+    """That goes once in 200,000 new objects (services/process.py): what it alone can free piles up."""
+    async with serving([route("POST", "/size", size)]) as (server, port):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(100):
+                assert (await ask(port, "POST /size", b"four")).body == b"4"
+            await eventually(lambda: server.connections == 0)
+            assert gc.collect() < 100
+        finally:
+            gc.enable()

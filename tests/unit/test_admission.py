@@ -65,10 +65,10 @@ def test_a_tenant_s_own_bound_holds_however_much_room_there_is() -> None:
 def test_a_refusal_says_when_to_come_back() -> None:
     admission = bounded(1)
     flood(admission, A)
-    refused = admission.refusal(A)
-    assert refused is not None
-    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
-    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    with pytest.raises(ApiError) as refused, admission.place(A):
+        pass
+    assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.value.headers["retry-after"]) <= 60
 
 
 def test_nobody_gets_in_at_twice_the_bound() -> None:
