@@ -39,6 +39,11 @@ class Entry(Struct, gc=False):
         """Every record has been seen."""
         return self.request >= 0 and min(self.offsets) >= 0
 
+    @property
+    def oldest(self) -> int:
+        """The lowest offset that has been seen: what is half read is not taken for what expired."""
+        return min((at for at in (self.request, *self.offsets) if at >= 0), default=-1)
+
     def chunk_of(self, number: int) -> int:
         """The index of the chunk that holds event `number`, if there is one."""
         return max(index for index, first in enumerate(self.firsts) if first <= number)
@@ -103,7 +108,7 @@ class Library:
     def prune(self, starts: Mapping[int, int]) -> None:
         """Forget what retention took: what lies before the new `starts` of partitions. O(transcripts)."""
         for id in [
-            id for id, entry in self._entries.items() if _oldest(entry) < starts.get(partition_of(id), 0)
+            id for id, entry in self._entries.items() if 0 <= entry.oldest < starts.get(partition_of(id), 0)
         ]:
             del self._entries[id]
         for id in [id for id, offset in self._gone.items() if 0 <= offset < starts.get(partition_of(id), 0)]:
@@ -186,7 +191,3 @@ class Library:
             if id not in self._gone:
                 self._entries[id] = entry
         return entry
-
-
-def _oldest(entry: Entry) -> int:
-    return min(entry.request, *entry.offsets)

@@ -138,6 +138,15 @@ async def test_what_is_in_the_log_no_more_is_lost_and_never_another_responses() 
     assert len(shelf.library) == 1
 
 
+async def test_what_is_half_read_when_retention_moves_is_completed() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read(1)
+    shelf.library.prune({0: 0})
+    await shelf.read()
+    assert author.id in shelf.library
+
+
 async def test_the_request_is_there_byte_for_byte() -> None:
     shelf = Shelf()
     author = await shelf.closed()
