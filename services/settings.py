@@ -56,7 +56,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     partitions: Annotated[Count, Meta(le=65536), _takes("partitions of a created topic, 1 to 65536")] = 8
     replication: Annotated[Count, Meta(le=100), _takes("replicas of a created topic, 1 to 100")] = 1
     max_record_bytes: Annotated[
-        Bytes, _takes("bytes of the largest record, the topics' max.message.bytes; 1024 or more")
+        Bytes,
+        _takes("bytes of the largest record, 1024 or more; topics need a max.message.bytes 4096 above"),
     ] = 1 << 20
 
     host: Annotated[str, _takes("the address to listen on for clients")] = "127.0.0.1"

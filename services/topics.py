@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from schemas.errors import TopicMisconfigured
 from services.connect import kafka_settings, topic_names
 from services.eventlog.kafka_topics import check_topics, create_topics
+from services.eventlog.topics import Problem
 from services.settings import Settings
 
 
@@ -13,7 +14,7 @@ async def topics(settings: Settings, *, create: bool = False, fix: bool = False)
     """Print what was done and what is wrong; 0 when services can start on them. Raises LogUnavailable."""
     if create:
         _say(await make_topics(settings, fix=fix))
-    problems = await check_topics(settings.kafka, topic_names(settings), kafka_settings(settings))
+    problems = await _check(settings)
     _say(problems or ["the topics are as they must be"])
     return int(any(problem.fatal for problem in problems))
 
@@ -27,14 +28,24 @@ async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:
         replication=settings.replication,
         fix=fix,
         settings=kafka_settings(settings),
+        max_record_bytes=settings.max_record_bytes,
     )
 
 
 async def require_topics(settings: Settings) -> None:
     """Raises TopicMisconfigured unless services can start on the topics, LogUnavailable if Kafka is away."""
-    for problem in await check_topics(settings.kafka, topic_names(settings), kafka_settings(settings)):
+    for problem in await _check(settings):
         if problem.fatal:
             raise TopicMisconfigured(str(problem))
+
+
+async def _check(settings: Settings) -> list[Problem]:
+    return await check_topics(
+        settings.kafka,
+        topic_names(settings),
+        kafka_settings(settings),
+        max_record_bytes=settings.max_record_bytes,
+    )
 
 
 def _say(lines: Sequence[object]) -> None:

@@ -12,6 +12,7 @@ from schemas.errors import LogUnavailable, TopicMisconfigured
 from services.eventlog.kafka_link import FAILURES, PLAINTEXT, KafkaAddress, KafkaSettings
 from services.eventlog.topics import (
     DEFAULT_PARTITIONS,
+    MAX_RECORD_BYTES,
     Found,
     Problem,
     Topics,
@@ -27,10 +28,17 @@ _DYNAMIC_TOPIC_CONFIG = 1
 _TOPIC_EXISTS = 36
 
 
-async def check_topics(bootstrap: str, names: Topics, settings: KafkaSettings = PLAINTEXT) -> list[Problem]:
-    """What is wrong with the topics. Raises LogUnavailable."""
+async def check_topics(
+    bootstrap: str,
+    names: Topics,
+    settings: KafkaSettings = PLAINTEXT,
+    *,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+) -> list[Problem]:
+    """What is wrong with the topics, for records of up to `max_record_bytes`. Raises LogUnavailable."""
+    wanted = specs(names, max_record_bytes)
     async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
-        return check_all(specs(names), await _look(admin, specs(names)))
+        return check_all(wanted, await _look(admin, wanted))
 
 
 async def create_topics(
@@ -41,6 +49,7 @@ async def create_topics(
     replication: int = 1,
     fix: bool = False,
     settings: KafkaSettings = PLAINTEXT,
+    max_record_bytes: int = MAX_RECORD_BYTES,
 ) -> list[str]:
     """Create the topics that are missing and say what was done, a line each.
 
@@ -48,7 +57,7 @@ async def create_topics(
     `fix` also mends what can be mended safely: settings, and partitions that are too few.
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
-    wanted = specs(names)
+    wanted = specs(names, max_record_bytes)
     async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
         found = await _look(admin, wanted)
         events = found.get(names.events)

@@ -1,6 +1,6 @@
 """Where a reader of the log starts (P-62).
 
-    committed low watermark → the log's time there → the first record one window and the skew earlier
+    committed low watermark → its log time → the first record one acceptance window and the skew earlier
 
 Up to the watermark every response is closed and dealt with; the reader folds the stretch before it only to
 know what has been there, so that an `accepted` that comes a second time meets its first (P-20, P-65).
@@ -32,7 +32,7 @@ async def starting_points(
 ) -> dict[int, Start]:
     """Per partition where to start, from the watermarks that `group` committed on `topic`.
 
-    `memory_ms` is window + skew. Raises LogUnavailable: try again.
+    `memory_ms` is acceptance window + skew. Raises LogUnavailable: try again.
     """
     committed = await log.committed(group, topic, partitions)
     return await starting_points_at(log, topic, committed, memory_ms=memory_ms)

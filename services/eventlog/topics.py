@@ -9,8 +9,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-MAX_RECORD_BYTES = (1 << 20) - 4096
-"""The largest record, well below the topics' max.message.bytes, which bounds a whole batch (P-9)."""
+BATCH_OVERHEAD = 4096
+"""Bytes by which max.message.bytes, which bounds a whole batch, must be above the largest record (P-9)."""
+MAX_RECORD_BYTES = (1 << 20) - BATCH_OVERHEAD
+"""The largest record where nothing else is chosen."""
 DEFAULT_PARTITIONS = 8
 
 HOUR = 3600 * 1000
@@ -52,6 +54,8 @@ class Setting(Struct, frozen=True):
     """What "one of" allows beside `value`."""
     least: int | None = None
     """What "at least" asks for, when less than `value` will do."""
+    instead: str = ""
+    """What else mends it, besides a change of the topic."""
 
     def wrong(self, found: str | None) -> str | None:
         """What `found` must be instead, or None when it is right."""
@@ -108,7 +112,6 @@ class Problem(Struct, frozen=True):
 
 _ALL = (
     Setting("message.timestamp.type", "LogAppendTime", "exactly"),
-    Setting("max.message.bytes", str(2 << 20), "at least", least=1 << 20),
     Setting("unclean.leader.election.enable", "false", "exactly"),
 )
 _COMPACTED = (
@@ -121,12 +124,12 @@ _VIEW = (
     Setting("cleanup.policy", _BOTH, "one of", ("compact",)),
     Setting("retention.ms", str(RETENTION)),
     *_COMPACTED,
-    *_ALL,
 )
 
 
-def specs(names: Topics) -> list[TopicSpec]:
+def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES) -> list[TopicSpec]:
     """What our topics must be like. `responses.events` comes first: the views follow its partitions."""
+    every = (*_ALL, _holding(max_record_bytes))
     return [
         TopicSpec(
             names.events,
@@ -135,22 +138,29 @@ def specs(names: Topics) -> list[TopicSpec]:
                 Setting("min.compaction.lag.ms", str(LONGEST_RESPONSE), "at least"),
                 Setting("retention.ms", str(RETENTION), "at least", least=LONGEST_RESPONSE),
                 *_COMPACTED,
-                *_ALL,
+                *every,
             ),
         ),
-        TopicSpec(names.responses, _VIEW),
-        TopicSpec(names.transcripts, _VIEW),
+        TopicSpec(names.responses, (*_VIEW, *every)),
+        TopicSpec(names.transcripts, (*_VIEW, *every)),
         TopicSpec(
             names.executors,
             (
                 Setting("cleanup.policy", "delete", "exactly"),
                 Setting("retention.ms", str(HOUR), "at least"),
                 Setting("segment.ms", str(HOUR // 2)),
-                *_ALL,
+                *every,
             ),
             partitions=1,
         ),
     ]
+
+
+def _holding(max_record_bytes: int) -> Setting:
+    """A record of that size can be appended."""
+    least = max_record_bytes + BATCH_OVERHEAD
+    instead = f"or set REJOINDER_MAX_RECORD_BYTES {BATCH_OVERHEAD} bytes below it"
+    return Setting("max.message.bytes", str(2 * least), "at least", least=least, instead=instead)
 
 
 def config(spec: TopicSpec, replication: int) -> dict[str, str]:
@@ -192,7 +202,7 @@ def _settings(spec: TopicSpec, found: Found) -> list[Problem]:
             what = f"{setting.key} is {value}, {wrong}"
             mend = (
                 f"rejoinder topics --fix, or kafka-configs.sh --alter --topic {spec.name} "
-                f"--add-config {setting.key}=[{setting.value}]"
+                f"--add-config {setting.key}=[{setting.value}]{setting.instead and ', '}{setting.instead}"
             )
             problems.append(Problem(spec.name, what, mend, setting=(setting.key, setting.value)))
     return problems

@@ -72,6 +72,21 @@ async def test_topics_are_checked_and_created(kafka: str, topic_prefix: str) -> 
     assert await rejoinder("topics", **chosen) == (0, "the topics are as they must be\n", "")
 
 
+async def test_topics_that_cannot_hold_the_largest_record_stop_a_service(
+    kafka: str, topic_prefix: str
+) -> None:
+    chosen = {"kafka": kafka, "topic_prefix": topic_prefix}
+    assert (await rejoinder("topics", "--create", **chosen))[0] == 0
+    larger = {**chosen, "max_record_bytes": 4 << 20}
+    status, _, err = await rejoinder("ingest", port=0, **larger)
+    assert status == 1
+    last = err.splitlines()[-1]
+    assert last.startswith(f"rejoinder: topic {topic_prefix}responses.events: max.message.bytes is ")
+    assert "rejoinder topics --fix" in last
+    assert "set REJOINDER_MAX_RECORD_BYTES" in last
+    assert (await rejoinder("topics", "--create", "--fix", **larger))[0] == 0
+
+
 async def test_a_public_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))

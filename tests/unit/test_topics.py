@@ -98,6 +98,21 @@ def test_the_largest_record_fits_into_every_topic() -> None:
     assert "max.message.bytes" in str(problem)
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_a_topic_that_cannot_hold_the_largest_record_says_both_ways_to_mend_it(name: str) -> None:
+    chosen = 3 << 20
+    found = cluster()
+    wanted = specs(NAMES, chosen)
+    for spec in wanted:
+        if spec.name != name:
+            found[spec.name] = as_created(spec)
+    [problem] = check_all(wanted, found)
+    assert problem.fatal
+    assert problem.what == f"max.message.bytes is {2 << 20}, must be at least {chosen + 4096}"
+    assert problem.mend.startswith("rejoinder topics --fix, or kafka-configs.sh --alter")
+    assert problem.mend.endswith(", or set REJOINDER_MAX_RECORD_BYTES 4096 bytes below it")
+
+
 def test_views_have_as_many_partitions_as_the_events() -> None:
     few = as_created(SPECS["responses"], partitions=4)
     many = as_created(SPECS["transcripts"], partitions=9)
