@@ -96,8 +96,12 @@ class Raw:
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one connection's only request."""
-        head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
+        """Answer one connection's only request, if it brings one."""
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
+        except asyncio.IncompleteReadError:
+            writer.close()
+            return
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         body = await reader.readexactly(int(lengths[0].split(b":")[1])) if lengths else b""
         call = Call(head, body, writer)

@@ -36,6 +36,10 @@ class RunRequest(Struct, frozen=True):
     response: dict[str, Any]
     abandoned: Callable[[], bool] = lambda: False
     """Asked when the stream is closed: whether a resumable upstream is left running, for another executor."""
+    calling: Callable[[], None] = lambda: None
+    """Told right before each request to the upstream, however long it waited until then: for a slot, for a
+    connection, to be made again. Raises Lapsed when it must not be made any more (P-42).
+    """
 
 
 class Resume(Struct, frozen=True):
@@ -72,6 +76,10 @@ class UpstreamError(RejoinderError):
         self.type = type
 
 
+class Lapsed(RejoinderError):
+    """The claim is too old to call the upstream: another executor may have taken the response over (P-42)."""
+
+
 class Backend(Protocol):
     """Calls one kind of upstream. One instance serves many runs at once."""
 
@@ -96,7 +104,14 @@ class Backend(Protocol):
         """Call the upstream and yield its events; closing the generator stops the upstream (cancel included),
         but a resumable one of a run that is abandoned.
 
-        Raises UpstreamError, and nothing else, for every failure of the upstream.
+        Raises UpstreamError, and nothing else, for every failure of the upstream; Lapsed as `request.calling`
+        does.
+        """
+        ...
+
+    async def stop(self, upstream_id: str) -> None:
+        """Tell a resumable upstream that nobody wants its response `upstream_id` any more: once, in bounded
+        time, and whatever comes of it.
         """
         ...
 

@@ -148,7 +148,8 @@ class Engine:
         if state.offset < partition.floor:
             return
         if asyncio.get_running_loop().time() - sent.at >= self._lease:
-            partition.not_called(state)
+            if partition.first_call(state):
+                partition.not_called(state)
             self.claim(partition, state.id, state.attempt + 1)  # P-42: too old to act on
             return
         run = Run(state, self._outlet(partition, state.id), lease=self._lease, sent_at=sent.at)
@@ -162,6 +163,8 @@ class Engine:
         if not _stored(state):
             partition.erase(id, state.offset, record, at=state.offset)  # the close alone does not say why
         run = self.runs.get(id)
+        if from_outside and (run is None or (run.attempt > 1 and not run.called)):
+            partition.orphaned(state, record.offset, self.liveness.beats)
         if run is not None:
             run.closed()
             if from_outside:

@@ -4,6 +4,7 @@
     look          claims what waits, whenever something stirred
     every beat    takeovers, deadlines, watermarks
     erase         tombstones for what was deleted, or is not stored
+    stop          upstreams of what was cancelled or deleted when its executor was gone
     assignments   follows what is newly owned from its watermark (P-62), drops what is not needed any more
 
 On SIGTERM it claims nothing more, leaves the group, lets its runs finish within the grace period, stops the
@@ -36,6 +37,7 @@ from services.executor.erasure import erase, erased_by_others
 from services.executor.fairness import most
 from services.executor.history import History
 from services.executor.liveness import Liveness
+from services.executor.orphans import stop_upstreams
 from services.executor.partition import Partition
 from services.executor.predecessors import Predecessors
 from services.executor.run import Run
@@ -92,9 +94,10 @@ class Executor:
             output_bytes=settings.max_output_bytes,
             events=settings.max_events,
         )
-        history = History(log_, names.events)
+        self._registry = registry
+        self._history = History(log_, names.events)
         self._worker = Worker(
-            history, registry, conversation, limits, settings.max_attempts, lambda: self._steward.now
+            self._history, registry, conversation, limits, settings.max_attempts, lambda: self._steward.now
         )
         self._beats = Beats(
             self.me,
@@ -107,6 +110,7 @@ class Executor:
         )
         self._beaten = asyncio.Event()
         self._erasable = asyncio.Event()
+        self._orphaned = asyncio.Event()
         self._assigned: frozenset[int] = frozenset()
         self._reassigned = asyncio.Event()
         self._membership: Membership
@@ -135,6 +139,7 @@ class Executor:
                 self._look,
                 self._every_beat,
                 self._erase,
+                self._stop_orphans,
                 self._assignments,
                 self._beats.write,
                 self._beats.read,
@@ -173,6 +178,7 @@ class Executor:
             self._drop_unneeded()
             await commit(self._steward, self._engine, self._membership)
             self._erasable.set()
+            self._orphaned.set()
 
     async def _erase(self) -> None:
         """A task of its own: a long scan must not hold up takeovers."""
@@ -183,6 +189,13 @@ class Executor:
                 await erase(self._log, self._writer, self._topic, partition, erasures)
             group, partitions = executors_group(self._settings), list(self._engine.partitions.values())
             await erased_by_others(self._log, group, self._topic, partitions)
+
+    async def _stop_orphans(self) -> None:
+        """A task of its own: a long scan and an upstream that is away must not hold up takeovers."""
+        while True:
+            await self._orphaned.wait()
+            self._orphaned.clear()
+            await stop_upstreams(self._history, self._registry, self._steward.orphans())
 
     async def _assignments(self) -> None:
         while True:

@@ -60,6 +60,10 @@ class Liveness:
         """
         return self._unbroken_since <= since and now - self._sent_at < within
 
+    def heard(self, executor: ExecutorId) -> int:
+        """How many beats of mine had been read back when `executor` was last heard of."""
+        return self.beats - self._since.get(executor, 0)
+
     def gone(self, executor: ExecutorId) -> bool:
         """Whether the runs of `executor` are up for takeover."""
         return executor != self._me and self._since.get(executor, 0) >= BEATS_TO_GONE

@@ -2,8 +2,8 @@
 
 from msgspec import Struct, field
 
-from schemas.fold import Fold, State
-from schemas.ids import ClaimId, ResponseId, Tenant
+from schemas.fold import CANCELLED, OPEN_STATUSES, Fold, State
+from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant
 from schemas.records import LogRecord
 from services.executor.turns import Turns
 
@@ -33,6 +33,20 @@ class Erasure(Struct, frozen=True):
     at: int
 
 
+class Orphan(Struct, frozen=True):
+    """A response that was cancelled or deleted with no run here that would stop its upstream.
+
+    `start` is the offset of its `accepted`, `end` that of the record that closed it; `executor` ran it last,
+    and `beats` of mine had been read back when the close was.
+    """
+
+    id: ResponseId
+    start: int
+    end: int
+    executor: ExecutorId
+    beats: int
+
+
 class Partition(Struct):
     """A followed partition. Acts are for its owner, and only past `acts_from` (P-41)."""
 
@@ -53,6 +67,8 @@ class Partition(Struct):
     """The last claim sent for a response, until it is read back or outdated."""
     erasures: dict[ResponseId, Erasure] = field(default_factory=dict)
     """Asked for and not acknowledged; whoever owns the partition works them off (P-90)."""
+    orphans: dict[ResponseId, Orphan] = field(default_factory=dict)
+    """Whoever owns the partition tells the upstreams of those whose executor is gone (P-46)."""
     uncalled: dict[ResponseId, int] = field(default_factory=dict)
     """The last attempt of responses whose attempts were all mine, and none called its upstream (P-42)."""
     values: dict[ResponseId, bytes] = field(default_factory=dict)
@@ -96,6 +112,12 @@ class Partition(Struct):
             at = min(at, asked.at)
         self.erasures[id] = Erasure(id, start, record.offset + 1, at)
 
+    def orphaned(self, state: State, end: int, beats: int) -> None:
+        """A response was closed from outside, at offset `end`, and no run here stops its upstream."""
+        running = state.status in OPEN_STATUSES or (state.status == CANCELLED and not state.deleted)
+        if running and state.executor is not None and state.offset >= self.floor:
+            self.orphans[state.id] = Orphan(state.id, state.offset, end, state.executor, beats)
+
     def erased(self, before: int) -> None:
         """The owner's watermark is at offset `before`: what was asked for before it is erased."""
         self.erasures = {id: erasure for id, erasure in self.erasures.items() if erasure.end > before}
@@ -123,9 +145,8 @@ class Partition(Struct):
         self.uncalled.pop(id, None)
 
     def not_called(self, state: State) -> None:
-        """My winning claim came back too late to call the upstream."""
-        if self.first_call(state):
-            self.uncalled[state.id] = state.attempt
+        """Under none of its attempts, which are mine, the upstream of the response was called."""
+        self.uncalled[state.id] = state.attempt
 
     def first_call(self, state: State) -> bool:
         """Whether nobody can have called the upstream of the response under an earlier claim."""

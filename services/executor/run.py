@@ -25,7 +25,7 @@ from msgspec import Struct
 from schemas.fold import State
 from schemas.ids import ClaimId
 from schemas.records import EventHeaders, NewRecord, upstream_headers
-from services.executor.backend import UpstreamError, UpstreamEvent
+from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
 from services.executor.scribe import Draft, Ending, Scribe
 
 log = structlog.get_logger()
@@ -88,6 +88,10 @@ class Run:
         self.reclaiming = False
         self.abandoned = False
         """Whether the run stops here and another executor may go on with its upstream."""
+        self.called = False
+        """Whether its upstream was called: from then on it is the backend that stops it."""
+        self.heard = False
+        """Whether its upstream has said anything."""
 
     def __repr__(self) -> str:
         flag = " reclaiming" if self.reclaiming else ""
@@ -136,15 +140,19 @@ class Run:
             self._outlet.post(unread.draft.record(self._headers))
 
     def lapsed(self) -> bool:
-        """Whether this executor may have been counted out since it sent its claim, and must not call (P-42).
-
-        Then the next attempt is claimed, and this run is to end here: another one goes on.
-        """
+        """Whether this executor may have been counted out since it sent its claim (P-42)."""
         recent = asyncio.get_running_loop().time() - self._sent_at < self._lease
-        if recent or self._outlet.unbroken(self._sent_at):
-            return False
-        self._outlet.claim(self.attempt + 1)
-        return True
+        return not (recent or self._outlet.unbroken(self._sent_at))
+
+    def calling(self) -> None:
+        """The upstream is about to be called. Raises Lapsed when it must not be: then the next attempt is
+        claimed, and this run ends here, for another one to go on (P-42).
+        """
+        if self.lapsed():
+            self.abandoned = True
+            self._outlet.claim(self.attempt + 1)
+            raise Lapsed
+        self.called = True
 
     def closed(self) -> None:
         """The fold shows the response closed."""
@@ -154,21 +162,27 @@ class Run:
 
     async def narrate(
         self, scribe: Scribe, upstream: AsyncGenerator[Sequence[UpstreamEvent]], timeout: float
-    ) -> None:
-        """Pass the upstream's events on until it ends, fails or `timeout` seconds are over."""
+    ) -> bool:
+        """Pass the upstream's events on until it ends, fails or `timeout` seconds are over. False when the
+        claim lapsed: the run is to end here, without an end of the response.
+        """
         try:
             async with asyncio.timeout(timeout), aclosing(upstream):
                 async for batch in upstream:
+                    self.heard = True
                     self._write(scribe, batch)
                     if scribe.ended:
                         break
                     await self._room_for_more()
             ending = Ending("the upstream ended without a terminal event", type="upstream_truncated")
         except UpstreamError as error:
-            ending = Ending(error.message, code=error.code, type=error.type)
+            ending = Ending.of(error)
         except TimeoutError:
             ending = Ending("the response's deadline is over", type="deadline")
+        except Lapsed:
+            return False
         self.finish(scribe, ending)
+        return True
 
     def begin(self, scribe: Scribe) -> None:
         """Say `response.in_progress`, once in the response's life."""

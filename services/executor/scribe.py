@@ -66,6 +66,11 @@ class Ending(msgspec.Struct, frozen=True):
     type: str = "upstream_error"
     incomplete_reason: str | None = None
 
+    @classmethod
+    def of(cls, error: UpstreamError) -> "Ending":
+        """The end that an upstream's failure is."""
+        return cls(error.message, error.code, error.type)
+
 
 class Scribe:
     """One response's writing, across the claims of one executor.

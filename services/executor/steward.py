@@ -22,7 +22,7 @@ from services.executor import metrics
 from services.executor.decide import DEADLINE_GRACE, Step, View, decide, overdue
 from services.executor.engine import Engine
 from services.executor.fairness import by_turns
-from services.executor.partition import Erasure, Partition
+from services.executor.partition import Erasure, Orphan, Partition
 from services.executor.predecessors import Predecessors
 
 log = structlog.get_logger()
@@ -75,7 +75,8 @@ class Steward:
         for partition in self._engine.partitions.values():
             partition.expire(before=loop_now - 2 * self._lease)
             self._reclaim_again(partition, loop_now)
-            partition.fold.forget(partition.time - self._memory_ms)
+            for state in partition.fold.forget(partition.time - self._memory_ms):
+                partition.orphans.pop(state.id, None)
         if not self.accepting or not self._engine.liveness.beats:
             return
         acting = {partition.number for partition in self._acting()}
@@ -94,6 +95,22 @@ class Steward:
     def erasures(self) -> list[tuple[Partition, list[Erasure]]]:
         """What the owner has to erase now."""
         return [(p, list(p.erasures.values())) for p in self._acting() if p.erasures]
+
+    def orphans(self) -> list[tuple[Partition, Orphan]]:
+        """Those whose upstreams are to be told now, once each.
+
+        An executor that has shown life since the close reads it and stops its upstream itself (P-46).
+        """
+        me, liveness = self._engine.me, self._engine.liveness
+        due: list[tuple[Partition, Orphan]] = []
+        for partition in self._acting():
+            for orphan in list(partition.orphans.values()):
+                lost = orphan.executor == me or liveness.gone(orphan.executor)
+                if lost or liveness.heard(orphan.executor) > orphan.beats:
+                    del partition.orphans[orphan.id]
+                if lost:
+                    due.append((partition, orphan))
+        return due
 
     def _acting(self) -> list[Partition]:
         partitions = self._engine.partitions.values()

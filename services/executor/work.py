@@ -107,34 +107,47 @@ class Worker:
         try:
             backend = self._registry.resolve(body)
         except UpstreamError as error:
-            run.finish(scribe, Ending(error.message, code=error.code, type=error.type))
+            run.finish(scribe, Ending.of(error))
             return True
         scribe.pass_extensions = backend.pass_extensions
-        how = self._how(state, backend, uncalled=partition.first_call(state))
+        uncalled = partition.first_call(state)
+        how = self._how(state, backend, uncalled=uncalled)
         (log.debug if state.attempt == 1 else log.info)("run", id=run.id, attempt=run.attempt, how=how.value)
-        if how in _ENDINGS:
-            run.finish(scribe, _ENDINGS[how])
+        input, ending = await self._input(partition, state, body, how)
+        if ending is not None:
+            run.finish(scribe, ending)
+            if past.upstream_id is not None:  # it may be going on in its own background
+                await backend.stop(past.upstream_id)
             return True
+
+        def calling() -> None:
+            run.calling()
+            if not backend.resumable:  # else its first event begins it, and says where to rejoin (P-34)
+                run.begin(scribe)
+
+        request = RunRequest(
+            run.id, run.tenant, run.attempt, body, input, initial, lambda: run.abandoned, calling
+        )
+        resume = self._resume(state, past) if how is Continuation.RESUME else None
+        if await run.narrate(scribe, backend.stream(request, resume), self._time_left(state)):
+            return True
+        if uncalled and not run.heard:
+            partition.not_called(state)
+        return False
+
+    async def _input(
+        self, partition: Partition, state: State, body: dict[str, Any], how: Continuation
+    ) -> tuple[list[dict[str, Any]], Ending | None]:
+        """The whole input to call the upstream with, or how the response ends without a call."""
+        if how in _ENDINGS:
+            return [], _ENDINGS[how]
         try:
             async with asyncio.timeout(self._time_left(state)):
-                input = await self._conversation.input(partition, run.tenant, body)
+                return await self._conversation.input(partition, state.tenant, body), None
         except UpstreamError as error:
-            run.finish(scribe, Ending(error.message, code=error.code, type=error.type))
-            return True
+            return [], Ending.of(error)
         except TimeoutError:
-            run.finish(scribe, _ENDINGS[Continuation.END_OVERDUE])
-            return True
-        if run.lapsed():
-            partition.not_called(state)
-            return False
-        if (
-            not backend.resumable
-        ):  # else the upstream's first event begins it, and says where to rejoin (P-34)
-            run.begin(scribe)
-        request = RunRequest(run.id, run.tenant, run.attempt, body, input, initial, lambda: run.abandoned)
-        resume = self._resume(state, past) if how is Continuation.RESUME else None
-        await run.narrate(scribe, backend.stream(request, resume), self._time_left(state))
-        return True
+            return [], _ENDINGS[Continuation.END_OVERDUE]
 
     def _scribe(self, state: State, initial: dict[str, Any], past: Past) -> Scribe:
         return Scribe(

@@ -1,16 +1,19 @@
 """services/executor/backends/responses.py against real HTTP servers: what it sends, what comes of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
+from msgspec import structs
 
 from schemas.errors import SettingsError
 from services import config
-from services.executor.backend import Backend, Resume, UpstreamError
+from services.executor.backend import Backend, Lapsed, Resume, UpstreamError
 from services.executor.backends import Registry, build, responses, upstream
 from tests.strict import checked
 from tests.upstreams import ID, SSE, Call, Outcome, Raw, Script, outcome, raw, registry, request
@@ -368,6 +371,54 @@ async def test_a_server_that_is_not_there_is_tried_again_and_then_said_to_be_unr
     assert got.failure.type == "upstream_unreachable"
 
 
+async def test_a_connection_that_is_not_made_in_time_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Linux a listener whose queue is full answers nothing at all."""
+    monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
+    tries = 0
+    tried_again = asyncio.Event()
+    real = upstream.Upstream._request
+
+    async def counted(self: upstream.Upstream, *args: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            tried_again.set()
+        return await real(self, *args)
+
+    monkeypatch.setattr(upstream.Upstream, "_request", counted)
+    async with full(whole_stream) as (url, open_up):
+        backends = registry(url)
+        running = asyncio.create_task(outcome(backends.resolve({"model": "m"}), request()))
+        await asyncio.wait([running, asyncio.create_task(tried_again.wait())], return_when="FIRST_COMPLETED")
+        server = await open_up()
+        got = await running
+        await backends.close()
+    assert (got.types[-1], got.error) == ("response.completed", None)
+    assert len(server.calls) == 1
+
+
+@asynccontextmanager
+async def full(script: Script) -> AsyncIterator[tuple[str, Callable[[], Awaitable[Raw]]]]:
+    """A port where connections are not taken until its opener is called; then `script` serves it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
+        for _ in range(2):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        server = Raw(script)
+        served: list[asyncio.Server] = []
+
+        async def open_up() -> Raw:
+            waiting.close()
+            listener.accept()[0].close()  # the one that was in the queue
+            served.append(await asyncio.start_server(server.serve, sock=listener))
+            return server
+
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", open_up
+        for opened in served:
+            opened.close()
+
+
 async def test_a_name_that_does_not_resolve_is_not_shown() -> None:
     backends = registry("http://secret-host.invalid")
     got = await outcome(backends.resolve({"model": "m"}), request())
@@ -377,6 +428,70 @@ async def test_a_name_that_does_not_resolve_is_not_shown() -> None:
 
 
 # What may be called again.
+
+
+class Leave:
+    """Says yes to so many calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Lapsed
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+async def test_leave_is_asked_for_each_call(calls: int) -> None:
+    async with serving(answering(503, {}, retry_after="0.01")) as (server, backend, _):
+        with pytest.raises(Lapsed):
+            await outcome(backend, structs.replace(request(), calling=Leave(calls)))
+    assert len(server.calls) == calls
+
+
+async def test_leave_is_asked_when_the_connection_is_made() -> None:
+    """Not before: connecting alone may take longer than a lease."""
+    connected = asyncio.Event()
+
+    async def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        writer.close()
+
+    def calling() -> None:
+        asked.append(connected.is_set())
+        raise Lapsed
+
+    asked: list[bool] = []
+    listener = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    backends = registry(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    real = aiohttp.TCPConnector._create_connection
+
+    async def slow(self: aiohttp.TCPConnector, *args: Any) -> Any:
+        made = await real(self, *args)
+        await connected.wait()
+        return made
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(aiohttp.TCPConnector, "_create_connection", slow)
+        with pytest.raises(Lapsed):
+            await outcome(backends.resolve({"model": "m"}), structs.replace(request(), calling=calling))
+    await backends.close()
+    listener.close()
+    assert asked == [True]
+
+
+async def test_leave_is_asked_for_each_rejoin() -> None:
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.events(CREATED | {"sequence_number": 0}, DELTA | {"sequence_number": 1})
+        call.cut()
+
+    asking = structs.replace(request(), calling=Leave(2), abandoned=lambda: True)
+    async with serving(script, "resumable = true") as (server, backend, _):
+        with pytest.raises(Lapsed):
+            await outcome(backend, asking)
+    assert [call.method for call in server.calls] == ["POST", "GET"]
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -625,6 +740,18 @@ async def test_without_an_upstream_id_nothing_is_called_again() -> None:
         got = await outcome(backend, request(), Resume(None, None, 1))
     assert got.failure.type == "executor_lost"
     assert server.calls == []
+
+
+@pytest.mark.parametrize(("counted", "calls"), [(0, 1), (1, 1), (2, 0)])
+async def test_one_that_is_also_repeatable_is_started_again_while_nothing_was_said(
+    counted: int, calls: int
+) -> None:
+    lines = "resumable = true\nrepeatable = true"
+    async with serving(whole_stream, lines) as (server, backend, _):
+        got = await outcome(backend, request(), Resume(None, None, counted))
+    assert [call.method for call in server.calls] == ["POST"] * calls
+    assert (got.error is None) == bool(calls)
+    assert calls or got.failure.type == "executor_lost"
 
 
 async def test_an_upstream_that_forgot_the_response_ends_it() -> None:

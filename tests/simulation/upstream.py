@@ -44,7 +44,9 @@ class Upstream:
     async def stream(
         self, request: RunRequest, resume: Resume | None = None
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
-        """The run's batches, each as late as the process is."""
+        """The run's batches, each as late as the process is; so is the call itself."""
+        await self._node.turn(0.3)
+        request.calling()
         self._on_call(self._node, request, self._kind)
         self._streams[id(request)] = request.id, self._node
         try:
@@ -57,6 +59,9 @@ class Upstream:
                 yield batch
         finally:
             del self._streams[id(request)]
+
+    async def stop(self, upstream_id: str) -> None:
+        """Nothing runs without a run."""
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -2,33 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 
-from schemas import response
 from schemas.events import accepted_value
-from schemas.fold import Fold, State, Verdict
-from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant, response_id
-from schemas.records import Accepted, Cancelled, Claimed, Deleted, EventHeaders, EventRecord, NewRecord, parse
+from schemas.ids import response_id
+from schemas.records import Accepted, Cancelled, Deleted, NewRecord
 from services.config import load
 from services.eventlog.memory import MemoryLog, Outcome
-from services.eventlog.topics import topics
 from services.executor import beats, liveness
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
-from services.executor.backends import Registry, build
-from services.executor.conversation import Conversation
-from services.executor.executor import Executor
+from services.executor.backends import build
 from services.executor.scribe import Draft, Ending, Scribe
-from services.settings import Settings
 from tests.conftest import eventually
-
-NAMES = topics()
-TENANT = Tenant("default")
-FAR = 1 << 50
-DEAD = ExecutorId("exec_dead")
+from tests.executing import DEAD, FAR, NAMES, TENANT, Rig, memory
 
 
 @pytest.fixture(autouse=True)
@@ -38,75 +27,7 @@ def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return MemoryLog({NAMES.events: 2, NAMES.executors: 1})
-
-
-class Rig:
-    """A log with what a client and other executors would do to it."""
-
-    def __init__(self, log: MemoryLog) -> None:
-        self.log = log
-        self.writer = log.writer()
-        self.made = 0
-
-    async def put(self, record: NewRecord, partition: int = 0) -> int:
-        return (await self.writer.append(NAMES.events, partition, record)).offset
-
-    async def accept(self, text: str = "one two", deadline: int = FAR, **body: Any) -> ResponseId:
-        self.made += 1
-        id = response_id(0, self.made.to_bytes(16))
-        body = {"model": "echo", "background": True, "input": text, **body}
-        initial = response.initial(body, id, 1_700_000_000, "echo")
-        entry = Accepted(
-            id, "n", TENANT, "sha", FAR, deadline, background=True, store=body.get("store", True),
-            previous=body.get("previous_response_id"),
-        )  # fmt: skip
-        await self.put(entry.new(json.dumps({"request": body, "response": initial}).encode()))
-        return id
-
-    async def claim(self, id: ResponseId, attempt: int = 1, claim: str = "cdead") -> None:
-        await self.put(Claimed(id, attempt, ClaimId(claim), DEAD, TENANT).new())
-
-    async def event(self, id: ResponseId, number: int, event: dict[str, Any], claim: str = "cdead") -> None:
-        value = json.dumps(event | {"sequence_number": number}).encode()
-        await self.put(EventHeaders(id, ClaimId(claim), 1, TENANT).event(number, event["type"], value))
-
-    def fold(self) -> tuple[Fold, dict[ResponseId, list[dict[str, Any]]]]:
-        """What a reader makes of the log: the states, and the counting events' values."""
-        fold = Fold()
-        told: dict[ResponseId, list[dict[str, Any]]] = {}
-        for record in self.log.records(NAMES.events, 0):
-            entry = parse(record)
-            counts = fold.apply(record.offset, record.timestamp, entry) is Verdict.COUNTS
-            if counts and isinstance(entry, EventRecord):
-                assert record.value is not None
-                told.setdefault(entry.id, []).append(json.loads(record.value))
-        return fold, told
-
-    def state(self, id: ResponseId) -> State:
-        return self.fold()[0].responses[id]
-
-    def events(self, id: ResponseId) -> list[dict[str, Any]]:
-        return self.fold()[1].get(id, [])
-
-    async def closed(self, id: ResponseId) -> State:
-        await eventually(lambda: self.state(id).closed)
-        return self.state(id)
-
-    @asynccontextmanager
-    async def executor(self, registry: Registry | None = None, **settings: Any) -> AsyncIterator[Executor]:
-        stop = asyncio.Event()
-        registry = registry or build(load("", {}), {})
-        options = Settings(**{"grace_s": 1, **settings})
-        conversation = Conversation("http://127.0.0.1:9")  # nobody listens there
-        executor = Executor(options, self.log, NAMES, registry, conversation)
-        task = asyncio.create_task(executor.run(stop))
-        try:
-            yield executor
-        finally:
-            stop.set()
-            await asyncio.wait_for(task, 10)
-            await conversation.close()
+    return memory()
 
 
 @pytest.fixture

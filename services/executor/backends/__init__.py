@@ -70,6 +70,10 @@ class Bounded:
             async for batch in batches:
                 yield batch
 
+    async def stop(self, upstream_id: str) -> None:
+        """As the backend does: at once, whatever waits for a slot."""
+        await self._backend.stop(upstream_id)
+
     async def close(self) -> None:
         """Close the backend."""
         await self._backend.close()

@@ -56,6 +56,9 @@ class ChatBackend:
             raise self._words.lost("ended its stream without a finish reason.")
         yield _batch(translator.end())
 
+    async def stop(self, upstream_id: str) -> None:
+        """Such a server runs nothing without a connection."""
+
     async def close(self) -> None:
         """Close the upstream's session."""
         await self._upstream.close()
@@ -65,7 +68,7 @@ class ChatBackend:
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
         body = self._body(request)
         async with (
-            self._upstream.post("/chat/completions", body) as answer,
+            self._upstream.post("/chat/completions", body, request.calling) as answer,
             aclosing(self._chunks(answer)) as arrivals,
         ):
             async for arrived in arrivals:

@@ -15,7 +15,7 @@ upstream response; of one that is not resumable, the cut connection is the cance
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -73,21 +73,40 @@ class ResponsesBackend:
 
     async def stream(self, request: RunRequest, resume: Resume | None = None) -> AsyncGenerator[Batch]:
         """The upstream's events; see the module. Raises UpstreamError."""
-        progress = Progress()
-        if resume:
-            progress = Progress(resume.upstream_id, resume.cursor, begun=resume.counted > 1)
-            if not progress.rejoinable:
-                raise self._words.failed("was called by an executor that is gone.", type="executor_lost")
+        progress = self._progress(resume) if resume else Progress()
         try:
             async with aclosing(self._batches(request, progress)) as batches:
                 async for batch in batches:
                     yield batch
         finally:
-            await self._stop(progress, request)
+            if not progress.ended and progress.upstream_id is not None and not request.abandoned():
+                await self.stop(progress.upstream_id)
+
+    async def stop(self, upstream_id: str) -> None:
+        """Cancel the upstream's response. Nobody waits for it: where that does not work, it ended meanwhile,
+        or is away, and then it is beyond our reach.
+        """
+        if not self.resumable:
+            return  # the cut connection is the cancel
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(CANCEL_TIMEOUT):
+                async with self._upstream.post(f"/responses/{quote(upstream_id, safe='')}/cancel", {}):
+                    pass
 
     async def close(self) -> None:
         """Close the upstream's session."""
         await self._upstream.close()
+
+    def _progress(self, resume: Resume) -> Progress:
+        """Where to go on with the call of an executor that is gone: where its stream stands; from nothing, if
+        the log knows no stream, where that is declared safe and no output counted (P-44).
+        """
+        progress = Progress(resume.upstream_id, resume.cursor, begun=resume.counted > 1)
+        if progress.rejoinable:
+            return progress
+        if self.repeatable and not progress.begun:
+            return Progress()
+        raise self._words.failed("was called by an executor that is gone.", type="executor_lost")
 
     async def _batches(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
         """Start or rejoin, and rejoin for as long as the upstream allows it and gets anywhere."""
@@ -111,7 +130,7 @@ class ResponsesBackend:
 
     async def _start(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
         async with (
-            self._upstream.post("/responses", self._body(request)) as answer,
+            self._upstream.post("/responses", self._body(request), request.calling) as answer,
             aclosing(self._read(answer, request, progress)) as batches,
         ):
             async for batch in batches:
@@ -124,7 +143,7 @@ class ResponsesBackend:
             query["starting_after"] = progress.cursor
         path = f"/responses/{quote(str(progress.upstream_id), safe='')}?{urlencode(query)}"
         async with (
-            self._upstream.get(path) as answer,
+            self._upstream.get(path, request.calling) as answer,
             aclosing(self._read(answer, request, progress)) as batches,
         ):
             async for batch in batches:
@@ -228,19 +247,6 @@ class ResponsesBackend:
             return request.input
         said = [item for item in request.input if self.resumable or not _is_bare_thought(item)]
         return [{name: value for name, value in item.items() if name not in _AGENTS_OWN} for item in said]
-
-    async def _stop(self, progress: Progress, request: RunRequest) -> None:
-        """Stop a background response that goes on without us, unless another executor takes it up."""
-        if not self.resumable or progress.ended or progress.upstream_id is None or request.abandoned():
-            return
-        try:
-            async with asyncio.timeout(CANCEL_TIMEOUT):
-                path = f"/responses/{quote(progress.upstream_id, safe='')}/cancel"
-                async with self._upstream.post(path, {}):
-                    pass
-        except (UpstreamError, TimeoutError):
-            # Nobody waits for it: it ended meanwhile, or it is away, and then it is beyond our reach.
-            pass
 
 
 def _is_bare_thought(item: dict[str, Any]) -> bool:

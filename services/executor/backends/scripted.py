@@ -115,6 +115,7 @@ class ScriptedBackend:
             asked = steering(request.body)
         except ApiError as error:
             raise UpstreamError(error.message, type="invalid_request") from error
+        request.calling()
         events = EchoScript(request, asked).events(resume.counted if resume else 0)
         size = 1 if asked.interval_ms else BATCH
         for batch in _batches(events, size):
@@ -123,6 +124,9 @@ class ScriptedBackend:
             if asked.stamp:
                 _stamp(batch)
             yield batch
+
+    async def stop(self, upstream_id: str) -> None:
+        """Nothing runs without a run."""
 
     async def close(self) -> None:
         """Nothing is kept between runs."""

@@ -9,12 +9,14 @@ never made twice on a guess.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.connector import Connection
 
 from services.config import Agent, Route, api_key
 from services.executor.backends.failures import Words, retry_after
@@ -33,6 +35,33 @@ MAX_EVENT_BYTES = 960_000
 """Of one event, or of an unstreamed answer: below what a record holds (P-9)."""
 
 
+Calling = Callable[[], None]
+
+
+def _nothing() -> None:
+    """Nobody is told."""
+
+
+_calling: ContextVar[Calling] = ContextVar("calling", default=_nothing)
+
+
+@contextmanager
+def _told(calling: Calling) -> Iterator[None]:
+    token = _calling.set(calling)
+    try:
+        yield
+    finally:
+        _calling.reset(token)
+
+
+class _Request(aiohttp.ClientRequest):
+    """Tells of itself when it is connected and about to be sent: connecting may outlast a lease (P-42)."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        _calling.get()()
+        return await super().send(conn)
+
+
 class Upstream:
     """One model server or agent of the configuration. `idle`: its `timeout` if it has none of its own."""
 
@@ -45,15 +74,19 @@ class Upstream:
         self.words = Words(name, secrets)
 
     @asynccontextmanager
-    async def post(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """POST `body` to `path`; repeated only where nothing was started. Raises UpstreamError."""
-        async with self._call("POST", path, msgspec.json.encode(body)) as answer:
+    async def post(
+        self, path: str, body: Mapping[str, Any], calling: Calling = _nothing
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """POST `body` to `path`; repeated only where nothing was started. Raises UpstreamError, and what
+        `calling` raises, which is told of each request right before it is sent.
+        """
+        async with self._call("POST", path, msgspec.json.encode(body), calling) as answer:
             yield answer
 
     @asynccontextmanager
-    async def get(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET `path` (query included). Raises UpstreamError."""
-        async with self._call("GET", path, None) as answer:
+    async def get(self, path: str, calling: Calling = _nothing) -> AsyncIterator[aiohttp.ClientResponse]:
+        """GET `path` (query included). Raises UpstreamError, and what `calling` does, as for `post`."""
+        async with self._call("GET", path, None, calling) as answer:
             yield answer
 
     async def events(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[list[ServerSentEvent]]:
@@ -94,10 +127,11 @@ class Upstream:
 
     @asynccontextmanager
     async def _call(
-        self, method: str, path: str, body: bytes | None
+        self, method: str, path: str, body: bytes | None, calling: Calling
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         with self._translated():
-            answer = await self._answered(method, path, body)
+            with _told(calling):
+                answer = await self._answered(method, path, body)
             async with answer:
                 if answer.status >= 300:
                     raise self.words.refused(answer.status, await _read(answer, ERROR_BODY_BYTES))
@@ -108,7 +142,7 @@ class Upstream:
         for call in range(1, CALLS):
             try:
                 answer = await self._request(method, path, body)
-            except aiohttp.ClientConnectorError:
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 await asyncio.sleep(CONNECT_PAUSE * 2 ** (call - 1))
                 continue
             seconds = retry_after(answer.status, answer.headers.get("retry-after"), LONGEST_RETRY_AFTER)
@@ -130,7 +164,11 @@ class Upstream:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         jar = aiohttp.DummyCookieJar()
         return aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=jar, read_bufsize=1 << 18
+            connector=connector,
+            timeout=timeout,
+            cookie_jar=jar,
+            read_bufsize=1 << 18,
+            request_class=_Request,
         )
 
     def _translated(self) -> "_Translation":
