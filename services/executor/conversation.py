@@ -16,11 +16,13 @@ from schemas.ids import ResponseId, Tenant, parse_response_id, partition_of
 from schemas.request import input_items
 from services.executor.backend import UpstreamError
 from services.executor.partition import Partition
-from services.web.internal import Turn, turn_path
+from services.web.internal import NotYet, ReplayAway, Report, Turn, refused, turn_path
 
 MAX_TURNS = 10_000
 """A chain longer than this is refused rather than walked for ever."""
 RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 4.0
+"""A replay that cannot be asked is tried less and less often, one that cannot say yet as often as ever."""
 
 Item = dict[str, Any]
 _turn = msgspec.json.Decoder(Turn).decode
@@ -31,6 +33,7 @@ class Conversation:
 
     def __init__(self, replay_url: str) -> None:
         self._base = replay_url.rstrip("/")
+        self._report = Report(replay_url)
         self._session: aiohttp.ClientSession | None = None
 
     async def input(self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]) -> list[Item]:
@@ -75,27 +78,42 @@ class Conversation:
         kept = partition.turns.get(id)
         if kept is not None:
             return kept
-        raw = await self._ask(id)
-        if raw is None:
-            return None
-        turn = _turn(raw)
+        raw, turn = await self._ask(id)
         before = partition.fold.get(id)
-        if partition_of(id) == partition.number and not (before and before.deleted):
+        if turn and partition_of(id) == partition.number and not (before and before.deleted):
             partition.turns.keep(turn, len(raw))
         return turn
 
-    async def _ask(self, id: ResponseId) -> bytes | None:
-        """Asks until replay knows: a predecessor may still be running, a replay be on its way up."""
+    async def _ask(self, id: ResponseId) -> tuple[bytes, Turn | None]:
+        """Asks until replay knows: a predecessor may still be running, a replay be on its way up. A wrong URL
+        says nothing about the conversation: the operator is told, and can mend it while runs wait.
+        """
+        pause = RETRY_SECONDS
+        while True:
+            try:
+                answer = await self._answer(id)
+            except NotYet:
+                self._report.succeeded()
+                pause = RETRY_SECONDS
+            except (ReplayAway, aiohttp.ClientError, TimeoutError) as error:
+                self._report.failed(error)
+            else:
+                self._report.succeeded()
+                return answer
+            await asyncio.sleep(pause)  # nobody tells us when replay is back
+            pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+
+    async def _answer(self, id: ResponseId) -> tuple[bytes, Turn | None]:
+        """One answer, and the turn in it, None when there is no such response. Raises as `_ask` expects."""
         if self._session is None:
             # Bounded by who asks: runs by their slots, waiting predecessors by their places.
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        while True:
-            try:
-                async with self._session.get(self._base + turn_path(id)) as answer:
-                    if answer.status == 200:
-                        return await answer.read()
-                    if answer.status == 404:
-                        return None
-            except (aiohttp.ClientError, TimeoutError):
-                pass
-            await asyncio.sleep(RETRY_SECONDS)  # nobody tells us when replay is back
+        async with self._session.get(self._base + turn_path(id)) as answer:
+            raw = await answer.read()
+        if answer.status != 200:
+            refused(answer.status, raw)
+            return raw, None
+        try:
+            return raw, _turn(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ReplayAway("what is there is not replay: it answered with what is no turn") from None

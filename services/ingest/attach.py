@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from schemas.errors import ApiError, unavailable
 from services.ingest.commands import Commands, Created
 from services.ingest.metrics import ABANDONED
-from services.ingest.replay_client import ReplayAway, ReplayClient
+from services.ingest.replay_client import ReplayClient
 from services.web.forward import Upstream
+from services.web.internal import ReplayAway
 from services.web.stream import Disconnected, End, while_connected
 
 AWAY_S = 10.0

@@ -11,7 +11,8 @@ import asyncio
 from contextlib import suppress
 
 from services.ingest.admission import Admission
-from services.ingest.replay_client import ReplayAway, ReplayClient
+from services.ingest.replay_client import ReplayClient
+from services.web.internal import ReplayAway
 
 PERIOD_S = 1.0
 PACE_S = 0.01

@@ -5,14 +5,30 @@ waits for (`result`, `stream`) may outlive a replay: whoever asks asks again.
 """
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import aiohttp
 import msgspec
 
-from schemas.errors import RejoinderError, not_found, unavailable
+from schemas.errors import not_found, unavailable
 from schemas.ids import ResponseId
 from services.web.forward import Upstream
-from services.web.internal import LOAD_PATH, Load, ResponseView, result_path, stream_path, view_path
+from services.web.internal import (
+    LOAD_PATH,
+    Load,
+    NotYet,
+    ReplayAway,
+    Report,
+    ResponseView,
+    refused,
+    result_path,
+    stream_path,
+    view_path,
+)
+
+T = TypeVar("T")
 
 LOOKUP_S = 1.5
 """Seconds for the look-ups before an append; see `appends.DELIVERY_S`."""
@@ -23,28 +39,25 @@ _view = msgspec.json.Decoder(ResponseView).decode
 _load = msgspec.json.Decoder(Load).decode
 
 
-class ReplayAway(RejoinderError):
-    """Replay did not answer, or could not: what happened instead."""
-
-
 class ReplayClient:
-    """Replay, as ingest sees it."""
+    """Replay, as ingest sees it. Its operator is told once when it cannot be asked."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
+        self._report = Report(upstream.url(""))
 
     async def view(self, id: ResponseId, offset: int | None = None) -> ResponseView:
         """What the log says of `id`, past `offset`, or past its end as of now. Raises ApiError 503."""
         try:
             status, body = await self._read(view_path(id, offset), BARRIER_S)
+            return ResponseView(id, found=False) if status == 404 else _decoded(_view, body)
         except ReplayAway as error:
             raise unavailable("The state of the response cannot be looked up now.") from error
-        return ResponseView(id, found=False) if status == 404 else _view(body)
 
     async def load(self) -> Load:
         """How much is open. Raises ReplayAway."""
         _, body = await self._read(LOAD_PATH, LOOKUP_S)
-        return _load(body)
+        return _decoded(_load, body)
 
     async def result(self, id: ResponseId, offset: int) -> bytes:
         """Wait for `id` to close: its final object, as JSON.
@@ -58,29 +71,43 @@ class ReplayClient:
 
     async def stream(self, id: ResponseId, offset: int) -> aiohttp.ClientResponse:
         """The stream of `id` from event 0; the caller closes it. Raises ApiError 404 and ReplayAway."""
-        answer = await self._ask(stream_path(id, offset))
-        if answer.status != 200:
-            answer.close()
-            raise not_found(id)
-        return answer
+        with self._reported():
+            answer = await self._upstream.session.get(self._upstream.url(stream_path(id, offset)))
+            if answer.status == 200:
+                return answer
+            async with answer:
+                refused(answer.status, await answer.read())
+        raise not_found(id)
 
     async def _read(self, path: str, within_s: float | None) -> tuple[int, bytes]:
-        try:
-            async with asyncio.timeout(within_s):
-                async with await self._ask(path) as answer:
-                    return answer.status, await answer.read()
-        except TimeoutError as error:
-            raise ReplayAway(f"{path}: no answer within {within_s} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise ReplayAway(f"{path}: {error!r}") from error
+        """Status and body of an answer that says something: found, nothing there (204) or not found."""
+        with self._reported():
+            async with (
+                asyncio.timeout(within_s),
+                self._upstream.session.get(self._upstream.url(path)) as answer,
+            ):
+                body = await answer.read()
+            if answer.status not in (200, 204):
+                refused(answer.status, body)
+        return answer.status, body
 
-    async def _ask(self, path: str) -> aiohttp.ClientResponse:
-        """An answer that says something: found, nothing there (204) or not found."""
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Makes ReplayAway of what goes wrong on the way, and tells the operator."""
         try:
-            answer = await self._upstream.session.get(self._upstream.url(path))
-        except (aiohttp.ClientError, OSError) as error:
-            raise ReplayAway(f"{path}: {error!r}") from error
-        if answer.status not in (200, 204, 404):
-            answer.close()
-            raise ReplayAway(f"{path}: answered {answer.status}")
-        return answer
+            yield
+        except NotYet:
+            self._report.succeeded()
+            raise
+        except (ReplayAway, aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the last
+            away = error if isinstance(error, ReplayAway) else ReplayAway(str(error) or "no answer in time")
+            self._report.failed(away)
+            raise away from error
+        self._report.succeeded()
+
+
+def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ReplayAway("what is there is not replay: it answered with something else") from None

@@ -19,8 +19,12 @@ there, or the response does not close, in time.
 from typing import Any
 
 import msgspec
+import structlog
 
+from schemas.errors import RejoinderError
 from schemas.ids import ResponseId, Tenant
+
+log = structlog.get_logger()
 
 
 class ResponseView(msgspec.Struct, frozen=True):
@@ -70,6 +74,67 @@ class Load(msgspec.Struct, frozen=True):
     def covers(self, partition: int, offset: int) -> bool:
         """Whether the record at `offset` is among what was folded."""
         return partition < len(self.positions) and offset < self.positions[partition]
+
+
+class ReplayAway(RejoinderError):
+    """Replay did not answer, or could not: what happened instead."""
+
+
+class NotYet(ReplayAway):
+    """Replay answered that it cannot say now."""
+
+
+class _What(msgspec.Struct):
+    code: str | None = None
+    param: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _What
+
+
+_refusal = msgspec.json.Decoder(_Refusal).decode
+
+
+def refused(status: int, body: bytes) -> None:
+    """Take an answer of replay that is no success; returns when it says that there is no such response.
+
+    Raises NotYet when it says that it cannot tell now, and ReplayAway for all else. Any HTTP server says 404
+    to a path that it does not know, replay's own public port too: that is no word about a response.
+    """
+    try:
+        error = _refusal(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ReplayAway(f"what is there is not replay: it answered {status} in words of its own") from None
+    if status == 404 and (error.code, error.param) == ("not_found", "response_id"):
+        return
+    if status == 503 and error.code == "service_unavailable":
+        raise NotYet("replay cannot say now")
+    if status == 404:
+        raise ReplayAway("what is there is not replay's internal port: it does not know the path")
+    raise ReplayAway(f"answered {status} ({error.code})")
+
+
+class Report:
+    """Tells the operator that replay at `url` cannot be asked: once per reason, not once per try."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._trouble: str | None = None
+
+    def failed(self, why: Exception) -> None:
+        """Replay could not be asked."""
+        trouble = str(why) or type(why).__name__
+        if trouble != self._trouble:
+            self._trouble = trouble
+            mend = "REJOINDER_REPLAY_URL must be the URL of replay's internal port; is replay running?"
+            log.warning("replay cannot be asked, trying again", url=self._url, why=trouble, mend=mend)
+
+    def succeeded(self) -> None:
+        """Replay answered."""
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("replay answers again", url=self._url)
 
 
 LOAD_PATH = "/internal/load"

@@ -14,10 +14,10 @@ from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
-from services.ingest.replay_client import ReplayAway, ReplayClient
+from services.ingest.replay_client import ReplayClient
 from services.ingest.watch import Watch
 from services.settings import Settings
-from services.web.internal import LOAD_PATH
+from services.web.internal import LOAD_PATH, ReplayAway
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS, Process, started
 from tests.simulation.upstream import KINDS

@@ -1,19 +1,24 @@
 """What an executor asks of replay to know a conversation, and what it keeps."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from schemas.errors import ApiError, not_found, unavailable
 from schemas.ids import ResponseId, Tenant, response_id
 from schemas.records import Deleted
 from services.executor import conversation
 from services.executor.backend import UpstreamError
 from services.executor.conversation import Conversation
 from services.executor.partition import Partition
+from services.web.answers import error_answer
 from services.web.internal import Turn
+from tests.conftest import eventually
 from tests.upstreams import Call, raw
 
 TENANT = Tenant("t")
@@ -47,11 +52,19 @@ class Replay:
         id = ResponseId(call.path.split("/")[3])
         if self.refusals:
             self.refusals -= 1
-            await call.answer(503, {})
+            await refuse(call, unavailable("The response is still open."))
             return
         self.asked.append(id)
         known = self.turns.get(id)
-        await call.answer(200 if known else 404, msgspec.json.encode(known) if known else {})
+        if known:
+            await call.answer(200, msgspec.json.encode(known))
+        else:
+            await refuse(call, not_found(id))
+
+
+async def refuse(call: Call, error: ApiError) -> None:
+    """As replay does."""
+    await call.answer(error.status, bytes(error_answer(error).body))
 
 
 @asynccontextmanager
@@ -127,6 +140,52 @@ async def test_a_replay_that_cannot_answer_yet_is_asked_again() -> None:
     replay.refusals = 3
     async with talking(replay) as chains:
         assert await chains.input(Partition(0, floor=0), TENANT, BODY) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (404, {"detail": "Not Found"}, "is not replay: it answered 404 in words of its own"),
+        (404, {"error": {"code": "not_found", "message": "There is no route."}}, "does not know the path"),
+        (200, b"<html>welcome</html>", "is not replay: it answered with what is no turn"),
+        (502, b"bad gateway", "is not replay: it answered 502"),
+        (500, {"error": {"code": "server_error", "message": "!"}}, "answered 500 (server_error)"),
+    ],
+)
+async def test_what_is_not_replay_says_nothing_about_a_conversation(
+    status: int, body: object, says: str
+) -> None:
+    """The operator is told once, and once more when it is mended: meanwhile it is asked again."""
+    replay, mended = Replay(*CHAIN), asyncio.Event()
+
+    async def script(call: Call) -> None:
+        if mended.is_set():
+            await replay.answer(call)
+        else:
+            await call.answer(status, body)
+
+    with capture_logs() as logs:
+        async with raw(script) as server:
+            chains = Conversation(server.url)
+            asking = asyncio.create_task(chains.input(Partition(0, floor=0), TENANT, BODY))
+            await eventually(lambda: len(server.calls) > 5)
+            mended.set()
+            assert await asking == WHOLE
+            await chains.close()
+    told = [(entry["log_level"], entry["event"]) for entry in logs]
+    assert told == [("warning", "replay cannot be asked, trying again"), ("info", "replay answers again")]
+    assert says in logs[0]["why"]
+    assert "REJOINDER_REPLAY_URL" in logs[0]["mend"]
+
+
+async def test_a_replay_that_is_not_there_is_told_once() -> None:
+    with capture_logs() as logs:
+        chains = Conversation("http://127.0.0.1:9")  # nobody listens there
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await chains.input(Partition(0, floor=0), TENANT, BODY)
+        await chains.close()
+    assert [(entry["log_level"], entry["url"]) for entry in logs] == [("warning", "http://127.0.0.1:9")]
 
 
 async def test_a_conversation_may_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
