@@ -98,7 +98,7 @@ class Api:
             return [next(frames) for _ in range(count)]
 
     def eventually(
-        self, id: str, holds: Callable[[dict[str, Any]], object], timeout: float = 20
+        self, id: str, holds: Callable[[dict[str, Any]], object], timeout: float = 60
     ) -> dict[str, Any]:
         """Poll until the response object is as wanted, and return it."""
         deadline = time.monotonic() + timeout

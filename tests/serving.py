@@ -48,6 +48,13 @@ async def ask(port: int, request: str, body: bytes = b"", headers: Sequence[str]
         writer.close()
 
 
+async def opened(port: int, request: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which `request` (such as `GET /x`) was sent; what comes is the caller's to read."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(f"{request} HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode())
+    return reader, writer
+
+
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
     """Read one answer to its end, however it ends."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")

@@ -2,8 +2,8 @@
 
 That something takes at most so long is a promise of the code. A virtual machine on a busy host may not run
 at all for seconds, and no code is to blame for that. So a thread that only sleeps keeps this clock: what it
-wakes too late by was nobody's time. Gaps shorter than `LATE` count, and so does every second of a machine that
-is merely slow.
+wakes too late by was nobody's time. Gaps shorter than `LATE` count, and so does every second of a machine
+that is merely slow.
 """
 
 import time

@@ -111,7 +111,7 @@ def results(
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
         try:
-            yield page.results.get(timeout=50)
+            yield page.results.get(timeout=120)
         finally:
             browser.terminate()
 

@@ -1,10 +1,12 @@
 """A-1, A-3, A-6: what a stream looks like on the wire."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
 from tests.api import TERMINAL, Api, numbers, request
+from tests.steady import steady
 from tests.wire import KEEP_ALIVE, Frame
 
 
@@ -44,8 +46,12 @@ def test_a1_keep_alives_are_not_sent_while_events_flow(api: Api, keepalive_s: fl
     id = api.create("word", interval_ms=int(keepalive_s * 100), tokens=50)
 
     with api.stream(id) as stream:
-        # A clock that ticks whatever comes would send five; one is for a machine that stood still.
-        assert list(stream.parts()).count(KEEP_ALIVE) <= 1
+        at = [(part, time.monotonic()) for part in stream.parts()]
+
+    # One without a silence before it is for a machine that stood still. A clock that ticks whatever comes
+    # would send five.
+    silences = [now - before for (_, before), (part, now) in pairwise(at) if part == KEEP_ALIVE]
+    assert len([silence for silence in silences if silence < keepalive_s * 0.8]) <= 1
 
 
 def test_a1_line_breaks_in_a_request_do_not_break_frames(api: Api) -> None:
@@ -93,8 +99,8 @@ def test_a6_headers_that_keep_proxies_from_buffering(api: Api) -> None:
 def test_a4_stored_events_come_at_once(api: Api) -> None:
     id = api.open("one two three")
 
-    begin = time.monotonic()
+    begin = steady()
     frames = api.take(id, 5)
 
     assert numbers(frames) == [0, 1, 2, 3, 4]
-    assert time.monotonic() - begin < 5
+    assert steady() - begin < 5

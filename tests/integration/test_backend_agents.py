@@ -1,7 +1,6 @@
 """The responses backend with a real hosted agent in its own process."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from schemas.events import KNOWN_EVENTS
 from services.executor.backend import Backend, Resume, RunRequest, UpstreamError
 from services.executor.backends import responses, upstream
 from tests.agents.hosted import HostedAgent, hosted_agent
+from tests.conftest import eventually
 from tests.upstreams import ID, outcome, registry, request
 
 REFERENCE = {"type": "agent_reference", "name": "helper"}
@@ -34,12 +34,6 @@ async def backend_of(agent: HostedAgent, lines: str = "") -> AsyncIterator[Backe
 
 def asking(text: str) -> RunRequest:
     return request([{"role": "user", "content": text}], agent_reference=REFERENCE)
-
-
-async def becomes(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - another process writes the journal
-            await asyncio.sleep(0.02)
 
 
 def stopped(agent: HostedAgent, before: list[str]) -> bool:
@@ -71,7 +65,7 @@ async def test_a_cut_connection_stops_the_agent(agent: HostedAgent) -> None:
     before = agent.journal
     async with backend_of(agent) as backend, aclosing(backend.stream(asking("wait"))) as stream:
         await anext(stream)
-    await becomes(lambda: stopped(agent, before))
+    await eventually(lambda: stopped(agent, before))
 
 
 async def test_a_background_agent_is_told_to_stop(agent: HostedAgent) -> None:
@@ -81,7 +75,7 @@ async def test_a_background_agent_is_told_to_stop(agent: HostedAgent) -> None:
         aclosing(backend.stream(asking("wait"))) as stream,
     ):
         await anext(stream)
-    await becomes(lambda: stopped(agent, before))
+    await eventually(lambda: stopped(agent, before))
 
 
 async def test_a_background_agent_is_rejoined_at_every_event(agent: HostedAgent) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.executor.backend import Backend, Resume
+from tests.conftest import PATIENCE
 from tests.strict import checked
 from tests.upstreams import Call, Outcome, Raw, Script, outcome, raw, registry, request
 
@@ -162,7 +163,7 @@ async def test_closing_the_stream_cuts_the_connection() -> None:
     async with serving(sending(*HELLO[:3], wait=True)) as (server, backend):
         async with aclosing(backend.stream(request())) as stream:
             await anext(stream)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await server.calls[0].hung_up.wait()
 
 

@@ -5,15 +5,16 @@ import io
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 
 import psutil
 import pytest
 
-from services.child import Child, ChildRefused
+from services.child import PAUSES, Child, ChildRefused
 from tests.conftest import eventually
+from tests.steady import steady
 
 SLEEP = "import time; print('up', flush=True); time.sleep(100)"
 
@@ -38,6 +39,9 @@ class Kept:
     def ups(self) -> int:
         return self.said.getvalue().count("up\n")
 
+    def lines(self) -> list[str]:
+        return self.said.getvalue().splitlines()
+
 
 def at_least(count: int, what: Callable[[], int]) -> Callable[[], bool]:
     return lambda: what() >= count
@@ -59,9 +63,18 @@ async def test_a_child_that_is_killed_is_started_again() -> None:
 
 
 async def test_a_child_that_keeps_ending_is_started_ever_more_slowly() -> None:
-    async with Kept("print('up', flush=True); raise SystemExit(1)") as kept:
-        await asyncio.sleep(1.5)
-    assert 2 <= kept.ups() <= 5
+    starts: list[float] = []
+
+    async def started_again() -> bool:
+        nonlocal starts
+        before, starts = starts, [float(line.split()[-1]) for line in kept.lines()]
+        return len(starts) > len(before)
+
+    async with Kept("import time; print('up', time.monotonic(), flush=True); raise SystemExit(1)") as kept:
+        while len(starts) <= 4:
+            await eventually(started_again)
+    pauses = [after - before for before, after in pairwise(starts)]
+    assert all(took >= pause for took, pause in zip(pauses, PAUSES, strict=False)), pauses
 
 
 async def test_a_child_with_wrong_settings_is_not_started_again() -> None:
@@ -84,9 +97,9 @@ async def test_a_child_that_does_not_end_in_time_is_killed() -> None:
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     async with Kept(f"{stubborn}; {SLEEP}", stop_s=0.3) as kept:
         await eventually(at_least(1, kept.ups))
-        pid, began = kept.child.pid, time.monotonic()
+        pid, began = kept.child.pid, steady()
     assert not psutil.pid_exists(pid)
-    assert time.monotonic() - began < 5
+    assert steady() - began < 5
 
 
 SUPERVISED = """

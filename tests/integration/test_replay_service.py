@@ -81,7 +81,7 @@ async def running(settings: Settings) -> AsyncIterator[Site]:
     try:
         async with aiohttp.ClientSession() as client:
             site = Site(settings, log, topic_names(settings), client)
-            await eventually(site.ready, timeout=20)
+            await eventually(site.ready)
             try:
                 yield site
             finally:
@@ -163,7 +163,7 @@ async def test_when_told_to_stop_it_cuts_its_streams_and_returns(settings: Setti
 
 
 async def test_a_reader_that_takes_nothing_is_dropped_and_slows_nobody(settings: Settings) -> None:
-    async with running(structs.replace(settings, stall_s=1)) as site:
+    async with running(structs.replace(settings, stall_s=3)) as site:
         author = await (await site.author(1).accept()).take()
         with socket.create_connection(("127.0.0.1", settings.port)) as stalled:
             stalled.send(f"GET /v1/responses/{author.id}?stream=true HTTP/1.1\r\nhost: x\r\n\r\n".encode())

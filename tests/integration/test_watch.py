@@ -45,7 +45,6 @@ class Storyteller:
         self.breaks = list(breaks)
         self.status = status
         self.cursors: list[int] = []
-        self.asked = asyncio.Event()
 
     def routes(self) -> list[Route]:
         return [route("GET", "/v1/responses/{id}", self.answer)]
@@ -57,7 +56,6 @@ class Storyteller:
             return json_answer({"id": ID, "status": self.status})
         cursor = int(request.query_params["starting_after"])
         self.cursors.append(cursor)
-        self.asked.set()
         if self.breaks and self.breaks[0] == 0:
             self.breaks.pop(0)
             raise unavailable("Not now.", retry_after=1)
@@ -143,9 +141,9 @@ async def test_an_interrupt_tells_where_to_go_on() -> None:
     teller = Storyteller([event(0, "response.created"), b": and then silence\n"])
     teller.breaks = [1]
     async with serving(teller.routes()) as (_, port):
-        process = await start(port, ID)
-        await teller.asked.wait()
-        await asyncio.sleep(0.3)
+        process = await start(port, ID, "--json")
+        assert process.stdout is not None
+        assert json.loads(await process.stdout.readline())["sequence_number"] == 0
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
     assert process.returncode == 130

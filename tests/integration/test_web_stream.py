@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from schemas.events import KEEP_ALIVE
 from services.web.edge import route
 from services.web.sse import EventStream
 from services.web.stream import End
-from tests.serving import HOST, ask, serving
+from tests.conftest import PATIENCE
+from tests.serving import HOST, ask, opened, read_answer, serving
 
 FRAME = b"event: a\nid: 0\ndata: {}\n\n"
 
@@ -47,7 +49,7 @@ class Stage:
         return route("GET", path, answer)
 
     async def end(self) -> End:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             return await self.ended.get()
 
 
@@ -88,8 +90,7 @@ async def test_a_source_that_fails_resets_the_connection() -> None:
 async def test_a_client_that_goes_closes_the_source() -> None:
     stage = Stage()
     async with serving([stage.route()]) as (_, port):
-        reader, writer = await asyncio.open_connection(HOST, port)
-        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        reader, writer = await opened(port, "GET /stream")
         stage.put(FRAME)
         await reader.readuntil(FRAME)
         writer.close()
@@ -109,17 +110,21 @@ async def test_a_client_that_goes_behind_a_pipelined_request_closes_the_source()
 
 
 async def test_silence_is_broken_by_the_one_keep_alive_line() -> None:
-    stage = Stage()
+    stage, keepalive_s, raw = Stage(), 0.05, asyncio.StreamReader()
     stage.put(FRAME)
-    async with serving([stage.route(keepalive_s=0.05)]) as (_, port):
-        reading = asyncio.create_task(ask(port, "GET /stream"))
-        await asyncio.sleep(0.3)
+    began = time.monotonic()
+    async with serving([stage.route(keepalive_s=keepalive_s)]) as (_, port):
+        reader, writer = await opened(port, "GET /stream")
+        for _ in range(3):
+            raw.feed_data(await reader.readuntil(KEEP_ALIVE))
         stage.put(FRAME, None)
-        answer = await reading
-    beats = answer.body.removeprefix(FRAME).removesuffix(FRAME)
-    assert answer.whole
-    assert beats == KEEP_ALIVE * (len(beats) // len(KEEP_ALIVE))
-    assert 2 <= len(beats) // len(KEEP_ALIVE) <= 6
+        raw.feed_data(await reader.readuntil(b"\r\n0\r\n\r\n"))
+        took = time.monotonic() - began
+        writer.close()
+    answer = await read_answer(raw)
+    beats = answer.body.count(KEEP_ALIVE)
+    assert (answer.body, answer.whole) == (FRAME + KEEP_ALIVE * beats + FRAME, True)
+    assert beats * keepalive_s <= took, "one came before its time"
 
 
 async def test_a_reader_that_takes_nothing_is_reset_and_the_others_go_on() -> None:
@@ -146,25 +151,25 @@ async def _drain(sock: socket.socket) -> None:
 
 
 async def test_a_slow_reader_that_takes_something_keeps_its_stream() -> None:
-    stage = Stage()
+    stage, stall_s, began = Stage(), 2.0, time.monotonic()
     size = 24 << 20
     stage.put(*[b"x" * (1 << 20)] * (size >> 20), None)
-    async with serving([stage.route(stall_s=0.5)]) as (_, port):
+    async with serving([stage.route(stall_s=stall_s)]) as (_, port):
         reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 16)
         writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
         taken = 0
         while taken < size:
             taken += len(await reader.read(1 << 20))
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.02)
         assert await stage.end() == "complete"
+        assert time.monotonic() - began > stall_s, "nobody was slow"
         writer.close()
 
 
 async def test_head_answers_without_a_body() -> None:
     stage = Stage()
     async with serving([stage.route()]) as (_, port):
-        reader, writer = await asyncio.open_connection(HOST, port)
-        writer.write(b"HEAD /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        reader, writer = await opened(port, "HEAD /stream")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         assert await stage.end() == "complete"
         writer.close()

@@ -165,7 +165,7 @@ async def test_what_nobody_may_see_is_one_404() -> None:
 async def test_a_tail_that_does_not_get_there_is_a_503_and_never_a_404() -> None:
     async with site(barrier_s=0.05) as at:
         author = await Author(at.log.writer(), 1).accept()
-        await at.response(author)
+        await eventually(lambda: at.response(author))
         at.service.feed.folded[0].set(0)
         for path in (str(author.id), f"{author.id}/input_items", f"resp_{'0' * 36}"):
             answer = await at.get(f"/v1/responses/{path}")
@@ -176,7 +176,7 @@ async def test_a_tail_that_does_not_get_there_is_a_503_and_never_a_404() -> None
 async def test_an_eventsource_is_not_told_503_but_refused_the_connection() -> None:
     async with site(barrier_s=0.05) as at:
         author = await Author(at.log.writer(), 1).accept()
-        await at.response(author)
+        await eventually(lambda: at.response(author))
         at.service.feed.folded[0].set(0)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await at.get(f"/v1/responses/{author.id}?stream=true", EVENT_STREAM)
