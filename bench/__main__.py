@@ -2,6 +2,7 @@
 
 throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
 latency      from the backend to a client, at a steady pace
+overload     five times more than there is room for: who is let in, who is refused, the neighbour, memory
 limits       what the log's client can do by itself
 """
 
@@ -14,10 +15,10 @@ import time
 
 import psutil
 
-from bench import latency, limits, target, throughput
+from bench import latency, limits, overload, target, throughput
 from bench.throughput import Bounds, Cell
 
-SECTIONS = ("throughput", "latency", "limits")
+SECTIONS = ("throughput", "latency", "overload", "limits")
 
 
 def main() -> None:
@@ -32,6 +33,9 @@ def main() -> None:
         _throughput(given)
     if "latency" in sections:
         _latency(given)
+    if "overload" in sections:
+        with target.rejoinder(*overload.FLAGS) as rejoinder:
+            overload.run(rejoinder, given.seconds or (15 if given.quick else 40))
     if "limits" in sections:
         asyncio.run(limits.run(40_000 if given.quick else 200_000))
     print(f"\n{time.monotonic() - began:.0f} s in all")

@@ -37,13 +37,22 @@ class Target:
             used[title] = used.get(title, 0.0) + times.user + times.system
         return used
 
+    def rss(self) -> dict[str, float]:
+        """Resident memory, MiB, by the title of the process."""
+        held: dict[str, float] = {}
+        for process in self._process.tree():
+            title = _title(process)
+            held[title] = held.get(title, 0.0) + process.memory_info().rss / (1 << 20)
+        return held
+
 
 @contextmanager
-def rejoinder() -> Iterator[Target]:
-    """The whole system of `rejoinder dev`, its embedded broker included."""
+def rejoinder(*flags: str) -> Iterator[Target]:
+    """The whole system of `rejoinder dev` with these flags, its embedded broker included."""
     with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder:
         data = Path(folder)
         command = [REJOINDER, "dev", "--port", "0", "--data", str(data / "data"), "--log-level", "warning"]
+        command += flags
         with ServerProcess(command, data / "log") as process:
             yield Target("rejoinder", process)
 

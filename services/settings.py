@@ -89,14 +89,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _takes("TENANT=KEY pairs with commas between, keys of 16 to 256 characters; empty: no key is asked"),
     ] = ()
-    config: Annotated[str, _takes("the path of rejoinder.toml, the models and agents; empty: none")] = ""
+    config: Annotated[str, _takes("the path of rejoinder.toml (models, agents, quotas); empty: none")] = ""
 
     max_body_bytes: Annotated[
         Bytes, _takes("bytes of the largest request body, at most max_record_bytes; a larger one is a 413")
     ] = 900 << 10
-    max_queue: Annotated[Count, _takes("open responses above which a POST is refused (429), 1 or more")] = (
-        10_000
-    )
+    max_queue: Annotated[
+        Count,
+        _takes("open responses above which a POST is refused (429); 1.5 times all slots keep the wait short"),
+    ] = 750
     window_ms: Annotated[
         Milliseconds, _takes("milliseconds within which an accepted request must reach the log, or is void")
     ] = 60_000

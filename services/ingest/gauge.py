@@ -15,8 +15,8 @@ from services.ingest.replay_client import ReplayClient
 from services.web.internal import ReplayAway
 
 PERIOD_S = 1.0
-PACE_S = 0.01
-"""Seconds between an answer and the next question: a flood costs replay at most 100 a second."""
+PACE_S = 0.005
+"""Seconds between an answer and the next question: a flood costs replay at most 200 a second."""
 PATIENCE_S = 0.03
 """Seconds that a refusal waits for figures of its own: it comes within 50 ms (A-10)."""
 

@@ -1,8 +1,9 @@
-"""SIGTERM with a thousand streams open: not ready at once, every stream cut and none ended, gone in time."""
+"""SIGTERM with a thousand streams open: new work refused, every stream cut and none ended, gone in time."""
 
 import asyncio
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 from anyio.from_thread import BlockingPortal
@@ -67,6 +68,33 @@ class Readers:
         return self._rig.run(all_of_them)
 
 
+class Kept:
+    """A connection that is kept open, on which one request is made again and again."""
+
+    def __init__(self, port: int, method: str, path: str, body: str | None = None) -> None:
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        self._connection.auto_open = 0
+        self._asked = (method, path, body)
+        self._connection.connect()
+
+    def ask(self) -> HTTPResponse:
+        """Fails when the connection was closed without an answer."""
+        self._connection.request(*self._asked)
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer
+
+    def until(self, status: int, instead_of: int) -> HTTPResponse:
+        """The first answer of `status`; all before it are `instead_of`."""
+        while (answer := self.ask()).status == instead_of:
+            pass
+        assert answer.status == status
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 def raw_get(id: str) -> bytes:
     return f"GET /v1/responses/{id}?stream=true HTTP/1.1\r\nhost: x\r\n\r\n".encode()
 
@@ -78,8 +106,12 @@ def test_replay_cuts_a_thousand_streams_and_is_gone_within_ten_seconds(rig: Rig)
     [replay] = rig.named("replay")
     port = rig.ports["replay"]
     groups = [Readers(rig, port, raw_get(id), STREAMS // len(ids)) for id in ids]
+    kept = Kept(port, "GET", "/v1/responses/resp_0")
+    assert kept.ask().status == 404
     began = time.monotonic()
     replay.terminate()
+    _check_refusal(kept.until(503, instead_of=404))
+    kept.close()
     refused = _refused(rig.api.base_url)
     ends = [end for group in groups for end in group.ends()]
     assert replay.wait() == 0
@@ -105,8 +137,12 @@ def test_ingest_cuts_its_streams_cancels_nothing_and_is_gone_within_ten_seconds(
     head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     readers = Readers(rig, rig.ports["ingest"], head + body, 200)
     waiting = rig.api.post(request("in the background", interval_ms=SLOW_MS)).json["id"]
+    kept = Kept(rig.ports["ingest"], "POST", "/v1/responses", "{}")
+    assert kept.ask().status == 400
     began = time.monotonic()
     ingest.terminate()
+    _check_refusal(kept.until(503, instead_of=400))
+    kept.close()
     refused = _refused(f"http://127.0.0.1:{rig.ports['ingest']}")
     ends = readers.ends()
     assert ingest.wait() == 0
@@ -121,6 +157,13 @@ def test_ingest_cuts_its_streams_cancels_nothing_and_is_gone_within_ten_seconds(
     known = audit.lives(rig)
     assert not [id for id, life in known.items() if life.status == "cancelled"], "shutdown is no cancellation"
     rig.api.cancel(waiting)
+
+
+def _check_refusal(answer: HTTPResponse) -> None:
+    """Nothing was begun, so it may be sent again, on another connection."""
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert "x-should-retry" not in answer.headers
+    assert answer.headers["connection"] == "close"
 
 
 def _refused(base_url: str) -> set[str]:
