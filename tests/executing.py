@@ -17,7 +17,7 @@ from services.executor.backends import Registry, build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.settings import Settings
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 
 NAMES = topics()
 TENANT = Tenant("default")
@@ -97,5 +97,5 @@ class Rig:
             yield executor
         finally:
             stop.set()
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, PATIENCE)
             await conversation.close()

@@ -22,6 +22,7 @@ from services.eventlog.topics import topics
 from tests.conftest import eventually
 from tests.steady import steady
 
+pytestmark = pytest.mark.usefixtures("forgotten_connections")
 PARTITIONS = 2
 NOWHERE = "127.0.0.1:9"
 

@@ -15,6 +15,7 @@ from schemas.errors import SettingsError
 from services import config
 from services.executor.backend import Backend, Lapsed, Resume, UpstreamError
 from services.executor.backends import Registry, build, responses, upstream
+from tests.conftest import PATIENCE
 from tests.strict import checked
 from tests.upstreams import ID, SSE, Call, Outcome, Raw, Script, outcome, raw, registry, request
 
@@ -60,7 +61,7 @@ async def run(script: Script, lines: str = "", **body: Any) -> tuple[Raw, Outcom
 
 
 async def hang_up(server: Raw) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await server.calls[-1].hung_up.wait()
 
 
@@ -160,7 +161,7 @@ async def test_no_more_calls_at_once_than_allowed() -> None:
 
     async with serving(script, "max_concurrency = 2") as (_, backend, _):
         runs = [asyncio.create_task(outcome(backend, request())) for _ in range(6)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await two.wait()
         go.set()
         results = await asyncio.gather(*runs)
@@ -337,7 +338,7 @@ async def test_silence_in_mid_stream_ends_at_the_idle_limit() -> None:
         await call.events(CREATED)
         await call.hung_up.wait()
 
-    async with serving(script, "timeout = 0.2") as (server, backend, _):
+    async with serving(script, "timeout = 1") as (server, backend, _):
         got = await outcome(backend, request())
         await hang_up(server)
     assert got.events == [CREATED]
@@ -347,12 +348,12 @@ async def test_silence_in_mid_stream_ends_at_the_idle_limit() -> None:
 async def test_keep_alive_comments_are_signs_of_life() -> None:
     async def script(call: Call) -> None:
         await call.head()
-        for _ in range(6):
+        for _ in range(25):
             await asyncio.sleep(0.1)
             await call.write(b": keep-alive\n\n")
         await call.events(COMPLETED)
 
-    _, got = await run(script, "timeout = 0.4")
+    _, got = await run(script, "timeout = 2")
     assert got.types == ["response.completed"]
 
 
@@ -790,7 +791,7 @@ async def test_an_abandoned_run_leaves_the_upstream_running() -> None:
 async def test_an_upstream_that_does_not_answer_the_cancel_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(responses, "CANCEL_TIMEOUT", 0.1)
+    monkeypatch.setattr(responses, "CANCEL_TIMEOUT", 0.5)
 
     async def script(call: Call) -> None:
         if not call.path.endswith("/cancel"):

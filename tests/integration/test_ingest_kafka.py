@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from schemas.ids import partition_of
 from schemas.records import Accepted, Cancelled, parse
 from services.broker import EmbeddedKafka
@@ -44,6 +46,7 @@ async def test_a_post_and_its_cancel_are_two_records_of_one_partition(kafka: str
     assert json.loads(batch.records[1].value or b"") == json.loads(shown.body)
 
 
+@pytest.mark.usefixtures("forgotten_connections")
 async def test_a_paused_broker_is_a_503_within_five_seconds_and_never_a_false_queued(tmp_path: Path) -> None:
     broker = EmbeddedKafka(tmp_path)
     try:
