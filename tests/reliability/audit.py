@@ -1,6 +1,5 @@
 """What is true of every response, looked at from outside: over HTTP as clients do, and in the log itself."""
 
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from services.eventlog.port import TopicPartition
 from services.eventlog.topics import topics
 from tests.api import TERMINAL, Api
 from tests.reliability.rig import Rig
+from tests.steady import steady
 from tests.wire import Frame
 
 ENDS_S = 90.0
@@ -28,12 +28,10 @@ class Life(NamedTuple):
     values: dict[int, bytes]
     """Of the events that count, by number."""
     terminals: int
-    claims_sent: int
     not_counting: list[str]
     """What was appended and does not count, and why."""
-    last_at: int
-    slowest_ms: int
-    """The longest that a record which counts followed on the one before, in log time."""
+    at: list[int]
+    """The log time of each record that counts, in milliseconds."""
 
 
 def records(rig: Rig, topic: str) -> list[LogRecord]:
@@ -64,15 +62,11 @@ def lives(rig: Rig) -> dict[str, Life]:
         id = getattr(entry, "id", None)
         if id is None:
             continue
-        life = made.setdefault(id, Life("", False, 0, [], {}, 0, 0, [], record.timestamp, 0))
-        claimed = isinstance(entry, Claimed)
-        life = life._replace(claims_sent=life.claims_sent + claimed)
+        life = made.setdefault(id, Life("", False, 0, [], {}, 0, [], []))
         if verdict is not Verdict.COUNTS:
             life.not_counting.append(f"{entry.kind} {verdict.value}")
-            made[id] = life
             continue
-        silence = record.timestamp - life.last_at
-        life = life._replace(last_at=record.timestamp, slowest_ms=max(life.slowest_ms, silence))
+        life.at.append(record.timestamp)
         match entry:
             case EventRecord(sequence_number=number, terminal=terminal):
                 assert number not in life.values, f"{id}: {number} counts twice"
@@ -95,6 +89,11 @@ def _now(life: Life, fold: Fold, id: str) -> Life:
     return life._replace(status=state.status, deleted=state.deleted, attempts=state.attempt)
 
 
+def percentile(values: list[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of them lie."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
 def whole(frames: list[Frame]) -> None:
     """A stream has every number once, in order, and exactly one terminal event, the last."""
     assert [frame.number for frame in frames] == list(range(len(frames)))
@@ -113,12 +112,12 @@ class Watched(NamedTuple):
 def watch(api: Api, id: str, timeout: float = ENDS_S) -> Watched:
     """Read a stream from 0 to its end. Fails when it does not end in time."""
     frames: list[Frame] = []
-    began = last = time.monotonic()
+    began = last = steady()
     silence, keep_alives = 0.0, 0
     with api.stream(id) as stream:
         assert stream.status == 200, stream.body()
         for part in stream.parts():
-            now = time.monotonic()
+            now = steady()
             assert now - began < timeout, f"{id} is still open after {timeout:g} s: {api.get(id).body!r:.500}"
             if isinstance(part, Frame):
                 silence, last = max(silence, now - last), now

@@ -30,13 +30,14 @@ from tests.api import Api
 from tests.wire import ask
 
 T = TypeVar("T")
-READY_S = 60.0
+PATIENCE = 60.0
+"""Seconds until a test gives up waiting: for what never comes. A bound is measured (`tests.steady`)."""
 SOAK = "REJOINDER_SOAK" in os.environ
 """Whether to take minutes where seconds show nearly as much."""
 QUICK: Mapping[str, object] = {"keepalive_s": 0.5, "stall_s": 10, "grace_s": 8, "log_format": "console"}
 
 
-def until(condition: Callable[[], T], timeout: float = 20, pause: float = 0.05) -> T:
+def until(condition: Callable[[], T], timeout: float = PATIENCE, pause: float = 0.05) -> T:
     """What `condition` returns once that is true. An AssertionError or a refused connection is "not yet"."""
     deadline = time.monotonic() + timeout
     while True:
@@ -112,7 +113,7 @@ class Service:
         """SIGTERM; `wait` says how it went."""
         self.process.terminate()
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Its exit status, once it has ended by itself."""
         status = self.process.wait(timeout)
         self._let_go()
@@ -188,7 +189,7 @@ class Rig:
     def ready(self, services: Iterable[Service]) -> None:
         """Wait until `services` are ready."""
         for service in list(services):
-            until(service.ready, READY_S)
+            until(service.ready)
 
     def another(self, name: str) -> tuple[Service, Api]:
         """A second ingest or replay on ports of its own, ready."""
@@ -247,7 +248,7 @@ class Nursery:
         environ = environment(_fields(self._rig.settings)) | {"DIE_AT": doom}
         self._process.stdin.write(json.dumps([environ, str(log)]).encode() + b"\n")
         self._process.stdin.flush()
-        pid = self._born.get(timeout=60)
+        pid = self._born.get(timeout=PATIENCE)
         child = self._children[pid] = Child(pid, log)
         return child
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 from services.broker import BrokerError
 from tests.api import request
 from tests.reliability import audit
-from tests.reliability.rig import Broker, Rig, portal
+from tests.reliability.rig import Broker, Rig, Service, portal
 from tests.wire import Connection, Frame, MalformedError
 
 SERVICES = ("ingest", "replay", "projector", "executor")
@@ -29,10 +29,16 @@ RUNNING = (*SERVICES, "executor")
 TROUBLE = (OSError, AssertionError, HTTPException)
 """What a client may meet while a service is away."""
 ENDS_S = 240.0
+PAUSE_S = 0.1
+"""Between two looks at what lives."""
 
 
 class Plan(Struct, frozen=True):
-    """What to go through; `pace_s` lies between two deaths, `at_once` is how many responses run."""
+    """What to go through, `at_once` responses at a time.
+
+    The deaths are spread over the responses, so a quick machine sees as many as a slow one; two are at most
+    some `pace_s` apart.
+    """
 
     responses: int
     events: int
@@ -68,6 +74,7 @@ class Soak:
             self._over.set()
             killer.join()
         ran = time.monotonic() - began
+        assert self.killed.total() == self.plan.kills + self.plan.broker_kills, self.killed
         self._all_at_once()
         records = self._audit()
         return {
@@ -128,19 +135,28 @@ class Soak:
         victims = [SERVICES[n % len(SERVICES)] for n in range(plan.kills)]
         for n in range(plan.broker_kills):
             victims.insert((n + 1) * len(victims) // (plan.broker_kills + 1), "broker")
-        for victim in victims:
-            self._supervise()
-            if self._over.wait(plan.pace_s * self._chance.uniform(0.5, 1.5)):
-                return
+        for n, victim in enumerate(victims, 1):
+            due = plan.responses * n // (len(victims) + 1)
+            latest = time.monotonic() + plan.pace_s * self._chance.uniform(0.5, 1.5)
+            while len(self.seen) < due and time.monotonic() < latest:
+                if self._over.wait(PAUSE_S):
+                    return
+                self._supervise()
             if victim == "broker":
                 self.broker.kill()
                 self._broker_again()
             else:
-                self._chance.choice(self.rig.named(victim)).kill()
+                self._one(victim).kill()
             self.killed[victim] += 1
+        while not self._over.wait(PAUSE_S):
             self._supervise()
-        while not self._over.wait(1):
+
+    def _one(self, name: str) -> Service:
+        """A service that lives, as soon as there is one."""
+        while not (living := self.rig.named(name)):
             self._supervise()
+            time.sleep(PAUSE_S)
+        return self._chance.choice(living)
 
     def _supervise(self) -> None:
         """Start what is not there: killed, or unable to start while the broker was away."""
@@ -203,7 +219,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=40, help="SIGKILLs over all services")
     parser.add_argument("--broker-kills", type=int, default=6)
     parser.add_argument("--at-once", type=int, default=60)
-    parser.add_argument("--pace", type=float, default=8.0, help="seconds between two deaths")
+    parser.add_argument("--pace", type=float, default=8.0, help="seconds between two deaths, at most")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     plan = Plan(

@@ -14,8 +14,10 @@ from anyio.from_thread import BlockingPortal
 
 from tests.api import request
 from tests.reliability import audit
+from tests.reliability.conftest import Deploy
 from tests.reliability.rig import SOAK, Broker, Rig, until
-from tests.reliability.upstream import Upstream, served
+from tests.reliability.upstream import Upstream
+from tests.steady import steady
 from tests.wire import Answer
 
 PAUSED_S = 30.0 if SOAK else 12.0
@@ -33,26 +35,15 @@ class Posted(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with served() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def broker(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with Broker(portal, tmp_path_factory.mktemp("broker")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def rig(
-    broker: Broker, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
-) -> Iterator[Rig]:
+def rig(broker: Broker, deploy: Deploy) -> Iterator[Rig]:
     """A deployment with two executors."""
-    folder = tmp_path_factory.mktemp("away")
-    config = folder / "rejoinder.toml"
-    config.write_text(upstream.config)
-    with Rig(broker.start(), folder, portal, config=str(config), partitions=8) as running:
+    with deploy(broker.start(), partitions=8) as running:
         running.start_all("executor")
         yield running
 
@@ -60,12 +51,12 @@ def rig(
 def post_until(rig: Rig, stop: threading.Event, into: list[Posted]) -> None:
     """A client that goes on asking."""
     while not stop.wait(0.2):
-        began = time.monotonic()
+        began = steady()
         try:
             answer = rig.api.ask("POST", "/v1/responses", request("posted meanwhile"))
         except OSError:
             answer = None
-        into.append(Posted(answer, time.monotonic() - began))
+        into.append(Posted(answer, steady() - began))
 
 
 def through(rig: Rig, upstream: Upstream, away: Callable[[], None]) -> None:
@@ -85,8 +76,8 @@ def through(rig: Rig, upstream: Upstream, away: Callable[[], None]) -> None:
             rig.api.take(id, 10)
         clients = [pool.submit(post_until, rig, stop, posted) for _ in range(3)]
         away()
-        until(lambda: all(service.ready() for service in rig.alive), 30)
-        until(lambda: posted and posted[-1].answer and posted[-1].answer.status == 200, 20)
+        until(lambda: all(service.ready() for service in rig.alive))
+        until(lambda: posted and posted[-1].answer and posted[-1].answer.status == 200)
         stop.set()
         for client in clients:
             client.result()
@@ -174,7 +165,7 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
         ballast.unlink()
         broker.kill()
         broker.start()
-        until(lambda: all(service.ready() for service in rig.alive), 60)
+        until(lambda: all(service.ready() for service in rig.alive))
 
         told = [one.answer.json["id"] for one in posted if one.answer and one.answer.status == 200]
         refused = [one for one in posted if one.answer and one.answer.status != 200]
@@ -202,10 +193,10 @@ def fill(rig: Rig, ballast: Path) -> list[Posted]:
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(1 << 16)):
             pass
-    deadline = time.monotonic() + 40
+    deadline = steady() + 40
     while len([one for one in posted if one.answer and one.answer.status == 503]) < 5:
-        assert time.monotonic() < deadline, "a full disk refuses nothing"
-        began = time.monotonic()
+        assert steady() < deadline, "a full disk refuses nothing"
+        began = steady()
         answer = rig.api.ask("POST", "/v1/responses", request("z" * 100_000))
-        posted.append(Posted(answer, time.monotonic() - began))
+        posted.append(Posted(answer, steady() - began))
     return posted

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from anyio.from_thread import BlockingPortal
 
 from tests.api import Api, error_of, request
 from tests.reliability import audit
+from tests.reliability.conftest import Deploy
 from tests.reliability.rig import Rig, until
-from tests.reliability.upstream import Upstream, served
+from tests.reliability.upstream import Upstream
+from tests.steady import steady
 
 RACES = 1_000
 AT_ONCE = 24
@@ -23,19 +24,8 @@ MARGIN_S = 1.0
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with served() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def rig(
-    kafka: str, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
-) -> Iterator[Rig]:
-    folder = tmp_path_factory.mktemp("races")
-    config = folder / "rejoinder.toml"
-    config.write_text(upstream.config)
-    with Rig(kafka, folder, portal, config=str(config), partitions=8) as running:
+def rig(kafka: str, deploy: Deploy) -> Iterator[Rig]:
+    with deploy(kafka, partitions=8) as running:
         running.start_all()
         yield running
 
@@ -130,7 +120,7 @@ def test_a_cancel_reaches_the_upstream_and_every_other_state(
 
     def cancel(n_id: tuple[int, str]) -> None:
         n, id = n_id
-        asked_at[id] = time.monotonic()
+        asked_at[id] = steady()
         assert doors[n % 2].cancel(id).json["status"] == "cancelled"
 
     with ThreadPoolExecutor(8) as pool:

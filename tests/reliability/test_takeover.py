@@ -3,52 +3,41 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
-from anyio.from_thread import BlockingPortal
 
 from tests.reliability import audit
+from tests.reliability.conftest import Deploy
 from tests.reliability.rig import SOAK, Rig, Service
-from tests.reliability.upstream import Upstream, served
+from tests.reliability.upstream import Upstream
+from tests.steady import steady
 
 VISIBLE_S = 20.0
 """Rule A-19."""
 ASLEEP_S = 60.0 if SOAK else 15.0
+GRACE_S = 6.0
+PAUSE_S = 0.1
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    with served() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def rig(
-    kafka: str, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
-) -> Iterator[Rig]:
-    folder = tmp_path_factory.mktemp("takeover")
-    config = folder / "rejoinder.toml"
-    config.write_text(upstream.config)
-    with Rig(kafka, folder, portal, config=str(config), partitions=8, grace_s=4) as running:
+def rig(kafka: str, deploy: Deploy) -> Iterator[Rig]:
+    with deploy(kafka, partitions=8, grace_s=GRACE_S) as running:
         running.start_all("executor")
         yield running
 
 
-def create(rig: Rig, model: str, count: int, *, words: int, pause: float) -> dict[str, str]:
-    """So many responses of a model: the case of each, by id."""
+def create(rig: Rig, *models: str, count: int, words: int) -> dict[str, str]:
+    """So many responses of each model, a word every `PAUSE_S`: the case of each, by id."""
     cases = {}
-    for n in range(count):
+    for model, n in product(models, range(count)):
         case = f"{model}-{n}-{time.monotonic_ns()}"
-        metadata = {"case": case, "words": str(words), "pause": str(pause)}
+        metadata = {"case": case, "words": str(words), "pause": str(PAUSE_S)}
         if model == "echo":
-            metadata = {"echo.tokens": str(words), "echo.interval_ms": str(int(pause * 1000))}
+            metadata = {"echo.tokens": str(words), "echo.interval_ms": str(int(PAUSE_S * 1000))}
         body = {"model": model, "input": "one two", "background": True, "metadata": metadata}
         cases[rig.api.post(body).json["id"]] = case
     return cases
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def another(rig: Rig) -> Service:
@@ -60,11 +49,7 @@ def another(rig: Rig) -> Service:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_other_executor_takes_over_within_twenty_seconds(rig: Rig, upstream: Upstream) -> None:
-    cases = {
-        id: c
-        for m in ("echo", "resumable", "fragile")
-        for id, c in create(rig, m, 20, words=120, pause=0.1).items()
-    }
+    cases = create(rig, "echo", "resumable", "fragile", count=20, words=120)
     with ThreadPoolExecutor(len(cases)) as pool:
         readers = {id: pool.submit(audit.watch, rig.api, id) for id in cases}
         for id in cases:
@@ -76,7 +61,7 @@ def test_the_other_executor_takes_over_within_twenty_seconds(rig: Rig, upstream:
     taken = [id for id in cases if known[id].attempts > 1]
     silences = [seen[id].silence for id in taken]
     print(
-        f"{len(taken)} of {len(cases)} taken over, silent for {percentile(silences, 0.5):.1f} s (p50)",
+        f"{len(taken)} of {len(cases)} taken over, silent for {audit.percentile(silences, 0.5):.1f} s (p50)",
         f"and {max(silences):.1f} s (the longest)",
     )
     assert len(taken) >= 10
@@ -100,11 +85,7 @@ def test_the_other_executor_takes_over_within_twenty_seconds(rig: Rig, upstream:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_nobody_ever_sees_an_event_of_an_executor_that_slept(rig: Rig, upstream: Upstream) -> None:
-    cases = {
-        id: c
-        for m in ("echo", "fragile")
-        for id, c in create(rig, m, 12, words=int(ASLEEP_S * 15), pause=0.1).items()
-    }
+    cases = create(rig, "echo", "fragile", count=12, words=int(ASLEEP_S * 15))
     sleeper = rig.named("executor")[0]
     with ThreadPoolExecutor(len(cases)) as pool:
         readers = {id: pool.submit(audit.watch, rig.api, id, ASLEEP_S + 90) for id in cases}
@@ -132,11 +113,12 @@ def test_a_rolling_restart_kills_no_run(rig: Rig, upstream: Upstream) -> None:
     cases: dict[str, str] = {}
     old = rig.named("executor")
     for service in old:
-        cases |= create(rig, "fragile", 10, words=30, pause=0.1)
-        cases |= create(rig, "echo", 10, words=30, pause=0.1)
         another(rig)
+        running = create(rig, "fragile", "echo", count=10, words=20)
+        for id in running:
+            rig.api.take(id, 4)
         service.terminate()
-        cases |= create(rig, "fragile", 10, words=20, pause=0.1)
+        cases |= running | create(rig, "fragile", count=10, words=20)
         assert service.wait() == 0
 
     found, known = audit.check(rig, cases)
@@ -147,18 +129,14 @@ def test_a_rolling_restart_kills_no_run(rig: Rig, upstream: Upstream) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_outlasts_the_grace_is_handed_over_and_never_cancelled(rig: Rig, upstream: Upstream) -> None:
-    cases = {
-        id: c
-        for m in ("echo", "resumable", "fragile")
-        for id, c in create(rig, m, 10, words=120, pause=0.1).items()
-    }
+    cases = create(rig, "echo", "resumable", "fragile", count=10, words=120)
     for id in cases:
         rig.api.take(id, 6)
     leaving = rig.named("executor")[0]
-    began = time.monotonic()
+    began = steady()
     leaving.terminate()
     assert leaving.wait() == 0
-    assert time.monotonic() - began <= rig.settings.grace_s + 5
+    assert steady() - began <= GRACE_S + 5
 
     found, known = audit.check(rig, cases)
     handed = [id for id in cases if known[id].attempts > 1]

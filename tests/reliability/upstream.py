@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.steady import steady
+
 Event = dict[str, Any]
 
 CONFIG = """
@@ -45,7 +47,7 @@ class Upstream:
         """POSTs: each one starts the model."""
         self.rejoined: Counter[str] = Counter()
         self.hung_up: dict[str, float] = {}
-        """When a stream was cut by the caller, monotonic."""
+        """When a stream was cut by the caller, by the steady clock."""
         self.cancelled: dict[str, float] = {}
         self.kept: dict[str, tuple[float, list[Event], float]] = {}
         """By upstream id: when it began, its events, the pause between them."""
@@ -96,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])) or b"{}")
         if self.path.endswith("/cancel"):
             id = self.path.split("/")[-2]
-            self.upstream.cancelled[self.upstream.cases[id]] = time.monotonic()
+            self.upstream.cancelled[self.upstream.cases[id]] = steady()
             return self._json({"id": id, "status": "cancelled"})
         asked = body["metadata"]
         case = asked["case"]
@@ -128,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._wait(began + index * pause)
                 self.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
         except OSError:
-            self.upstream.hung_up[case] = time.monotonic()
+            self.upstream.hung_up[case] = steady()
 
     def _wait(self, due: float) -> None:
         """Until `due`, looking out for a caller that hangs up."""
