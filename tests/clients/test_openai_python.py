@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI, OpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 
+from tests.conftest import PATIENCE
+
 UNKNOWN = "resp_0000" + "0" * 32
 WORDS = "alpha beta gamma"
 EVENTS = 9 + 3
@@ -40,7 +42,7 @@ def numbers(events: Iterable[ResponseStreamEvent]) -> list[int]:
 
 
 def polled(client: OpenAI, id: str, until: Callable[[Response], object]) -> Response:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not until(response := client.responses.retrieve(id)):
         assert time.monotonic() < deadline, response
         time.sleep(0.05)
@@ -52,7 +54,7 @@ def ended(response: Response) -> bool:
 
 
 def test_create_in_the_background_and_poll(openai: OpenAI) -> None:
-    created = echo(openai, tokens=40, interval_ms=10)
+    created = echo(openai, tokens=40, interval_ms=50)
     assert (created.status, created.background, created.output) == ("queued", True, [])
 
     partial = polled(openai, created.id, lambda response: response.output_text)

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.api import Api, error_of, request, types
+from tests.api import SLOW_MS, Api, error_of, request, types
 
 
 def test_a11_cancelling_a_running_response(api: Api) -> None:
@@ -20,7 +20,7 @@ def test_a11_cancelling_a_running_response(api: Api) -> None:
 
 def test_a11_cancelling_at_once_after_the_post(api: Api) -> None:
     for _ in range(10):
-        id = api.create("one two", interval_ms=2000)
+        id = api.create("one two", interval_ms=SLOW_MS)
         answer = api.cancel(id)
 
         assert (answer.status, answer.json["status"]) == (200, "cancelled")

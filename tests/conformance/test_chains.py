@@ -25,7 +25,7 @@ def test_a13_input_and_output_of_the_whole_chain_come_first(api: Api) -> None:
 
 
 def test_a13_a_response_waits_queued_for_an_open_one(api: Api) -> None:
-    first = api.create("one two", tokens=20, interval_ms=50)
+    first = api.create("one two", tokens=20, interval_ms=150)
     second = api.create("three", previous_response_id=first)
 
     assert api.response(second)["status"] == "queued"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.api import Api, error_of, request
+from tests.api import SLOW_MS, Api, error_of, request
 from tests.conformance.test_states import fresh_key
 from tests.wire import Answer
 
@@ -49,7 +49,7 @@ def test_a12_deleting_an_open_response_cuts_its_readers(api: Api) -> None:
 
 def test_a12_deleting_while_it_is_queued(api: Api) -> None:
     for _ in range(5):
-        id = api.create("one two", interval_ms=2000)
+        id = api.create("one two", interval_ms=SLOW_MS)
         assert api.delete(id).status == 200
         assert api.get(id).status == 404
 

@@ -262,7 +262,7 @@ def test_a7_disconnecting_cancels_a_response_outside_the_background(api: Api) ->
 def test_a7_hanging_up_on_a_synchronous_post_cancels_it(api: Api) -> None:
     body = request("a b", tokens=1000, interval_ms=1000, background=False)
     headers = {"idempotency-key": f"hung up {api.create()}"}
-    with pytest.raises(TimeoutError), api.connect("POST", "/v1/responses", body, headers, timeout=1):
+    with pytest.raises(TimeoutError), api.connect("POST", "/v1/responses", body, headers, timeout=2):
         pass
 
     again = api.post(body, headers)

@@ -156,7 +156,7 @@ async def test_a_synchronous_response_that_is_not_stored_leaves_nothing_to_read(
 def test_what_fell_out_of_the_window_is_read_from_the_log_while_two_hundred_share_it(
     own: System, api: Api
 ) -> None:
-    old = api.create("the quick brown fox", tokens=400, interval_ms=25)
+    old = api.create("the quick brown fox", tokens=400, interval_ms=50)
     seen = api.take(old, 20)
     with ThreadPoolExecutor(16) as pool:
         others = list(pool.map(lambda index: api.create(f"other {index}", tokens=60), range(200)))
