@@ -37,6 +37,8 @@ class Rig:
         self.log = log
         self.writer = log.writer()
         self.made = 0
+        self.running: asyncio.Task[None]
+        """The executor that was started last."""
 
     async def put(self, record: NewRecord, partition: int = 0) -> int:
         return (await self.writer.append(NAMES.events, partition, record)).offset
@@ -92,10 +94,12 @@ class Rig:
         options = Settings(**{"grace_s": 1, **settings})
         conversation = Conversation("http://127.0.0.1:9")  # nobody listens there
         executor = Executor(options, self.log, NAMES, registry, conversation)
-        task = asyncio.create_task(executor.run(stop))
+        self.running = asyncio.create_task(executor.run(stop))
         try:
             yield executor
         finally:
             stop.set()
-            await asyncio.wait_for(task, PATIENCE)
-            await conversation.close()
+            try:
+                await asyncio.wait_for(self.running, PATIENCE)
+            finally:
+                await conversation.close()

@@ -187,10 +187,14 @@ class Engine:
         self.writer.post(self.topic, partition.number, record)
 
     def append_failed(self, source: TopicPartition, records: Sequence[NewRecord], error: LogError) -> None:
-        """Posted records were not acknowledged: their runs claim anew (P-32); lost claims are sent again in
-        time.
+        """Posted records were not acknowledged: their runs claim anew (P-32); who claims looks again with the
+        next beat.
         """
         ids = dict.fromkeys(ResponseId(record.key.decode().partition("/")[0]) for record in records)
+        if partition := self.partitions.get(source.partition):
+            for headers in (dict(record.headers) for record in records):
+                if headers.get("kind") == Claimed.kind.encode():
+                    partition.lost(ClaimId(headers["claim"].decode()))
         log.warning("append failed", partition=source.partition, records=len(records), error=str(error))
         for id in ids:
             run = self.runs.get(id)

@@ -14,7 +14,7 @@ rest and says with a last beat that they are up for takeover. Shutdown is never 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import structlog
@@ -144,8 +144,8 @@ class Executor:
                 self._beats.write,
                 self._beats.read,
             )
-            tasks = [self._tasks.create_task(loop(), name=loop.__name__) for loop in loops]
-            await stop.wait()
+            tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
+            await _while_all_run(tasks, stop)
             await self._drain()
             for task in tasks:
                 task.cancel()
@@ -280,3 +280,19 @@ class Executor:
         tasks = [run.task for run in runs if run.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=LEAVING_SECONDS)
+
+
+async def _while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Event) -> None:
+    """Until `stop` is set. Raises RuntimeError when a loop ends before that.
+
+    A TaskGroup takes no notice of a task that is cancelled, were it by a library's mistake: the executor
+    would go on, deaf and alive by its beats, and nobody would take over what it runs.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    for loop in loops:
+        if loop.done():
+            raise RuntimeError(f"{loop.get_name()} ended, which it never does")

@@ -164,8 +164,14 @@ class Partition(Struct):
             del self.latest[sent.id]
         return sent
 
+    def lost(self, claim: ClaimId) -> None:
+        """An append of a claim failed: nothing is kept free for it. It may be in the log all the same."""
+        sent = self.sent.get(claim)
+        if sent is not None and self.latest.get(sent.id) == sent:
+            del self.latest[sent.id]
+
     def expire(self, before: float) -> None:
-        """Forget claims sent before loop time `before`: lost, or too old to act on anyway (P-42)."""
+        """Forget claims sent before loop time `before`: they are lost."""
         self.sent = {claim: sent for claim, sent in self.sent.items() if sent.at >= before}
 
     def watermark(self, position: int) -> int:

@@ -28,6 +28,11 @@ from services.executor.predecessors import Predecessors
 log = structlog.get_logger()
 
 
+CLAIMS_S = 300.0
+"""Seconds for which a claim that is not read back is remembered: longer than a writer tries (120).
+One that turns up later may have called, for all that is known, and what is not repeatable ends then."""
+
+
 class Steward:
     """Works for the partitions of `engine` that are owned.
 
@@ -73,7 +78,7 @@ class Steward:
         """Every beat: take over, end what is overdue, send lost claims again, forget what is long closed."""
         loop_now = asyncio.get_running_loop().time()
         for partition in self._engine.partitions.values():
-            partition.expire(before=loop_now - 2 * self._lease)
+            partition.expire(before=loop_now - CLAIMS_S)
             self._reclaim_again(partition, loop_now)
             for state in partition.fold.forget(partition.time - self._memory_ms):
                 partition.orphans.pop(state.id, None)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -129,40 +130,51 @@ async def test_a_lost_claim_gives_its_slot_back(
     assert [(state.status, state.attempt) for state in states] == [("completed", 1)] * 3
 
 
-async def test_a_claim_that_lands_late_has_called_nobody(
-    rig: Rig, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So what nobody may call twice is still called: under the next claim."""
-    endless = Endless()
+async def test_a_claim_that_is_read_late_has_called_nobody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what may be called only once is called still: under the next claim."""
+    endless, claim, read, now = Endless(), Engine.claim, Tail.read, asyncio.get_running_loop().time
     registry = build(load("", {}), {})
     monkeypatch.setattr(registry, "resolve", lambda _: endless)
-    async with rig.executor(registry, lease_s=0.05) as executor:
-        await eventually(lambda: executor._engine.liveness.beats > 3)
-        partition = executor._engine.partitions[0]
-        id = await rig.accept()
-        await eventually(lambda: bool(partition.sent))
-        log.available = False
-        sent = next(iter(partition.sent.values()))
-        loop = asyncio.get_running_loop()
-        await eventually(lambda: loop.time() > sent.at + 1)
-        log.available = True
-        await eventually(lambda: endless.taken > 0)
-        assert rig.state(id).attempt > 1
+    claimed_at, behind = 0.0, asyncio.Event()
+
+    def claiming(self: Engine, *args: Any) -> None:
+        nonlocal claimed_at
+        claimed_at = claimed_at or now()
+        claim(self, *args)
+
+    async def reading(self: Tail, max_wait: float = 0.5) -> list[Batch]:
+        batches = await read(self, max_wait)
+        if claimed_at and self.followed == {0, 1}:  # the events' tail: the beats' is not behind
+            await behind.wait()
+        return batches
+
+    monkeypatch.setattr(Engine, "claim", claiming)
+    monkeypatch.setattr(Tail, "read", reading)
+    id = await rig.accept()
+    async with rig.executor(registry, lease_s=0.05):
+        await eventually(lambda: 0 < claimed_at < now() - 0.5)
+        behind.set()
+        await eventually(lambda: rig.state(id).closed or endless.taken > 0)
+        assert (rig.state(id).closed, rig.state(id).attempt) == (False, 2)
         await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
-        await eventually(lambda: not executor._engine.runs)
 
 
 async def test_a_loop_that_ends_ends_the_executor(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would look alive to everybody, and its responses would stay open."""
+    """Else its beats would go on, and nobody take over what it does not hear of any more."""
 
     async def read(_: Tail, max_wait: float = 0.5) -> list[Batch]:
         raise asyncio.CancelledError
 
-    with pytest.raises(ExceptionGroup) as ended:
+    async def deaf() -> None:
         async with rig.executor() as executor:
-            await eventually(lambda: executor._engine.liveness.beats > 1)
-            monkeypatch.setattr(Tail, "read", read)
-    assert "_fold" in str(ended.value.exceptions[0])
+            await eventually(lambda: executor._liveness.beats > 1)
+            monkeypatch.setattr(executor._beats._tail, "read", partial(read, executor._beats._tail))
+            await asyncio.wait([rig.running], timeout=5)
+            assert rig.running.done()
+
+    with pytest.raises(ExceptionGroup, match="unhandled errors") as ended:
+        await deaf()
+    assert str(ended.value.exceptions[0]) == "Beats.read ended, which it never does"
 
 
 async def test_a_cancel_stops_the_upstream(rig: Rig) -> None:
