@@ -103,7 +103,7 @@ class KafkaMembership:
         while not self._closing.is_set():
             try:
                 await self._session()
-            except FAILURES as error:
+            except Exception as error:  # of whatever kind: a member that gave up would own nothing for ever
                 log.warning("group membership lost", group=self._group, error=repr(error))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), REJOIN_AFTER)

@@ -23,6 +23,9 @@ MAX_TURNS = 10_000
 RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 4.0
 """A replay that cannot be asked is tried less and less often, one that cannot say yet as often as ever."""
+CONNECT_SECONDS = 2.0
+SILENCE_SECONDS = 75.0
+"""Replay answers within a minute, were it that a response is open still; one that does not is asked anew."""
 
 Item = dict[str, Any]
 _turn = msgspec.json.Decoder(Turn).decode
@@ -107,7 +110,10 @@ class Conversation:
         """One answer, and the turn in it, None when there is no such response. Raises as `_ask` expects."""
         if self._session is None:
             # Bounded by who asks: runs by their slots, waiting predecessors by their places.
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=SILENCE_SECONDS, sock_connect=CONNECT_SECONDS),
+            )
         async with self._session.get(self._base + turn_path(id)) as answer:
             raw = await answer.read()
         if answer.status != 200:

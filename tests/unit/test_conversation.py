@@ -178,6 +178,22 @@ async def test_what_is_not_replay_says_nothing_about_a_conversation(
     assert "REJOINDER_REPLAY_URL" in logs[0]["mend"]
 
 
+async def test_a_replay_that_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "SILENCE_SECONDS", 0.2)
+    replay = Replay(*CHAIN)
+
+    async def script(call: Call) -> None:
+        if len(server.calls) == 1:
+            await call.hung_up.wait()
+        else:
+            await replay.answer(call)
+
+    async with raw(script) as server, asyncio.timeout(10):
+        chains = Conversation(server.url)
+        assert await chains.input(Partition(0, floor=0), TENANT, BODY) == WHOLE
+        await chains.close()
+
+
 async def test_a_replay_that_is_not_there_is_told_once() -> None:
     with capture_logs() as logs:
         chains = Conversation("http://127.0.0.1:9")  # nobody listens there
