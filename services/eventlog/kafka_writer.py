@@ -1,8 +1,9 @@
 """The writer: idempotent, one lane per partition, one Produce request at a time per broker.
 
 A record is queued in its partition's lane. Whatever is queued when a broker is free goes out in one request,
-a batch for each lane it leads; while that is under way, records gather for the next one. So requests
-are few and full when there is much to do, and a lone record leaves at once; there is no timer.
+a batch for each lane it leads; while that is under way, records gather for the next one, which begins
+`PACE_S` after it at the earliest. So requests are few and full when there is much to do, and a lone record
+leaves at once.
 
 A lane has one batch under way and repeats exactly that, same producer id and sequence, until it is
 acknowledged: the broker drops repetitions, so order and uniqueness hold. When its time is up or the
@@ -36,6 +37,9 @@ LANES_PER_REQUEST = 32
 """Bounds a request to 2 MiB, or to 32 large records."""
 REQUEST_TIMEOUT = 10.0
 """Seconds before a silent broker's connection is replaced; the batch is repeated on the new one."""
+PACE_S = 0.002
+"""Seconds between the beginnings of two requests to a broker. One costs it, the readers that it wakes and us
+more than the twenty records that may come meanwhile; a broker that takes longer is not waited for again."""
 
 _MAYBE_APPENDED = frozenset({7, 13, 20})
 """Refusals after which a batch may be in the log: timed out, network, too few replicas after the append."""
@@ -190,7 +194,10 @@ class KafkaWriter:
         """Send to one broker until nothing is left for it."""
         try:
             while lanes := self._ready(node):
+                begun = self._loop.time()
                 await self._exchange(node, lanes)
+                if (early := begun + PACE_S - self._loop.time()) > 0:
+                    await asyncio.sleep(early)
         finally:
             del self._driven[node]
             self._pump_soon()

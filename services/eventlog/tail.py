@@ -21,6 +21,10 @@ log = structlog.get_logger(__name__)
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 2.0
 """Seconds between attempts while the log is away."""
+MAX_BYTES = 512 << 10
+PARTITION_BYTES = 128 << 10
+"""Of one fetch: some 1,500 events. Of 4 MiB, 13,000 are alive at once, in memory that the kernel has to clear
+for each fetch anew: a tenth more CPU for executor and replay."""
 
 
 class Tail:
@@ -35,8 +39,8 @@ class Tail:
         log: Log,
         topic: str,
         *,
-        max_bytes: int = 4 << 20,
-        partition_bytes: int = 1 << 20,
+        max_bytes: int = MAX_BYTES,
+        partition_bytes: int = PARTITION_BYTES,
         pace: float = 0.0,
     ) -> None:
         self._log = log

@@ -13,6 +13,7 @@ import pytest
 from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge
 from schemas.records import NewRecord
 from services.broker import EmbeddedKafka
+from services.eventlog import kafka_writer
 from services.eventlog.kafka import KafkaLog, create_topics
 from services.eventlog.kafka_link import KafkaAddress
 from services.eventlog.kafka_topics import _admin, _alter
@@ -63,6 +64,21 @@ async def log(broker: EmbeddedKafka) -> AsyncIterator[KafkaLog]:
 
 def record(n: int) -> NewRecord:
     return NewRecord(b"key-%d" % n, b"x")
+
+
+async def test_what_is_queued_right_after_a_request_waits_for_its_pace(
+    log: KafkaLog, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_writer, "PACE_S", 1.0)
+    loop, writer = asyncio.get_running_loop(), log.writer()
+    began = loop.time()
+    await writer.append(topic, 0, record(0))
+    for n in range(1, 4):
+        writer.post(topic, n % PARTITIONS, record(n))
+    await writer.flush()
+    assert loop.time() - began >= 1.0
+    assert await everything(log, topic) == [[0, 2], [1, 3]]
+    await writer.close()
 
 
 async def everything(log: KafkaLog, topic: str) -> list[list[int]]:
