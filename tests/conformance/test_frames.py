@@ -3,8 +3,6 @@
 import time
 from itertools import pairwise
 
-import pytest
-
 from tests.api import TERMINAL, Api, numbers, request
 from tests.steady import steady
 from tests.wire import KEEP_ALIVE, Frame
@@ -29,7 +27,6 @@ def test_a1_there_is_no_done_marker(api: Api) -> None:
     assert b"[DONE]" not in b"".join(frame.raw for frame in frames)
 
 
-@pytest.mark.timeout(120)
 def test_a1_a_keep_alive_is_one_line_between_frames(api: Api, keepalive_s: float) -> None:
     id = api.create("one", interval_ms=int(keepalive_s * 2500))
 
@@ -41,7 +38,6 @@ def test_a1_a_keep_alive_is_one_line_between_frames(api: Api, keepalive_s: float
     assert numbers([part for part in parts if isinstance(part, Frame)]) == list(range(10))
 
 
-@pytest.mark.timeout(120)
 def test_a1_keep_alives_are_not_sent_while_events_flow(api: Api, keepalive_s: float) -> None:
     id = api.create("word", interval_ms=int(keepalive_s * 100), tokens=50)
 

@@ -22,7 +22,6 @@ from services.broker.probe import serving_cluster
 from services.ports import LOOPBACK
 from tests.conftest import eventually
 
-pytestmark = pytest.mark.timeout(120)
 HEAP_MB = 256
 PARENT = """
 import asyncio, sys

@@ -152,7 +152,6 @@ async def test_a_synchronous_response_that_is_not_stored_leaves_nothing_to_read(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_what_fell_out_of_the_window_is_read_from_the_log_while_two_hundred_share_it(
     own: System, api: Api
 ) -> None:
@@ -215,7 +214,6 @@ def test_replays_after_a_restart_of_everything_are_the_bytes_of_the_live_stream(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_an_executor_killed_in_the_middle_changes_nothing_that_a_reader_sees(
     kafka: str, tmp_path: Path
 ) -> None:
@@ -238,7 +236,6 @@ def test_an_executor_killed_in_the_middle_changes_nothing_that_a_reader_sees(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_a_killed_replay_cuts_its_streams_and_any_cursor_goes_on(kafka: str, tmp_path: Path) -> None:
     with System(kafka, tmp_path) as system:
         api = Api(system.base_url)
