@@ -25,6 +25,10 @@ End = Literal["complete", "disconnected", "stalled", "cut"]
 OnEnd = Callable[[End], None]
 Headers = Sequence[tuple[bytes, bytes]]
 
+LOOKS = 4
+"""A reader is dropped when so many looks in a row find the same write waiting, not by the clock alone: after a
+process has stood still its readers have time to take something again."""
+
 log = structlog.get_logger()
 
 
@@ -85,6 +89,9 @@ class Stream:
         self._wrote = self._loop.time()
         """When the last write began."""
         self._sending = False
+        self._looked_at = self._wrote
+        self._looks = 0
+        """How often in a row the same write was found waiting."""
         self._beat: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +140,9 @@ class Stream:
 
     def _tick(self) -> None:
         silence = self._loop.time() - self._wrote
-        if self._sending and silence >= self._stall_s:
+        self._looks = self._looks + 1 if self._sending and self._looked_at == self._wrote else 0
+        self._looked_at = self._wrote
+        if silence >= self._stall_s and self._looks >= LOOKS - 1:
             self._end = "stalled"
             self._connection.abort()
             return
@@ -150,6 +159,6 @@ class Stream:
     def _delay(self) -> float:
         """Seconds to the next look: when a keep-alive is due, and often enough to find a stall in time."""
         if self._sending or not self._keep_alive:
-            return self._stall_s / 4
+            return self._stall_s / LOOKS
         due = self._wrote + self._keepalive_s - self._loop.time()
-        return min(self._stall_s / 4, max(due, 0.01))
+        return min(self._stall_s / LOOKS, max(due, 0.01))

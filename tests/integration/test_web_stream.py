@@ -166,6 +166,21 @@ async def test_a_slow_reader_that_takes_something_keeps_its_stream() -> None:
         writer.close()
 
 
+async def test_a_process_that_stood_still_drops_nobody_for_it() -> None:
+    stage, stall_s = Stage(), 0.5
+    size = 24 << 20
+    stage.put(*[b"x" * (1 << 20)] * (size >> 20), None)
+    async with serving([stage.route(stall_s=stall_s)]) as (_, port):
+        reader, writer = await opened(port, "GET /stream")
+        await reader.readexactly(1 << 20)  # and behind it more than all buffers hold
+        time.sleep(3 * stall_s)  # noqa: ASYNC251  # that is what stands still
+        taken = 1 << 20
+        while taken < size:
+            taken += len(await reader.read(1 << 20))
+        assert await stage.end() == "complete"
+        writer.close()
+
+
 async def test_head_answers_without_a_body() -> None:
     stage = Stage()
     async with serving([stage.route()]) as (_, port):
