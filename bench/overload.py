@@ -26,8 +26,8 @@ from msgspec import Struct, field
 from bench.target import Target
 
 SLOTS = 40
-MAX_QUEUE = 60
-"""One and a half times the slots, as the defaults are."""
+MAX_QUEUE = 50
+"""Five quarters of the slots, as the defaults are."""
 FLAGS = ("--slots", str(SLOTS), "--max-queue", str(MAX_QUEUE))
 TOKENS, INTERVAL_MS = 10, 200
 USABLE = SLOTS - SLOTS // 10

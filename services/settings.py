@@ -96,8 +96,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 900 << 10
     max_queue: Annotated[
         Count,
-        _takes("open responses above which a POST is refused (429); 1.5 times all slots keep the wait short"),
-    ] = 750
+        _takes("open responses above which a POST is refused (429); 1.25 times all slots keep waits short"),
+    ] = 625
     window_ms: Annotated[
         Milliseconds, _takes("milliseconds within which an accepted request must reach the log, or is void")
     ] = 60_000
