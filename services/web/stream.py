@@ -26,8 +26,8 @@ OnEnd = Callable[[End], None]
 Headers = Sequence[tuple[bytes, bytes]]
 
 LOOKS = 4
-"""A reader is dropped when so many looks in a row find the same write waiting, not by the clock alone: after a
-process has stood still its readers have time to take something again."""
+"""A reader is dropped when so many looks in a row find the same write waiting, not by the clock alone: after
+a process has stood still its readers have time to take something again."""
 
 log = structlog.get_logger()
 

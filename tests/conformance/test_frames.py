@@ -28,7 +28,7 @@ def test_a1_there_is_no_done_marker(api: Api) -> None:
 
 
 def test_a1_a_keep_alive_is_one_line_between_frames(api: Api, keepalive_s: float) -> None:
-    id = api.create("one", interval_ms=int(keepalive_s * 2500))
+    id = api.create("one", interval_ms=int(keepalive_s * 4000))
 
     with api.stream(id, timeout=keepalive_s * 10) as stream:
         parts = list(stream.parts())

@@ -72,7 +72,7 @@ async def test_a_paused_broker_is_a_503_within_five_seconds_and_never_a_false_qu
             await eventually(refuses_at_once)
             broker.resume()
             await eventually(running.ready)
-            after = await running.create()
+            after = await eventually(running.create)
             for made in (before, after):
                 assert (await running.get(made["id"])).status == 200
     finally:
