@@ -1,4 +1,4 @@
-"""`python -m bench`: everything in one run, at most ten minutes; `--quick` at most a minute and a half.
+"""`python -m bench`: everything in one run, 15 minutes; `--quick` two. Prints Markdown.
 
 throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
 latency      from the backend to a client, at a steady pace
@@ -19,6 +19,8 @@ from bench import latency, limits, overload, target, throughput
 from bench.throughput import Bounds, Cell
 
 SECTIONS = ("throughput", "latency", "overload", "limits")
+COMPILED_S = 40.0
+"""Seconds of load until the broker's Java is compiled, on two cores: before, that is half of its CPU."""
 
 
 def main() -> None:
@@ -66,19 +68,21 @@ def _throughput(given: argparse.Namespace) -> None:
     if not given.no_rival:
         rivals = throughput.table_afresh(target.rival, lengths, at_once, theirs)
     print(throughput.compare(cells, rivals))
-    print("* cut by its time bound: for the rival, whose cost grows with every event, that flatters it")
+    print("\n`*`: cut by its time bound. For the rival, whose cost grows with every event, that flatters it.")
 
 
 def _latency(given: argparse.Namespace) -> None:
     rates = given.rate or ((10_000,) if given.quick else (1_000, 10_000))
     seconds = given.seconds or (6 if given.quick else 15)
-    print(f"\nlatency from backend to client\n{latency.HEAD}", flush=True)
+    print(f"\n## Latency from backend to client\n\n{latency.HEAD}", flush=True)
     with target.rejoinder() as rejoinder:
-        throughput.measure(rejoinder, 1_000, 20, throughput.WARM_UP)
-        latency.measure(rejoinder, latency.Pace(20, 3))
+        latency.measure(rejoinder, _pace(max(rates), 10 if given.quick else COMPILED_S))
         for rate in rates:
-            streams = max(1, rate * latency.INTERVAL_MS // 1000)
-            print(latency.measure(rejoinder, latency.Pace(streams, seconds)).row(), flush=True)
+            print(latency.measure(rejoinder, _pace(rate, seconds)).row(), flush=True)
+
+
+def _pace(rate: int, seconds: float) -> latency.Pace:
+    return latency.Pace(max(1, rate * latency.INTERVAL_MS // 1000), seconds)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from bench.target import Target
 
 INTERVAL_MS = 10
 WARM_UP_S = 2.0
+"""No stamp is taken of a pace's first seconds."""
 _STAMP = re.compile(rb'"stamp":([0-9]+)')
 
 
@@ -45,13 +46,14 @@ class Latency(msgspec.Struct, frozen=True):
 
     def row(self) -> str:
         """One line of the table."""
-        used = f"{sum(self.cpu.values()) / self.events * 1e6:>8.1f}" if self.cpu else ""
-        parts = " ".join(f"{name} {seconds / self.events * 1e6:.1f}" for name, seconds in self.cpu.items())
-        ages = f"{self.p50:>8.2f} {self.p90:>8.2f} {self.p99:>8.2f} {self.worst:>8.1f}"
-        return f"{self.per_second:>9,.0f} {ages} {used}   {parts}"
+        ages = f"{self.p50:.1f} | {self.p90:.1f} | {self.p99:.1f} | {self.worst:.0f}"
+        each = {name: seconds / self.events * 1e6 for name, seconds in self.cpu.items()}
+        parts = ", ".join(f"{name} {used:.0f}" for name, used in each.items() if used >= 1)
+        return f"| {self.per_second:,.0f} | {ages} | {sum(each.values()):.0f} | {parts} |"
 
 
-HEAD = f"{'events/s':>9} {'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8} {'worst':>8} {'µs CPU':>8}   by process"
+HEAD = """| events/s | p50, ms | p90 | p99 | worst | µs of CPU per event | by process |
+|---:|---:|---:|---:|---:|---:|---|"""
 
 
 class StampReader(Reader):

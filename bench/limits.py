@@ -40,17 +40,16 @@ async def measure(name: str, broker: psutil.Process, body: Body) -> None:
     records = await body()
     cpu, broker_cpu = time.process_time() - cpu, _cpu(broker) - broker_cpu
     rate = records / (time.perf_counter() - began)
-    each = f"{cpu / records * 1e6:>9.1f} {broker_cpu / records * 1e6:>9.1f}"
-    print(f"{name:<34} {records / cpu:>11,.0f} {each} {rate:>11,.0f}", flush=True)
+    each = f"{cpu / records * 1e6:.1f} | {broker_cpu / records * 1e6:.1f}"
+    print(f"| {name} | {records / cpu:,.0f} | {each} | {rate:,.0f} |", flush=True)
 
 
 async def run(records: int) -> None:
     """All limits, each over `records` records."""
-    print(
-        f"\nlimits of the log's client, {records:,} records of {len(VALUE)} bytes and {len(HEADERS)} headers"
-    )
-    print(f"{'':<34} {'per CPU-s':>11} {'µs each':>9} {'broker µs':>9} {'per s':>11}", flush=True)
     async with _broker() as kafka:
+        print("\n## The log's client by itself\n")
+        print(f"{records:,} records of {len(VALUE)} bytes and {len(HEADERS)} headers:\n")
+        print("| | per CPU-s | µs | broker, µs | per s |\n|---|---:|---:|---:|---:|", flush=True)
         broker = psutil.Process(kafka.pid)
         await _produce_aiokafka(kafka.bootstrap, broker, records)
         await _consume_aiokafka(kafka.bootstrap, broker, records)
@@ -84,8 +83,8 @@ async def _produce_aiokafka(bootstrap: str, broker: psutil.Process, records: int
         return records
 
     try:
-        await measure("aiokafka send, idempotent", broker, one_by_one)
-        await measure("aiokafka send_batch, idempotent", broker, in_batches)
+        await measure("aiokafka `send`, idempotent", broker, one_by_one)
+        await measure("aiokafka `send_batch`, idempotent", broker, in_batches)
     finally:
         await producer.stop()
 
@@ -103,7 +102,7 @@ async def _consume_aiokafka(bootstrap: str, broker: psutil.Process, records: int
         return count
 
     try:
-        await measure("aiokafka getmany", broker, getmany)
+        await measure("aiokafka `getmany`", broker, getmany)
     finally:
         await consumer.stop()
 
@@ -131,8 +130,8 @@ async def _ours(bootstrap: str, broker: psutil.Process, records: int) -> None:
         return count
 
     try:
-        await measure("rejoinder's writer, post", broker, post)
-        await measure("rejoinder's reader, fetch", broker, fetch)
+        await measure("Rejoinder's writer", broker, post)
+        await measure("Rejoinder's reader", broker, fetch)
     finally:
         await writer.close()
         await log.close()

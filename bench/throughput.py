@@ -56,21 +56,25 @@ class Cell(msgspec.Struct, frozen=True):
         """Events that arrived per second of wall clock."""
         return self.outcome.events / self.outcome.seconds
 
+    @property
+    def mark(self) -> str:
+        """`*` when it was cut."""
+        return " *" if self.outcome.cut else ""
+
     def row(self) -> str:
-        """One line of the table; `*` marks a cell that was cut."""
-        cut = "*" if self.outcome.cut else " "
-        parts = " ".join(
-            f"{name} {seconds / max(self.outcome.events, 1) * 1e6:.1f}"
-            for name, seconds in sorted(self.cpu.items(), key=lambda item: -item[1])
-            if seconds / sum(self.cpu.values()) > 0.01
+        """One line of the table."""
+        each = {name: seconds / max(self.outcome.events, 1) * 1e6 for name, seconds in self.cpu.items()}
+        parts = ", ".join(
+            f"{name} {used:.1f}"
+            for name, used in sorted(each.items(), key=lambda item: -item[1])
+            if used > 0.01 * sum(each.values())
         )
-        return (
-            f"{self.events:>7,} {self.at_once:>7} {self.outcome.events:>10,}{cut}"
-            f" {self.per_second:>10,.0f} {self.per_cpu_second:>12,.0f}   {parts}"
-        )
+        arrived = f"{self.outcome.events:,}{self.mark} | {self.per_second:,.0f} | {self.per_cpu_second:,.0f}"
+        return f"| {self.events:,} | {self.at_once} | {arrived} | {parts} |"
 
 
-HEAD = f"{'events':>7} {'at once':>7} {'arrived':>11} {'per s':>10} {'per CPU-s':>12}   µs of CPU per event"
+HEAD = """| events | at once | arrived | per s | per CPU-s | µs of CPU per event |
+|---:|---:|---:|---:|---:|---|"""
 
 
 def measure(target: Target, events: int, at_once: int, bounds: Bounds, *, last: bool = False) -> Cell:
@@ -110,7 +114,7 @@ def _settled(target: Target, patience: float = 30) -> dict[str, float]:
 
 def table(target: Target, lengths: Sequence[int], at_once: Sequence[int], bounds: Bounds) -> list[Cell]:
     """All cells against one target, printed as they come."""
-    print(f"\n{target.name}\n{HEAD}", flush=True)
+    print(f"\n## Throughput: {target.name}\n\n{HEAD}", flush=True)
     measure(target, 1_000, 20, WARM_UP)
     return list(_printed(measure(target, events, count, bounds) for count in at_once for events in lengths))
 
@@ -128,7 +132,7 @@ def table_afresh(
         with start() as target:
             return measure(target, events, count, patient, last=True)
 
-    print(f"\nrival\n{HEAD}", flush=True)
+    print(f"\n## Throughput: rival\n\n{HEAD}", flush=True)
     return list(_printed(cell(events, count) for count in at_once for events in lengths))
 
 
@@ -140,17 +144,22 @@ def _printed(cells: Iterator[Cell]) -> Iterator[Cell]:
 
 def compare(ours: Sequence[Cell], rivals: Sequence[Cell]) -> str:
     """Ratio per cell, and flatness per concurrency."""
-    theirs = {(cell.events, cell.at_once): cell.per_cpu_second for cell in rivals}
-    lines = ["", "rejoinder : rival, events per CPU-second"]
-    lines += [
-        f"{cell.events:>7,} {cell.at_once:>7} {cell.per_cpu_second / other:>8.1f} : 1"
-        for cell in ours
-        if (other := theirs.get((cell.events, cell.at_once)))
-    ]
-    flat = [*_flatness("rejoinder", ours), *_flatness("rival", rivals)]
+    others = {(cell.events, cell.at_once): cell for cell in rivals}
+    lines = ["", "## Events per CPU-second", ""]
+    lines += ["| events | at once | Rejoinder | rival | ratio |", "|---:|---:|---:|---:|---:|"]
+    lines += [_compared(cell, others.get((cell.events, cell.at_once))) for cell in ours]
+    flat = [*_flatness("Rejoinder", ours), *_flatness("rival", rivals)]
     if flat:
-        lines += ["", "flatness: events per CPU-second at 50,000 events against 1,000", *flat]
+        lines += ["", "Flatness, events per CPU-second at 50,000 events against 1,000:", "", *flat]
     return "\n".join(lines)
+
+
+def _compared(cell: Cell, other: Cell | None) -> str:
+    line = f"| {cell.events:,} | {cell.at_once} | {cell.per_cpu_second:,.0f}{cell.mark} |"
+    if other is None:
+        return line + " | |"
+    ratio = cell.per_cpu_second / max(other.per_cpu_second, 0.01)
+    return line + f" {other.per_cpu_second:,.0f}{other.mark} | {ratio:.1f} : 1 |"
 
 
 def _flatness(name: str, cells: Sequence[Cell]) -> Iterator[str]:
@@ -158,4 +167,4 @@ def _flatness(name: str, cells: Sequence[Cell]) -> Iterator[str]:
     for count in sorted({cell.at_once for cell in cells}):
         short, long = found.get((1_000, count)), found.get((50_000, count))
         if short and long:
-            yield f"{name:>10} {count:>5} at once {long / short - 1:>+8.1%}"
+            yield f"- {name}, {count} at once: {long / short - 1:+.0%}"
