@@ -158,7 +158,7 @@ class Scribe:
         """
         if self.ended:
             return []
-        drafts = self.begin() + [self._item_done(index, item) for index, item in self._output.unfinished()]
+        drafts = self.begin() + self._cut_short()
         status = "incomplete" if ending.incomplete_reason else "failed"
         reason = ending.incomplete_reason
         final = response.finished(
@@ -175,8 +175,7 @@ class Scribe:
         theirs = theirs if isinstance(theirs, dict) else {}
         if theirs.get("status") == "cancelled":
             return self.end(Ending("the upstream cancelled the response", type="upstream_cancelled"))
-        cut_short = () if status == "completed" else self._output.unfinished()
-        drafts = self.begin() + [self._item_done(index, item) for index, item in cut_short]
+        drafts = self.begin() + ([] if status == "completed" else self._cut_short())
         output = theirs.get("output")
         if not isinstance(output, list) or not output:
             output = self._output.items()
@@ -194,26 +193,35 @@ class Scribe:
         upstream: Headers = (),
         rest: dict[str, Any] | None = None,
     ) -> Draft:
-        def encoded(final: dict[str, Any]) -> bytes:
-            fields = {"type": type, "sequence_number": self._next, "response": final}
-            return _encode(fields | (rest or {}))
-
-        value = encoded(final)
-        if len(value) > self._limits.record_bytes:
-            # Every item was streamed and is in the log; only the closing object cannot hold them all (P-9).
+        bound = self._limits.record_bytes
+        event = {"type": type, "sequence_number": self._next, "response": final, **(rest or {})}
+        value = _encode(event)
+        # Every item was streamed and is in the log; only the closing object cannot hold them all (P-9).
+        if len(value) > bound and status == "failed":
+            value = _encode(event | {"response": final | {"output": []}})  # the reason is worth more
+        if len(value) > bound:
+            text = f"the final object of {len(value)} bytes is over {bound}"
+            error = _error(Ending(text, type="output_too_large"))
             type, status = "response.failed", "failed"
-            error = {"code": "server_error", "type": "output_too_large"}
-            error["message"] = f"the final object of {len(value)} bytes is over {self._limits.record_bytes}"
-            kept = {**final, "status": status, "output": [], "error": error, "completed_at": None}
-            value = encoded(kept)
+            bare = response.finished(
+                self._initial, status=status, output=[], error=error, usage=final["usage"]
+            )
+            value = _encode({"type": type, "sequence_number": self._next, "response": bare})
         self.ended = True
         return self._number(type, value, upstream, status)
 
-    def _item_done(self, index: int, item: dict[str, Any]) -> Draft:
-        type = "response.output_item.done"
-        event = {"type": type, "sequence_number": self._next, "output_index": index, "item": item}
-        self._output.apply(event)
-        return self._number(type, _encode(event))
+    def _cut_short(self) -> list[Draft]:
+        """`done` for the items under way, as `incomplete` (A-19). One that outgrew a record was streamed,
+        and cannot be said again (P-9).
+        """
+        type, drafts = "response.output_item.done", []
+        for index, item in self._output.unfinished():
+            event = {"type": type, "sequence_number": self._next, "output_index": index, "item": item}
+            value = _encode(event)
+            if len(value) <= self._limits.record_bytes:
+                self._output.apply(event)
+                drafts.append(self._number(type, value))
+        return drafts
 
     def _number(self, type: str, value: bytes, upstream: Headers = (), terminal: str | None = None) -> Draft:
         draft = Draft(self._next, type, value, terminal, upstream)

@@ -736,6 +736,17 @@ async def test_an_executor_goes_on_where_another_one_stopped() -> None:
     assert [call.method for call in server.calls] == ["GET"]
 
 
+async def test_an_id_that_fits_no_header_is_none() -> None:
+    """It would make every record of the run too large to be appended."""
+
+    async def script(call: Call) -> None:
+        await call.head()
+        await call.events(lifecycle("response.created", id="r" * 10_000), COMPLETED | {"sequence_number": 1})
+
+    _, got = await run(script, "resumable = true")
+    assert [one.upstream_id for one in got.upstream] == [None, "resp_theirs"]
+
+
 async def test_without_an_upstream_id_nothing_is_called_again() -> None:
     async with serving(Background(), "resumable = true") as (server, backend, _):
         got = await outcome(backend, request(), Resume(None, None, 1))

@@ -474,6 +474,15 @@ async def test_stopping_takes_no_longer_without_the_log(rig: Rig, log: MemoryLog
     assert steady() - began < 8
 
 
+async def test_an_item_larger_than_a_record_ends_its_response(rig: Rig) -> None:
+    """Its `done` fits no record: the run must not wait for what was never appended."""
+    id = await rig.accept("x" * 2_000, metadata={"echo.tokens": "1000"})
+    async with rig.executor():
+        state = await rig.closed(id)
+    assert state.status == "failed"
+    assert rig.events(id)[-1]["response"]["error"]["type"] == "event_too_large"
+
+
 class Silent(Chatty):
     """A resumable backend that says that it has begun, and then thinks."""
 

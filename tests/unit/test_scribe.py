@@ -148,6 +148,43 @@ def test_a_final_object_over_the_bound_is_an_honest_failure_that_fits() -> None:
     assert value(draft)["response"]["error"]["type"] == "output_too_large"
 
 
+@pytest.mark.parametrize("ended_by", ["us", "upstream"])
+def test_an_item_that_has_outgrown_a_record_is_not_said_again_and_the_reason_is_kept(ended_by: str) -> None:
+    held = scribe(last=2, limits=Limits(record_bytes=4_000))
+    held.write(dict(ADDED), now=0)
+    held.write(dict(ADDED) | {"output_index": 1, "item": ITEM | {"id": "msg_2"}}, now=0)
+    part = {"type": "output_text", "text": ""}
+    held.write({"type": "response.content_part.added", "output_index": 0, "part": part}, now=0)
+    for _ in range(2):
+        held.write(delta("x" * 3_000), now=0)
+    if ended_by == "us":
+        drafts = held.end(Ending("gone", type="executor_lost"))
+    else:
+        error = {"code": "server_error", "message": "gone", "type": "executor_lost"}
+        drafts = held.write({"type": "response.failed", "response": {"error": error}}, now=0)
+    assert texts(drafts) == [(8, "response.output_item.done"), (9, "response.failed")]
+    assert value(drafts[0])["item"]["id"] == "msg_2"
+    assert (value(drafts[1])["response"]["output"], drafts[1].terminal) == ([], "failed")
+    assert value(drafts[1])["response"]["error"]["message"] == "gone"
+    assert max(len(draft.value) for draft in drafts) <= 4_000
+
+
+@pytest.mark.parametrize(
+    "terminal",
+    [
+        {"response": {"output": [], "odd": "x" * 5_000}},
+        {"response": {"output": []}, "odd": "x" * 5_000},
+        {"response": {"error": {"message": "x" * 5_000}}, "type": "response.failed"},
+    ],
+)
+def test_whatever_an_upstream_adds_to_its_last_event_it_ends(terminal: dict[str, Any]) -> None:
+    held = scribe(last=2, limits=Limits(record_bytes=4_000))
+    (draft,) = held.write({"type": "response.completed", **terminal}, now=0)
+    assert draft.terminal == "failed"
+    assert len(draft.value) <= 4_000
+    assert value(draft)["response"]["error"]["type"] == "output_too_large"
+
+
 def test_the_first_event_of_a_resumable_upstream_begins_the_run_and_says_where_it_stands() -> None:
     upstream = [("upstream_id", b"resp_theirs"), ("upstream_cursor", b"0")]
     held = scribe()

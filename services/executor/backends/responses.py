@@ -14,6 +14,7 @@ upstream response; of one that is not resumable, the cut connection is the cance
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
@@ -38,6 +39,8 @@ REJOIN_PAUSE = 0.5
 CANCEL_TIMEOUT = 5.0
 """Seconds that telling an upstream to stop may take."""
 
+_ID = re.compile(r"[!-~]{1,256}")
+"""Upstream ids that are taken note of: they go into a header of each event, and into URLs."""
 _AGENTS_OWN = frozenset({"response_id", "agent_reference"})
 """What hosted agents add to every item."""
 
@@ -256,7 +259,7 @@ def _is_bare_thought(item: dict[str, Any]) -> bool:
 
 def _id_of(response: object) -> str | None:
     id = response.get("id") if isinstance(response, dict) else None
-    return id if isinstance(id, str) else None
+    return id if isinstance(id, str) and _ID.fullmatch(id) else None
 
 
 def _rename(event: Event, upstream_id: str | None, request: RunRequest) -> None:
