@@ -73,6 +73,8 @@ class Accepted(Struct, frozen=True, gc=False):
     background: bool
     store: bool
     previous: ResponseId | None = None
+    keyed: bool = False
+    """Its id is that of an Idempotency-Key (P-2): it may be asked for again at any time."""
 
     def new(self, value: bytes) -> NewRecord:
         """The record that says so around `value`, the encoded `AcceptedValue`."""
@@ -86,6 +88,8 @@ class Accepted(Struct, frozen=True, gc=False):
         ]
         if self.previous:
             headers.append(("previous", self.previous.encode()))
+        if self.keyed:
+            headers.append(("keyed", b"1"))
         return NewRecord(f"{self.id}/accepted/{self.nonce}".encode(), value, headers)
 
 
@@ -275,6 +279,7 @@ def _accepted(id: ResponseId, nonce: str, headers: dict[str, bytes]) -> Accepted
         background=headers["background"] == b"1",
         store=headers["store"] == b"1",
         previous=ResponseId(previous.decode()) if previous else None,
+        keyed=headers.get("keyed") == b"1",
     )
 
 

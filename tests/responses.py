@@ -44,14 +44,18 @@ class Author:
         self.ack = await self.writer.append(self.names.events, self._partition, record)
         return self.ack
 
-    async def accept(self, *, background: bool = True, tenant: str = TENANT, **body: Any) -> "Author":
+    async def accept(
+        self, *, background: bool = True, tenant: str = TENANT, keyed: bool = False, **body: Any
+    ) -> "Author":
         """The `accepted`: the opening events."""
         self.tenant = Tenant(tenant)
         body = {"model": "echo", "background": background, "input": "hello", **body}
         self.initial = response.initial(body, self.id, 1_700_000_000, "echo")
         self.request = json.dumps({"request": body, "response": self.initial}).encode()
         store = body.get("store", True)
-        entry = Accepted(self.id, "n", self.tenant, "sha", FAR, FAR, background=background, store=store)
+        entry = Accepted(
+            self.id, "n", self.tenant, "sha", FAR, FAR, background=background, store=store, keyed=keyed
+        )
         self.accepted = await self.put(entry.new(self.request))
         opening = opening_events(bytes(accepted_value(self.request).response), background)
         self.frames = [frame(type, number, value) for number, (type, value) in enumerate(opening)]

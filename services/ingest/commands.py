@@ -102,8 +102,8 @@ class Commands:
         route = self._config.validate(request.body)
         model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
         initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
-        accepted = self._accepted(id, request, tenant, now)
-        ack = await self._append_accepted(accepted, request, initial, by, keyed=key is not None)
+        accepted = self._accepted(id, request, tenant, now, keyed=key is not None)
+        ack = await self._append_accepted(accepted, request, initial, by)
         if ack.timestamp > accepted.not_after:
             raise void()
         created = Created(id, tenant, ack.offset, initial, store=request.store, mine=True)
@@ -154,7 +154,9 @@ class Commands:
         except TimeoutError as error:
             raise unavailable("The log cannot be looked up now; nothing was stored.") from error
 
-    def _accepted(self, id: ResponseId, request: CreateRequest, tenant: Tenant, now: int) -> Accepted:
+    def _accepted(
+        self, id: ResponseId, request: CreateRequest, tenant: Tenant, now: int, *, keyed: bool
+    ) -> Accepted:
         return Accepted(
             id=id,
             nonce=self._nonce(),
@@ -165,10 +167,11 @@ class Commands:
             background=request.background,
             store=request.store,
             previous=request.previous,
+            keyed=keyed,
         )
 
     async def _append_accepted(
-        self, accepted: Accepted, request: CreateRequest, initial: bytes, by: float, *, keyed: bool
+        self, accepted: Accepted, request: CreateRequest, initial: bytes, by: float
     ) -> Ack:
         """Append `accepted`, if there is room for it and its predecessor is there by loop time `by`.
 
@@ -181,7 +184,7 @@ class Commands:
             previous = request.previous
             if previous and not visible(await self._look_up(previous, by), accepted.tenant):
                 raise previous_not_found(previous)
-            ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=keyed)
+            ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=accepted.keyed)
             hold(ids.partition_of(accepted.id), ack.offset)
         return ack
 

@@ -7,7 +7,7 @@
 
 Pure: the projector does what the work says, and reports it done. Until then the work holds the low watermark,
 as every open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62);
-those that are not stored are followed for the watermark alone (P-76).
+those that are not stored are followed for the watermark, and leave `gone` if a key leads to them (P-76).
 
 Memory: an open response holds at most one chunk unpacked. When all of them together hold more than
 the bound, the largest let go of their frames and are read from the log again when they close.
@@ -54,7 +54,7 @@ class Regather(Struct, frozen=True):
 
 
 class Erase(Struct, frozen=True):
-    """A response was deleted: hide it and erase what was written of it.
+    """A response was deleted, or closed unstored: hide it and erase what was written of it.
 
     `chunks` None: it closed before this projection began; its transcript was written after its `accepted`,
     whose offset is `accepted_offset` (-1: unknown, then nothing was ever written).
@@ -211,6 +211,8 @@ class Projection:
         opened, state = self._open.pop(id), self.fold.responses[id]
         assert state.accepted is not None
         if not state.accepted.store:
+            if state.accepted.keyed:
+                yield Erase(id, opened.at, state.tenant, 0, state.offset)
             return
         if opened.packer is None:
             yield Regather(id, opened.at, record.offset)

@@ -174,7 +174,7 @@ class Feed:
         while True:
             await asyncio.sleep(SWEEP)
             for folding, time in zip(self._foldings, self._times, strict=True):
-                folding.forget(time - self._sources.keep_ms, self._library.__contains__)
+                folding.forget(time - self._sources.keep_ms, self._library.knows)
                 await asyncio.sleep(0)
             shelves = await self._bounds(self._sources.transcripts)
             if starts != (starts := {partition: bounds.start for partition, bounds in shelves.items()}):

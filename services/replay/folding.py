@@ -77,12 +77,12 @@ class Folding:
         """Let go of closed responses untouched since log time `before` (ms), once packed.
 
         O(responses), for every now and then. One that somebody reads is kept, and so is one that is not yet
-        `elsewhere`.
+        `elsewhere`, where it is to be.
         """
         self.fold.forget(before)
         closed = [w for w in self.windows.values() if w.state.closed and w.state.touched < before]
         for window in closed:
-            if not window.readers and (not window.stored or elsewhere(window.id)):
+            if not window.readers and (not window.lasting or elsewhere(window.id)):
                 self.windows.pop(window.id).drop()
 
     def clear(self) -> None:

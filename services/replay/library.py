@@ -76,8 +76,12 @@ class Library:
         return entry is not None and entry.complete
 
     def gone(self, id: ResponseId) -> bool:
-        """It was deleted."""
+        """It was deleted, or was never stored."""
         return id in self._gone
+
+    def knows(self, id: ResponseId) -> bool:
+        """Whether it is here, or gone."""
+        return id in self or id in self._gone
 
     def hide(self, id: ResponseId, offset: int = -1) -> None:
         """`id` was deleted: hide it for good (P-72). `offset` is that of its `gone`, if that says so."""

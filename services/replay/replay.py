@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.errors import ApiError, LogError, not_found, unavailable
 from schemas.events import initial_object
@@ -145,7 +146,8 @@ class Replay:
             case None:
                 return ResponseView(id, found=False)
             case Deleted(state=state):
-                return _state_view(state, id) if state else ResponseView(id, found=True, deleted=True)
+                view = _state_view(state, id) if state else ResponseView(id, found=True)
+                return replace(view, deleted=True)
             case Window(state=state):
                 return _state_view(state, id, await self._without_output(found))
             case Packed(summary=summary):

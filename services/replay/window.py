@@ -147,6 +147,11 @@ class Window:
         """Whether anybody but the connection that created it may see it (P-76)."""
         return self.state.accepted is not None and self.state.accepted.store
 
+    @property
+    def lasting(self) -> bool:
+        """Whether `transcripts` is to have something of it: itself, or that it is gone (P-76)."""
+        return self.stored or (self.state.accepted is not None and self.state.accepted.keyed)
+
     def append(self, frame: bytes, offset: int, claim: ClaimId | None) -> None:
         """Add the next frame, of the record at `offset`; `claim` is None for a derived one."""
         page = self._filling

@@ -20,6 +20,8 @@ class Answers:
         self._wishes: dict[str, Wish] = {}
         self._possible: dict[str, None] = {}
         """Marks of wishes that may have come true, as far as their clients know."""
+        self.cancels: set[ResponseId] = set()
+        """What clients asked to cancel, or left."""
         self._ids: dict[str, ResponseId] = {}
         """The id that each Idempotency-Key made."""
 
@@ -81,6 +83,10 @@ class Answers:
 
     def check(self) -> None:
         """In the end: each wish came true once at most, and not at all when its client knows it did not."""
+        for truth in self._world.truth:
+            for story in truth.stories.values():
+                if story.status == "cancelled" and story.id not in self.cancels:
+                    self._world.bad("A-21 cancelled, and nobody asked for it", story)
         made = Counter(
             story.asked["metadata"]["mark"]
             for truth in self._world.truth

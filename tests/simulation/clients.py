@@ -101,6 +101,7 @@ async def create(world: "World", wish: Wish) -> Created | None:
 
 async def cancel(world: "World", created: Created) -> None:
     """Cancel until it is answered; a response that is not in the background is abandoned instead (A-7)."""
+    world.answers.cancels.add(created.id)
     story = world.story(created.id)
     if story.accepted is not None and not story.accepted.background:
         await asked(world, lambda it: it.abandon(created))

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from schemas.ids import response_id
+from schemas.records import Headers, NewRecord
 from services.eventlog.port import TopicPartition
-from tests.simulation import readers
+from tests.simulation import clients, readers
 from tests.simulation.node import SESSION, Node
 from tests.simulation.processes import NAMES, PARTITIONS, ROLES, Process
 from tests.simulation.promises import VIEWS
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 BROKER_PAUSES = (3, 12, 40)
+ODD: list[Headers] = [[], [("kind", b"event")], [("kind", b"unheard-of"), ("v", b"9")]]
+"""Headers that say nothing, too little, or what only a later version knows."""
 READERS = 2
 """Fresh replays beside those that live from the start."""
 
@@ -30,6 +34,8 @@ class Faults:
             "expel": self._expel,
             "storm": self._storm,
             "restart": self._restart,
+            "roll": self._roll,
+            "poison": self._poison,
             "slow": self._slow,
             "compact": self._compact,
             "retain": self._retain,
@@ -59,11 +65,15 @@ class Faults:
     async def _pause(self, process: Process) -> None:
         seconds = self._rng.choice((1, 6, 15, 30))
         if process.node.paused_at is None:
-            self._world.say("pause", process.name, seconds)
-            process.node.pause()
-            self._world.later(seconds, self.resume, process.node)
-            if seconds > SESSION:
-                self._world.later(SESSION, expel, process.node)
+            self.stun(process.node, seconds)
+
+    def stun(self, node: Node, seconds: float) -> None:
+        """Pause a process for so long; its groups expel it when its session is over."""
+        self._world.say("pause", node, seconds)
+        node.pause()
+        self._world.later(seconds, self.resume, node)
+        if seconds > SESSION:
+            self._world.later(SESSION, expel, node)
 
     def resume(self, node: Node) -> None:
         """A paused process goes on, and joins again what it was expelled from."""
@@ -86,6 +96,25 @@ class Faults:
         """As in a rolling update: told to stop, awaited, replaced."""
         if process.node.paused_at is None:
             self._world.background(self._world.restart(process.name))
+
+    async def _roll(self, _: Process) -> None:
+        """A rolling update of all executors, one after the other."""
+        self._world.background(self._one_by_one())
+
+    async def _one_by_one(self) -> None:
+        for index in range(ROLES["x"]):
+            process = self._world.processes.get(f"x{index}")
+            if process is not None and process.node.paused_at is None and not process.stop.is_set():
+                await self._world.restart(process.name)
+
+    async def _poison(self, _: Process) -> None:
+        """Somebody writes what nobody can read (P-8)."""
+        rng = self._rng
+        partition = rng.randrange(PARTITIONS)
+        key = f"{response_id(partition, rng.randbytes(16))}/odd/{clients.nonce(rng)}".encode()
+        record = NewRecord(key, b"{", rng.choice(ODD))
+        sources = [TopicPartition(NAMES.events, partition), TopicPartition(NAMES.executors, 0)]
+        self._world.log.append_now(rng.choice(sources), record)
 
     async def _slow(self, process: Process) -> None:
         node = process.node

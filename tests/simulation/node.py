@@ -45,6 +45,7 @@ class Node:
         self._awake = asyncio.Event()
         self._awake.set()
         self.memberships: list[NodeMembership] = []
+        self.on_assignment: OnAssignment = lambda _: None
         self.writers: list[NodeWriter] = []
 
     def __repr__(self) -> str:
@@ -54,6 +55,11 @@ class Node:
         """Wait as long as a request takes, and as long as the process is paused."""
         await asyncio.sleep(self.rng.expovariate(1 / mean))
         await self.passage()
+
+    async def away(self, mean: float) -> None:
+        """Wait as long as somebody else than the broker takes, and as long as the process is paused."""
+        await asyncio.sleep(self.rng.expovariate(1 / mean))
+        await self._awake.wait()
 
     async def passage(self) -> None:
         """Wait until the process runs and the broker answers."""
@@ -188,7 +194,9 @@ class NodeMembership:
     async def _tell(self) -> None:
         await self._node.turn(0.1)
         if self._told and self._node.alive:
-            self._on_assignment(self._told.pop(0))
+            owned = self._told.pop(0)
+            self._node.on_assignment(owned)
+            self._on_assignment(owned)
 
 
 class NodeWriter:

@@ -10,6 +10,8 @@ FAULTS: Mapping[str, int] = {
     "expel": 3,
     "storm": 1,
     "restart": 2,
+    "roll": 1,
+    "poison": 1,
     "slow": 2,
     "compact": 4,
     "retain": 4,
@@ -52,6 +54,12 @@ class Plan(Struct, frozen=True):
     """Seconds in which an executor that is told to stop may finish its runs."""
     max_attempts: int = 5
     max_queue: int = 7
+    most_open: int | None = None
+    """How many responses may be open at once, all ingests together, where that can be told."""
+    stunned: float = 0
+    """The chance that an executor is paused when it calls an upstream: it wakes as a zombie."""
+    little: bool = False
+    """Replays have hardly any memory."""
     slots: int = 50
     window_ms: int = 20_000
     hasty: bool = False

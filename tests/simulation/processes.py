@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Coroutine
-from random import Random
 from typing import Any
 
 from msgspec import Struct, field
@@ -47,9 +46,8 @@ def projector(name: str, node: Node, settings: Settings) -> Process:
     return Process(name, node, started(name, Projector(settings, node, NAMES).run(stop)), stop)
 
 
-def replay(name: str, node: Node, settings: Settings, rng: Random) -> Process:
-    """Start a replay, with much memory or hardly any."""
-    memory = rng.choice((1 << 20, 6_000, 1_500))
+def replay(name: str, node: Node, settings: Settings, memory: int) -> Process:
+    """Start a replay that holds so many bytes of frames."""
     little = Settings(
         window_ms=settings.window_ms, skew_ms=settings.skew_ms, replay_memory_bytes=memory, barrier_s=5
     )

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from schemas.fold import Fold
 from schemas.ids import ResponseId, partition_of
-from schemas.records import Accepted, Claimed, Tombstone, parse
+from schemas.records import Accepted, Claimed, EventRecord, Tombstone, parse
 from services.connect import executors_group, projector_group
 from services.eventlog import transcript
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
 from services.executor.backend import RunRequest
 from services.settings import Settings
+from tests.simulation.conduct import Conduct
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS
 from tests.simulation.truth import Story
@@ -45,6 +46,7 @@ class Promises:
         """How many responses were open, and since when."""
         self.takeovers = 0
         self.streams: Streams = {}
+        self.conduct = Conduct(world, self.streams)
 
     # As it happens.
 
@@ -60,13 +62,27 @@ class Promises:
     def _event(self, partition: int, record: MemoryRecord) -> None:
         world, entry = self._world, parse(record)
         key = record.key or b""
+        id = getattr(entry, "id", None)
+        if id is not None and partition_of(id) != partition:
+            world.bad("P-1 a record in a foreign partition", key, partition)
+            return
         if not isinstance(entry, Tombstone):
             if (partition, key) in self._keys:
                 world.bad("P-5 shared key", key)
             self._keys.add((partition, key))
+        if isinstance(entry, Claimed):
+            self.conduct.claim(partition, world.story(entry.id), entry)
         counts = world.truth[partition].append(record, entry)
         world.say("log", f"{partition}@{record.offset}", key.decode(), "counts" if counts else "-")
         self._opens.append((world.loop.time(), sum(len(truth.open()) for truth in world.truth)))
+        if world.plan.most_open is not None and self._opens[-1][1] > world.plan.most_open:
+            world.bad("A-10 more open than there is room for", self._opens[-1][1])
+        if isinstance(entry, Tombstone):
+            story = world.story(entry.id)
+            if key in story.counted and not story.erasable:
+                world.bad("P-28 a tombstone for what nobody erased", key)
+        if counts and isinstance(entry, Claimed | EventRecord):
+            self.conduct.heard(entry.id)
         if counts and isinstance(entry, Claimed):
             self._claimed(world.story(entry.id), entry)
         if counts and isinstance(entry, Accepted):
@@ -85,7 +101,9 @@ class Promises:
 
     def _beat(self, record: MemoryRecord) -> None:
         if dict(record.headers).get("leaving") == b"1":
-            self._world.left.add((record.key or b"").decode())
+            executor = (record.key or b"").decode()
+            self._world.left.add(executor)
+            self.conduct.left(executor)
 
     def called(self, node: Node, request: RunRequest, kind: str) -> None:
         """An upstream is called: is that authorised?"""
@@ -98,6 +116,9 @@ class Promises:
             world.bad("P-42 a call after the fence", request.id, request.attempt, node)
         elif node.stalled(self._claimed_at[request.id, request.attempt]) >= world.settings.lease_s:
             world.bad("P-42 a call on an old claim", request.id, request.attempt, node)
+        open_here = [kind for _, at, kind in self.streams.values() if at is node and kind != "stubborn"]
+        if len(open_here) >= world.settings.slots:
+            world.bad("P-41 more runs than slots", node)
         if request.attempt in calls:
             world.bad("P-42 two calls for one attempt", request.id, request.attempt)
         if calls and kind == "fragile":
@@ -131,7 +152,8 @@ class Promises:
     def _transcript(self, record: MemoryRecord, story: Story) -> str | None:
         match transcript.parse(record):
             case transcript.Gone():
-                return None if story.deleted else "P-72 gone, though nobody deleted it"
+                wrong = not story.deleted and not story.leaves_word
+                return "P-72 gone, though nobody deleted it" if wrong else None
             case _ if story.closed_offset < 0 or story.hidden:
                 return "P-70 a transcript of what is not closed or not stored"
             case transcript.Request():
@@ -175,6 +197,8 @@ class Promises:
         id, transcripts = story.id, self.views[NAMES.transcripts]
         if story.deleted:
             return story.deleted_offset >= mark or f"{id}/gone".encode() in transcripts
+        if story.leaves_word:
+            return story.closed_offset >= mark or f"{id}/gone".encode() in transcripts
         if not story.readable or story.closed_offset >= mark:
             return True
         request = transcripts.get(f"{id}/request".encode())
@@ -206,7 +230,7 @@ class Promises:
             if story.accepted is None or story.offset < mark:
                 continue
             found = fold.get(story.id)
-            erased = story.deleted or (story.hidden and story.closed)
+            erased = story.erasable
             if erased:
                 if found is not None and not found.closed:
                     world.bad("P-28 what was erased is open again", found)
@@ -261,7 +285,7 @@ class Promises:
 
     def _running(self) -> list[str]:
         """Upstreams that go on for nothing."""
-        running = [id for id, node in self.streams.values() if node.alive]
+        running = [id for id, node, _ in self.streams.values() if node.alive]
         return [
             f"P-46 an upstream that nobody stopped {id}" for id in running if self._world.story(id).closed
         ]
@@ -317,7 +341,7 @@ class Promises:
         id, _, kind = key.decode().partition("/")
         story = self._world.story(ResponseId(id))
         marker = kind == "gone" or kind.startswith("deleted/")
-        if not marker and (story.deleted or (story.hidden and story.closed)):
+        if not marker and story.erasable:
             self._world.bad("P-90 erased, and still in the log", topic, key)
 
 

@@ -1,11 +1,31 @@
 """Every rule of the protocol, taken away: the simulation notices."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from tests.simulation.planted import RULES, found
+from tests.simulation.planted import ELSEWHERE, RULES, found
+
+TESTS = Path(__file__).parents[1]
+PROTOCOL = TESTS.parent / "schemas" / "protocol.md"
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_absence_of_a_rule_is_found(name: str) -> None:
     rule = RULES[name]
     assert found(rule) is not None, f"{rule.number}: {rule.seeds} seeds noticed nothing"
+
+
+def test_every_rule_of_the_protocol_is_planted_or_held_by_another_test() -> None:
+    stated = re.findall(r"^- \*\*(P-\d+)\*\*", PROTOCOL.read_text(), flags=re.MULTILINE)
+    planted = {rule.number for rule in RULES.values() if rule.number.startswith("P-")}
+    assert len(stated) > 60
+    assert sorted(stated) == sorted(planted | ELSEWHERE.keys())
+    assert not planted & ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize("number", ELSEWHERE)
+def test_what_holds_a_rule_instead_exists(number: str) -> None:
+    file, _, name = ELSEWHERE[number].test.partition("::")
+    assert f"def {name}(" in (TESTS / file).read_text()

@@ -38,6 +38,9 @@ class Story(Struct):
     keys: dict[bytes, int] = field(default_factory=dict)
     """Where every key with a value was last written, for as long as nothing erased it."""
 
+    counted: set[bytes] = field(default_factory=set)
+    """The keys of all that counted."""
+
     def __repr__(self) -> str:
         offsets = f"{self.offset}..{self.closed_offset}, deleted {self.deleted_offset}"
         return f"<{self.id} {self.status} at {offsets}>"
@@ -63,6 +66,16 @@ class Story(Struct):
         return str(self.asked["model"])
 
     @property
+    def erasable(self) -> bool:
+        """Nothing of it may stay."""
+        return self.deleted or (self.hidden and self.closed)
+
+    @property
+    def leaves_word(self) -> bool:
+        """Its key may be repeated at any time: `gone` must say that it was there (P-76)."""
+        return self.hidden and self.closed and self.accepted is not None and self.accepted.keyed
+
+    @property
     def readable(self) -> bool:
         """It closed, is stored and was not deleted: every reader must have all of it, for good."""
         return self.closed_offset >= 0 and not self.deleted and not self.hidden
@@ -85,6 +98,12 @@ class Truth:
             return False
         story = self.stories.setdefault(id, Story(id))
         self._keep(story, record, entry)
+        counts = self._count(story, record, entry)
+        if counts:
+            story.counted.add(record.key or b"")
+        return counts
+
+    def _count(self, story: Story, record: LogRecord, entry: Entry) -> bool:
         match entry:
             case Accepted():
                 return self._accepted(story, record, entry)

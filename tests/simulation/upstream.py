@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from schemas.ids import ResponseId, Tenant
 from schemas.request import input_items
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
@@ -22,9 +24,10 @@ from tests.simulation.truth import Story
 KINDS = ("resumable", "repeatable", "fragile", "silent", "stubborn")
 STUBBORN = 30.0
 """Seconds that a stubborn upstream takes to stop."""
-Streams = dict[int, tuple[ResponseId, Node]]
-"""Those that are open: of which response, and where."""
+Streams = dict[int, tuple[ResponseId, Node, str]]
+"""Those that are open: of which response, where, and of which kind."""
 OnCall = Callable[[Node, RunRequest, str], None]
+OnBatch = Callable[[ResponseId, Node], None]
 
 
 class Upstream:
@@ -32,10 +35,11 @@ class Upstream:
 
     pass_extensions = False
 
-    def __init__(self, node: Node, kind: str, on_call: OnCall, streams: Streams) -> None:
+    def __init__(self, node: Node, kind: str, on_call: OnCall, on_batch: OnBatch, streams: Streams) -> None:
         self._node = node
         self._kind = kind
         self._on_call = on_call
+        self._on_batch = on_batch
         self._streams = streams
         self._inner = ScriptedBackend()
         self.resumable = kind == "resumable"
@@ -45,18 +49,20 @@ class Upstream:
         self, request: RunRequest, resume: Resume | None = None
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
         """The run's batches, each as late as the process is; so is the call itself."""
-        await self._node.turn(0.3)
+        await self._node.away(0.3)
         request.calling()
         self._on_call(self._node, request, self._kind)
-        self._streams[id(request)] = request.id, self._node
+        self._streams[id(request)] = request.id, self._node, self._kind
         try:
             if self._kind == "silent":
                 await asyncio.Event().wait()
             if self._kind == "stubborn":
                 await stubborn()
-            async for batch in self._inner.stream(request, resume):
-                await self._node.turn(0.2)
+            said = request if self.resumable else replace(request, input=_words(request.attempt))
+            async for batch in self._inner.stream(said, resume):
+                await self._node.away(0.2)
                 yield batch
+                self._on_batch(request.id, self._node)  # it wants more
         finally:
             del self._streams[id(request)]
 
@@ -65,6 +71,11 @@ class Upstream:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def _words(attempt: int) -> list[dict[str, Any]]:
+    """What a model says when it is asked once more is not what it said before."""
+    return [{"role": "user", "content": " ".join(f"{letter}{attempt}" for letter in "abc")}]
 
 
 async def stubborn() -> None:
@@ -78,8 +89,8 @@ async def stubborn() -> None:
 class Upstreams:
     """Finds the upstream of a request, as the registry does."""
 
-    def __init__(self, node: Node, on_call: OnCall, streams: Streams) -> None:
-        self._kinds = {kind: Upstream(node, kind, on_call, streams) for kind in KINDS}
+    def __init__(self, node: Node, on_call: OnCall, on_batch: OnBatch, streams: Streams) -> None:
+        self._kinds = {kind: Upstream(node, kind, on_call, on_batch, streams) for kind in KINDS}
 
     def resolve(self, body: Mapping[str, Any]) -> Upstream:
         """The upstream of the request's model."""

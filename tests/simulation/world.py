@@ -17,6 +17,7 @@ import structlog
 from schemas.ids import ResponseId, partition_of
 from services.eventlog import transcript
 from services.eventlog.port import TopicPartition
+from services.executor.backend import RunRequest
 from services.ingest import watch
 from services.settings import Settings
 from tests.simulation import clients, ingest, processes, readers
@@ -32,6 +33,8 @@ from tests.simulation.truth import Story, Truth
 from tests.simulation.upstream import Chains, Upstreams
 
 EPOCH = 1_700_000_000_000
+MEMORIES = {False: (1 << 20, 6_000, 1_500), True: (1_500,)}
+"""Bytes of frames that a replay holds: much, or hardly any."""
 CALM = 90
 """Seconds after the trouble within which everything must have come to its end."""
 
@@ -128,6 +131,10 @@ class World:
         quiet = self.loop.time() - node.disturbed_at > SIGNS_OF_LIFE and not node.lag
         return sound and quiet and node.paused_at is None
 
+    def runs_at(self, executor: str, node: Node) -> bool:
+        """Whether `node` is the door of an executor."""
+        return self._executors[executor].node is node
+
     # Processes.
 
     def start(self, name: str, trouble: float | None = None) -> Process:
@@ -138,9 +145,11 @@ class World:
         match name[0]:
             case "x":
                 chains = Chains(node, lambda id: self.story(ResponseId(id)))
-                upstreams = Upstreams(node, self.promises.called, self.promises.streams)
+                streams = self.promises.streams
+                upstreams = Upstreams(node, self._called, self.promises.conduct.taken, streams)
                 process = processes.executor(name, node, self.settings, upstreams, chains)
                 self._executors[process.me] = process
+                node.on_assignment = lambda owned: self.promises.conduct.assigned(process.me, owned)
             case "p":
                 process = processes.projector(name, node, self.settings)
             case "i":
@@ -149,7 +158,8 @@ class World:
                 line = ingest.Line(node, self._some_replay, self.background)
                 process = ingest.start(name, node, self.settings, line, lambda: self.now() + skew)
             case _:
-                process = processes.replay(name, node, self.settings, self.rng)
+                memory = self.rng.choice(MEMORIES[self.plan.little])
+                process = processes.replay(name, node, self.settings, memory)
         self.say("start", name, process.me)
         self.processes[name] = process
         return process
@@ -180,6 +190,11 @@ class World:
             process.node.kill()
             self._autopsy(process)
         self.start(name, process.node.trouble)
+
+    def _called(self, node: Node, request: RunRequest, kind: str) -> None:
+        self.promises.called(node, request, kind)
+        if self.rng.random() < self.plan.stunned and node.paused_at is None:
+            self._faults.stun(node, 15)
 
     def _some_replay(self) -> Process | None:
         replays = [process for process in self.processes.values() if process.reader is not None]

@@ -64,6 +64,17 @@ async def test_a_closed_response_is_written_frame_by_frame_as_its_readers_got_it
     assert frames_in(work) == author.after(-1)
 
 
+async def test_of_what_is_not_stored_nothing_is_written_but_that_its_key_is_used_up(log: Given) -> None:
+    await log.completed("one", store=False)
+    keyed = await log.completed("two", store=False, keyed=True)
+    projection = Projection(0, 0)
+    (work,) = projected(log, projection)
+    assert work == Erase(keyed.id, keyed.accepted.offset, keyed.tenant, 0, keyed.accepted.offset)
+    assert projection.watermark() == keyed.accepted.offset
+    projection.done(work)
+    assert projection.watermark() == len(log.records())
+
+
 async def test_the_transcript_says_what_the_fold_knows(log: Given) -> None:
     author = await log.completed("one ", "two")
     (work,) = projected(log, Projection(0, 0))

@@ -1,0 +1,47 @@
+"""Plant from the command line: every rule, or those that it names; say what was found."""
+
+import os
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.planted import RULES, found
+
+PATIENCE = 30.0
+"""Seconds of this machine's time for one rule."""
+
+
+def main() -> int:
+    """Plant what the command line names, or everything; say what was found."""
+    names = sys.argv[1:] or list(RULES)
+    missed = 0
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+        for name, what in zip(names, pool.map(look, names), strict=True):
+            print(f"{RULES[name].number} {name}: {'not found' if what is None else what}", flush=True)
+            missed += what is None
+    return bool(missed)
+
+
+def look(name: str) -> str | None:
+    """Where the absence of a rule shows first, in words."""
+    signal.signal(signal.SIGVTALRM, _too_long)
+    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+    try:
+        seen = found(RULES[name])
+    except TooLong:
+        return None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    return seen and f"seed {seen[0]}: {dict(seen[1])}"
+
+
+class TooLong(BaseException):
+    """A world without a rule may go on for ever."""
+
+
+def _too_long(*_: object) -> None:
+    raise TooLong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

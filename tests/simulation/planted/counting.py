@@ -1,0 +1,262 @@
+"""Records, and what counts of them (P-1 to P-28)."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+from msgspec.structs import replace
+
+from schemas import events, fold, records
+from schemas.fold import Fold, Verdict
+from schemas.ids import ClaimId, ResponseId, Tenant, partition_of
+from schemas.records import Accepted, Claimed, EventRecord
+from services.eventlog.scan import scan
+from services.executor import engine, erasure
+from services.executor.engine import Engine
+from services.executor.partition import Partition, Sent
+from services.ingest import appends
+from services.projector import projection
+from services.replay import folding, frames
+from tests.simulation.plan import Plan, only
+from tests.simulation.planted.registry import CROWDED, DELETING, REPEATED, TROUBLED, rule
+
+LATE = Plan(
+    faults=only(pause=6),
+    targets="x",
+    rate=1,
+    responses=16,
+    trouble=0.25,
+    words=60,
+    deletes=0,
+    cancels=0,
+    kinds={"resumable": 1},
+)
+
+
+@rule("P-1")
+def partition_not_of_the_id() -> Iterator[None]:
+    """Ingest appends to whatever partition a hash says."""
+    original = partition_of
+    with patch.object(appends, "partition_of", lambda id: 1 - original(id)):
+        yield
+
+
+@rule("P-4", "P-70", "P-74")
+def reader_decides_by_its_version() -> Iterator[None]:
+    """The projector passes over the events of a type that it does not know."""
+
+    def old(record: records.LogRecord) -> records.Entry:
+        entry = records.parse(record)
+        if isinstance(entry, EventRecord) and entry.type == "response.content_part.done":
+            return records.Unreadable("a type of a later version")
+        return entry
+
+    with patch.object(projection, "parse", old):
+        yield
+
+
+@rule("P-6", "P-81")
+def event_encoded_anew() -> Iterator[None]:
+    """Replay writes events in a style of its own."""
+
+    def spaced(type: str, number: int, data: bytes) -> bytes:
+        return original(type, number, data.replace(b'","', b'", "'))
+
+    original = events.frame
+    with patch.object(folding, "frame", spaced), patch.object(frames, "frame", spaced):
+        yield
+
+
+@rule("P-8", "a process died by itself", "A-19", plan=Plan(faults=only(poison=1), targets="x"))
+def unreadable_record_stops_the_fold() -> Iterator[None]:
+    """An executor raises on what it cannot read."""
+
+    def strict(record: records.LogRecord) -> records.Entry:
+        entry = records.parse(record)
+        if isinstance(entry, records.Unreadable):
+            raise ValueError(entry.why)  # noqa: TRY004 - as a parser would
+        return entry
+
+    with patch.object(engine, "parse", strict):
+        yield
+
+
+@rule("P-5", plan=Plan(faults=only(storm=3, expel=3, pause=2), targets="x", rate=1))
+def shared_key() -> Iterator[None]:
+    """A claim's id says only which attempt it is for."""
+
+    def claim(self: Engine, partition: Partition, id: ResponseId, attempt: int) -> None:
+        claim = ClaimId(f"c{attempt:016x}")
+        partition.send(claim, Sent(id, attempt, asyncio.get_running_loop().time()))
+        self.post(partition, Claimed(id, attempt, claim, self.me, Tenant("sim")).new())
+
+    with patch.object(Engine, "claim", claim):
+        yield
+
+
+@rule("P-7", "P-70")
+def derived_event_encoded_anew() -> Iterator[None]:
+    """The projector writes its own version of events 0 and 1."""
+
+    def spaced(id: str, accepted: bytes, background: bool) -> list[bytes]:
+        return [frame.replace(b'","', b'", "') for frame in original(id, accepted, background)]
+
+    original = events.opening_frames
+    with patch.object(projection, "opening_frames", spaced):
+        yield
+
+
+@rule("P-20", "P-28", "P-42", "P-62", plan=REPEATED)
+def not_after_ignored() -> Iterator[None]:
+    """An `accepted` counts however late it is."""
+    original = Fold._accepted
+
+    def accepted(self: Fold, offset: int, time: int, entry: Accepted) -> Verdict:
+        return original(self, offset, min(time, entry.not_after), entry)
+
+    with patch.object(Fold, "_accepted", accepted):
+        yield
+
+
+@rule("P-20", "P-28", "P-42", "P-81", "P-70", plan=REPEATED)
+def later_accepted_counts() -> Iterator[None]:
+    """The last `accepted` counts, not the first."""
+    original = Fold._accepted
+
+    def accepted(self: Fold, offset: int, time: int, entry: Accepted) -> Verdict:
+        if time <= entry.not_after:
+            self.responses.pop(entry.id, None)
+        return original(self, offset, time, entry)
+
+    with patch.object(Fold, "_accepted", accepted):
+        yield
+
+
+@rule("P-21", "P-42", "P-28", "P-81", plan=CROWDED)
+def any_claim_wins() -> Iterator[None]:
+    """A claim of the current attempt takes it over."""
+    original = Fold._claimed
+
+    def claimed(self: Fold, offset: int, time: int, entry: Claimed) -> Verdict:
+        state = self.responses.get(entry.id)
+        if state is not None and entry.attempt == state.attempt:
+            state.attempt -= 1
+        return original(self, offset, time, entry)
+
+    with patch.object(Fold, "_claimed", claimed):
+        yield
+
+
+@rule("P-22", "P-28", "P-70", "P-81", plan=LATE)
+def fenced_events_count() -> Iterator[None]:
+    """An event counts whoever tells it."""
+    original = Fold._event
+
+    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
+        state = self.responses.get(entry.id)
+        if state is not None and state.claim is not None:
+            claim, state.claim = state.claim, entry.claim
+            try:
+                return original(self, time, entry)
+            finally:
+                state.claim = claim
+        return original(self, time, entry)
+
+    with patch.object(Fold, "_event", event):
+        yield
+
+
+@rule("P-22", "P-28", "P-70", "P-81", "A-19", "P-43", plan=TROUBLED)
+def numbers_ignored() -> Iterator[None]:
+    """An event of the winning claim counts whatever its number."""
+    original = Fold._event
+
+    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
+        state = self.responses.get(entry.id)
+        if state is not None and not state.closed:
+            state.last = entry.sequence_number - 1
+        return original(self, time, entry)
+
+    with patch.object(Fold, "_event", event):
+        yield
+
+
+@rule("P-24", "A-19", "P-28", "P-61", "P-70", plan=Plan(cancels=0.8))
+def cancel_closes_nothing() -> Iterator[None]:
+    """A `cancelled` does not count."""
+    with patch.object(Fold, "_cancelled", lambda *_: Verdict.IGNORED):
+        yield
+
+
+@rule("P-25", "P-28", "P-62", "P-42", "P-72", plan=DELETING)
+def delete_of_an_unknown_id_forgotten() -> Iterator[None]:
+    """A `deleted` counts only for a response that the fold knows."""
+    original = Fold._deleted
+
+    def deleted(self: Fold, offset: int, time: int, entry: records.Deleted) -> Verdict:
+        return original(self, offset, time, entry) if entry.id in self.responses else Verdict.UNKNOWN
+
+    with patch.object(Fold, "_deleted", deleted):
+        yield
+
+
+@rule("P-26", "P-28", "P-70", "P-81", plan=Plan(cancels=0.9))
+def events_after_the_close_count() -> Iterator[None]:
+    """A cancelled response goes on."""
+    original = Fold._event
+
+    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
+        state = self.responses.get(entry.id)
+        if state is not None and state.status == fold.CANCELLED:
+            state.status = fold.IN_PROGRESS
+        return original(self, time, entry)
+
+    with patch.object(Fold, "_event", event):
+        yield
+
+
+@rule("P-23", "A-19", "P-28", "P-61", "P-70")
+def terminal_event_closes_nothing() -> Iterator[None]:
+    """A response goes on after its terminal event."""
+    original = Fold._event
+
+    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
+        verdict = original(self, time, entry)
+        state = self.responses.get(entry.id)
+        if verdict is Verdict.COUNTS and entry.terminal and state is not None:
+            state.status = fold.IN_PROGRESS
+        return verdict
+
+    with patch.object(Fold, "_event", event):
+        yield
+
+
+@rule("P-27", "P-28", "P-72", "P-62", "P-42", plan=replace(DELETING, repeats=1, unsure=0.8))
+def tombstone_counts() -> Iterator[None]:
+    """A tombstone makes the fold forget its response."""
+    original = Fold.apply
+
+    def apply(self: Fold, offset: int, time: int, entry: records.Entry) -> Verdict:
+        if isinstance(entry, records.Tombstone):
+            self.responses.pop(entry.id, None)
+        return original(self, offset, time, entry)
+
+    with patch.object(Fold, "apply", apply):
+        yield
+
+
+@rule("P-28", plan=DELETING)
+def neighbours_erased() -> Iterator[None]:
+    """Who erases a response tombstones all that lies between its records."""
+
+    async def keys(log: Any, source: Any, wanted: dict[ResponseId, tuple[int, int]]) -> list[bytes]:
+        start, end = min(s for s, _ in wanted.values()), max(e for _, e in wanted.values())
+        found: dict[bytes, None] = {}
+        async for record in scan(log, source, start, end):
+            if record.value is not None and b"/deleted/" not in (record.key or b""):
+                found[record.key or b""] = None
+        return list(found)
+
+    with patch.object(erasure, "_keys", keys):
+        yield

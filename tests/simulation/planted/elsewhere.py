@@ -1,0 +1,25 @@
+"""Rules that the simulation cannot take away: why, and the test that holds them instead."""
+
+from msgspec import Struct
+
+
+class Elsewhere(Struct, frozen=True):
+    """`why` the simulation does not know of it; `test` is a file of `tests` and a test in it."""
+
+    why: str
+    test: str
+
+
+_SIZES = "nothing in the simulation is large"
+_KAFKA = "of Kafka's own doing, which the log in memory has not"
+
+ELSEWHERE = {
+    "P-9": Elsewhere(
+        _SIZES, "unit/test_scribe.py::test_a_final_object_over_the_bound_is_an_honest_failure_that_fits"
+    ),
+    "P-10": Elsewhere(_KAFKA, "unit/test_kafka_wire.py::test_a_produce_request"),
+    "P-91": Elsewhere(
+        "retention erases whatever the rules are: there is nothing to take away",
+        "reliability/test_erasure.py::test_what_has_expired_is_not_found_at_any_cursor_and_never_half_there",
+    ),
+}

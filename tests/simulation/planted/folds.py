@@ -1,0 +1,137 @@
+"""Folds and watermarks (P-60 to P-64)."""
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+from msgspec.structs import replace
+
+from schemas.fold import Fold
+from services.eventlog.port import Log
+from services.eventlog.start import Start, starting_points
+from services.executor import executor
+from services.executor.partition import Partition
+from services.executor.steward import Steward
+from services.projector import projector
+from services.replay import app
+from services.replay.feed import Feed
+from services.replay.folding import Folding
+from tests.simulation.plan import Plan, only
+from tests.simulation.planted.registry import REPEATED, rule
+
+BEHIND = replace(REPEATED, responses=14, faults=only(broker=2, slow=4), targets="x", rate=0.7)
+
+QUIET = replace(
+    REPEATED, responses=6, seconds=80, words=4, faults=only(expel=4, storm=2), targets="x", rate=0.7
+)
+
+
+@rule("P-60", "P-42", "P-43", "P-45", "P-48", "P-62", plan=QUIET, seeds=100)
+def rewound_fold() -> Iterator[None]:
+    """Who gets a partition back reads it again, into the same fold."""
+    original = executor.Executor._follow
+
+    async def follow(self: executor.Executor) -> None:
+        for number in self._assigned & self._engine.partitions.keys():
+            if not self._engine.partitions[number].owned:
+                self._tail.follow(number, max(0, self._tail.position(number) - 20))
+        await original(self)
+
+    with patch.object(executor.Executor, "_follow", follow):
+        yield
+
+
+@rule("P-61")
+def early_watermark_of_executors() -> Iterator[None]:
+    """An executor commits its position."""
+    with patch.object(Partition, "watermark", lambda _, position: position):
+        yield
+
+
+@rule("P-62", "P-42", "P-62", "P-28", plan=REPEATED)
+def started_at_the_watermark() -> Iterator[None]:
+    """A reader that starts reads nothing before the watermark."""
+
+    async def starts(
+        log: Log, group: str, topic: str, partitions: Any, *, memory_ms: int
+    ) -> dict[int, Start]:
+        found = await starting_points(log, group, topic, partitions, memory_ms=memory_ms)
+        return {number: start._replace(offset=start.floor) for number, start in found.items()}
+
+    with patch.object(executor, "starting_points", starts):
+        yield
+
+
+@rule("P-62", "P-42", "P-70", "P-72", "P-74", "P-80", plan=REPEATED)
+def acted_below_the_watermark() -> Iterator[None]:
+    """A reader that starts takes everything for its own."""
+
+    async def starts(
+        log: Log, group: str, topic: str, partitions: Any, *, memory_ms: int
+    ) -> dict[int, Start]:
+        found = await starting_points(log, group, topic, partitions, memory_ms=memory_ms)
+        return {number: start._replace(floor=start.offset) for number, start in found.items()}
+
+    with (
+        patch.object(executor, "starting_points", starts),
+        patch.object(projector, "starting_points", starts),
+    ):
+        yield
+
+
+@rule("P-62", "P-72", "P-80", plan=REPEATED)
+def replay_without_a_floor() -> Iterator[None]:
+    """A replay takes a repeated `accepted` for a new one."""
+
+    class Grounded(Folding):
+        floor = property(lambda _: 0, lambda *_: None)
+
+    with patch.object(app, "Folding", Grounded):
+        yield
+
+
+@rule("P-63", "P-42", "P-62", plan=REPEATED)
+def forgotten_too_early() -> Iterator[None]:
+    """A closed response is forgotten at once."""
+    original = Fold.forget
+    with patch.object(Fold, "forget", lambda self, before: original(self, before + 20_000)):
+        yield
+
+
+@rule(
+    "P-63",
+    "P-42",
+    "P-62",
+    plan=BEHIND,
+    seeds=150,
+)
+def forgotten_by_another_clock() -> Iterator[None]:
+    """What is remembered is measured by the beats, while the partition's tail may be behind."""
+    original = Steward.look_at_all
+
+    def look(self: Steward) -> None:
+        for partition in self._engine.partitions.values():
+            partition.time = self.now
+        original(self)
+
+    with patch.object(Steward, "look_at_all", look):
+        yield
+
+
+@rule(
+    "P-64",
+    "P-80",
+    "P-81",
+    "P-72",
+    plan=Plan(faults=only(pause=6, retain=6), targets="r", seconds=90, responses=14),
+)
+def skipped_what_expired() -> Iterator[None]:
+    """A reader that was away too long goes on behind the gap."""
+
+    async def skip(self: Feed, partition: int) -> None:
+        start = (await self._bounds(self._sources.events))[partition].start
+        self.folded[partition].set(start)
+        self._events.follow(partition, start)
+
+    with patch.object(Feed, "_fold_again", skip):
+        yield

@@ -1,0 +1,134 @@
+"""Ingest: who answers what, and when (P-2, P-3, P-30, P-31, P-65)."""
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+from msgspec.structs import replace
+
+from schemas import ids
+from schemas.errors import ApiError
+from schemas.ids import ResponseId, Tenant
+from schemas.records import Accepted, NewRecord
+from schemas.request import CreateRequest
+from services.eventlog.port import Ack
+from services.ingest.admission import Admission
+from services.ingest.appends import Appends
+from services.ingest.commands import Commands, Created
+from services.ingest.decide import already_cancelled, check_visible
+from tests.simulation.plan import Plan, only
+from tests.simulation.planted.registry import ADMITTING, ASKING, REPEATED, rule
+
+
+@rule("P-2", plan=ASKING)
+def key_not_in_the_id() -> Iterator[None]:
+    """An Idempotency-Key that is sent again leads to a fresh id."""
+    fresh = Commands._id
+    with patch.object(Commands, "_id", lambda self, request, tenant, _: fresh(self, request, tenant, None)):
+        yield
+
+
+@rule("P-2", plan=ASKING)
+def keyed_partition_by_predecessor() -> Iterator[None]:
+    """Where a key leads depends on what else the request says."""
+    original = Commands._id
+
+    def id(self: Commands, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
+        found = original(self, request, tenant, key)
+        other = len(request.raw) % 2 if key else ids.partition_of(found)
+        return ResponseId(f"resp_{other:04x}{found[9:]}")
+
+    with patch.object(Commands, "_id", id):
+        yield
+
+
+@rule("P-3", plan=Plan(chained=0.8))
+def away_from_its_predecessor() -> Iterator[None]:
+    """A response with a predecessor goes anywhere."""
+    original = Commands._id
+
+    def id(self: Commands, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
+        return original(self, replace(request, previous=None), tenant, key)
+
+    with patch.object(Commands, "_id", id):
+        yield
+
+
+@rule("P-30", plan=ASKING)
+def ack_taken_for_acceptance_at_ingest() -> Iterator[None]:
+    """A POST with a key is answered when its record is in the log, whoever was first."""
+
+    async def winner(_self: Commands, created: Created, _: CreateRequest) -> Created:
+        return created
+
+    with patch.object(Commands, "_winner", winner):
+        yield
+
+
+@rule("P-30", plan=replace(ASKING, repeats=0, window_ms=1_000))
+def void_not_noticed() -> Iterator[None]:
+    """A POST is answered as if its record had come in time."""
+    original = Appends.append
+
+    async def append(self: Appends, id: ResponseId, record: NewRecord, *, repeatable: bool) -> Ack:
+        ack = await original(self, id, record, repeatable=repeatable)
+        return Ack(ack.offset, 0)
+
+    with patch.object(Appends, "append", append):
+        yield
+
+
+@rule("P-30", plan=Plan(cancels=1, deletes=0, words=4))
+def cancel_answered_at_its_ack() -> Iterator[None]:
+    """A cancel is answered when its record is in the log, whether or not it was first."""
+
+    async def cancel(self: Commands, id: ResponseId, tenant: Tenant) -> bytes:
+        view = check_visible(await self._replay.view(id), tenant)
+        if not already_cancelled(view):
+            await self._append_cancelled(id, tenant, view.object)
+        return bytes(view.object)
+
+    with patch.object(Commands, "cancel", cancel):
+        yield
+
+
+@rule("P-31", "P-30", plan=ASKING)
+def answered_before_the_ack() -> Iterator[None]:
+    """A client hears of an id whose record is on its way."""
+
+    async def append(self: Appends, id: ResponseId, record: NewRecord, *, repeatable: bool) -> Ack:
+        self._writer.post(self._topic, ids.partition_of(id), record)
+        return Ack(-1, 0)
+
+    with patch.object(Appends, "append", append):
+        yield
+
+
+@rule("P-65", "P-62", "P-28", "P-42", "P-20", plan=replace(REPEATED, faults=only(kill=4, expel=2, compact=3)))
+def validity_without_a_bound() -> Iterator[None]:
+    """An `accepted` may reach the log at any time after the look-up."""
+    original = Commands._accepted
+
+    def accepted(self: Commands, *of: Any, keyed: bool) -> Accepted:
+        return replace(original(self, *of, keyed=keyed), not_after=1 << 60)
+
+    with patch.object(Commands, "_accepted", accepted):
+        yield
+
+
+@rule("A-10", plan=ADMITTING)
+def everybody_let_in() -> Iterator[None]:
+    """Ingest counts nothing."""
+
+    def refusal(_: Admission, __: Tenant) -> ApiError | None:
+        return None
+
+    with patch.object(Admission, "refusal", refusal):
+        yield
+
+
+@rule("A-10", plan=Plan(max_queue=4, responses=12, words=4, cancels=0, faults={}))
+def places_never_given_back() -> Iterator[None]:
+    """What has closed still counts as open."""
+    with patch.object(Admission, "loaded", lambda *_: None):
+        yield

@@ -1,0 +1,115 @@
+"""Reading (P-80 to P-84)."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from unittest.mock import patch
+
+from msgspec.structs import replace
+
+from schemas.events import frame
+from schemas.ids import partition_of
+from schemas.records import EventRecord, LogRecord, parse
+from services.eventlog.port import TopicPartition
+from services.replay import replay, seek
+from services.replay.barrier import Barrier
+from services.replay.frames import found_frames
+from services.replay.library import Library
+from services.replay.reader import live_chunks
+from services.replay.seek import Seeker
+from services.replay.window import Page, Window
+from tests.simulation.plan import Plan, only
+from tests.simulation.planted.registry import READING, rule
+
+SHORT_OF_MEMORY = Plan(
+    faults=only(follow=12, pause=6, kill=2, reader=4, expel=2),
+    targets="xr",
+    rate=2,
+    trouble=0.25,
+    words=40,
+    responses=12,
+    kinds={"resumable": 1},
+    cancels=0,
+    deletes=0,
+)
+
+FENCED = replace(SHORT_OF_MEMORY, kinds={"repeatable": 1}, faults=only(follow=1), stunned=0.5, little=True)
+
+
+@rule("P-80", plan=READING)
+def no_barrier() -> Iterator[None]:
+    """A read is answered from whatever was folded."""
+
+    async def reach(*_: object) -> None:
+        return
+
+    with patch.object(Barrier, "reach", reach):
+        yield
+
+
+@rule("P-81", plan=READING)
+def cursor_shown_again() -> Iterator[None]:
+    """A reader gets the event at its cursor once more."""
+    original = live_chunks
+
+    def again(window: Window, cursor: int, seeker: Seeker, library: Library) -> AsyncGenerator[bytes, None]:
+        return original(window, max(cursor - 1, -1), seeker, library)
+
+    with patch.object(replay, "live_chunks", again):
+        yield
+
+
+def _unchecked(record: LogRecord, page: Page) -> list[tuple[int, bytes]]:
+    """What lies at the offset, whoever said it."""
+    entry = parse(record)
+    if not isinstance(entry, EventRecord) or not page.first <= entry.sequence_number <= page.last:
+        return found_frames(record, page)
+    return [(entry.sequence_number, frame(entry.type, entry.sequence_number, record.value or b""))]
+
+
+@rule("P-82", "P-81", "P-80", plan=SHORT_OF_MEMORY)
+def seek_that_believes_the_offset() -> Iterator[None]:
+    """What is between the first and the last offset of a page is taken for the page's."""
+
+    async def frames(self: Seeker, window: Window, page: Page) -> list[bytes]:
+        source = TopicPartition(self._topic, partition_of(window.id))
+        found: dict[int, bytes] = {}
+        position = page.offset
+        while position <= page.end:
+            batch = await self._fetch(source, position, seek.fetch_bytes(page))
+            for record in batch.records:
+                if record.offset <= page.end:
+                    found = dict(_unchecked(record, page)) | found
+            position = batch.next_offset
+        return [found[number] for number in sorted(found)]
+
+    with patch.object(Seeker, "_frames", frames):
+        yield
+
+
+@rule("P-83", "P-81", "P-70", "P-80", plan=FENCED, seeds=100)
+def index_without_claims() -> Iterator[None]:
+    """The index knows a response's numbers and offsets, and not whose they are."""
+    with patch.object(seek, "found_frames", _unchecked):
+        yield
+
+
+@rule("P-84", "P-81", "A-2", plan=READING)
+def registered_after_history() -> Iterator[None]:
+    """A reader reads what is there, and only then listens for what comes."""
+
+    async def deaf(
+        window: Window, cursor: int, seeker: Seeker, library: Library
+    ) -> AsyncGenerator[bytes, None]:
+        if not window.state.closed and window.last > cursor:
+            last = window.last
+            async for data in original(window, cursor, seeker, library):
+                yield data
+                break
+            await asyncio.sleep(1)
+            cursor = max(last, window.last)
+        async for data in original(window, cursor, seeker, library):
+            yield data
+
+    original = live_chunks
+    with patch.object(replay, "live_chunks", deaf):
+        yield

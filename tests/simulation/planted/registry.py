@@ -1,0 +1,75 @@
+"""Plants: what takes a rule away, how its absence shows, and in what kind of trouble."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from msgspec import Struct, field
+
+from tests.simulation.plan import Plan, only
+from tests.simulation.world import simulate
+
+Plant = Callable[[], AbstractContextManager[Any]]
+TROUBLED = Plan(trouble=0.2, targets="x")
+DYING = Plan(faults=only(kill=3, pause=4, expel=2), targets="x", rate=0.8, cancels=0.1, deletes=0)
+CROWDED = Plan(
+    faults=only(storm=3, expel=4, pause=3, kill=1), targets="x", rate=1.5, responses=14, trouble=0.1, words=20
+)
+REPEATED = Plan(
+    repeats=1,
+    unsure=0.8,
+    cancels=0.8,
+    deletes=0.1,
+    faults=only(kill=6, restart=1, expel=2, compact=3),
+    targets="xp",
+)
+DELETING = Plan(deletes=0.9, repeats=0.6, targets="xp")
+READING = Plan(faults=only(follow=12, kill=3, pause=3, expel=3, slow=3, reader=3), rate=2)
+ASKING = Plan(repeats=0.8, unsure=0.4, faults=only(pause=6, kill=3, reader=2, slow=2), targets="ir", rate=1)
+"""Trouble for ingest and for whom it asks."""
+ADMITTING = Plan(
+    max_queue=2, most_open=6, responses=30, kinds={"resumable": 1}, words=60, cancels=0, unsure=0, faults={}
+)
+"""Many POSTs, little room, and nobody dies: three ingests let in two each at most."""
+
+
+class Rule(Struct, frozen=True):
+    """A rule, what takes it away, and how its absence shows."""
+
+    name: str
+    number: str
+    plant: Plant
+    shows: tuple[str, ...]
+    """Beginnings of the promises that may be found broken; each of them alone is enough."""
+    plan: Plan = field(default_factory=Plan)
+    seeds: int = 60
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(
+    number: str, *shows: str, plan: Plan | None = None, seeds: int = 60
+) -> Callable[[Callable[[], Iterator[None]]], Plant]:
+    """Register a plant under its function's name."""
+
+    def register(function: Callable[[], Iterator[None]]) -> Plant:
+        plant = contextmanager(function)
+        name = function.__name__.replace("_", "-")
+        assert name not in RULES
+        RULES[name] = Rule(name, number, plant, shows or (number,), plan or Plan(), seeds)
+        return plant
+
+    return register
+
+
+def found(rule: Rule) -> tuple[int, Counter[str]] | None:
+    """The first seed that notices, and what it noticed; None when none does."""
+    with rule.plant():
+        for seed in range(rule.seeds):
+            broken = simulate(seed, rule.plan)
+            seen = {what: n for what, n in broken.items() if what.startswith(rule.shows)}
+            if seen:
+                return seed, Counter(seen)
+    return None

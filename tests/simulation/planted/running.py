@@ -1,0 +1,310 @@
+"""Appending, attempts and claims, and who is alive (P-30 to P-51)."""
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any
+from unittest.mock import patch
+
+from schemas.fold import State
+from schemas.ids import ExecutorId, partition_of
+from schemas.records import Cancelled, Claimed
+from services.executor import decide, executor, liveness, steward, work
+from services.executor.backend import Resume
+from services.executor.beats import Beats
+from services.executor.decide import Continuation, Step, View
+from services.executor.engine import Engine
+from services.executor.executor import Executor
+from services.executor.partition import Partition, Sent
+from services.executor.predecessors import Predecessors
+from services.executor.run import Run
+from services.executor.steward import Steward
+from tests.simulation.plan import Plan, only
+from tests.simulation.planted.registry import CROWDED, DYING, TROUBLED, rule
+
+STALLING = Plan(
+    faults=only(pause=6, kill=1), targets="x", rate=1.5, responses=16, chained=0.6, deletes=0, cancels=0
+)
+HANGING = Plan(faults=only(broker=1), trouble=0, rate=0.05, lossless=True, seconds=60, grace=20)
+FULL = Plan(slots=1, responses=16, max_queue=30, words=20, faults=only(expel=1), rate=0.2, targets="x")
+DRAINING = Plan(faults=only(restart=3, roll=1), targets="x", rate=0.4, grace=2, words=60, responses=12)
+ROLLING = Plan(
+    faults=only(restart=2, roll=1),
+    targets="x",
+    rate=0.15,
+    grace=20,
+    seconds=60,
+    trouble=0,
+    lossless=True,
+    chained=0,
+    kinds={"resumable": 1, "repeatable": 1, "fragile": 1},
+)
+
+
+@rule("P-30", "A-19", "P-43", "P-45", "P-48", plan=TROUBLED)
+def ack_taken_for_acceptance() -> Iterator[None]:
+    """A run keeps nothing of what it has sent."""
+    original = Run._post
+
+    def post(self: Run, drafts: Any) -> None:
+        original(self, drafts)
+        self._unread.clear()
+
+    with patch.object(Run, "_post", post):
+        yield
+
+
+@rule("P-32", "A-19", "P-43", "P-48", plan=TROUBLED)
+def lost_append_ignored() -> Iterator[None]:
+    """A run does not hear that an append of it failed, nor that an event of it does not count."""
+    with patch.object(Run, "rejected", lambda _: True):
+        yield
+
+
+@rule("P-34", "A-3", plan=DYING)
+def upstream_resumed_at_its_start() -> Iterator[None]:
+    """A takeover does not say how far the upstream was."""
+    with patch.object(work.Worker, "_resume", lambda *_: Resume(None, None, 0)):
+        yield
+
+
+@rule("P-40", "A-19", "P-43", "P-42", plan=DYING)
+def reused_executor_id() -> Iterator[None]:
+    """A fresh process has the id of an older one."""
+    ids = cycle([ExecutorId("exec_a"), ExecutorId("exec_b"), ExecutorId("exec_c")])
+    with patch.object(executor, "executor_id", lambda _: next(ids)):
+        yield
+
+
+@rule("P-42", plan=STALLING)
+def late_upstream_call() -> Iterator[None]:
+    """There is no lease: a claim is good however long ago it was sent."""
+    original = Engine._won
+
+    def won(self: Engine, partition: Partition, state: State, sent: Sent) -> None:
+        now = asyncio.get_running_loop().time()
+        original(self, partition, state, Sent(sent.id, sent.attempt, now))
+
+    with patch.object(Engine, "_won", won), patch.object(Run, "lapsed", lambda _: False):
+        yield
+
+
+@rule("P-42", plan=CROWDED)
+def claim_not_read_back() -> Iterator[None]:
+    """A claim that was sent is taken for won."""
+    original = Engine._claimed
+
+    def claimed(self: Engine, partition: Partition, entry: Claimed, counts: bool) -> None:
+        state = partition.fold.get(entry.id)
+        sent = partition.sent.get(entry.claim)
+        if not counts and state is not None and not state.closed and sent and entry.id not in self.runs:
+            self._won(partition, state, sent)
+        original(self, partition, entry, counts)
+
+    with patch.object(Engine, "_claimed", claimed):
+        yield
+
+
+@rule("P-43", "A-19", "P-43", plan=TROUBLED, seeds=150)
+def winning_claim_without_a_run() -> Iterator[None]:
+    """A claimant waits for itself."""
+    original = decide.decide
+
+    def mine(state: State, view: View) -> Step:
+        return Step.WAIT if state.executor == view.me else original(state, view)
+
+    with (
+        patch.object(steward, "decide", mine),
+        patch.object(Run, "lapsed", lambda self: asyncio.get_running_loop().time() - self._sent_at > 0.2),
+    ):
+        yield
+
+
+@rule("P-44", plan=DYING)
+def fragile_upstream_run_again() -> Iterator[None]:
+    """A takeover runs again what is not declared repeatable."""
+    original = decide.continuation
+
+    def again(state: State, **can: Any) -> Continuation:
+        how = original(state, **can)
+        return Continuation.RUN if how is Continuation.END_LOST else how
+
+    with patch.object(work, "continuation", again):
+        yield
+
+
+@rule("P-44", "A-3", plan=DYING)
+def repeated_after_output() -> Iterator[None]:
+    """A repeatable upstream is run again although output counted."""
+    with patch.object(State, "output_counted", False):
+        yield
+
+
+@rule("P-44", "A-19", "P-43", plan=DYING)
+def no_takeover() -> Iterator[None]:
+    """Nobody is ever gone."""
+    with patch.object(liveness.Liveness, "gone", lambda *_: False):
+        yield
+
+
+@rule("P-46", plan=Plan(cancels=0.7, deletes=0.5, words=40, faults=only(pause=1)))
+def upstream_not_stopped() -> Iterator[None]:
+    """A run goes on after its end."""
+    with patch.object(Engine, "stop", lambda _self, run: run.closed()):
+        yield
+
+
+@rule("P-47", "A-19", plan=Plan(kinds={"silent": 1}, cancels=0, deletes=0))
+def deadline_ignored() -> Iterator[None]:
+    """Nobody looks at the deadline."""
+    with (
+        patch.object(decide, "overdue", lambda *_: False),
+        patch.object(steward, "overdue", lambda *_: False),
+        patch.object(work.Worker, "_time_left", lambda *_: 1e6),
+    ):
+        yield
+
+
+@rule("P-48", "A-19", "P-43", "P-48", plan=Plan(faults=only(expel=4, storm=2), targets="x", rate=1))
+def unowned_partition_not_folded() -> Iterator[None]:
+    """A partition that is lost is dropped, whatever runs in it."""
+
+    def drop(self: executor.Executor) -> None:
+        for number in list(self._engine.partitions):
+            if number not in self._assigned:
+                self._tail.drop(number)
+                self._engine.drop(number)
+
+    with patch.object(executor.Executor, "_drop_unneeded", drop):
+        yield
+
+
+# Who is alive.
+
+
+@rule("P-50", "P-51", plan=HANGING)
+def beats_that_queue_up() -> Iterator[None]:
+    """The next beat is sent whether or not the last was read back."""
+
+    async def write(self: Beats) -> None:
+        while True:
+            self._writer.post(self._topic, 0, self._record())
+            await asyncio.sleep(liveness.BEAT_INTERVAL)
+
+    with patch.object(Beats, "write", write):
+        yield
+
+
+@rule("P-51", plan=Plan(faults=only(slow=1, expel=2), targets="x", seconds=60))
+def one_missed_beat_is_death() -> Iterator[None]:
+    """Who has missed one beat is gone."""
+    with patch.object(liveness, "BEATS_TO_GONE", 1):
+        yield
+
+
+@rule("P-33", plan=Plan(faults=only(broker=1), rate=0.05, words=60, deletes=0, cancels=0, seconds=60))
+def taken_from_while_nothing_is_read_back() -> Iterator[None]:
+    """Only the number and the bytes of what is unread stop a run, not how long it is."""
+    original = Run._too_much
+    with patch.object(Run, "_too_much", lambda self, _: original(self, self._unread[0].at)):
+        yield
+
+
+@rule("P-41")
+def claimed_by_anybody() -> Iterator[None]:
+    """Who follows a partition claims there, whether or not it is the owner."""
+
+    def on_assignment(self: Executor, owned: frozenset[int]) -> None:
+        original(self, owned | {0, 1})
+
+    original = Executor._on_assignment
+    with patch.object(Executor, "_on_assignment", on_assignment):
+        yield
+
+
+@rule("P-41", plan=Plan(faults=only(kill=3, expel=2, slow=4), targets="x", rate=1, responses=14))
+def claimed_before_caught_up() -> Iterator[None]:
+    """An owner acts on whatever it has folded yet."""
+    with patch.object(Partition, "acting", lambda self, _: self.owned):
+        yield
+
+
+@rule("P-41", plan=FULL)
+def claimed_without_a_free_slot() -> Iterator[None]:
+    """Slots are not counted."""
+    with patch.object(Steward, "_free", lambda _: 100), patch.object(executor, "most", lambda *_: 100):
+        yield
+
+
+@rule("P-41", plan=Plan(chained=0.8, responses=14, words=30, faults=only(expel=1), rate=0.2))
+def claimed_before_its_predecessor_closed() -> Iterator[None]:
+    """A run waits for the one that it follows."""
+    with patch.object(Predecessors, "open", lambda *_: False):
+        yield
+
+
+@rule("P-45", plan=Plan(faults=only(kill=6, expel=1), targets="x", rate=1.2, max_attempts=1, words=30))
+def attempts_without_a_cap() -> Iterator[None]:
+    """A response is attempted for ever."""
+    original = decide.continuation
+
+    def uncapped(state: State, **can: Any) -> Continuation:
+        return original(state, **{**can, "max_attempts": 1_000})
+
+    with patch.object(work, "continuation", uncapped):
+        yield
+
+
+# Shutdown is never a cancellation (A-21).
+
+
+@rule("A-21", plan=DRAINING)
+def drain_that_cancels() -> Iterator[None]:
+    """An executor that stops cancels what it runs."""
+    original = Executor._hand_over
+
+    async def hand_over(self: Executor) -> None:
+        for run in self._engine.runs.values():
+            final = b'{"id":"%s","status":"cancelled","output":[]}' % run.id.encode()
+            record = Cancelled(run.id, secrets.token_hex(4), run.tenant).new(final)
+            self._engine.post(self._engine.partitions[partition_of(run.id)], record)
+        await original(self)
+
+    with patch.object(Executor, "_hand_over", hand_over):
+        yield
+
+
+@rule("A-21", "P-51", "P-48", plan=ROLLING)
+def drain_without_grace() -> Iterator[None]:
+    """An executor that stops stops its runs at once."""
+
+    async def drain(self: Executor) -> None:
+        self._steward.accepting = False
+        await self._membership.close()
+        await self._hand_over()
+        await self._writer.flush()
+        await self._beats.leave()
+
+    with patch.object(Executor, "_drain", drain):
+        yield
+
+
+@rule("A-21", plan=DRAINING)
+def left_while_running() -> Iterator[None]:
+    """An executor says that its runs are up for takeover, and then waits for them."""
+    original = Executor._drain
+
+    async def drain(self: Executor) -> None:
+        await self._beats.leave()
+        await original(self)
+
+    with patch.object(Executor, "_drain", drain):
+        yield
+
+
+@rule("A-21", "P-51", "P-48", plan=ROLLING)
+def claimed_while_draining() -> Iterator[None]:
+    """An executor that stops goes on claiming, and then is gone."""
+    with patch.object(Steward, "accepting", property(lambda _: True, lambda *_: None), create=True):
+        yield

@@ -1,0 +1,190 @@
+"""Views and erasure (P-70 to P-76, P-90 to P-92)."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from itertools import cycle
+from unittest.mock import patch
+
+from msgspec.structs import replace
+
+from schemas import records
+from schemas.records import Accepted, NewRecord
+from services.eventlog import transcript
+from services.executor import engine
+from services.executor.partition import Partition
+from services.projector import projection
+from services.projector.projection import Projection, Work, Write, response_record
+from services.projector.projector import Projector
+from services.projector.views import Views
+from services.replay.feed import Feed
+from services.replay.library import Library
+from services.replay.window import Window
+from tests.simulation.plan import Plan, only
+from tests.simulation.planted.registry import DELETING, READING, REPEATED, rule
+
+FORGETFUL = replace(REPEATED, unstored=0.9, cancels=0, window_ms=3_000)
+
+
+@rule("P-70")
+def snapshot_of_an_open_response() -> Iterator[None]:
+    """The projector writes a response down when it is accepted."""
+    original = Projection.apply
+
+    def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[Work]:
+        work = original(self, found, next_offset)
+        for id, opened in list(self._open.items()):
+            work.append(Write(id, opened.at, [], response_record(self.fold.responses[id], b"{}")))
+        return work
+
+    with patch.object(Projection, "apply", apply):
+        yield
+
+
+@rule(
+    "P-71",
+    "P-70",
+    "P-74",
+    "P-80",
+    "P-81",
+    plan=Plan(targets="p", words=40, faults=only(pause=4, expel=4, kill=2), rate=1),
+    seeds=100,
+)
+def chunks_cut_anywhere() -> Iterator[None]:
+    """Where a chunk ends depends on who writes it."""
+    sizes = cycle((400, 900, 2_000))
+
+    class Cutter(transcript.Packer):
+        def add(self, frame: bytes) -> None:
+            with patch.object(transcript, "CHUNK_BYTES", next(sizes)):
+                super().add(frame)
+
+    with patch.object(projection, "Packer", Cutter):
+        yield
+
+
+@rule("P-72", "P-72", "P-74", "P-70", plan=DELETING)
+def forgotten_gone() -> Iterator[None]:
+    """A delete leaves no `gone`."""
+    original = Views.append
+
+    async def append(self: Views, topic: str, partition: int, record: NewRecord) -> None:
+        if not record.key.endswith(b"/gone"):
+            await original(self, topic, partition, record)
+
+    with patch.object(Views, "append", append):
+        yield
+
+
+@rule("P-72", plan=Plan(deletes=0.9, targets="p", faults=only(pause=6, expel=3), rate=1))
+def gone_not_heeded() -> Iterator[None]:
+    """A reader shows what a late writer brought back, as long as nobody erases it again."""
+    with (
+        patch.object(Library, "hide", lambda self, id, _=-1: self._entries.pop(id, None)),
+        patch.object(Projector, "_erase_late", lambda *_: None),
+    ):
+        yield
+
+
+@rule("P-73", plan=Plan(deletes=0.9, targets="p", faults=only(pause=6, expel=3), rate=1), seeds=200)
+def zombie_write_not_read_back() -> Iterator[None]:
+    """The projector does not look at what it and others wrote."""
+    with patch.object(Projector, "_erase_late", lambda *_: None):
+        yield
+
+
+@rule("P-74", plan=Plan(targets="p"))
+def early_watermark_of_projectors() -> Iterator[None]:
+    """The projector commits before its writes are acknowledged."""
+    original = Projection.apply
+
+    def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[Work]:
+        work = original(self, found, next_offset)
+        for item in work:
+            self.done(item)
+        return work
+
+    with patch.object(Projection, "apply", apply):
+        yield
+
+
+@rule("P-75", "P-80", plan=READING)
+def started_in_the_wrong_order() -> Iterator[None]:
+    """A replay asks for the watermark after it read `transcripts`, and does not look there again."""
+
+    async def start(self: Feed) -> None:
+        shelves = await self._bounds(self._sources.transcripts)
+        for partition, bounds in shelves.items():
+            self.shelved[partition].set(bounds.start)
+            self._transcripts.follow(partition, bounds.start)
+        while any(self.shelved[partition].value < bounds.end for partition, bounds in shelves.items()):
+            await self._shelve(await self._transcripts.read())
+        await asyncio.sleep(2)
+        for partition, at in (await self._sources.starts(await self._sources.watermarks())).items():
+            self._foldings[partition].floor = at.floor
+            self.folded[partition].set(at.offset)
+            self._events.follow(partition, at.offset)
+        for partition in shelves:
+            self._transcripts.drop(partition)
+            self.shelved[partition].set(1 << 60)
+
+    with patch.object(Feed, "_start", start):
+        yield
+
+
+@rule("P-76", "P-42", "P-62", plan=FORGETFUL, seeds=100)
+def unstored_leaves_no_word() -> Iterator[None]:
+    """Nothing says that a key has led to a response that was not stored."""
+    with patch.object(Window, "lasting", False), patch.object(Views, "_erase", _nothing):
+        yield
+
+
+async def _nothing(*_: object) -> None:
+    """Nobody hears of it."""
+
+
+@rule("P-76", "P-70", plan=Plan(unstored=0.7))
+def unstored_projected() -> Iterator[None]:
+    """A response that is not stored is written to the views."""
+    original = Projection._accept
+
+    def accept(self: Projection, record: records.LogRecord, entry: Accepted) -> None:
+        stored = {name: getattr(entry, name) for name in entry.__struct_fields__} | {"store": True}
+        self.fold.responses[entry.id].accepted = Accepted(**stored)
+        original(self, record, Accepted(**stored))
+
+    with patch.object(projection.Projection, "_accept", accept):
+        yield
+
+
+@rule("P-90", plan=DELETING)
+def late_records_not_erased() -> Iterator[None]:
+    """What lands after a delete stays."""
+    with patch.object(engine, "_erase_late", lambda *_: None):
+        yield
+
+
+@rule("P-90", plan=DELETING)
+def erasure_not_waited_for() -> Iterator[None]:
+    """The watermark does not wait for erasures."""
+    with patch.object(Partition, "watermark", lambda self, at: self.fold.low_watermark(at, self.floor)):
+        yield
+
+
+@rule(
+    "P-92",
+    "P-28",
+    "P-42",
+    "P-62",
+    plan=Plan(
+        repeats=1,
+        unstored=0.7,
+        cancels=0.7,
+        hasty=True,
+        targets="x",
+        faults=only(compact=4, kill=4, retain=1),
+        rate=1,
+    ),
+)
+def compacted_too_early() -> Iterator[None]:
+    """Compaction and retention take what a reader that starts still needs."""
+    yield
