@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
@@ -28,6 +29,7 @@ def one(seed: int, *, trace: bool) -> bool:
 def many(seeds: range, *, digests: bool) -> bool:
     """Play many seeds on all cores; those that break a promise are printed."""
     total: Counter[str] = Counter()
+    began = time.monotonic()
     with ProcessPoolExecutor(WORKERS) as pool:
         for seed, broken, digest in pool.map(outcome, seeds, chunksize=10):
             total += broken
@@ -38,7 +40,8 @@ def many(seeds: range, *, digests: bool) -> bool:
                 )
             if digests:
                 print(f"seed {seed}: {digest}")
-    print(f"{len(seeds)} seeds, {total.total()} broken promises")
+    seconds = time.monotonic() - began
+    print(f"{len(seeds)} seeds in {seconds:.1f} s on {WORKERS} cores, {total.total()} broken promises")
     return bool(total)
 
 

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulation.plan import Plan, only
+from tests.simulation.planted.registry import ADMITTING
 from tests.simulation.world import World, played
 
 SEEDS = 1000
@@ -18,7 +19,9 @@ SOUND = Plan(
     grace=20,
     seconds=60,
 )
-ROLLING = replace(SOUND, faults=only(restart=2, expel=1), rate=0.15)
+ROLLING = replace(SOUND, faults=only(restart=2, roll=1, expel=1), rate=0.15)
+DRAINING = Plan(faults=only(restart=4, roll=2, kill=1, pause=1, expel=1), rate=0.6, grace=2, words=60)
+"""Processes are told to stop again and again, and runs outlast their grace."""
 HANGING = replace(SOUND, faults=only(broker=1), rate=0.05)
 
 
@@ -32,7 +35,9 @@ def simulation(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_no_seed_breaks_a_promise() -> None:
     done = simulation("--seeds", str(SEEDS))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith(f"{SEEDS} seeds, 0 broken promises\n")
+    print(done.stdout)
+    assert done.stdout.startswith(f"{SEEDS} seeds in ")
+    assert done.stdout.endswith(" 0 broken promises\n")
 
 
 def test_a_seed_replays_exactly_alone_and_among_others() -> None:
@@ -50,6 +55,17 @@ def test_a_trace_tells_everything_twice_alike() -> None:
 @pytest.mark.parametrize("seed", range(25))
 def test_rolling_restarts_and_rebalances_kill_no_run(seed: int) -> None:
     assert not undisturbed(played(seed, ROLLING))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_who_is_told_to_stop_loses_nothing_and_cancels_nothing(seed: int) -> None:
+    world = played(seed, DRAINING)
+    assert world.left, "nobody left in order"
+    assert not world.broken
+
+
+def test_ingests_let_in_no_more_than_there_is_room_for() -> None:
+    assert not any(played(seed, ADMITTING).broken for seed in range(10))
 
 
 @pytest.mark.parametrize("seed", range(25))
