@@ -17,7 +17,7 @@ A record without a value is a tombstone: it erases, and never counts.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -224,12 +224,32 @@ def upstream_headers(response_id: str, cursor: int | None) -> Headers:
     return [id_header] if cursor is None else [id_header, ("upstream_cursor", b"%d" % cursor)]
 
 
+_COMMON_EVENT = ("kind", "v", "tenant", "attempt", "claim", "type", "sequence_number")
+"""The headers, as `EventHeaders` orders them, of an event that ends nothing and cannot be resumed at."""
+
+
 def parse(record: LogRecord) -> Entry:
     """What `record` says. Never raises: what cannot be read is `Unreadable`."""
     try:
-        return _parse(record)
+        return _common_event(record) or _parse(record)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return Unreadable(f"{type(error).__name__}: {error}")
+
+
+def _common_event(record: LogRecord) -> EventRecord | None:
+    """A shorter way to what `_parse` says, for nearly all records: three readers go it for every event, and a
+    dict of the headers is a third of the 0.9 µs that the long way takes. None: go the long way.
+    """
+    headers = record.headers
+    if len(headers) != len(_COMMON_EVENT) or record.key is None or record.value is None:
+        return None
+    (kind, by), (v, _), (tenant, _), (attempt, _), (claimed, _), (named, name), (numbered, _) = headers
+    if by != b"event" or (kind, v, tenant, attempt, claimed, named, numbered) != _COMMON_EVENT:
+        return None
+    path: list[Any] = record.key.decode().split("/")  # not of str: a NewType costs a call
+    id, claim, number = path
+    type = name.decode()
+    return EventRecord(id, claim, int(number), type)
 
 
 def _parse(record: LogRecord) -> Entry:

@@ -1,0 +1,59 @@
+"""Reading a record: there is a shorter way for common events, and it says what the long one says."""
+
+from unittest.mock import patch
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from schemas import records
+from schemas.ids import ClaimId, ResponseId, Tenant
+from schemas.records import Entry, EventHeaders, EventRecord, parse
+
+ID, CLAIM = ResponseId("resp_0000" + "a" * 32), ClaimId("c1")
+DELTA = EventHeaders(ID, CLAIM, 1, Tenant("acme")).event(7, "response.output_text.delta", b"{}")
+
+Header = tuple[str, bytes | None]
+
+
+class Stored(Struct):
+    """A `LogRecord` of anything."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+    offset: int = 0
+    timestamp: int = 0
+
+
+keys = st.sampled_from([DELTA.key, b"resp/c1/x", b"resp/c1", b"resp/claim/1/c1", b"\xff", b"", None])
+names = st.sampled_from([*(name for name, _ in DELTA.headers), "terminal", "upstream_id"])
+values = st.sampled_from([b"event", b"extension", b"claimed", b"completed", b"1", b"\xff", None])
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> list[Header]:
+    """Those of a delta, some of them changed, left out, said twice or in another order."""
+    found: list[Header] = list(DELTA.headers)
+    for place in draw(st.lists(st.integers(0, len(found) - 1), max_size=2)):
+        found[place] = (draw(names), draw(values))
+    found += draw(st.lists(st.tuples(names, values), max_size=1))
+    return draw(st.permutations(found)) if draw(st.booleans()) else found[draw(st.integers(0, 1)) :]
+
+
+def the_long_way(record: Stored) -> Entry:
+    with patch.object(records, "_common_event", lambda _: None):
+        return parse(record)  # type: ignore[arg-type]
+
+
+@given(keys, st.sampled_from([b"{}", None]), headers())
+@example(DELTA.key, b"{}", list(DELTA.headers))
+def test_both_ways_say_the_same(key: bytes | None, value: bytes | None, headers: list[Header]) -> None:
+    record = Stored(key, value, headers)
+    assert parse(record) == the_long_way(record)  # type: ignore[arg-type]
+
+
+def test_a_delta_goes_the_shorter_way() -> None:
+    record = Stored(DELTA.key, DELTA.value, list(DELTA.headers))
+    with patch.object(records, "_parse", None):
+        assert parse(record) == EventRecord(ID, CLAIM, 7, "response.output_text.delta")  # type: ignore[arg-type]
