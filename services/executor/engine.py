@@ -66,6 +66,8 @@ class Engine:
         self.runs: dict[ResponseId, Run] = {}
         self.stirred = asyncio.Event()
         """Set when there may be something for the steward to do."""
+        self.leaving = False
+        """Set when runs are handed over: what is won from then on is for those who take over."""
         self.writer: Writer
         """Set once by the app: the writer in turn tells `append_failed`."""
         self._start = start
@@ -145,7 +147,7 @@ class Engine:
             self.stirred.set()
 
     def _won(self, partition: Partition, state: State, sent: Sent) -> None:
-        if state.offset < partition.floor:
+        if state.offset < partition.floor or self.leaving:
             return
         if asyncio.get_running_loop().time() - sent.at >= self._lease:
             if partition.first_call(state):
@@ -261,8 +263,10 @@ def _erase_late(partition: Partition, record: LogRecord, entry: Entry, verdict: 
     state = partition.fold.get(id)
     known = state is not None and state.offset >= partition.floor
     erased = state is not None and (state.deleted or (state.closed and not _stored(state)))
-    if not known or erased or verdict is Verdict.VOID:
+    if erased:
         partition.erase(id, record.offset, record)
+    elif not known or verdict is Verdict.VOID:
+        partition.erase_stray(id, record)
 
 
 def _stored(state: State) -> bool:

@@ -271,7 +271,8 @@ class Executor:
                 await self._beats.leave()
 
     async def _hand_over(self) -> None:
-        """Stop what did not finish: another executor goes on with it."""
+        """Stop what did not finish, and start nothing: another executor goes on with it."""
+        self._engine.leaving = True
         runs = list(self._engine.runs.values())
         for run in runs:
             run.abandoned = True

@@ -151,6 +151,8 @@ class Run:
         """The upstream is about to be called. Raises Lapsed when it must not be: then the next attempt is
         claimed, and this run ends here, for another one to go on (P-42).
         """
+        if self.abandoned:
+            raise Lapsed
         if self.lapsed():
             self.abandoned = True
             self._outlet.claim(self.attempt + 1)

@@ -159,6 +159,18 @@ async def test_a_claim_that_is_read_late_has_called_nobody(rig: Rig, monkeypatch
         await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
 
 
+async def test_a_claim_that_is_won_while_leaving_is_left_to_others(rig: Rig) -> None:
+    """My last beat gives it away at once: a call of mine would come after another's."""
+    async with rig.executor() as executor:
+        await eventually(lambda: executor._liveness.beats > 1)
+        executor._engine.leaving = True
+        id = await rig.accept()
+        await eventually(lambda: rig.state(id).attempt > 0)
+        now = executor._liveness.beats
+        await eventually(lambda: executor._liveness.beats > now + 3)
+        assert (executor._engine.runs, rig.events(id)) == ({}, [])
+
+
 async def test_a_loop_that_ends_ends_the_executor(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else its beats would go on, and nobody take over what it does not hear of any more."""
 
