@@ -124,6 +124,16 @@ def request(words: Input = "one two three", **fields: Any) -> dict[str, Any]:
     return {key: value for key, value in body.items() if value is not None}
 
 
+def insisting(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` is answered, asked again while that is a 503: as clients do, where repeating is safe (A-10).
+
+    A machine that stood still for longer than an append may take has refused something, and rightly.
+    """
+    while (answer := ask()).status == 503:
+        time.sleep(int(answer.headers["retry-after"]))
+    return answer
+
+
 def numbers(frames: list[Frame]) -> list[int]:
     """The sequence numbers of the frames."""
     return [frame.number for frame in frames]

@@ -1,14 +1,12 @@
 """A-8, A-9, A-10: statuses, the store, admission."""
 
 import secrets
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.api import Api, error_of, request, text
-from tests.wire import Answer
+from tests.api import Api, error_of, insisting, request, text
 
 
 def fresh_key() -> dict[str, str]:
@@ -114,15 +112,8 @@ def test_a10_same_key_and_body_are_one_response(api: Api) -> None:
 
 def test_a10_concurrent_posts_with_one_key_are_one_response(api: Api) -> None:
     key, body = fresh_key(), request("once only", tokens=20)
-
-    def insisting(_: int) -> Answer:
-        """As clients do: what is refused for now is sent again, which the key makes safe."""
-        while (answer := api.post(body, key)).status == 503:
-            time.sleep(int(answer.headers["retry-after"]))
-        return answer
-
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(insisting, range(20)))
+        answers = list(pool.map(lambda _: insisting(lambda: api.post(body, key)), range(20)))
 
     assert [answer.status for answer in answers] == [200] * 20
     (id,) = {answer.json["id"] for answer in answers}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.api import types
+from tests.api import insisting, types
 from tests.reliability import audit
 from tests.reliability.conftest import Deploy
 from tests.reliability.doomed import POINTS
@@ -38,7 +38,7 @@ class Case:
         if model == "echo":
             metadata = {"echo.tokens": str(WORDS), "echo.interval_ms": str(int(PAUSE * 1000))}
         body = {"model": model, "input": "one two three", "background": True, "metadata": metadata}
-        answer = rig.api.post(body)
+        answer = insisting(lambda: rig.api.post(body, {"Idempotency-Key": self.name}))
         assert answer.status == 200, answer
         self.id: str = answer.json["id"]
 

@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from tests.api import insisting
 from tests.reliability import audit
 from tests.reliability.conftest import Deploy
 from tests.reliability.rig import SOAK, Rig, Service
@@ -36,7 +37,7 @@ def create(rig: Rig, *models: str, count: int, words: int) -> dict[str, str]:
         if model == "echo":
             metadata = {"echo.tokens": str(words), "echo.interval_ms": str(int(PAUSE_S * 1000))}
         body = {"model": model, "input": "one two", "background": True, "metadata": metadata}
-        cases[rig.api.post(body).json["id"]] = case
+        cases[insisting(lambda: rig.api.post(body, {"Idempotency-Key": case})).json["id"]] = case  # noqa: B023
     return cases
 
 
