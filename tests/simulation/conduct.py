@@ -26,7 +26,7 @@ class Conduct:
         self._ends: dict[tuple[str, int], int] = {}
         """Where a partition ended when an executor first heard that it owns it."""
         self._unheard: dict[tuple[ResponseId, Node], float] = {}
-        """Since when a run takes from its upstream without a sign of itself in the log."""
+        """When a run got the first of what shows in the log not yet."""
 
     def assigned(self, executor: str, owned: frozenset[int]) -> None:
         """An executor hears what it owns."""
@@ -54,10 +54,13 @@ class Conduct:
         for key in [key for key in self._unheard if key[0] == id]:
             del self._unheard[key]
 
-    def taken(self, id: ResponseId, node: Node) -> None:
-        """A run takes the next batch from its upstream (P-33)."""
+    def taken(self, id: ResponseId, node: Node, more: bool) -> None:
+        """A run gets a batch from its upstream, or asks for `more` (P-33)."""
         now = self._world.loop.time()
-        since = self._unheard.setdefault((id, node), now)
+        if not more:
+            self._unheard.setdefault((id, node), now)
+            return
+        since = self._unheard.get((id, node), now)
         if now - since > self._world.settings.lease_s / 2 + MARGIN:
             self._world.bad("P-33 a run goes on taking, and nobody hears of it", id, node, now - since)
 

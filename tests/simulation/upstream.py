@@ -27,7 +27,8 @@ STUBBORN = 30.0
 Streams = dict[int, tuple[ResponseId, Node, str]]
 """Those that are open: of which response, where, and of which kind."""
 OnCall = Callable[[Node, RunRequest, str], None]
-OnBatch = Callable[[ResponseId, Node], None]
+OnBatch = Callable[[ResponseId, Node, bool], None]
+"""Of which response, where, and whether it is one more that is asked for, or one that is given."""
 
 
 class Upstream:
@@ -61,8 +62,9 @@ class Upstream:
             said = request if self.resumable else replace(request, input=_words(request.attempt))
             async for batch in self._inner.stream(said, resume):
                 await self._node.away(0.2)
+                self._on_batch(request.id, self._node, False)
                 yield batch
-                self._on_batch(request.id, self._node)  # it wants more
+                self._on_batch(request.id, self._node, True)
         finally:
             del self._streams[id(request)]
 

@@ -18,7 +18,7 @@ from schemas.ids import ResponseId, partition_of
 from services.eventlog import transcript
 from services.eventlog.port import TopicPartition
 from services.executor.backend import RunRequest
-from services.ingest import watch
+from services.ingest import gauge, watch
 from services.settings import Settings
 from tests.simulation import clients, ingest, processes, readers
 from tests.simulation.answers import Answers
@@ -263,7 +263,8 @@ def played(seed: int, plan: Plan, *, trace: bool = False) -> World:
             patch.object(secrets, "token_bytes", world.rng.randbytes),
             patch.object(time, "time", _epoch),
             patch.object(transcript, "CHUNK_BYTES", 700),
-            patch.object(watch, "PERIOD_S", 10),  # what it looks at costs time, and hardly ever decides
+            patch.object(watch, "PERIOD_S", 10),  # what they look at costs time, and hardly ever decides
+            patch.object(gauge, "PERIOD_S", 10),
         ):
             play(world.run())
     finally:
