@@ -263,8 +263,10 @@ def _erase_late(partition: Partition, record: LogRecord, entry: Entry, verdict: 
     state = partition.fold.get(id)
     known = state is not None and state.offset >= partition.floor
     erased = state is not None and (state.deleted or (state.closed and not _stored(state)))
-    if not known or erased or verdict is Verdict.VOID:
+    if erased:
         partition.erase(id, record.offset, record)
+    elif not known or verdict is Verdict.VOID:
+        partition.erase_stray(id, record)
 
 
 def _stored(state: State) -> bool:

@@ -6,12 +6,12 @@
 The watermark holds until then, so a death on the way only means that the next owner does it again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
 from schemas.errors import LogUnavailable, RejoinderError
-from schemas.ids import ResponseId
 from schemas.records import Accepted, NewRecord, parse
 from services.eventlog.port import Log, TopicPartition, Writer
 from services.eventlog.scan import scan
@@ -36,8 +36,8 @@ async def erase(
         for group in _overlapping(stretches):
             await _erase_group(log_, writer, source, group)
             for erasure, _ in group:
-                if partition.erasures.get(erasure.id) == erasure:
-                    del partition.erasures[erasure.id]
+                if partition.erasures.get(erasure.key) == erasure:
+                    del partition.erasures[erasure.key]
                 metrics.ERASED.inc()
     except RejoinderError as error:
         log.warning("erasure will be tried again", partition=partition.number, why=str(error))
@@ -64,6 +64,8 @@ async def _stretch(log_: Log, source: TopicPartition, erasure: Erasure) -> Stret
     """Where the records of `erasure` are; empty when the log has nothing but what asked for it."""
     if erasure.start < 0:
         return (erasure.end, erasure.end)
+    if erasure.stray:
+        return (erasure.start, erasure.end)
     async for record in scan(log_, source, erasure.start, erasure.start + 1):
         entry = parse(record)
         if isinstance(entry, Accepted) and entry.id == erasure.id:
@@ -92,7 +94,9 @@ def _overlapping(
 async def _erase_group(
     log_: Log, writer: Writer, source: TopicPartition, group: list[tuple[Erasure, Stretch]]
 ) -> None:
-    wanted = {erasure.id: stretch for erasure, stretch in group}
+    wanted: defaultdict[bytes, list[Stretch]] = defaultdict(list)
+    for erasure, stretch in group:
+        wanted[erasure.id.encode()].append(stretch)
     keys = await _keys(log_, source, wanted)
     for key in keys[:-1]:
         writer.post(source.topic, source.partition, NewRecord(key, None))
@@ -100,13 +104,15 @@ async def _erase_group(
         await writer.append(source.topic, source.partition, NewRecord(key, None))
 
 
-async def _keys(log_: Log, source: TopicPartition, wanted: dict[ResponseId, Stretch]) -> list[bytes]:
-    stretches = {id.encode(): stretch for id, stretch in wanted.items()}
-    start, end = min(s[0] for s in stretches.values()), max(s[1] for s in stretches.values())
+async def _keys(log_: Log, source: TopicPartition, wanted: Mapping[bytes, list[Stretch]]) -> list[bytes]:
+    """The keys of those records that are in one of the stretches `wanted` of their response."""
+    stretches = [stretch for of_one in wanted.values() for stretch in of_one]
+    start, end = min(first for first, _ in stretches), max(end for _, end in stretches)
     keys: dict[bytes, None] = {}
     async for record in scan(log_, source, start, end):
         key = record.key or b""
-        first, last = stretches.get(key[:_ID_BYTES], (0, 0))
-        if first <= record.offset < last and record.value is not None and b"/deleted/" not in key:
+        of_one = wanted.get(key[:_ID_BYTES], ())
+        inside = any(first <= record.offset < last for first, last in of_one)
+        if inside and record.value is not None and b"/deleted/" not in key:
             keys[key] = None
     return list(keys)

@@ -24,13 +24,20 @@ class Sent(Struct, frozen=True):
 class Erasure(Struct, frozen=True):
     """Records to be erased: those with offsets in [`start`, `end`); `start` is -1 when there are none.
 
-    `at` is where whoever starts must see why, so the watermark must not pass it.
+    `at` is where whoever starts must see why, so the watermark must not pass it. A `stray` is one record:
+    what else there is of its response may be there to stay.
     """
 
     id: ResponseId
     start: int
     end: int
     at: int
+    stray: bool = False
+
+    @property
+    def key(self) -> tuple[ResponseId, int]:
+        """One for all that is asked for of a response, and one for each stray."""
+        return (self.id, self.start if self.stray else -1)
 
 
 class Orphan(Struct, frozen=True):
@@ -65,7 +72,7 @@ class Partition(Struct):
     sent: dict[ClaimId, Sent] = field(default_factory=dict)
     latest: dict[ResponseId, Sent] = field(default_factory=dict)
     """The last claim sent for a response, until it is read back or outdated."""
-    erasures: dict[ResponseId, Erasure] = field(default_factory=dict)
+    erasures: dict[tuple[ResponseId, int], Erasure] = field(default_factory=dict)
     """Asked for and not acknowledged; whoever owns the partition works them off (P-90)."""
     orphans: dict[ResponseId, Orphan] = field(default_factory=dict)
     """Whoever owns the partition tells the upstreams of those whose executor is gone (P-46)."""
@@ -106,11 +113,18 @@ class Partition(Struct):
         if record.offset < self.floor:
             return
         at = record.offset if at is None else at
-        asked = self.erasures.get(id)
+        asked = self.erasures.get((id, -1))
         if asked is not None:
             start = min(start, asked.start) if min(start, asked.start) >= 0 else max(start, asked.start)
             at = min(at, asked.at)
-        self.erasures[id] = Erasure(id, start, record.offset + 1, at)
+        erasure = Erasure(id, start, record.offset + 1, at)
+        self.erasures[erasure.key] = erasure
+
+    def erase_stray(self, id: ResponseId, record: LogRecord) -> None:
+        """`record` never counts, and what else there is of `id` may count: erase it alone (P-90)."""
+        if record.offset >= self.floor:
+            erasure = Erasure(id, record.offset, record.offset + 1, record.offset, stray=True)
+            self.erasures[erasure.key] = erasure
 
     def orphaned(self, state: State, end: int, beats: int) -> None:
         """A response was closed from outside, at offset `end`, and no run here stops its upstream."""
@@ -120,7 +134,7 @@ class Partition(Struct):
 
     def erased(self, before: int) -> None:
         """The owner's watermark is at offset `before`: what was asked for before it is erased."""
-        self.erasures = {id: erasure for id, erasure in self.erasures.items() if erasure.end > before}
+        self.erasures = {key: erasure for key, erasure in self.erasures.items() if erasure.end > before}
 
     def take_value(self, id: ResponseId) -> bytes | None:
         """The accepted value, if it was held; it is not held any longer."""
