@@ -1,4 +1,4 @@
-"""`python -m bench`: everything in one run, 15 minutes; `--quick` two. Prints Markdown.
+"""`python -m bench`: everything in one run, 15 minutes; `--quick` three. Prints Markdown.
 
 throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
 latency      from the backend to a client, at a steady pace
