@@ -14,7 +14,7 @@ rest and says with a last beat that they are up for takeover. Shutdown is never 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -44,6 +44,7 @@ from services.executor.run import Run
 from services.executor.scribe import Limits
 from services.executor.steward import Steward, commit
 from services.executor.work import Worker
+from services.loops import while_all_run
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -51,6 +52,8 @@ log = structlog.get_logger()
 RETRY_SECONDS = 1.0
 PACE_S = 0.005
 """Seconds between two reads of the log: a run waits for its own events by the half thousand."""
+CLAIM_SECONDS = 0.05
+"""A claim is read back within milliseconds; so often a drain looks for those that were not yet."""
 LEAVING_SECONDS = 2.0
 """What leaving may take beyond the grace period, for each of its two steps."""
 
@@ -145,7 +148,7 @@ class Executor:
                 self._beats.read,
             )
             tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
-            await _while_all_run(tasks, stop)
+            await while_all_run(tasks, stop)
             await self._drain()
             for task in tasks:
                 task.cancel()
@@ -257,18 +260,29 @@ class Executor:
     async def _drain(self) -> None:
         self._steward.accepting = False
         self._predecessors.close()
-        runs = [run.task for run in self._engine.runs.values() if run.task is not None]
-        log.info("draining", runs=len(runs), grace_s=self._settings.grace_s)
+        log.info("draining", runs=len(self._engine.runs), grace_s=self._settings.grace_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s):
                 await self._membership.close()
-                if runs:
-                    await asyncio.wait(runs)
+                await self._runs_end()
         await self._hand_over()
         with suppress(TimeoutError):  # with the log away, the missing beats will say it
             async with asyncio.timeout(LEAVING_SECONDS):
                 await self._writer.flush()
                 await self._beats.leave()
+
+    async def _runs_end(self) -> None:
+        """Wait for the runs, and for those to which a claim under way still leads: it has won, perhaps, and the
+        next owner could not know that its upstream was never called.
+        """
+        while True:
+            tasks = [run.task for run in self._engine.runs.values() if run.task is not None]
+            if tasks:
+                await asyncio.wait(tasks)
+            elif self._steward.claiming():
+                await asyncio.sleep(CLAIM_SECONDS)
+            else:
+                return
 
     async def _hand_over(self) -> None:
         """Stop what did not finish, and start nothing: another executor goes on with it."""
@@ -281,19 +295,3 @@ class Executor:
         tasks = [run.task for run in runs if run.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=LEAVING_SECONDS)
-
-
-async def _while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Event) -> None:
-    """Until `stop` is set. Raises RuntimeError when a loop ends before that.
-
-    A TaskGroup takes no notice of a task that is cancelled, were it by a library's mistake: the executor
-    would go on, deaf and alive by its beats, and nobody would take over what it runs.
-    """
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-    for loop in loops:
-        if loop.done():
-            raise RuntimeError(f"{loop.get_name()} ended, which it never does")

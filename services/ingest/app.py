@@ -25,6 +25,7 @@ from services.ingest.gauge import Gauge
 from services.ingest.replay_client import ReplayClient
 from services.ingest.routes import Desk
 from services.ingest.watch import Watch
+from services.loops import while_all_run
 from services.settings import Settings
 from services.web import health
 from services.web.edge import Edge
@@ -58,15 +59,17 @@ async def serve(
     """Take commands over `eventlog` until `stop` is set, then drain."""
     partitions = await eventlog.partitions(names.events)
     service = Service(settings, configuration, eventlog, names, partitions, stop)
-    watching = asyncio.create_task(service.watch.run())
     server = Server(service.edge, socket_timeout_s=settings.socket_timeout_s, request_s=settings.request_s)
     try:
-        port = await server.start(settings.host, settings.port)
-        log.info("listening", host=settings.host, port=port)
-        await stop.wait()
-        await server.drain(settings.grace_s / 2)
+        async with asyncio.TaskGroup() as tasks:
+            loops = [tasks.create_task(loop(), name=loop.__qualname__) for loop in service.loops]
+            port = await server.start(settings.host, settings.port)
+            log.info("listening", host=settings.host, port=port)
+            await while_all_run(loops, stop)
+            await server.drain(settings.grace_s / 2)
+            for loop in loops:
+                loop.cancel()
     finally:
-        watching.cancel()
         await service.close()
 
 
@@ -102,8 +105,9 @@ class Service:
         )
         attachments = Attachments(commands, replay, self._upstream, self._tasks.spawn, stop)
         desk = Desk(settings, commands, admission, attachments)
-        self.watch = Watch(eventlog, names.events, appends, gauge)
-        self.edge = Edge([*health.routes(self.watch.not_ready), *desk.routes()], settings.cors_origins)
+        watch = Watch(eventlog, names.events, appends, gauge)
+        self.loops = (watch.run, gauge.run)
+        self.edge = Edge([*health.routes(watch.not_ready), *desk.routes()], settings.cors_origins)
 
     async def close(self) -> None:
         """Finish what outlives its request, then the appends, then the connections."""

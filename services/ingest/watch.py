@@ -1,7 +1,7 @@
-"""What ingest knows of its neighbours: is the log there, is replay there, how much is open.
+"""What ingest knows of its neighbours: is the log there, is replay there.
 
-It looks every second. So a request is refused at once while the log is known to be away, and the admission
-has figures.
+It looks for the log every second, so a request is refused at once while that is known to be away. Of replay
+the gauge knows.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ LOG_S = 2.0
 
 
 class Watch:
-    """Looks at log and replay."""
+    """Looks for the log."""
 
     def __init__(self, log: Log, topic: str, appends: Appends, gauge: Gauge) -> None:
         self._log = log
@@ -33,11 +33,9 @@ class Watch:
 
     async def run(self) -> None:
         """Look, again and again, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._gauge.run())
-            while True:
-                await self._look_at_log()
-                await asyncio.sleep(PERIOD_S)
+        while True:
+            await self._look_at_log()
+            await asyncio.sleep(PERIOD_S)
 
     async def _look_at_log(self) -> None:
         try:

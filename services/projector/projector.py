@@ -25,6 +25,7 @@ from services.eventlog.port import Batch, Log, Membership
 from services.eventlog.start import starting_points
 from services.eventlog.tail import Tail
 from services.eventlog.topics import DAY, Topics
+from services.loops import while_all_run
 from services.projector import metrics
 from services.projector.projection import Erase, Projection, Work, Write
 from services.projector.readback import Readback
@@ -125,8 +126,8 @@ class Projector:
                     self._every_second,
                     self._assignments,
                 )
-                tasks = [self._tasks.create_task(loop(), name=loop.__name__) for loop in loops]
-                await stop.wait()
+                tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
+                await while_all_run(tasks, stop)
                 for task in tasks:
                     task.cancel()
                 await self._drain()

@@ -13,6 +13,7 @@ from services.connect import connect, projector_group, topic_names
 from services.eventlog.port import Log
 from services.eventlog.start import Start, starting_points_at
 from services.eventlog.topics import Topics
+from services.loops import while_all_run
 from services.replay import metrics
 from services.replay.barrier import Barrier, Ends
 from services.replay.feed import Feed, Sources
@@ -47,9 +48,9 @@ async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.
     upstream = Upstream(settings.ingest_url, stall_s=settings.stall_s) if settings.ingest_url else None
     try:
         async with asyncio.TaskGroup() as tasks:
-            feed = tasks.create_task(service.feed.run())
+            feed = tasks.create_task(service.feed.run(), name="Feed.run")
             servers = await _listen(settings, service, upstream)
-            await stop.wait()
+            await while_all_run([feed], stop)
             await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
             feed.cancel()
     finally:

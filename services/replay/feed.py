@@ -20,6 +20,7 @@ from schemas.records import LogRecord
 from services.eventlog.port import Batch, Bounds, Log, TopicPartition
 from services.eventlog.start import Start
 from services.eventlog.tail import Tail
+from services.loops import while_all_run
 from services.replay.barrier import Position
 from services.replay.folding import Folding
 from services.replay.library import Library
@@ -81,10 +82,10 @@ class Feed:
         """Start and follow, until cancelled."""
         await self._start()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_events())
-            tasks.create_task(self._follow_transcripts())
-            tasks.create_task(self._sweep())
+            loops = (self._follow_events, self._follow_transcripts, self._sweep)
+            following = [tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
             await self._until_caught_up()
+            await while_all_run(following, asyncio.Event())
 
     async def _start(self) -> None:
         watermarks = await _patiently(self._sources.watermarks)

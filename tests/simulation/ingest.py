@@ -1,7 +1,7 @@
 """Ingest in the world: the real commands. They look up at some replay of the world and append to its log."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -90,7 +90,7 @@ def start(name: str, node: Node, settings: Settings, line: Line, clock: Callable
     commands = Commands(CONFIG, terms, admission, appends, line, gauge, clock=clock, entropy=entropy)
     watch = Watch(node, NAMES.events, appends, gauge)
     stop, connections = asyncio.Event(), list[asyncio.Task[Any]]()
-    task = started(name, _serve(watch, stop, connections))
+    task = started(name, _serve((watch.run, gauge.run), stop, connections))
     return Process(name, node, task, stop, commands=commands, connections=connections)
 
 
@@ -99,13 +99,18 @@ def brief(name: str) -> bool:
     return name == "i2"
 
 
-async def _serve(watch: Watch, stop: asyncio.Event, connections: list[asyncio.Task[Any]]) -> None:
+async def _serve(
+    loops: Iterable[Callable[[], Coroutine[Any, Any, None]]],
+    stop: asyncio.Event,
+    connections: list[asyncio.Task[Any]],
+) -> None:
     """Look at the neighbours until told to stop; then finish the commands under way."""
-    watching = asyncio.create_task(watch.run())
+    watching = [asyncio.create_task(loop()) for loop in loops]
     try:
         await stop.wait()
         under_way = [task for task in connections if not task.done()]
         if under_way:
             await asyncio.wait(under_way, timeout=GRACE_S)
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()

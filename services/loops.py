@@ -1,0 +1,21 @@
+"""The loops of a service, which run for as long as it does: one that ends, ends the service.
+
+A TaskGroup takes no notice of a task that is cancelled, were it by a library's mistake. The service would go
+on, deaf and seemingly alive, and nobody would start it again.
+"""
+
+import asyncio
+from collections.abc import Collection
+
+
+async def while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Event) -> None:
+    """Wait until `stop` is set. Raises RuntimeError, or what ended it, when a loop ends before that."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    for loop in loops:
+        if loop.done():
+            error = None if loop.cancelled() else loop.exception()
+            raise RuntimeError(f"{loop.get_name()} ended, which it never does") from error
