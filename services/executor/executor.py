@@ -272,7 +272,7 @@ class Executor:
                 await self._beats.leave()
 
     async def _runs_end(self) -> None:
-        """Wait for the runs, and for those to which a claim under way still leads: it has won, perhaps, and the
+        """Wait for the runs, and for those to which a claim under way still leads: it may have won, and the
         next owner could not know that its upstream was never called.
         """
         while True:

@@ -92,6 +92,12 @@ class Steward:
                     self._consider(partition, state)
         self._predecessors.sweep()
 
+    def claiming(self) -> bool:
+        """Whether claims are under way that may still become runs: sent within a lease (P-42)."""
+        since = asyncio.get_running_loop().time() - self._lease
+        partitions = self._engine.partitions.values()
+        return any(sent.at > since for partition in partitions for sent in partition.latest.values())
+
     def watermarks(self) -> dict[int, int]:
         """The watermarks of owned, caught-up partitions that moved since they were committed."""
         marks = {p.number: p.watermark(self._tail.position(p.number)) for p in self._acting()}

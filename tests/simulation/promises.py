@@ -110,7 +110,10 @@ class Promises:
         world, story = self._world, self._world.story(request.id)
         calls = self._calls.setdefault(request.id, [])
         world.say("call", request.id, "attempt", request.attempt, node)
-        if story.executors.get(request.attempt) != world.processes[node.name].me:
+        me = world.processes[node.name].me
+        if me in world.left:
+            world.bad("A-21 a call after the last beat", request.id, request.attempt, node)
+        if story.executors.get(request.attempt) != me:
             world.bad("P-42 a call without a winning claim", request.id, request.attempt, node)
         elif story.attempt > request.attempt:
             world.bad("P-42 a call after the fence", request.id, request.attempt, node)

@@ -20,7 +20,16 @@ SOUND = Plan(
     seconds=60,
 )
 ROLLING = replace(SOUND, faults=only(restart=2, roll=1, expel=1), rate=0.15)
-DRAINING = Plan(faults=only(restart=4, roll=2, kill=1, pause=1, expel=1), rate=0.6, grace=2, words=60)
+BUSY = replace(ROLLING, responses=24, max_queue=40, seconds=40, rate=0.5)
+"""Somebody has always just claimed something when an executor is told to stop."""
+DRAINING = Plan(
+    faults=only(restart=4, roll=2, kill=1, pause=1, expel=1),
+    rate=0.8,
+    grace=2,
+    words=60,
+    responses=20,
+    max_queue=30,
+)
 """Processes are told to stop again and again, and runs outlast their grace."""
 HANGING = replace(SOUND, faults=only(broker=1), rate=0.05)
 
@@ -55,6 +64,11 @@ def test_a_trace_tells_everything_twice_alike() -> None:
 @pytest.mark.parametrize("seed", range(25))
 def test_rolling_restarts_and_rebalances_kill_no_run(seed: int) -> None:
     assert not undisturbed(played(seed, ROLLING))
+
+
+@pytest.mark.parametrize("seed", [2, 9, *range(40, 50)])
+def test_a_claim_under_way_is_run_before_its_executor_leaves(seed: int) -> None:
+    assert not undisturbed(played(seed, BUSY))
 
 
 @pytest.mark.parametrize("seed", range(25))
