@@ -60,7 +60,8 @@ class Conduct:
         if not more:
             self._unheard.setdefault((id, node), now)
             return
-        since = self._unheard.get((id, node), now)
+        # Who reads late hears late of its own claims, and begins to wait anew then.
+        since = now if node.lag else max(self._unheard.get((id, node), now), node.disturbed_at)
         if now - since > self._world.settings.lease_s / 2 + MARGIN:
             self._world.bad("P-33 a run goes on taking, and nobody hears of it", id, node, now - since)
 

@@ -62,7 +62,8 @@ class Upstream:
             said = request if self.resumable else replace(request, input=_words(request.attempt))
             async for batch in self._inner.stream(said, resume):
                 await self._node.away(0.2)
-                self._on_batch(request.id, self._node, False)
+                if batch[-1].event["type"] != "response.in_progress":  # which the executor says itself
+                    self._on_batch(request.id, self._node, False)
                 yield batch
                 self._on_batch(request.id, self._node, True)
         finally:
@@ -116,8 +117,11 @@ class Chains:
         return input_items(body)
 
     async def settle(self, partition: Partition, id: ResponseId) -> None:
-        """Wait until a predecessor closed."""
-        await self._there(id)
+        """Wait until a predecessor, and all before it, have closed or are gone."""
+        previous: ResponseId | None = id
+        while previous is not None and await self._there(previous):
+            story = self._find(previous)
+            previous = story.accepted.previous if story is not None and story.accepted else None
 
     async def _there(self, previous: str) -> bool:
         """Whether it closed, in the end, and was not deleted."""
