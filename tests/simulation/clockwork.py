@@ -143,7 +143,7 @@ class Clockwork(asyncio.AbstractEventLoop):
         return False
 
     def set_debug(self, enabled: bool) -> None:
-        """There is no such mode."""
+        assert not enabled, "there is no such mode"
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """A task's error that nobody took: whoever watches the task sees it (`World`)."""

@@ -20,7 +20,7 @@ def test_the_absence_of_a_rule_is_found(name: str) -> None:
 def test_every_rule_of_the_protocol_is_planted_or_held_by_another_test() -> None:
     stated = re.findall(r"^- \*\*(P-\d+)\*\*", PROTOCOL.read_text(), flags=re.MULTILINE)
     planted = {rule.number for rule in RULES.values() if rule.number.startswith("P-")}
-    assert len(stated) > 60
+    assert len(stated) > 50
     assert sorted(stated) == sorted(planted | ELSEWHERE.keys())
     assert not planted & ELSEWHERE.keys()
 
