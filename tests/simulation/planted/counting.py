@@ -250,8 +250,9 @@ def tombstone_counts() -> Iterator[None]:
 def neighbours_erased() -> Iterator[None]:
     """Who erases a response tombstones all that lies between its records."""
 
-    async def keys(log: Any, source: Any, wanted: dict[ResponseId, tuple[int, int]]) -> list[bytes]:
-        start, end = min(s for s, _ in wanted.values()), max(e for _, e in wanted.values())
+    async def keys(log: Any, source: Any, wanted: dict[bytes, list[tuple[int, int]]]) -> list[bytes]:
+        stretches = [stretch for of_one in wanted.values() for stretch in of_one]
+        start, end = min(first for first, _ in stretches), max(end for _, end in stretches)
         found: dict[bytes, None] = {}
         async for record in scan(log, source, start, end):
             if record.value is not None and b"/deleted/" not in (record.key or b""):
