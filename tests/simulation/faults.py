@@ -65,12 +65,12 @@ class Faults:
     async def _pause(self, process: Process) -> None:
         seconds = self._rng.choice((1, 6, 15, 30))
         if process.node.paused_at is None:
-            self.stun(process.node, seconds)
+            self.stun(process.node, seconds, isolated=self._rng.random() < 0.3)
 
-    def stun(self, node: Node, seconds: float) -> None:
-        """Pause a process for so long; its groups expel it when its session is over."""
-        self._world.say("pause", node, seconds)
-        node.pause()
+    def stun(self, node: Node, seconds: float, *, isolated: bool) -> None:
+        """Pause or isolate a process for so long; its groups expel it when its session is over."""
+        self._world.say("isolate" if isolated else "pause", node, seconds)
+        node.pause(isolated=isolated)
         self._world.later(seconds, self.resume, node)
         if seconds > SESSION:
             self._world.later(SESSION, expel, node)

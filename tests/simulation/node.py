@@ -44,6 +44,8 @@ class Node:
         self._pauses: list[tuple[float, float]] = []
         self._awake = asyncio.Event()
         self._awake.set()
+        self._linked = asyncio.Event()
+        self._linked.set()
         self.memberships: list[NodeMembership] = []
         self.on_assignment: OnAssignment = lambda _: None
         self.writers: list[NodeWriter] = []
@@ -63,25 +65,29 @@ class Node:
 
     async def passage(self) -> None:
         """Wait until the process runs and the broker answers."""
-        while not (self._awake.is_set() and self.log.gate.is_set()):
-            await self._awake.wait()
-            await self.log.gate.wait()
+        doors = (self._awake, self._linked, self.log.gate)
+        while not all(door.is_set() for door in doors):
+            for door in doors:
+                await door.wait()
 
     def disturb(self) -> None:
         """Others may have reason to think that it is gone."""
         self.disturbed_at = asyncio.get_running_loop().time()
 
-    def pause(self) -> None:
+    def pause(self, *, isolated: bool = False) -> None:
+        """Stop the process; or, `isolated`, only cut it off from the broker: it goes on and hears nothing."""
         self.paused_at = asyncio.get_running_loop().time()
         self.disturb()
-        self._awake.clear()
+        (self._linked if isolated else self._awake).clear()
 
     def resume(self) -> None:
         if self.paused_at is not None:
             self.disturb()
-            self._pauses.append((self.paused_at, asyncio.get_running_loop().time()))
+            if not self._awake.is_set():
+                self._pauses.append((self.paused_at, asyncio.get_running_loop().time()))
         self.paused_at = None
         self._awake.set()
+        self._linked.set()
 
     def kill(self) -> None:
         """Some of what it had queued is on its way and arrives later."""

@@ -57,7 +57,7 @@ class Plan(Struct, frozen=True):
     most_open: int | None = None
     """How many responses may be open at once, all ingests together, where that can be told."""
     stunned: float = 0
-    """The chance that an executor is paused when it calls an upstream: it wakes as a zombie."""
+    """The chance that an executor is cut off when it calls an upstream: it comes back as a zombie."""
     little: bool = False
     """Replays have hardly any memory."""
     slots: int = 50

@@ -194,7 +194,7 @@ class World:
     def _called(self, node: Node, request: RunRequest, kind: str) -> None:
         self.promises.called(node, request, kind)
         if self.rng.random() < self.plan.stunned and node.paused_at is None:
-            self._faults.stun(node, 15)
+            self._faults.stun(node, 15, isolated=True)
 
     def _some_replay(self) -> Process | None:
         replays = [process for process in self.processes.values() if process.reader is not None]

@@ -86,7 +86,7 @@ def seek_that_believes_the_offset() -> Iterator[None]:
         yield
 
 
-@rule("P-83", "P-81", "P-70", "P-80", plan=FENCED, seeds=100)
+@rule("P-83", "P-81", "P-70", "P-80", plan=FENCED, seeds=250)
 def index_without_claims() -> Iterator[None]:
     """The index knows a response's numbers and offsets, and not whose they are."""
     with patch.object(seek, "found_frames", _unchecked):

@@ -22,6 +22,9 @@ from services.replay.window import Window
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import DELETING, READING, REPEATED, rule
 
+LATE_WRITERS = Plan(
+    deletes=0.9, targets="p", faults=only(pause=6, expel=3), rate=1.5, responses=12, max_queue=20
+)
 FORGETFUL = replace(REPEATED, unstored=0.9, cancels=0, window_ms=3_000)
 
 
@@ -75,7 +78,7 @@ def forgotten_gone() -> Iterator[None]:
         yield
 
 
-@rule("P-72", plan=Plan(deletes=0.9, targets="p", faults=only(pause=6, expel=3), rate=1))
+@rule("P-72", plan=LATE_WRITERS, seeds=100)
 def gone_not_heeded() -> Iterator[None]:
     """A reader shows what a late writer brought back, as long as nobody erases it again."""
     with (
