@@ -6,8 +6,8 @@ P-51).
 """
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import repeat
 
@@ -61,11 +61,14 @@ class Steward:
         """Log time of my last beat, ms."""
         self.accepting = True
         """False while draining: nothing is claimed any more."""
+        self._claimed: deque[tuple[Partition, State]] = deque()
+        """What was claimed by somebody at the last beat and is not looked at yet, for want of a slot."""
 
     def look(self) -> None:
-        """Claim what waits, as far as there are free slots."""
-        if not self.accepting or not self._engine.liveness.beats:
+        """Claim what lost its executor, then what waits, as far as there are free slots."""
+        if not self._may_claim():
             return
+        self._take_over()
         waiting = self._waiting() if self._free() > 0 else {}
         running = self._running()
         for partition, id in by_turns(waiting, running, self._most):
@@ -82,14 +85,12 @@ class Steward:
             self._reclaim_again(partition, loop_now)
             for state in partition.fold.forget(partition.time - self._memory_ms):
                 partition.orphans.pop(state.id, None)
-        if not self.accepting or not self._engine.liveness.beats:
+        if not self._may_claim():
             return
-        acting = {partition.number for partition in self._acting()}
-        for partition in self._engine.partitions.values():
-            for state in list(partition.fold.open()):
-                mine = partition.number in acting or state.executor == self._engine.me  # P-43: owner or not
-                if mine and state.attempt and state.offset >= partition.floor and self._free() > 0:
-                    self._consider(partition, state)
+        mine = list(self._mine())
+        self._end_overdue(mine)
+        self._claimed = deque((partition, state) for partition, state in mine if state.attempt)
+        self._take_over()
         self._predecessors.sweep()
 
     def claiming(self) -> bool:
@@ -123,9 +124,45 @@ class Steward:
                     due.append((partition, orphan))
         return due
 
+    def _may_claim(self) -> bool:
+        return self.accepting and self._engine.liveness.beats > 0
+
+    def _mine(self) -> Iterator[tuple[Partition, State]]:
+        """What is open and for this executor to go on with: what it owns, or claimed itself (P-43)."""
+        for partition in self._engine.partitions.values():
+            for state in partition.fold.open():
+                if state.offset >= partition.floor and self._is_mine(partition, state):
+                    yield partition, state
+
+    def _is_mine(self, partition: Partition, state: State) -> bool:
+        return state.executor == self._engine.me or self._acts_on(partition)
+
+    def _end_overdue(self, mine: Iterable[tuple[Partition, State]]) -> None:
+        """End what is past its deadline, with a free slot or without (P-47): what holds all slots may be what
+        hangs. At most as many at a time as there are slots.
+        """
+        for partition, state in mine:
+            if not overdue(state, self.now):
+                continue
+            run = self._engine.runs.get(state.id)
+            if run is not None and overdue(state, self.now - 2 * DEADLINE_GRACE):
+                self._engine.give_up(run)  # its upstream does not even stop
+            if self._free() > -self._slots:
+                self._consider(partition, state)
+
+    def _take_over(self) -> None:
+        """Claim what lost its executor, oldest first, before anything new: it was promised before."""
+        while self._claimed and self._free() > 0:
+            partition, state = self._claimed.popleft()
+            followed = self._engine.partitions.get(partition.number) is partition
+            if followed and not state.closed and self._is_mine(partition, state):
+                self._consider(partition, state)
+
     def _acting(self) -> list[Partition]:
-        partitions = self._engine.partitions.values()
-        return [p for p in partitions if p.owned and p.acting(self._tail.position(p.number))]
+        return [partition for partition in self._engine.partitions.values() if self._acts_on(partition)]
+
+    def _acts_on(self, partition: Partition) -> bool:
+        return partition.owned and partition.acting(self._tail.position(partition.number))
 
     def _free(self) -> int:
         """Slots without a run or a claim that may become one."""
@@ -153,9 +190,6 @@ class Steward:
         patience = asyncio.get_running_loop().time() - 2 * self._lease
         if sent is not None and sent.attempt == state.attempt + 1 and sent.at > patience:
             return False
-        run = self._engine.runs.get(state.id)
-        if run is not None and overdue(state, self.now - 2 * DEADLINE_GRACE):
-            self._engine.give_up(run)  # P-47: its upstream does not even stop
         view = View(
             me=self._engine.me,
             now=self.now,

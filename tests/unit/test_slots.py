@@ -1,24 +1,31 @@
-"""Who gets a slot of a running executor, over the log in memory: the oldest, each tenant within its quota."""
+"""Who gets a slot of a running executor, over the log in memory.
+
+What lost its executor, then the oldest, each tenant within its quota. What is overdue is ended without one.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import count
+from typing import Any
 
 import pytest
 
 from schemas.ids import ResponseId, Tenant
-from schemas.records import Claimed, EventRecord, parse
+from schemas.records import Cancelled, Claimed, EventRecord, parse
 from services import config
 from services.config import Quota, unbounded
 from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
-from services.executor import beats
-from services.executor.backends import build
+from services.executor import beats, steward
+from services.executor.backend import Resume, RunRequest, UpstreamEvent
+from services.executor.backends import Registry, build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.settings import Settings
 from tests.conftest import eventually
+from tests.executing import TENANT, Rig, memory
 from tests.responses import Author
 
 NAMES = topics()
@@ -90,3 +97,83 @@ async def test_a_tenant_runs_no_more_at_once_than_its_quota_lets_it(log: MemoryL
         running += 1 if step == "claimed" else -1
         most = max(most, running)
     assert most == 2
+
+
+class Deaf:
+    """A backend that says nothing, and does not stop when it is told to."""
+
+    repeatable = resumable = pass_extensions = False
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    async def stream(
+        self,
+        request: RunRequest,
+        resume: Resume | None = None,  # noqa: ARG002 - the port's
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        request.calling()
+        while not self.over.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.over.wait()
+        yield ()
+
+    async def stop(self, upstream_id: str) -> None:  # noqa: ARG002 - the port's
+        raise AssertionError("it has no id")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class Only(Registry):
+    """Every request is for this backend."""
+
+    def __init__(self, backend: Deaf) -> None:
+        super().__init__(config.load("", {}), {})
+        self._backend = backend
+
+    def resolve(self, body: object) -> Deaf:  # noqa: ARG002 - the registry's
+        return self._backend
+
+
+LONG: dict[str, Any] = {"metadata": {"echo.interval_ms": "20", "echo.tokens": "100000"}}
+
+
+async def test_what_hangs_in_every_slot_is_ended_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steward, "DEADLINE_GRACE", 10)
+    rig, deaf = Rig(memory()), Deaf()
+    hung = await rig.accept(deadline=int(time.time() * 1000) + 100)
+    async with rig.executor(Only(deaf), slots=1):
+        try:
+            await rig.closed(hung)
+        finally:
+            deaf.over.set()
+    assert rig.events(hung)[-1]["response"]["error"]["type"] == "deadline"
+
+
+async def test_an_overdue_response_is_ended_though_every_slot_is_taken() -> None:
+    rig = Rig(memory())
+    first = await rig.accept(**LONG)
+    async with rig.executor(slots=1) as executor:
+        await eventually(lambda: executor._engine.runs)
+        late = await rig.accept(deadline=1)
+        await rig.closed(late)
+        assert not rig.state(first).closed
+        await rig.put(Cancelled(first, "n", TENANT).new(b"{}"))
+    assert rig.events(late)[-1]["response"]["error"]["type"] == "deadline"
+
+
+async def test_what_lost_its_executor_comes_before_what_waits() -> None:
+    rig = Rig(memory())
+    first = await rig.accept(**LONG)
+    async with rig.executor(slots=1) as executor:
+        await eventually(lambda: executor._engine.runs)
+        waiting = await rig.accept()
+        lost = await rig.accept()
+        await rig.claim(lost)
+        await eventually(lambda: executor._liveness.gone(rig.state(lost).executor or executor.me))
+        await rig.put(Cancelled(first, "n", TENANT).new(b"{}"))
+        await rig.closed(lost)
+        await rig.closed(waiting)
+    claims = [entry.id for r in rig.log.records(NAMES.events, 0) if isinstance(entry := parse(r), Claimed)]
+    assert claims == [first, lost, lost, waiting]
