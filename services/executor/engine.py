@@ -91,6 +91,8 @@ class Engine:
             react(partition, record, entry, verdict)
         if batch.records:
             partition.time = batch.records[-1].timestamp
+        if batch.next_offset >= partition.acts_from:
+            partition.caught_up()
 
     def _react(self, partition: Partition, record: LogRecord, entry: Entry, verdict: Verdict) -> None:
         counts = verdict is Verdict.COUNTS
@@ -254,19 +256,23 @@ class Engine:
 def _erase_late(partition: Partition, record: LogRecord, entry: Entry, verdict: Verdict) -> None:
     """Erase a record that never counts where no later delete would find it (P-90).
 
-    Void ones, those of a response that is erased already, and those of one that the fold knows nothing of or
-    not all: it was accepted, and dealt with, before the floor.
+    Void ones, those of a response that is erased already, and those that come late for one that was accepted,
+    and dealt with, before the floor.
     """
     id: ResponseId | None = getattr(entry, "id", None)
     if id is None or isinstance(entry, Deleted | Tombstone):
         return
     state = partition.fold.get(id)
-    known = state is not None and state.offset >= partition.floor
-    erased = state is not None and (state.deleted or (state.closed and not _stored(state)))
-    if erased:
+    if verdict is Verdict.VOID or (state is not None and state.offset < partition.floor):
+        partition.erase_stray(id, record.offset)
+    elif state is None:
+        partition.unknown_read(id, record.offset, closes=_closes(entry))
+    elif state.deleted or (state.closed and not _stored(state)):
         partition.erase(id, record.offset, record)
-    elif not known or verdict is Verdict.VOID:
-        partition.erase_stray(id, record)
+
+
+def _closes(entry: Entry) -> bool:
+    return isinstance(entry, Cancelled) or (isinstance(entry, EventRecord) and entry.terminal is not None)
 
 
 def _stored(state: State) -> bool:

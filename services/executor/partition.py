@@ -74,6 +74,9 @@ class Partition(Struct):
     """The last claim sent for a response, until it is read back or outdated."""
     erasures: dict[tuple[ResponseId, int], Erasure] = field(default_factory=dict)
     """Asked for and not acknowledged; whoever owns the partition works them off (P-90)."""
+    unknown: dict[ResponseId, list[int] | None] = field(default_factory=dict)
+    """Offsets, up to `acts_from`, of records of responses that were accepted before anything was folded here;
+    None when a record that closes is among them."""
     orphans: dict[ResponseId, Orphan] = field(default_factory=dict)
     """Whoever owns the partition tells the upstreams of those whose executor is gone (P-46)."""
     uncalled: dict[ResponseId, int] = field(default_factory=dict)
@@ -120,11 +123,32 @@ class Partition(Struct):
         erasure = Erasure(id, start, record.offset + 1, at)
         self.erasures[erasure.key] = erasure
 
-    def erase_stray(self, id: ResponseId, record: LogRecord) -> None:
-        """`record` never counts, and what else there is of `id` may count: erase it alone (P-90)."""
-        if record.offset >= self.floor:
-            erasure = Erasure(id, record.offset, record.offset + 1, record.offset, stray=True)
+    def erase_stray(self, id: ResponseId, offset: int) -> None:
+        """The record at `offset` never counts, and what else there is of `id` may: erase it alone (P-90)."""
+        if offset >= self.floor:
+            erasure = Erasure(id, offset, offset + 1, offset, stray=True)
             self.erasures[erasure.key] = erasure
+
+    def unknown_read(self, id: ResponseId, offset: int, *, closes: bool) -> None:
+        """The record at `offset` is of a response of which the fold knows nothing.
+
+        It was closed when the watermark was committed (P-61). Past the end as of the assignment all of it is
+        late, then, and so it is before that if it closed before the floor. A longer one closed behind the
+        floor, and what led there counted: that must stay.
+        """
+        if offset >= self.acts_from:
+            self.erase_stray(id, offset)
+        elif offset >= self.floor and closes:
+            self.unknown[id] = None
+        elif offset >= self.floor and (offsets := self.unknown.setdefault(id, [])) is not None:
+            offsets.append(offset)
+
+    def caught_up(self) -> None:
+        """All is read up to `acts_from`: what did not close in there had closed before, and is late."""
+        for id, offsets in self.unknown.items():
+            for offset in offsets or ():
+                self.erase_stray(id, offset)
+        self.unknown.clear()
 
     def orphaned(self, state: State, end: int, beats: int) -> None:
         """A response was closed from outside, at offset `end`, and no run here stops its upstream."""

@@ -32,6 +32,8 @@ DRAINING = Plan(
 )
 """Processes are told to stop again and again, and runs outlast their grace."""
 HANGING = replace(SOUND, faults=only(broker=1), rate=0.05)
+LASTING = Plan(window_ms=2_000, words=40)
+"""Responses outlive the acceptance window: a reader that starts has not seen where some of them began."""
 
 
 def simulation(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -76,6 +78,11 @@ def test_who_is_told_to_stop_loses_nothing_and_cancels_nothing(seed: int) -> Non
     world = played(seed, DRAINING)
     assert world.left, "nobody left in order"
     assert not world.broken
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_new_owner_leaves_what_it_has_not_seen_begin(seed: int) -> None:
+    assert not played(seed, LASTING).broken
 
 
 def test_ingests_let_in_no_more_than_there_is_room_for() -> None:

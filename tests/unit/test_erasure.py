@@ -32,7 +32,7 @@ async def test_what_lies_between_two_strays_stays() -> None:
     log = await logged(5)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
     for offset in (0, 1, 3):
-        partition.erase_stray(ID, records[offset])
+        partition.erase_stray(ID, offset)
     assert partition.watermark(5) == 0
     assert await erased(log, partition) == [records[offset].key for offset in (0, 1, 3)]
     assert partition.watermark(5) == 5
@@ -41,7 +41,35 @@ async def test_what_lies_between_two_strays_stays() -> None:
 async def test_all_of_a_response_that_is_to_go_goes() -> None:
     log = await logged(5)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
-    partition.erase_stray(ID, records[4])
+    partition.erase_stray(ID, 4)
     partition.erase(ID, 0, records[2])
     partition.erase(ID, 3, records[3])
     assert await erased(log, partition) == [record.key for record in records]
+
+
+def test_what_led_to_a_close_behind_the_floor_is_nothing_late() -> None:
+    partition = Partition(0, floor=10)
+    partition.own(acts_from=20, committed=10)
+    for offset in (8, 12, 15):
+        partition.unknown_read(ID, offset, closes=False)
+    partition.unknown_read(ID, 16, closes=True)
+    partition.unknown_read(ID, 17, closes=False)
+    partition.caught_up()
+    assert not partition.erasures
+
+
+def test_what_closed_before_the_floor_is_late_behind_it() -> None:
+    partition = Partition(0, floor=10)
+    partition.own(acts_from=20, committed=10)
+    for offset in (8, 12, 15):
+        partition.unknown_read(ID, offset, closes=False)
+    assert not partition.erasures
+    partition.caught_up()
+    assert [erasure.start for erasure in partition.erasures.values()] == [12, 15]
+
+
+def test_what_comes_after_the_assignment_for_a_response_unknown_is_late() -> None:
+    partition = Partition(0, floor=10)
+    partition.own(acts_from=20, committed=10)
+    partition.unknown_read(ID, 20, closes=True)
+    assert [erasure.start for erasure in partition.erasures.values()] == [20]
