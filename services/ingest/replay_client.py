@@ -44,7 +44,7 @@ class ReplayClient:
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._report = Report(upstream.url(""))
+        self._report = Report(str(upstream.url("")))
 
     async def view(self, id: ResponseId, offset: int | None = None) -> ResponseView:
         """What the log says of `id`, past `offset`, or past its end as of now. Raises ApiError 503."""

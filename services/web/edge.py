@@ -60,6 +60,8 @@ class Edge:
             await _answer_error(error, scope, receive, reply)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
+        if not scope["raw_path"].startswith(b"/"):
+            raise ApiError(400, "The request's target must be a path: /v1/responses, say.", code="bad_target")
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             return self._preflight(headers)
         if connection(scope).draining and scope["path"] not in OPEN_PATHS:

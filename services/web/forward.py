@@ -1,8 +1,9 @@
 """A streaming reverse proxy: passes requests on to another service of ours, and its answers back.
 
-Method, path, query, headers (without the hop-by-hop ones) and body go through untouched. An upstream that
-breaks off cuts the client's answer; a client that goes closes the upstream's. Nothing is buffered but what
-is on its way.
+Method, path, query, headers (without the hop-by-hop ones) and body go through untouched. What a `connection`
+header names goes through as well: else a client could take away what a gateway has set, such as its tenant.
+An upstream that breaks off cuts the client's answer; a client that goes closes the upstream's. Nothing is
+buffered but what is on its way.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ class Upstream:
     """Another service of ours, reached at `base_url`. Open from the first request to `close`."""
 
     def __init__(self, base_url: str, *, stall_s: float = 30) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._base_url = URL(base_url.rstrip("/"))
         self._stall_s = stall_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -55,9 +56,18 @@ class Upstream:
             )
         return self._session
 
-    def url(self, path: str) -> str:
-        """The URL of a path (and query) there."""
-        return self._base_url + path
+    def url(self, path: str) -> URL:
+        """The URL of a path (and query) there; whatever the text is, it is nothing but that."""
+        path, _, query = path.partition("?")
+        base = self._base_url
+        return URL.build(
+            scheme=base.scheme,
+            host=base.host or "",
+            port=base.port,
+            path=base.raw_path.rstrip("/") + path,
+            query_string=query,
+            encoded=True,
+        )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -124,7 +134,7 @@ class Relay:
         try:
             return await self._upstream.session.request(
                 self._method,
-                URL(self._upstream.url(self._path), encoded=True),
+                self._upstream.url(self._path),
                 headers=headers,
                 data=self._body,
                 allow_redirects=False,
@@ -191,7 +201,5 @@ def _has_body(headers: Headers) -> bool:
 
 
 def _without(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
-    """`headers` in lower case, without `dropped` and without what their own `connection` header names."""
-    named = (value for name, value in headers if name.lower() == b"connection")
-    hops = dropped.union(hop.strip().lower() for value in named for hop in value.split(b","))
-    return [(name.lower(), value) for name, value in headers if name.lower() not in hops]
+    """`headers` in lower case, without `dropped`."""
+    return [(name.lower(), value) for name, value in headers if name.lower() not in dropped]

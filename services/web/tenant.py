@@ -24,10 +24,10 @@ def tenant_of(request: Request, settings: Settings) -> Tenant:
     if settings.api_keys:
         return _by_key(request.headers.get("authorization", ""), settings.api_keys)
     header = settings.tenant_header
-    given = request.headers.get(header)
-    tenant = DEFAULT_TENANT if given is None else parse_tenant(given)
+    given = request.headers.getlist(header) or [DEFAULT_TENANT]
+    tenant = parse_tenant(given[0]) if len(given) == 1 else None
     if tenant is None:
-        raise invalid(f"The header {header} must be 1 to 128 letters, digits or any of ._:@-", header)
+        raise invalid(f"The header {header} must be 1 to 128 letters, digits or any of ._:@-, once", header)
     return tenant
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from starlette.requests import Request
@@ -45,7 +45,7 @@ async def forwarding(upstream_port: int, stall_s: float = 30, request_s: float =
 
 async def test_a_request_and_its_answer_pass_through_whole() -> None:
     async with serving([route("POST", "/a/{rest:path}", mirror)]) as (_, inner), forwarding(inner) as port:
-        headers = ["x-tenant: t", "connection: x-hop", "x-hop: 1", "x-request-id: mine"]
+        headers = ["x-tenant: t", "connection: x-tenant, x-request-id", "te: trailers", "x-request-id: mine"]
         answer = await ask(port, "POST /a/b%2Fc?include[]=x&y=%20", b"hello", headers)
     seen = json.loads(answer.body)
     assert (answer.status, answer.headers["x-own"], answer.headers["x-request-id"]) == (201, "kept", "mine")
@@ -57,6 +57,26 @@ async def test_a_request_and_its_answer_pass_through_whole() -> None:
         "x-request-id": "mine",
         "content-length": "5",
     }
+
+
+@pytest.mark.parametrize("target", ["*@{}:{}/x", "@{}:{}/x", "*", "*/../@{}:{}"])
+async def test_no_target_leads_anywhere_but_to_the_upstream(target: str) -> None:
+    async with (
+        serving([route("GET", "/{rest:path}", mirror)]) as (_, elsewhere),
+        serving([]) as (_, inner),
+        forwarding(inner) as port,
+    ):
+        answer = await ask(port, f"GET {target.format(HOST, elsewhere)}")
+        assert answer.status == 400
+
+
+@pytest.mark.parametrize("path", ["/@h:1/x", "//h:1/x", "/a?b=/@h:1", "*@h:1", ":9@h:1/"])
+def test_a_path_is_never_a_host(path: str) -> None:
+    upstream = Upstream("http://127.0.0.1:8/base/")
+    with suppress(ValueError):
+        url = upstream.url(path)
+        assert (url.host, url.port, url.user) == ("127.0.0.1", 8, None)
+        assert str(url) == f"http://127.0.0.1:8/base{path}"
 
 
 @pytest.mark.parametrize(("here", "there"), [(0.2, 20), (20, 0.2)], ids=["here", "there"])
