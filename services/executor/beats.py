@@ -15,6 +15,7 @@ import structlog
 from schemas.errors import LogError
 from schemas.ids import ExecutorId
 from schemas.records import SCHEMA_VERSION, LogRecord, NewRecord
+from services.eventlog.patience import patiently
 from services.eventlog.port import Log, Writer
 from services.eventlog.tail import Tail
 from services.executor import metrics
@@ -78,7 +79,7 @@ class Beats:
         while True:
             for batch in await self._tail.read():
                 if batch.out_of_range:
-                    await self.start()
+                    await patiently(self.start)
                 for record in batch.records:
                     self._count(record)
 

@@ -10,13 +10,12 @@ start (P-64): its readers are cut and rejoin. While the log is away everything w
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
 
 import structlog
 from msgspec import Struct
 
-from schemas.errors import LogUnavailable
 from schemas.records import LogRecord
+from services.eventlog.patience import patiently
 from services.eventlog.port import Batch, Bounds, Log, TopicPartition
 from services.eventlog.start import Start
 from services.eventlog.tail import Tail
@@ -25,8 +24,6 @@ from services.replay.barrier import Position
 from services.replay.folding import Folding
 from services.replay.library import Library
 
-PAUSE = 0.5
-"""Seconds between two tries of a look-up while the log is away."""
 SWEEP = 10.0
 """Seconds between two looks for what may be forgotten."""
 
@@ -34,8 +31,6 @@ Watermarks = Callable[[], Awaitable[Mapping[int, int | None]]]
 """The projector's checkpoints: where each partition's oldest open response begins (P-61)."""
 Starts = Callable[[Mapping[int, int | None]], Awaitable[Mapping[int, Start]]]
 """Where to start reading `responses.events`, for a watermark of each partition (P-62)."""
-
-T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -88,14 +83,14 @@ class Feed:
             await while_all_run(following, asyncio.Event())
 
     async def _start(self) -> None:
-        watermarks = await _patiently(self._sources.watermarks)
+        watermarks = await patiently(self._sources.watermarks)
         shelves = await self._bounds(self._sources.transcripts)
         for partition, bounds in shelves.items():
             self.shelved[partition].set(bounds.start)
             self._transcripts.follow(partition, bounds.start)
         while any(self.shelved[partition].value < bounds.end for partition, bounds in shelves.items()):
             await self._shelve(await self._transcripts.read())
-        for partition, start in (await _patiently(lambda: self._sources.starts(watermarks))).items():
+        for partition, start in (await patiently(lambda: self._sources.starts(watermarks))).items():
             self._follow_from(partition, start)
         log.info("following", transcripts=len(self._library), offsets=[at.value for at in self.folded])
 
@@ -152,8 +147,8 @@ class Feed:
         log.error("offset out of range, folding again", topic=self._sources.events, partition=partition)
         self.folded[partition].set(-1)
         self._foldings[partition].clear()
-        watermarks = await _patiently(self._sources.watermarks)
-        starts = await _patiently(lambda: self._sources.starts({partition: watermarks[partition]}))
+        watermarks = await patiently(self._sources.watermarks)
+        starts = await patiently(lambda: self._sources.starts({partition: watermarks[partition]}))
         self._follow_from(partition, starts[partition])
 
     async def _shelve_again(self, partition: int) -> None:
@@ -182,14 +177,4 @@ class Feed:
                 self._library.prune(starts)
 
     async def _bounds(self, topic: str) -> dict[int, Bounds]:
-        return await _patiently(lambda: self._sources.log.bounds(topic, range(len(self._foldings))))
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """What the log answers, however long it is away."""
-    while True:
-        try:
-            return await ask()
-        except LogUnavailable as error:
-            log.warning("the log is away, trying again", error=str(error))
-            await asyncio.sleep(PAUSE)
+        return await patiently(lambda: self._sources.log.bounds(topic, range(len(self._foldings))))

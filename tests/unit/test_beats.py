@@ -1,0 +1,52 @@
+"""The beats are read for as long as the executor runs."""
+
+import asyncio
+from collections.abc import Collection
+
+import pytest
+
+from schemas.errors import LogUnavailable
+from schemas.ids import ExecutorId
+from schemas.records import SCHEMA_VERSION, NewRecord
+from services.eventlog import patience
+from services.eventlog.memory import MemoryLog
+from services.eventlog.port import Bounds
+from services.executor.beats import Beats
+from services.executor.liveness import Liveness
+from tests.conftest import eventually
+
+TOPIC = "executors"
+ME = ExecutorId("me")
+
+
+class Forgetful(MemoryLog):
+    """Is away for the next `away` look-ups."""
+
+    away = 0
+
+    async def bounds(self, topic: str, partitions: Collection[int]) -> dict[int, Bounds]:
+        if self.away:
+            self.away -= 1
+            raise LogUnavailable("the log is away")
+        return await super().bounds(topic, partitions)
+
+
+async def test_a_log_that_is_away_when_beats_are_lost_does_not_end_the_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "PAUSE", 0.01)
+    log, told = Forgetful({TOPIC: 1}), list[int]()
+    writer = log.writer()
+    beats = Beats(ME, log, TOPIC, writer, Liveness(ME), told.append, lease=20)
+    await beats.start()
+    headers = [("kind", b"beat"), ("v", SCHEMA_VERSION), ("executor", ME.encode())]
+    beat = NewRecord(ME.encode(), b"{}", headers)
+    await writer.append(TOPIC, 0, beat)
+    log.retain(TOPIC, 0, 1)
+    log.away = 3
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(beats.read())
+        await eventually(lambda: not log.away)
+        await writer.append(TOPIC, 0, beat)
+        await eventually(lambda: told)
+        reading.cancel()
