@@ -32,7 +32,7 @@ DRAINING = Plan(
 )
 """Processes are told to stop again and again, and runs outlast their grace."""
 HANGING = replace(SOUND, faults=only(broker=1), rate=0.05)
-LASTING = Plan(window_ms=2_000, words=40)
+LASTING = Plan(window_ms=2_000, words=40, max_queue=40)
 """Responses outlive the acceptance window: a reader that starts has not seen where some of them began."""
 
 
