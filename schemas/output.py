@@ -7,7 +7,7 @@ this view shows what it can.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from schemas.events import Event
 
@@ -37,6 +37,16 @@ _PARTS = {
     "response.reasoning_summary_part.done": ("summary", "summary_index"),
 }
 _STATUSES = frozenset({"in_progress", "searching", "interpreting", "generating", "completed", "failed"})
+
+
+def are_items(output: object) -> TypeGuard[list[Item]]:
+    """Whether `output` is what an `output` may be: a list of objects."""
+    return isinstance(output, list) and all(isinstance(item, dict) for item in output)
+
+
+def objects_of(output: object) -> list[Item]:
+    """The items in an `output` that may be anything: what is no object is none."""
+    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
 class _Open:

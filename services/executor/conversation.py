@@ -7,6 +7,7 @@ there (`turns`): a conversation stays in one partition, unless an Idempotency-Ke
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -23,12 +24,25 @@ MAX_TURNS = 10_000
 RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 4.0
 """A replay that cannot be asked is tried less and less often, one that cannot say yet as often as ever."""
+UNREADABLE_TRIES = 5
+"""A turn that cannot be read is asked for so often: another replay, of another version, may say it better."""
 CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 75.0
 """Replay answers within a minute, were it that a response is open still; one that does not is asked anew."""
 
 Item = dict[str, Any]
 _turn = msgspec.json.Decoder(Turn).decode
+
+
+class _Whose(msgspec.Struct):
+    id: str
+
+
+_whose = msgspec.json.Decoder(_Whose).decode
+
+
+class _UnreadableTurn(ReplayAway):
+    """Replay answered with the turn that was asked for, and it cannot be read."""
 
 
 class Conversation:
@@ -43,7 +57,7 @@ class Conversation:
         """The items of all turns before, oldest first, and of this one.
 
         Raises UpstreamError when a predecessor is gone: it was deleted, or has expired, after this request
-        was accepted; or one further back was before.
+        was accepted; or one further back was before. Also when one cannot be read.
         """
         turns: list[Turn] = []
         previous = body.get("previous_response_id")
@@ -57,12 +71,15 @@ class Conversation:
         return items + input_items(body)
 
     async def settle(self, partition: Partition, id: ResponseId) -> None:
-        """Wait until response `id` and all before it have closed, or are gone."""
+        """Wait until response `id` and all before it have closed, or are gone, or cannot be read: the run
+        then ends by that.
+        """
         turns = 0
-        async for _ in self._back(partition, id):
-            turns += 1
-            if turns > MAX_TURNS:
-                return
+        with suppress(UpstreamError):
+            async for _ in self._back(partition, id):
+                turns += 1
+                if turns > MAX_TURNS:
+                    return
 
     async def close(self) -> None:
         """Close the connections to replay."""
@@ -89,15 +106,22 @@ class Conversation:
 
     async def _ask(self, id: ResponseId) -> tuple[bytes, Turn | None]:
         """Asks until replay knows: a predecessor may still be running, a replay be on its way up. A wrong URL
-        says nothing about the conversation: the operator is told, and can mend it while runs wait.
+        says nothing about the conversation: the operator is told, and can mend it while runs wait. A turn
+        that stays unreadable does, and nobody waits for it: raises UpstreamError.
         """
-        pause = RETRY_SECONDS
+        pause, unreadable = RETRY_SECONDS, 0
         while True:
             try:
                 answer = await self._answer(id)
             except NotYet:
                 self._report.succeeded()
                 pause = RETRY_SECONDS
+            except _UnreadableTurn as error:
+                self._report.failed(error)
+                unreadable += 1
+                if unreadable == UNREADABLE_TRIES:
+                    what = f"Previous response with id '{id}' cannot be read."
+                    raise UpstreamError(what, type="conversation") from error
             except (ReplayAway, aiohttp.ClientError, TimeoutError) as error:
                 self._report.failed(error)
             else:
@@ -121,5 +145,13 @@ class Conversation:
             return raw, None
         try:
             return raw, _turn(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ReplayAway("what is there is not replay: it answered with what is no turn") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _unreadable(id, raw) from None
+
+
+def _unreadable(id: ResponseId, raw: bytes) -> ReplayAway:
+    """What a 200 is that holds no turn: whoever names the response is replay."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if _whose(raw).id == id:
+            return _UnreadableTurn(f"its turn of {id} cannot be read")
+    return ReplayAway("what is there is not replay: it answered with what is no turn")

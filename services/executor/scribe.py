@@ -22,7 +22,7 @@ from schemas.events import (
     derived_event,
     is_streamed,
 )
-from schemas.output import Output
+from schemas.output import Output, are_items
 from schemas.records import EventHeaders, Headers, NewRecord
 from services.executor.backend import UpstreamError
 
@@ -175,10 +175,13 @@ class Scribe:
         theirs = theirs if isinstance(theirs, dict) else {}
         if theirs.get("status") == "cancelled":
             return self.end(Ending("the upstream cancelled the response", type="upstream_cancelled"))
-        drafts = self.begin() + ([] if status == "completed" else self._cut_short())
         output = theirs.get("output")
-        if not isinstance(output, list) or not output:
-            output = self._output.items()
+        if output and not are_items(output):
+            # Successors get it as input: what is no item is no use to anybody.
+            what = f"the upstream sent {event['type']} whose response.output is not a list of objects"
+            raise UpstreamError(what, type="upstream_malformed")
+        drafts = self.begin() + ([] if status == "completed" else self._cut_short())
+        output = output or self._output.items()
         final = response.finished(
             self._initial, status=status, output=output, upstream=theirs, completed_at=int(now)
         )

@@ -8,6 +8,7 @@ import msgspec
 from schemas.events import accepted_value
 from schemas.fold import COMPLETED
 from schemas.ids import ResponseId, Tenant, parse_response_id
+from schemas.output import objects_of
 from schemas.request import input_items
 from services.replay.snapshot import events_in
 from services.web.internal import Turn
@@ -35,7 +36,7 @@ async def turn(
     body = request_body(accepted)
     closed = msgspec.json.decode(final)
     if closed.get("status") == COMPLETED:
-        output = closed.get("output") or []
+        output = objects_of(closed.get("output"))
     else:
         done = [event["item"] async for part in frames for event in events_in(part) if _is_done(event)]
         output = [item for item in done if _finished(item)]

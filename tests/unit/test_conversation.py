@@ -210,3 +210,20 @@ async def test_a_conversation_may_be_too_long(monkeypatch: pytest.MonkeyPatch) -
         await chains.settle(Partition(0, floor=0), id_of(3))
         with pytest.raises(UpstreamError, match="longer than 2 turns"):
             await chains.input(Partition(0, floor=0), TENANT, BODY)
+
+
+async def test_a_turn_that_stays_unreadable_ends_who_needs_it() -> None:
+    """It is replay that answers, so there is nothing for the operator to mend; nobody waits for ever."""
+    odd = msgspec.to_builtins(CHAIN[2]) | {"output": ["x", None, 3]}
+
+    async def script(call: Call) -> None:
+        await call.answer(200, odd)
+
+    async with raw(script) as server, asyncio.timeout(10):
+        chains = Conversation(server.url)
+        await chains.settle(Partition(0, floor=0), id_of(3))
+        with pytest.raises(UpstreamError, match=f"'{id_of(3)}' cannot be read") as refused:
+            await chains.input(Partition(0, floor=0), TENANT, BODY)
+        await chains.close()
+    assert refused.value.type == "conversation"
+    assert len(server.calls) == 2 * conversation.UNREADABLE_TRIES

@@ -198,3 +198,14 @@ def test_what_is_raised_takes_no_number() -> None:
     with pytest.raises(UpstreamError):
         held.write({"type": "response.output_text.delta", "error": {"message": "boom"}}, now=0)
     assert texts(held.end(Ending("boom"))) == [(2, "response.in_progress"), (3, "response.failed")]
+
+
+@pytest.mark.parametrize("output", [["x", None, 3], [ITEM, "x"], 5, "text", {"a": 1}])
+def test_an_output_that_is_not_a_list_of_objects_is_refused_by_name(output: object) -> None:
+    held = scribe(last=2)
+    held.write(dict(ADDED), now=0)
+    with pytest.raises(UpstreamError, match=r"response\.completed whose response\.output is not") as refused:
+        held.write({"type": "response.completed", "response": {"output": output}}, now=0)
+    assert refused.value.type == "upstream_malformed"
+    *_, terminal = held.end(Ending.of(refused.value))
+    assert [item["id"] for item in value(terminal)["response"]["output"]] == ["msg_1"]
