@@ -50,3 +50,20 @@ async def test_a_log_that_is_away_when_beats_are_lost_does_not_end_the_reading(
         await writer.append(TOPIC, 0, beat)
         await eventually(lambda: told)
         reading.cancel()
+
+
+async def test_no_beat_of_another_stands_for_mine() -> None:
+    """Else my beats would queue up while the log is slow, and count out whoever waits for theirs (P-50)."""
+    log, told = MemoryLog({TOPIC: 1}), list[int]()
+    beats = Beats(ME, log, TOPIC, log.writer(), Liveness(ME), told.append, lease=20)
+    await beats.start()
+    headers = [("kind", b"beat"), ("v", SCHEMA_VERSION), ("executor", b"another")]
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(beats.write())
+        await eventually(lambda: len(log.records(TOPIC, 0)) == 1)
+        beats._count(log.records(TOPIC, 0)[0]._replace(headers=headers))
+        assert not beats._read_back.is_set()
+        beats._count(log.records(TOPIC, 0)[0])
+        assert beats._read_back.is_set()
+        writing.cancel()
+    assert len(told) == 1

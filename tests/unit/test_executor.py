@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from schemas.errors import LogUnavailable
 from schemas.events import accepted_value
 from schemas.ids import response_id
 from schemas.records import Accepted, Cancelled, Deleted, NewRecord
 from services.config import load
 from services.eventlog.memory import MemoryLog, Outcome
-from services.eventlog.port import Batch
+from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
 from services.executor import beats, liveness
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
@@ -103,6 +104,19 @@ async def test_an_append_error_costs_a_claim_and_no_event(rig: Rig, log: MemoryL
     assert state.status == "completed"
     assert state.attempt >= 2
     assert text(rig.events(id)) == "a b c d e f g h"
+
+
+async def test_an_append_error_costs_every_run_in_the_batch_a_claim(rig: Rig) -> None:
+    long = {"echo.interval_ms": "20", "echo.tokens": "100000"}
+    ids = [await rig.accept("a b c", metadata=long) for _ in range(2)]
+    async with rig.executor() as executor:
+        await eventually(lambda: all(rig.events(id) for id in ids))
+        batch = [NewRecord(f"{id}/c/9".encode(), b"{}", []) for id in ids]
+        executor._engine.append_failed(TopicPartition(NAMES.events, 0), batch, LogUnavailable("away"))
+        await eventually(lambda: all(rig.state(id).attempt == 2 for id in ids))
+        for id in ids:
+            await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
+            await rig.closed(id)
 
 
 async def test_a_lost_claim_gives_its_slot_back(
@@ -346,6 +360,45 @@ class Endless:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+class Told:
+    """A backend that notes, when its stream is closed, whether the upstream is left running for another."""
+
+    resumable = True
+    repeatable = pass_extensions = False
+
+    def __init__(self) -> None:
+        self.left_running: list[bool] = []
+
+    async def stream(
+        self,
+        request: RunRequest,
+        resume: Resume | None = None,  # noqa: ARG002 - the port's
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        try:
+            yield [UpstreamEvent({"type": "response.in_progress"}, "resp_theirs", 0)]
+            await asyncio.Event().wait()
+        finally:
+            self.left_running.append(request.abandoned())
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_drain_leaves_an_upstream_running_and_a_cancel_does_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, *, cancelled: bool
+) -> None:
+    told, registry = Told(), build(load("", {}), {})
+    monkeypatch.setattr(registry, "resolve", lambda _: told)
+    id = await rig.accept()
+    async with rig.executor(registry, grace_s=0.05):
+        await eventually(lambda: rig.events(id))
+        if cancelled:
+            await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
+            await eventually(lambda: told.left_running)
+    assert told.left_running == [not cancelled]
 
 
 async def test_an_upstream_is_held_back_while_nothing_is_read_back(
