@@ -14,7 +14,7 @@ from msgspec import structs
 from schemas.errors import SettingsError
 from services import config
 from services.executor.backend import Backend, Lapsed, Resume, UpstreamError
-from services.executor.backends import Registry, build, responses, upstream
+from services.executor.backends import Registry, build, failures, responses, upstream
 from tests.conftest import PATIENCE
 from tests.strict import checked
 from tests.upstreams import ID, SSE, Call, Outcome, Raw, Script, outcome, raw, registry, request
@@ -646,6 +646,53 @@ async def test_secrets_that_an_upstream_repeats_are_redacted() -> None:
     async with serving(script, lines, {"THE_KEY": "sk-1234"}) as (_, backend, _):
         got = await outcome(backend, request())
     assert got.failure.message == "The model server answered 400: your key [redacted] of [redacted] is odd"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_secrets_in_the_error_of_a_response_are_redacted(whole: bool) -> None:
+    """Whoever takes the event on knows no secret: neither where it is streamed nor where it is one object."""
+    error = {"code": "sk-1234", "message": "key sk-1234", "type": "x", "more": [{"sk-1234": "a sk-1234"}]}
+    failed = lifecycle("response.failed", status="failed", output=[], error=error)
+
+    async def script(call: Call) -> None:
+        if whole:
+            await call.answer(200, failed["response"])
+        else:
+            await call.head()
+            await call.events(DELTA | {"error": {"message": "sk-1234"}}, failed)
+
+    async with serving(script, 'api_key_env = "THE_KEY"', {"THE_KEY": "sk-1234"}) as (_, backend, _):
+        got = await outcome(backend, request())
+    assert got.error is None
+    assert b"sk-1234" not in msgspec.json.encode(got.events)
+    told = got.events[-1]["response"]["error"]
+    assert (told["message"], told["type"]) == ("key [redacted]", "x")
+
+
+async def test_a_secret_across_the_cut_is_redacted() -> None:
+    key = "k" * 150
+    script = answering(400, {"error": {"message": "x" * (failures.MAX_WORDS - 80) + key}})
+    async with serving(script, 'api_key_env = "THE_KEY"', {"THE_KEY": key}) as (_, backend, _):
+        got = await outcome(backend, request())
+    assert "kkk" not in got.failure.message
+    assert len(got.failure.message) <= failures.MAX_WORDS
+
+
+@pytest.mark.parametrize(
+    ("header", "said", "told"),
+    [
+        ('x-team = "red"', "the input is required", "the input is required"),
+        ('x-api-key = "red"', "key red", "key [redacted]"),
+        ('authorization = "Bearer sk-12345678"', "key sk-12345678", "key [redacted]"),
+        ('x-a = "abcdef12", x-b = "ef1234567890"', "abcdef1234567890!", "[redacted]!"),
+        ('x-api-key = "red", x-auth = "act"', "red", "[redacted]"),
+    ],
+)
+async def test_ordinary_words_of_headers_are_no_secrets(header: str, said: str, told: str) -> None:
+    script = answering(400, {"error": {"message": said}})
+    async with serving(script, f"headers = {{ {header} }}") as (_, backend, _):
+        got = await outcome(backend, request())
+    assert got.failure.message == f"The model server answered 400: {told}"
 
 
 # Resumable upstreams.

@@ -97,7 +97,8 @@ class ChatBackend:
         elif answer.content_type == "application/json":
             yield [ServerSentEvent("", await self._upstream.body(answer))]
         else:
-            raise self._words.malformed(f"answered with {answer.content_type} instead of an event stream.")
+            what = self._words.cleared(answer.content_type)
+            raise self._words.malformed(f"answered with {what} instead of an event stream.")
 
     def _take(
         self, arrived: Sequence[ServerSentEvent], translator: ChatTranslator

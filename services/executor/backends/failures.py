@@ -20,6 +20,8 @@ MAX_WORDS = 2000
 _PASSING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 """What a proxy says while a server restarts: no verdict on a stream that is to be rejoined."""
 _REFUSED_KEY = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_TOLD_IN = ("error", "incomplete_details")
+"""Fields of events and of responses in which an upstream tells of an error."""
 _RETRY_AFTER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
@@ -28,11 +30,13 @@ class UpstreamLost(UpstreamError):
 
 
 class Words:
-    """Makes the errors of one upstream. `name` begins its sentences, `secrets` never show in them."""
+    """Makes the errors of one upstream. `name` begins its sentences, `secrets` show in nothing it tells of
+    them.
+    """
 
     def __init__(self, name: str, secrets: Collection[str] = ()) -> None:
         self._name = name
-        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
+        self._secrets = [re.compile(f"(?=({re.escape(secret)}))") for secret in secrets if secret]
 
     def failed(self, what: str, code: object = None, type: str = "upstream_error") -> UpstreamError:
         """It did `what`; `code` is the upstream's own, kept where the API knows it."""
@@ -55,18 +59,48 @@ class Words:
             code = "rate_limit_exceeded"
         if status in _REFUSED_KEY:
             return self.failed(f"did not authorise Rejoinder ({status}); its operator can mend that.")
-        failed = self.failed(f"answered {status}: {said or _phrase(status)}", code)
+        failed = self.failed(f"answered {status}: {self.cleared(said) or _phrase(status)}", code)
         return UpstreamLost(failed.message, code=failed.code) if status in _PASSING else failed
 
     def reported(self, event: dict[str, Any]) -> UpstreamError:
         """It sent an `error` event."""
         said, code = _error_of(event)
-        return self.failed(f"reported an error: {said or 'without a word'}", code)
+        return self.failed(f"reported an error: {self.cleared(said) or 'without a word'}", code)
+
+    def redact(self, event: dict[str, Any]) -> None:
+        """Take the secrets out of what `event`, or the response in it, says about an error, in place. So
+        nobody further on has to know them.
+        """
+        response = event.get("response")
+        for holder in (event, response if isinstance(response, dict) else {}):
+            for name in _TOLD_IN:
+                if name in holder:
+                    holder[name] = self._redacted(holder[name])
+
+    def _redacted(self, said: Any) -> Any:
+        match said:
+            case str():
+                return self.cleared(said)
+            case list():
+                return [self._redacted(part) for part in said]
+            case dict():
+                return {self.cleared(name): self._redacted(part) for name, part in said.items()}
+        return said
+
+    def cleared(self, text: str) -> str:
+        """`text`, which the upstream said, without secrets. All are looked for in what was said: so none is
+        found in our own mark, or half left where two overlap.
+        """
+        kept, end = [], 0
+        spans = (found.span(1) for secret in self._secrets for found in secret.finditer(text))
+        for start, stop in sorted(spans):
+            if start >= end:
+                kept += [text[end:start], "[redacted]"]
+            end = max(end, stop)
+        return "".join([*kept, text[end:]])
 
     def _say(self, what: str) -> str:
-        for secret in self._secrets:
-            what = what.replace(secret, "[redacted]")
-        return f"{self._name} {what}"[:MAX_WORDS]
+        return f"{self._name} {what}"[:MAX_WORDS]  # cut last: half a secret is not found
 
 
 def known_code(code: object) -> str:
@@ -78,7 +112,7 @@ def error_in(body: bytes) -> tuple[str, object]:
     """Message ("" without one) and code of an error body: OpenAI's envelope, FastAPI's, or a bare message."""
     try:
         decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "", None
     return _error_of(decoded) if isinstance(decoded, dict) else ("", None)
 
@@ -94,11 +128,11 @@ def retry_after(status: int, header: str | None, most: float) -> float | None:
 def _error_of(body: dict[str, Any]) -> tuple[str, object]:
     error = body.get("error") or body.get("detail") or body
     if isinstance(error, str):
-        return error[:MAX_WORDS], None
+        return error, None
     if isinstance(error, dict):
         said = error.get("message")
-        return (said[:MAX_WORDS] if isinstance(said, str) else ""), error.get("code")
-    return msgspec.json.encode(error).decode()[:MAX_WORDS], None
+        return (said if isinstance(said, str) else ""), error.get("code")
+    return msgspec.json.encode(error).decode(), None
 
 
 def _phrase(status: int) -> str:

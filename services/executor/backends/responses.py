@@ -167,7 +167,8 @@ class ResponsesBackend:
             whole = self._upstream.decode(await self._upstream.body(answer))
             yield self._unstreamed(whole, request, progress)
         else:
-            raise self._words.malformed(f"answered with {answer.content_type} instead of an event stream.")
+            what = self._words.cleared(answer.content_type)
+            raise self._words.malformed(f"answered with {what} instead of an event stream.")
 
     def _take(
         self, arrived: Sequence[ServerSentEvent], request: RunRequest, progress: Progress
@@ -192,6 +193,7 @@ class ResponsesBackend:
             raise self._words.malformed("sent an event without a type.")
         if type == "error":
             raise self._words.reported(event)
+        self._words.redact(event)
         if type in TERMINAL_EVENTS and not isinstance(event.get("response"), dict):
             raise self._words.malformed(f"sent {type} without a response.")
         return event
@@ -226,6 +228,7 @@ class ResponsesBackend:
             raise self._words.malformed("answered with an object that is not a finished response.")
         progress.begun = progress.ended = True
         for event in events:
+            self._words.redact(event)
             fill(event)
             _rename(event, progress.upstream_id, request)
         return [UpstreamEvent(event) for event in events]

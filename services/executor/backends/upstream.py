@@ -9,6 +9,7 @@ never made twice on a guess.
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,9 @@ CONNECT_PAUSE = 0.25
 LONGEST_RETRY_AFTER = 30.0
 """Seconds; an upstream that wants more is taken at its word, and the response ends."""
 ERROR_BODY_BYTES = 64 * 1024
+SECRET_LENGTH = 8
+"""Characters from which on the value of any header is kept out of error texts."""
+_SECRET_NAME = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
 MAX_EVENT_BYTES = 960_000
 """Of one event, or of an unstreamed answer: below what a record holds (P-9)."""
 
@@ -116,6 +120,8 @@ class Upstream:
             decoded = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self.words.malformed("sent something that is not JSON.") from error
+        except RecursionError as error:
+            raise self.words.malformed("sent JSON that is nested too deeply.") from error
         if not isinstance(decoded, dict):
             raise self.words.malformed("sent JSON that is not an object.")
         return decoded
@@ -208,11 +214,20 @@ def _headers(route: Route, environ: Mapping[str, str]) -> tuple[dict[str, str], 
     """The headers of every call, and what of them is secret. Raises SettingsError without the key."""
     headers = {"content-type": "application/json", "accept": "text/event-stream, application/json"}
     headers |= {"accept-encoding": "identity", "user-agent": "rejoinder", **route.headers}
-    secrets = list(route.headers.values())
+    secrets = [secret for name, value in route.headers.items() for secret in _secrets(name, value)]
     if key := api_key(route, environ):
         headers["authorization"] = f"Bearer {key}"
         secrets.append(key)
     return headers, secrets
+
+
+def _secrets(name: str, value: str) -> list[str]:
+    """What is secret of a header: all of it where its name says so, the key after a scheme too; else only a
+    value that is no ordinary word, which would be missed in sentences.
+    """
+    if _SECRET_NAME.search(name):
+        return [value, *(word for word in value.split() if len(word) >= SECRET_LENGTH)]
+    return [value] if len(value) >= SECRET_LENGTH else []
 
 
 def _parsed(parser: SseParser, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
