@@ -3,6 +3,7 @@
 A broker answers the requests of a connection one after the other, and a long poll would hold up everything
 behind it: hence the slots. With several brokers the first answer ends the waiting; what the others were
 asked stays under way, and the next fetch from the same positions takes it up instead of asking again.
+A batch with a wrong checksum stops its own partition only (`damage`).
 The records are aiokafka's own (Cython) objects, handed on as they are: they already are what the port calls
 a LogRecord. Transactions are not used (P-10), so nothing is filtered by isolation.
 """
@@ -18,6 +19,7 @@ from aiokafka.errors import CorruptRecordException, OffsetOutOfRangeError, Stale
 from aiokafka.record.memory_records import MemoryRecords
 
 from schemas.records import LogRecord
+from services.eventlog.damage import Damage
 from services.eventlog.kafka_link import FAILURES, PATIENCE, KafkaLink, no_leader
 from services.eventlog.kafka_wire import Fetched, FetchRequest
 from services.eventlog.port import Batch, TopicPartition
@@ -31,6 +33,18 @@ UNCLAIMED = 5.0
 
 _Asked = tuple[int, frozenset[tuple[TopicPartition, int]]]
 """A node, and the positions it was asked to read on from."""
+
+
+class Unreadable(CorruptRecordException):  # type: ignore[misc]
+    """Nothing can be read of a partition from a position on."""
+
+    def __init__(self, source: TopicPartition, position: int, why: str) -> None:
+        super().__init__(f"{source.topic}/{source.partition}@{position} cannot be read: {why}")
+        self.source = source
+        self.position = position
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class _Answer(NamedTuple):
@@ -70,6 +84,7 @@ class KafkaFetcher:
         self._slots = _Slots()
         self._polls: dict[_Asked, Task[_Answer]] = {}
         self._turn = 0
+        self._damage = Damage()
 
     async def fetch(
         self, positions: Mapping[TopicPartition, int], max_wait: float, max_bytes: int, partition_bytes: int
@@ -84,7 +99,7 @@ class KafkaFetcher:
             try:
                 async with self._slots.one(busy=wait) as slot:
                     found = await self._link.send(node, request, slot, timeout=wait + SILENCE)
-                return _read(found, positions)
+                return self._noted(_read(found, positions), positions)
             except FAILURES as error:
                 return _Answer([], [error])
 
@@ -97,9 +112,12 @@ class KafkaFetcher:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def _fetch(self, positions: Mapping[TopicPartition, int], ask: "_Ask") -> list[Batch]:
-        """The first answer. What failed is raised when nothing else came, so that it is tried again."""
+        """The first answer. What failed is raised when nothing else came, so that it is tried again; what
+        cannot be read, when nothing else was asked for.
+        """
         await self._link.client()
-        by_leader, failures = self._by_leader(positions)
+        resting = self._damage.resting(positions)
+        by_leader, failures = self._by_leader([source for source in positions if source not in resting])
         answers = [_Answer([], failures)]
         if len(by_leader) == 1:
             [(node, sources)] = by_leader.items()
@@ -108,22 +126,35 @@ class KafkaFetcher:
             answers += await self._first(by_leader, positions, ask)
         batches = [batch for answer in answers for batch in answer.batches]
         failures = [failure for answer in answers for failure in answer.failures]
+        unreadable: list[Exception] = [each for each in failures if isinstance(each, Unreadable)]
+        failures = [failure for failure in failures if not isinstance(failure, Unreadable)]
         if failures and not batches:
             raise failures[0]
         if failures:
             self._link.stale()
+        unreadable += resting.values()
+        if len(unreadable) == len(positions):
+            raise unreadable[0]
         return batches
 
+    def _noted(self, answer: _Answer, positions: Mapping[TopicPartition, int]) -> _Answer:
+        """Keep in mind what could not be read, and what can be read again."""
+        for batch in answer.batches:
+            self._damage.passed(batch.source, positions[batch.source])
+        for failure in answer.failures:
+            if isinstance(failure, Unreadable):
+                self._damage.found(failure.source, failure.position, failure)
+        return answer
+
     def _by_leader(
-        self, positions: Mapping[TopicPartition, int]
+        self, order: Sequence[TopicPartition]
     ) -> tuple[dict[int, list[TopicPartition]], list[Exception]]:
         """Whom to ask for what, another partition first each time: brokers fill an answer in that order."""
-        order = list(positions)
         self._turn += 1
-        start = self._turn % len(order)
+        start = self._turn % len(order) if order else 0
         groups: defaultdict[int, list[TopicPartition]] = defaultdict(list)
         failures: list[Exception] = []
-        for source in order[start:] + order[:start]:
+        for source in (*order[start:], *order[:start]):
             node = self._link.known_leader(source)
             if node is None:
                 failures.append(StaleMetadata(no_leader(source)))
@@ -186,10 +217,16 @@ def _read(found: Iterable[Fetched], positions: Mapping[TopicPartition, int]) -> 
         position = positions[source]
         if code == OffsetOutOfRangeError.errno:
             answer.batches.append(Batch(source, (), position, end, out_of_range=True))
+        elif code == CorruptRecordException.errno:
+            answer.failures.append(Unreadable(source, position, "the broker says so"))
         elif code:
             answer.failures.append(for_code(code)(f"{topic}/{partition}"))
         elif data:
-            records, next_offset = read_records(data, position)
+            try:
+                records, next_offset = read_records(data, position)
+            except CorruptRecordException as error:
+                answer.failures.append(Unreadable(source, position, str(error.args[0])))
+                continue
             if next_offset > position:
                 answer.batches.append(Batch(source, records, next_offset, end))
     return answer
@@ -199,7 +236,8 @@ def read_records(data: bytes, position: int) -> tuple[Sequence[LogRecord], int]:
     """The records in `data` from `position` on, and the offset to read on at, past compaction's holes.
 
     Checksums are verified: 0.1 of the 3 µs of CPU that a record costs, and it finds what TCP misses. An
-    incomplete batch at the end is left for the next fetch.
+    incomplete batch at the end is left for the next fetch. Raises CorruptRecordException when there is
+    nothing to read before what is broken.
     """
     records: list[LogRecord] = []
     next_offset = position
@@ -207,6 +245,8 @@ def read_records(data: bytes, position: int) -> tuple[Sequence[LogRecord], int]:
     while log.has_next():
         batch = log.next_batch()
         if not batch.validate_crc():
+            if next_offset > position:
+                break
             raise CorruptRecordException(f"bad checksum in the batch at offset {batch.base_offset}")
         next_offset = batch.next_offset
         if batch.is_control_batch:

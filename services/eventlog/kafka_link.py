@@ -13,7 +13,13 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Literal, TypeVar
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, StaleMetadata
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    StaleMetadata,
+)
 from msgspec import Struct
 
 from schemas.errors import LogUnavailable
@@ -84,6 +90,14 @@ class KafkaAddress(Struct, frozen=True):
 
     def away(self, error: BaseException) -> LogUnavailable:
         """`error` as the port's: names the address and how to mend it."""
+        if isinstance(error, CorruptRecordException):
+            return LogUnavailable(
+                f"Kafka at {self.bootstrap}: {error}. Let a replica lead that is whole (docs/reliability.md)"
+            )
+        if isinstance(error, StaleMetadata):
+            return LogUnavailable(
+                f"Kafka at {self.bootstrap}: {error}. If it stays away: `rejoinder topics` says what is wrong"
+            )
         no_broker = isinstance(error, KafkaConnectionError | NodeNotReadyError)
         reason = "no broker answers" if no_broker else str(error) or "it does not answer in time"
         return LogUnavailable(
