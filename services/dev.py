@@ -23,6 +23,7 @@ import msgspec
 import structlog
 from setproctitle import setproctitle
 
+from schemas.errors import LogUnavailable
 from services import config
 from services.broker import BrokerError, EmbeddedKafka
 from services.child import Child, service_command
@@ -118,7 +119,7 @@ class System:
             for child in self._children:
                 tasks.create_task(child.keep(stop_s))
             if self._kafka is not None:
-                tasks.create_task(_keep_broker(self._kafka))
+                tasks.create_task(_keep_broker(self._kafka, settings))
             await _all_ready({name: url for name, _, url in plan})
             host = LOOPBACK if settings.host in EVERYWHERE else settings.host
             sys.stdout.write(f"ready http://{f'[{host}]' if ':' in host else host}:{settings.port}\n")
@@ -156,11 +157,30 @@ def _url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-async def _keep_broker(kafka: EmbeddedKafka) -> None:
+async def _keep_broker(kafka: EmbeddedKafka, settings: Settings) -> None:
     while True:
         status = await kafka.wait()
         log.warning("Kafka ended, starting it again", status=status, log=str(kafka.log_path))
         await _start_again(kafka)
+        await _topics_again(kafka, settings)
+
+
+async def _topics_again(kafka: EmbeddedKafka, settings: Settings) -> None:
+    """Make what is missing after a start: all of it when the data directory was removed or emptied.
+
+    Raises TopicMisconfigured.
+    """
+    while kafka.running:
+        try:
+            if made := await make_topics(settings):
+                lost = "every response that was stored in them, and how far each service had read"
+                log.error("Kafka came back without topics, made anew", made=made, lost=lost)
+            await require_topics(settings)
+        except LogUnavailable as error:
+            log.warning("cannot look at the topics, trying again", error=str(error))
+            await asyncio.sleep(1.0)
+        else:
+            return
 
 
 async def _start_again(kafka: EmbeddedKafka) -> None:

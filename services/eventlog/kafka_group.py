@@ -131,6 +131,8 @@ class KafkaMembership:
             while not closing.done():
                 await asyncio.wait([closing], timeout=REJOIN_AFTER)
                 coordinator.check_errors()
+                if not client.cluster.partitions_for_topic(self._topic):  # made anew, perhaps, meanwhile
+                    client.force_metadata_update()
         finally:
             closing.cancel()
             await _leave(coordinator)

@@ -89,6 +89,19 @@ def test_a_broker_that_is_killed_is_started_again_and_nothing_is_lost(whole: Ser
 
 
 @pytest.mark.slow
+def test_a_broker_that_comes_back_without_its_data_is_gone_on_with(
+    whole: ServerProcess, tmp_path: Path
+) -> None:
+    api = Api(whole.base_url)
+    assert completes(api)
+    [broker] = [process for process in whole.tree() if "java" in process.name()]
+    (tmp_path / "data").rename(tmp_path / "removed")
+    broker.kill()
+    eventually(lambda: _safely(completes, api), timeout=50)
+    assert "Kafka came back without topics" in whole.log
+
+
+@pytest.mark.slow
 def test_a_supervisor_that_is_killed_leaves_nobody_behind(whole: ServerProcess) -> None:
     tree = whole.tree()
     assert len(tree) >= 7  # itself, four services, the broker and its guard
