@@ -163,11 +163,21 @@ def input_items(body: Mapping[str, Any], id: ResponseId | None = None) -> list[I
 
     A message's content is always a list of parts. With the response's `id` the items are as clients read them
     (A-14): each has an id, derived, so it is the same at every read, and what the SDKs' types require.
-    Without it nothing is made up: so upstreams get them.
+    Of items with the same id the first keeps it: pages go on after an id. Without `id` nothing is made up: so
+    upstreams get them.
     """
     given = body.get("input")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
-    return [_whole_item(item, id, index) for index, item in enumerate(items)]
+    if id is None:
+        return [_whole_item(item, None, index) for index, item in enumerate(items)]
+    shown, taken = [], set()
+    for index, item in enumerate(items):
+        whole = _whole_item(item, id, index)
+        if whole["id"] in taken:
+            whole = _whole_item(item | {"id": None}, id, index)
+        taken.add(whole["id"])
+        shown.append(whole)
+    return shown
 
 
 _PREFIXES: Mapping[str, str] = {

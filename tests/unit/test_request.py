@@ -297,3 +297,13 @@ def test_any_json_is_refused_with_its_field_or_makes_a_whole_object(fields: dict
 def test_any_bytes_are_refused_or_parsed(raw: bytes) -> None:
     parsed = outcome(raw)
     assert not isinstance(parsed, ApiError) or parsed.status == 400
+
+
+def test_input_items_with_the_same_id_can_be_told_apart() -> None:
+    """Whoever pages through them goes on after an id, and would never come to an end."""
+    given = [{"id": "x", "role": "user", "content": text} for text in "abc"]
+    items = request.input_items({"input": given}, ID)
+    assert [item["content"][0]["text"] for item in items] == ["a", "b", "c"]
+    assert items[0]["id"] == "x"
+    assert len({item["id"] for item in items}) == 3
+    assert [item["id"] for item in request.input_items({"input": given})] == ["x"] * 3
