@@ -127,7 +127,7 @@ def finished(
         "status": status,
         "output": list(output),
         "completed_at": completed_at if status == "completed" else None,
-        "error": response_error(error or fields.get("error") or {}) if status == "failed" else None,
+        "error": response_error(_error_object(error or fields.get("error"))) if status == "failed" else None,
         "incomplete_details": _incomplete(incomplete_details or fields.get("incomplete_details"))
         if status == "incomplete"
         else None,
@@ -148,6 +148,13 @@ def response_error(error: Mapping[str, Any]) -> Object:
         "message": str(error.get("message") or "The response failed."),
         "type": str(error.get("type") or (code if code and not known else "upstream_error")),
     }
+
+
+def _error_object(error: object) -> Mapping[str, Any]:
+    """An upstream's `error`, which may be a mere text: then that is the message."""
+    if isinstance(error, Mapping):
+        return error
+    return {"message": error} if isinstance(error, str) else {}
 
 
 def whole_usage(usage: object) -> Object | None:
@@ -202,7 +209,11 @@ def _theirs(name: str, value: Any, initial: Object) -> Any:
         return [_whole_tool(tool) for tool in value if isinstance(tool, dict)]
     if name in ("text", "reasoning"):
         said = {name: part for name, part in value.items() if part is not None}
-        return _text(initial[name] | said) if name == "text" else initial[name] | said
+        if name == "reasoning":
+            return initial[name] | said
+        if "format" in said and not (isinstance(said["format"], dict) and "type" in said["format"]):
+            del said["format"]  # not one: ours stays
+        return _text(initial[name] | said)
     return value
 
 
@@ -210,9 +221,11 @@ def _json_type(value: Any) -> type:
     return float if type(value) is int else type(value)
 
 
-def _incomplete(details: Mapping[str, Any] | None) -> Object:
+def _incomplete(details: object) -> Object:
     """The Open Responses schema requires a reason; where the upstream gives none, length is the likeliest."""
-    return dict(details) if details and details.get("reason") else {"reason": "max_output_tokens"}
+    if isinstance(details, Mapping) and details.get("reason"):
+        return dict(details)
+    return {"reason": "max_output_tokens"}
 
 
 def _details(usage: Mapping[str, Any], name: str, *counts: str) -> Object:

@@ -244,6 +244,12 @@ async def test_a_redirect_is_not_followed() -> None:
             "sent response.completed without a response",
             "upstream_malformed",
         ),
+        (sending(b'data: {"a": ' + b"[" * 50_000 + b"\n\n"), "nested too deeply", "upstream_malformed"),
+        (
+            sending(b'data: {"type": "x", "error": ' + b"[" * 700 + b"]" * 700 + b"}\n\n"),
+            "sent an event whose fields do not fit",
+            "upstream_malformed",
+        ),
         (
             sending(b'data: {"type": "error", "message": "no more", "code": "x"}\n\n'),
             "reported an error: no more",
@@ -646,6 +652,22 @@ async def test_secrets_that_an_upstream_repeats_are_redacted() -> None:
     async with serving(script, lines, {"THE_KEY": "sk-1234"}) as (_, backend, _):
         got = await outcome(backend, request())
     assert got.failure.message == "The model server answered 400: your key [redacted] of [redacted] is odd"
+
+
+@pytest.mark.parametrize("output", [5, "text", [{"type": []}], [{"type": "message", "content": 3}]], ids=str)
+async def test_an_odd_output_takes_nothing_back(output: object) -> None:
+    """What the scribe makes of it is its own affair; the events before it are told in any case."""
+    _, got = await run(
+        sending(
+            b"data: "
+            + msgspec.json.encode(
+                lifecycle("response.completed", status="completed", output=output, response_id="x")
+            )
+            + b"\n\n"
+        )
+    )
+    assert got.error is None
+    assert [event["type"] for event in got.events][1:] == [DELTA["type"], "response.completed"]
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -212,6 +212,23 @@ def test_what_an_upstream_left_out_of_its_settings_is_filled_in() -> None:
     ]
 
 
+@pytest.mark.parametrize("status", ["completed", "failed", "incomplete"])
+@pytest.mark.parametrize(
+    "odd", ["plain", 5, [1], {"format": "plain"}, {"format": {}}, {"format": 3}], ids=str
+)
+def test_fields_of_an_odd_shape_do_not_make_another_end(status: str, odd: Any) -> None:
+    initial = response.initial({}, ID, 1, "m")
+    theirs = dict.fromkeys(("text", "reasoning", "usage", "error", "incomplete_details", "tools"), odd)
+    final = response.finished(initial, status=status, output=[], upstream=theirs)
+    assert (final["status"], final["text"]["format"]) == (status, {"type": "text"})
+
+
+def test_an_error_that_is_a_mere_text_is_the_message() -> None:
+    initial, theirs = response.initial({}, ID, 1, "m"), {"error": "out of memory"}
+    final = response.finished(initial, status="failed", output=[], upstream=theirs)
+    assert final["error"] == {"code": "server_error", "message": "out of memory", "type": "upstream_error"}
+
+
 def test_the_error_codes_are_the_sdks() -> None:
     literal = ResponseError.model_fields["code"].annotation
     assert set(literal.__args__) == response.ERROR_CODES  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ from services.config import Model
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.chat_request import UntranslatableError, chat_body
 from services.executor.backends.chat_translate import ChatTranslator, Chunk, MalformedChunkError
+from services.executor.backends.failures import UNFIT
 from services.executor.backends.sse import ServerSentEvent
 from services.executor.backends.upstream import Upstream
 
@@ -114,6 +115,8 @@ class ChatBackend:
             return events, self._words.malformed(str(error)), False
         except UpstreamError as failure:
             return events, failure, False
+        except UNFIT:
+            return events, self._words.malformed("sent a chunk whose fields do not fit."), False
         return events, None, False
 
     def _decode(self, one: ServerSentEvent) -> Chunk:

@@ -25,6 +25,10 @@ _TOLD_IN = ("error", "incomplete_details")
 _RETRY_AFTER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
+UNFIT = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
+"""What reading an event of an unforeseen shape raises: the upstream is malformed then, and not we."""
+
+
 class UpstreamLost(UpstreamError):
     """The connection broke: a resumable upstream may be rejoined."""
 

@@ -24,9 +24,10 @@ import aiohttp
 from msgspec import Struct
 
 from schemas.events import TERMINAL_EVENTS, Event
+from schemas.output import objects_of
 from services.config import Agent, Route
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
-from services.executor.backends.failures import UpstreamLost
+from services.executor.backends.failures import UNFIT, UpstreamLost
 from services.executor.backends.sse import ServerSentEvent
 from services.executor.backends.unstreamed import streamed
 from services.executor.backends.upstream import Upstream
@@ -184,6 +185,8 @@ class ResponsesBackend:
                     batch.append(self._progressed(event, request, progress))
         except UpstreamError as failure:
             return batch, failure
+        except UNFIT:
+            return batch, self._words.malformed("sent an event whose fields do not fit its type.")
         return batch, None
 
     def _decode(self, one: ServerSentEvent) -> Event:
@@ -271,9 +274,8 @@ def _rename(event: Event, upstream_id: str | None, request: RunRequest) -> None:
         carrier = event.get(key)
         if isinstance(carrier, dict) and upstream_id is not None:
             _rename_in(carrier, upstream_id, request)
-            for item in carrier.get("output") or ():
-                if isinstance(item, dict):
-                    _rename_in(item, upstream_id, request)
+            for item in objects_of(carrier.get("output")):
+                _rename_in(item, upstream_id, request)
 
 
 def _rename_in(carrier: dict[str, Any], upstream_id: str, request: RunRequest) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.events import TERMINAL_EVENTS, Event
 from schemas.ids import ResponseId, item_id
+from schemas.output import are_items
 from services.executor.backends.compose import Item
 
 _TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()}
@@ -16,9 +17,10 @@ _TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()}
 
 def streamed(response: dict[str, Any], id: ResponseId) -> list[Event] | None:
     """The events of a closed `response`, or None when it is not closed. `id` names items without an id."""
-    terminal = _TERMINAL_OF.get(response.get("status", ""))
+    status = response.get("status")
+    terminal = _TERMINAL_OF.get(status) if isinstance(status, str) else None
     output = response.get("output")
-    if terminal is None or not isinstance(output, list) or not all(isinstance(item, dict) for item in output):
+    if terminal is None or not are_items(output):
         return None
     items = [_named(item, id, index) for index, item in enumerate(output)]
     events = [event for index, item in enumerate(items) for event in _item_events(index, item)]

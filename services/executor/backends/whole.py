@@ -7,6 +7,7 @@ reasoning; the Open Responses schema wants a status of every message and call.
 from typing import Any
 
 from schemas.events import Event
+from schemas.output import objects_of
 
 _WITH_STATUS = frozenset({"message", "function_call", "function_call_output"})
 _TEXT = frozenset({"response.output_text.delta", "response.output_text.done"})
@@ -24,7 +25,7 @@ def fill(event: Event) -> None:
     elif type in _PART:
         _fill_part(event.get("part"))
     elif isinstance(response := event.get("response"), dict):
-        for item in response.get("output") or ():
+        for item in objects_of(response.get("output")):
             _fill_item(item, "completed")
 
 
@@ -32,7 +33,7 @@ def _fill_item(item: Any, status: str) -> None:
     if not isinstance(item, dict):
         return
     kind = item.get("type")
-    if kind in _WITH_STATUS and item.get("status") is None:
+    if isinstance(kind, str) and kind in _WITH_STATUS and item.get("status") is None:
         item["status"] = status
     if kind == "reasoning":
         _default(item, "summary")
