@@ -110,6 +110,16 @@ async def test_a_completion_that_is_not_streamed_is_translated() -> None:
             "reported an error: out of memory",
             "upstream_error",
         ),
+        (
+            [*HELLO[:3], b'data: {"choices": [{"delta": {"tool_calls": 5}}]}\n\n'],
+            "sent tool_calls that are not a list",
+            "upstream_malformed",
+        ),
+        (
+            [*HELLO[:3], b'data: {"choices": ' + b"[" * 50_000 + b"\n\n"],
+            "sent JSON that is nested too deeply",
+            "upstream_malformed",
+        ),
         ([*HELLO[:3], b"event: error\ndata: {}\n\n"], "reported an error: without a word", "upstream_error"),
     ],
 )

@@ -239,11 +239,29 @@ def test_other_choices_and_lone_usage_are_passed_over() -> None:
         (delta(tool_calls=["x"]), "not a function's"),
         (delta(tool_calls=[call(0, "c1")]), "without a name"),
         (delta("error"), r"broke the generation off \(error\)"),
+        (delta(tool_calls=5), "tool_calls that are not a list"),
+        (delta(tool_calls=[call(0, "c", "f", [1])]), "arguments are neither a string nor an object"),  # type: ignore[arg-type]
+        ({"choices": [{"delta": {}, "finish_reason": {}}]}, "a finish_reason that is not a string"),
+        ({"choices": [{"delta": {"content": "x"}, "logprobs": [1]}]}, "sent logprobs that are not"),
+        ({"choices": [{"delta": {"content": "x"}, "logprobs": {"content": [1]}}]}, "sent logprobs that"),
     ],
 )
 def test_bad_chunks_are_refused(chunk: dict[str, Any], says: str) -> None:
     with pytest.raises(MalformedChunkError, match=says):
         ChatTranslator(ID).chunk(chunk)
+
+
+def test_arguments_that_are_an_object_are_passed_on_as_its_json() -> None:
+    """The client calls its tool with what the model said, not with nothing."""
+    whole: Any = {"a": 1}
+    events = checked(translate(delta(tool_calls=[call(0, "c1", "f", whole)]), delta("tool_calls")))
+    assert events[-1]["response"]["output"][0]["arguments"] == '{"a":1}'
+
+
+def test_odd_details_of_the_usage_are_left_out() -> None:
+    usage = {"prompt_tokens": 3, "prompt_tokens_details": "x", "completion_tokens_details": [1]}
+    events = translate(delta("stop", content="x"), {"choices": [], "usage": usage})
+    assert events[-1]["response"]["usage"]["input_tokens_details"]["cached_tokens"] == 0
 
 
 pieces = st.lists(

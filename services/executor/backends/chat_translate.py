@@ -12,6 +12,8 @@ open then `incomplete`.
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from schemas.events import Event
 from schemas.ids import ResponseId, item_id
 from services.executor.backends.compose import Item, text_part
@@ -203,9 +205,11 @@ class ChatTranslator:
             raise MalformedChunkError("sent a chunk whose delta is not an object.")
         yield from self._delta(delta, _logprobs(choice))
         finish = choice.get("finish_reason")
+        if not isinstance(finish, str | None):
+            raise MalformedChunkError("sent a finish_reason that is not a string.")
         if finish in _BROKEN:
             raise MalformedChunkError(f"broke the generation off ({finish}).")
-        if isinstance(finish, str) and finish:
+        if finish:
             self._finish = finish
 
     def _delta(self, delta: dict[str, Any], logprobs: list[Any]) -> Iterator[Event]:
@@ -216,7 +220,10 @@ class ChatTranslator:
             yield from self._say(_Message, "output_text", said, logprobs)
         if refused := _text(delta.get("refusal")):
             yield from self._say(_Message, "refusal", refused, [])
-        for number, call in enumerate(delta.get("tool_calls") or ()):
+        calls = delta.get("tool_calls") or []
+        if not isinstance(calls, list):
+            raise MalformedChunkError("sent tool_calls that are not a list.")
+        for number, call in enumerate(calls):
             yield from self._call(number, call)
 
     def _say(
@@ -245,7 +252,7 @@ class ChatTranslator:
             self._calls[slot] = call
             self._items.append(call)
             yield from call.begin()
-        yield from call.add(_text(function.get("arguments")))
+        yield from call.add(_arguments(function.get("arguments")))
 
     def _slot(self, number: int, piece: dict[str, Any]) -> int:
         """Where a call's pieces meet: its index, unless a server leaves it out or gives it to two calls."""
@@ -284,9 +291,24 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _arguments(given: Any) -> str:
+    """A piece of the arguments' JSON; some servers send the object that it stands for, whole."""
+    match given:
+        case None:
+            return ""
+        case str():
+            return given
+        case dict():
+            return msgspec.json.encode(given).decode()
+    raise MalformedChunkError("sent a tool call whose arguments are neither a string nor an object.")
+
+
 def _logprobs(choice: Chunk) -> list[Any]:
     """The tokens' log probabilities, with every field that the Responses API requires."""
-    given = (choice.get("logprobs") or {}).get("content") or []
+    logprobs = choice.get("logprobs") or {}
+    given = (logprobs.get("content") or []) if isinstance(logprobs, dict) else None
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise MalformedChunkError("sent logprobs that are not an object with a list of objects.")
     return [{"bytes": [], "top_logprobs": [], **_present(entry)} for entry in given]
 
 
@@ -298,8 +320,7 @@ def _usage(usage: dict[str, Any] | None) -> dict[str, Any] | None:
     if usage is None:
         return None
     read, wrote = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return {
         "input_tokens": read,
         "input_tokens_details": {
@@ -312,6 +333,6 @@ def _usage(usage: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _count(counts: dict[str, Any], key: str) -> int:
-    value = counts.get(key)
+def _count(counts: Any, key: str) -> int:
+    value = counts.get(key) if isinstance(counts, dict) else None
     return value if isinstance(value, int) else 0
