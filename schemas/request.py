@@ -174,7 +174,8 @@ def input_items(body: Mapping[str, Any], id: ResponseId | None = None) -> list[I
     for index, item in enumerate(items):
         whole = _whole_item(item, id, index)
         if whole["id"] in taken:
-            whole = _whole_item(item | {"id": None}, id, index)
+            # With its type: a bare reference is told by its id.
+            whole = _whole_item(item | {"type": whole["type"], "id": None}, id, index)
         taken.add(whole["id"])
         shown.append(whole)
     return shown

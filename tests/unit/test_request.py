@@ -307,3 +307,6 @@ def test_input_items_with_the_same_id_can_be_told_apart() -> None:
     assert items[0]["id"] == "x"
     assert len({item["id"] for item in items}) == 3
     assert [item["id"] for item in request.input_items({"input": given})] == ["x"] * 3
+    references = request.input_items({"input": [{"id": "x"}] * 2}, ID)
+    assert [item["type"] for item in references] == ["item_reference"] * 2
+    assert references[0]["id"] != references[1]["id"]
