@@ -19,6 +19,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as KafkaPartition
 
@@ -76,8 +77,8 @@ class KafkaMembership:
             async with asyncio.timeout(COMMIT_TIMEOUT):
                 await self._coordinator.commit_offsets(self._subscription.subscription.assignment, offsets)
         except FAILURES as error:
-            reason = str(error) or type(error).__name__
-            raise LogUnavailable(f"checkpoints of group {self._group} not committed: {reason}") from error
+            text = f"checkpoints of group {self._group} not committed: {_why(error)}"
+            raise LogUnavailable(text) from error
 
     async def close(self) -> None:
         """Leave the group, so that its partitions move on at once."""
@@ -138,7 +139,7 @@ class KafkaMembership:
             await _leave(coordinator)
 
     def _join(self, client: AIOKafkaClient, subscription: SubscriptionState) -> GroupCoordinator:
-        return GroupCoordinator(
+        return _Coordinator(
             client,
             subscription,
             group_id=self._group,
@@ -148,6 +149,29 @@ class KafkaMembership:
             enable_auto_commit=False,
             assignors=(self._assignor,),
         )
+
+
+class _Coordinator(GroupCoordinator):  # type: ignore[misc]
+    """aiokafka shields a commit from whoever gives it up, and nobody would hear how it ended."""
+
+    def _do_commit_offsets(self, assignment: object, offsets: object) -> asyncio.Task[None]:
+        commit: asyncio.Task[None] = asyncio.ensure_future(super()._do_commit_offsets(assignment, offsets))
+        commit.add_done_callback(_heard)
+        return commit
+
+
+def _heard(commit: asyncio.Task[None]) -> None:
+    """Keep asyncio from reporting it as never heard."""
+    if not commit.cancelled():
+        commit.exception()
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, CommitFailedError):  # its own text advises settings of a consumer, which this is not
+        return "the group gave the partitions away meanwhile"
+    if isinstance(error, TimeoutError):
+        return f"not answered within {COMMIT_TIMEOUT:g} s"
+    return str(error) or type(error).__name__
 
 
 async def _leave(coordinator: GroupCoordinator) -> None:

@@ -1,9 +1,14 @@
 """A member of a group stays one, whatever goes wrong on the way."""
 
 import asyncio
+import gc
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiokafka.errors import UnknownMemberIdError
 
+from schemas.errors import LogUnavailable
 from services.eventlog import kafka_group
 from services.eventlog.kafka_group import KafkaMembership
 from services.eventlog.kafka_link import KafkaAddress
@@ -27,3 +32,54 @@ async def test_an_error_of_whatever_kind_is_not_the_end(monkeypatch: pytest.Monk
     async with asyncio.timeout(5):
         await again.wait()
     await member.close()
+
+
+class Expelled(kafka_group._Coordinator):
+    """A coordinator whose broker answers a commit when it is told to, and knows the member no more."""
+
+    group_id = coordinator_id = member_id = "g"
+    generation = 1
+
+    def __init__(self) -> None:
+        self._commit_lock = asyncio.Lock()
+        self.answers = asyncio.Event()
+
+    async def ensure_coordinator_known(self) -> None:
+        pass
+
+    async def _send_req(self, _request: object) -> None:
+        await self.answers.wait()
+        raise UnknownMemberIdError("g")
+
+
+def member_of(coordinator: Expelled) -> KafkaMembership:
+    member: Any = KafkaMembership(KafkaAddress("127.0.0.1:9"), "g", "t", lambda _: None)
+    member._owned = frozenset({0})
+    member._coordinator = coordinator
+    member._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=None))
+    return member  # type: ignore[no-any-return]
+
+
+async def test_a_commit_that_fails_after_it_was_given_up_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_group, "COMMIT_TIMEOUT", 0.01)
+    coordinator, loop, reported = Expelled(), asyncio.get_running_loop(), list[object]()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    try:
+        with pytest.raises(LogUnavailable, match=r"not answered within 0.01 s"):
+            await member_of(coordinator).commit({0: 1})
+        coordinator.answers.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gc.collect()
+    finally:
+        loop.set_exception_handler(before)
+    assert not reported
+
+
+async def test_a_commit_of_who_is_no_member_any_more_is_told_in_our_words() -> None:
+    coordinator = Expelled()
+    coordinator.answers.set()
+    with pytest.raises(LogUnavailable) as raised:
+        await member_of(coordinator).commit({0: 1})
+    assert str(raised.value).endswith("not committed: the group gave the partitions away meanwhile")
