@@ -1,7 +1,7 @@
 """A client that waits for its response on the connection of its POST: for the stream, or the final object.
 
     created → replay is asked past the response's own offset → its stream or result is passed on
-    the client goes      a response that is not in the background is cancelled (A-7)
+    the client goes      a response that is neither in the background nor keyed is cancelled (A-7)
     replay goes          before the answer began it is asked again for a while, later the answer is cut
     this process stops   an answer that has not begun is refused, a stream is cut; shutdown cancels nothing
 
@@ -52,20 +52,19 @@ class Attachments:
         self.spawn = spawn
         self.stopping = stopping
 
-    def attach(self, created: Created, *, stream: bool, background: bool) -> ASGIApp:
-        """The answer for a client that waits for `created`."""
-        return _Attached(self, created, stream, background)
+    def attach(self, created: Created, *, stream: bool, cancels: bool) -> ASGIApp:
+        """The answer for a client that waits for `created`. `cancels`: its going cancels the response."""
+        return _Attached(self, created, stream, cancels)
 
 
 class _Attached:
     """An ASGI answer. Raises ApiError when there is none."""
 
-    def __init__(self, shared: Attachments, created: Created, stream: bool, background: bool) -> None:
+    def __init__(self, shared: Attachments, created: Created, stream: bool, cancels: bool) -> None:
         self._shared = shared
         self._created = created
         self._ask = self._stream if stream else self._result
-        # What an Idempotency-Key met was made on another connection: only the end of that one cancels it.
-        self._cancels = created.mine and not background
+        self._cancels = cancels
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -54,7 +54,9 @@ class Desk:
             created = await self._commands.create(asked, tenant, key)
         if asked.background and not asked.stream:
             return Response(created.object, media_type="application/json")
-        return self._attachments.attach(created, stream=asked.stream, background=asked.background)
+        # A key says that the client may come back, as SDKs do after a time-out: it meets the response then.
+        cancels = not asked.background and key is None
+        return self._attachments.attach(created, stream=asked.stream, cancels=cancels)
 
     async def _cancel(self, request: Request) -> ASGIApp:
         with _counted("cancel"):

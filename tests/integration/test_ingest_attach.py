@@ -28,11 +28,13 @@ class Waiting:
     def __init__(self) -> None:
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def post(self, running: Ingesting, **body: Any) -> asyncio.StreamReader:
+    async def post(self, running: Ingesting, *, key: str = "", **body: Any) -> asyncio.StreamReader:
         raw = json.dumps({"model": "echo", "input": "hi", **body}).encode()
         reader, writer = await asyncio.open_connection(HOST, running.port)
         self._writers.append(writer)
-        writer.write(b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw)
+        keyed = f"idempotency-key: {key}\r\n" if key else ""
+        head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\n{keyed}content-length: {len(raw)}\r\n\r\n"
+        writer.write(head.encode() + raw)
         return reader
 
     async def stream(self, running: Ingesting, **body: Any) -> asyncio.StreamReader:
@@ -113,6 +115,20 @@ async def test_a_client_that_goes_before_its_response_began_cancels_it_as_well(w
         await eventually(running.accepted)
         waiting.hang_up()
         await eventually(lambda: running.entries("cancelled"))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_keyed_response_goes_on_without_its_client_and_meets_the_repetition(
+    running: Ingesting, waiting: Waiting, stream: bool
+) -> None:
+    body = {"stream": stream, "metadata": {"echo.tokens": "60", "echo.interval_ms": "20"}}
+    await waiting.post(running, key="again", **body)
+    await eventually(lambda: running.entries("event"))
+    waiting.hang_up()
+    answer = await running.post(body, "idempotency-key: again")
+    final = events_of(answer.body)[-1]["response"] if stream else json.loads(answer.body)
+    assert (answer.status, final["status"]) == (200, "completed")
+    assert running.entries("cancelled") == []
 
 
 async def test_a_background_stream_goes_on_without_its_client(running: Ingesting, waiting: Waiting) -> None:
