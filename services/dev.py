@@ -120,14 +120,15 @@ class System:
                 tasks.create_task(child.keep(stop_s))
             if self._kafka is not None:
                 tasks.create_task(_keep_broker(self._kafka, settings))
-            await _all_ready({name: url for name, _, url in plan})
+            await _all_ready({name: f"{url}/readyz" for name, _, url in plan})
+            log.info("metrics", **{name: f"{url}/metrics" for name, _, url in plan})
             host = LOOPBACK if settings.host in EVERYWHERE else settings.host
             sys.stdout.write(f"ready http://{f'[{host}]' if ':' in host else host}:{settings.port}\n")
             sys.stdout.flush()
 
 
 Plan = Sequence[tuple[str, Mapping[str, str], str]]
-"""The services to run: name, environment, and the URL that says whether it is ready."""
+"""The services to run: name, environment, and the URL under which /readyz and /metrics are."""
 
 
 def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> Plan:
@@ -148,8 +149,7 @@ def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> 
     inherited = {**environ, **({"FORCE_COLOR": "1"} if colors else {})}
     given = msgspec.structs.asdict(settings)
     return [
-        (name, inherited | environment(given | common | special), f"{url}/readyz")
-        for name, (special, url) in own.items()
+        (name, inherited | environment(given | common | special), url) for name, (special, url) in own.items()
     ]
 
 

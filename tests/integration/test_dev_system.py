@@ -1,10 +1,12 @@
 """`rejoinder dev`: a whole system from one command, that mends itself and leaves nothing behind."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -58,6 +60,14 @@ def test_it_says_ready_once_and_stops_with_status_0(kafka: str, tmp_path: Path) 
 def test_the_log_names_who_says_what(own: System) -> None:
     assert any(line.startswith("replay    | ") for line in own.log.splitlines())
     assert any(line.startswith("ingest    | ") for line in own.log.splitlines())
+
+
+def test_the_log_says_where_the_metrics_are(system: System) -> None:
+    [line] = [line for line in system.log.splitlines() if "] metrics " in line]
+    for name in SERVICES:
+        [url] = re.findall(rf"\b{name}=(\S+)", line)
+        with urlopen(url) as answer:
+            assert f"rejoinder_{name}_" in answer.read().decode()
 
 
 @pytest.mark.parametrize("name", SERVICES)
