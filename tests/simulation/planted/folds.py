@@ -26,7 +26,7 @@ QUIET = replace(
 )
 
 
-@rule("P-60", "P-42", "P-43", "P-45", "P-48", "P-62", plan=QUIET, seeds=100)
+@rule("P-60", "P-28", "P-42", "P-43", "P-45", "P-48", "P-62", plan=replace(QUIET, window_ms=6_000))
 def rewound_fold() -> Iterator[None]:
     """Who gets a partition back reads it again, into the same fold."""
     original = executor.Executor._follow
