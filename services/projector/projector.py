@@ -210,6 +210,7 @@ class Projector:
             async for partition, batch in self._read(self._transcripts):
                 late = [partition.readback.transcript(record) for record in batch.records]
                 self._erase_late(self._names.transcripts, partition, late)
+                self._erase_late(self._names.responses, partition, partition.readback.overtaken())
 
     async def _read_back_responses(self) -> None:
         while True:
@@ -291,7 +292,7 @@ class Projector:
             for partition in self._partitions.values():
                 time = partition.projection.time
                 partition.projection.forget(time - self._memory_ms)
-                partition.readback.forget(time - LATE_MS)
+                partition.readback.forget(time - LATE_MS, self._memory_ms)
             self._shed()
             self._measure()
 

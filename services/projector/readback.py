@@ -2,6 +2,9 @@
 
 A projector that was paused between its decision and its write, and has lost the partition meanwhile, may
 bring a deleted response back. The owner sees it come and erases it again. Readers hide it whatever the order.
+
+The two views are read independently: an object may be read before the `gone` that was written before it. So
+the keys of objects are kept until `transcripts` is read past their time; a `gone` calls for the object's too.
 """
 
 from schemas.ids import ResponseId
@@ -14,6 +17,11 @@ class Readback:
 
     def __init__(self) -> None:
         self._gone: dict[ResponseId, int] = {}
+        self._objects: dict[bytes, int] = {}
+        """The keys of objects that are there, and when they were written (ms)."""
+        self._overtaken: list[NewRecord] = []
+        self._read_to = 0
+        """The log time (ms) up to which `transcripts` is read."""
 
     def __len__(self) -> int:
         return len(self._gone)
@@ -23,10 +31,13 @@ class Readback:
         self._gone[id] = time
 
     def transcript(self, record: LogRecord) -> NewRecord | None:
-        """The tombstone that the next record of `transcripts` calls for, if any."""
+        """The tombstone that the next record of `transcripts` calls for, if any. See `overtaken` then."""
+        self._read_to = max(self._read_to, record.timestamp)
         match parse(record):
             case Gone(id=id):
                 self.hide(id, record.timestamp)
+                if self._objects.pop(key := id.encode(), None) is not None:
+                    self._overtaken.append(NewRecord(key, None))
             case Tombstone() | Unreadable():
                 pass
             case written if written.id in self._gone and record.key is not None:
@@ -35,14 +46,27 @@ class Readback:
 
     def response(self, record: LogRecord) -> NewRecord | None:
         """The tombstone that the next record of `responses` calls for, if any."""
-        if (
-            record.value is None
-            or record.key is None
-            or record.key.decode(errors="replace") not in self._gone
-        ):
+        if record.key is None:
             return None
-        return NewRecord(record.key, None)
+        if record.value is None:
+            self._objects.pop(record.key, None)
+            return None
+        if record.key.decode(errors="replace") in self._gone:
+            return NewRecord(record.key, None)
+        self._objects[record.key] = record.timestamp
+        return None
 
-    def forget(self, before: int) -> None:
-        """Forget what was deleted before log time `before` (ms)."""
+    def overtaken(self) -> list[NewRecord]:
+        """Takes the tombstones for `responses` of what was read there before its `gone`."""
+        overtaken, self._overtaken = self._overtaken, []
+        return overtaken
+
+    def forget(self, before: int, keep_ms: int) -> None:
+        """Forget what was deleted before log time `before` (ms), and objects that `transcripts` is read past.
+
+        By `keep_ms` the clocks of the two views may differ. An object follows its transcript, so the time to
+        which `transcripts` is read moves on as objects come.
+        """
         self._gone = {id: time for id, time in self._gone.items() if time >= before}
+        kept = self._read_to - keep_ms
+        self._objects = {key: time for key, time in self._objects.items() if time >= kept}

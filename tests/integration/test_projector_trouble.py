@@ -1,7 +1,8 @@
 """The projector in trouble, on a log in memory that fails, rebalances, compacts and forgets when told."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -10,6 +11,7 @@ from schemas.events import response_in
 from schemas.ids import partition_of
 from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog
+from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.topics import Topics, topics
 from services.projector import projector, views
 from services.projector.projector import Projector
@@ -52,6 +54,18 @@ async def completed(author: Author, *texts: str) -> Author:
 
 def _poisoned() -> float:
     return REGISTRY.get_sample_value("rejoinder_projector_poison_total", {"topic": NAMES.events}) or 0
+
+
+def _slow_down(log: MemoryLog, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of `topic` is read last."""
+    fetch = log.fetch
+
+    async def late(positions: Mapping[TopicPartition, int], **limits: Any) -> list[Batch]:
+        if any(source.topic == topic for source in positions):
+            await asyncio.sleep(0.05)
+        return await fetch(positions, **limits)
+
+    monkeypatch.setattr(log, "fetch", late)
 
 
 def _let_go(running: Projector, author: Author) -> bool:
@@ -179,16 +193,19 @@ async def test_what_a_late_writer_brings_back_is_erased_again(
         await eventually(lambda: view.gone(author.id))
 
 
+@pytest.mark.parametrize("slow", [NAMES.transcripts, NAMES.responses])
 async def test_a_successor_erases_what_came_back_while_nobody_looked(
-    log: MemoryLog, view: Views, write: Write
+    log: MemoryLog, view: Views, write: Write, slow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     author = await completed(write(0), "one")
     async with projecting(log, NAMES, SETTINGS):
-        await eventually(lambda: view.object(author.id))
+        brought_back = await eventually(lambda: view.object(author.id))
         await author.delete()
         await eventually(lambda: view.gone(author.id))
     await author.pack()
+    await author.writer.append(NAMES.responses, 0, NewRecord(author.id.encode(), brought_back))
     assert not await view.gone(author.id)
+    _slow_down(log, slow, monkeypatch)
     async with projecting(log, NAMES, SETTINGS):
         await eventually(lambda: view.gone(author.id))
 

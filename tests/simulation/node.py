@@ -6,7 +6,7 @@ queued does: that is the zombie. Killed, what it had sent may still arrive: that
 
 import asyncio
 from asyncio import Future
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 
 from schemas.errors import AppendUnknown, LogError, LogUnavailable
@@ -48,6 +48,7 @@ class Node:
         self._linked.set()
         self.memberships: list[NodeMembership] = []
         self.on_assignment: OnAssignment = lambda _: None
+        self.on_append: Callable[[TopicPartition, NewRecord], None] = lambda *_: None
         self.writers: list[NodeWriter] = []
 
     def __repr__(self) -> str:
@@ -252,6 +253,7 @@ class NodeWriter:
                 future.cancel()
             return
         self._queues.setdefault(source, []).append((record, future))
+        self._node.on_append(source, record)
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
 

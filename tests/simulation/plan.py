@@ -58,6 +58,8 @@ class Plan(Struct, frozen=True):
     """How many responses may be open at once, all ingests together, where that can be told."""
     stunned: float = 0
     """The chance that an executor is cut off when it calls an upstream: it comes back as a zombie."""
+    overtaken: float = 0
+    """The chance that a projector is paused when it writes a transcript, and wakes when no other lives."""
     little: bool = False
     """Replays have hardly any memory."""
     slots: int = 50

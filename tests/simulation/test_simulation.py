@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import ADMITTING
+from tests.simulation.planted.registry import ADMITTING, OVERTAKEN
 from tests.simulation.world import World, played
 
 SEEDS = 1000
@@ -83,6 +83,11 @@ def test_who_is_told_to_stop_loses_nothing_and_cancels_nothing(seed: int) -> Non
 @pytest.mark.parametrize("seed", range(40))
 def test_a_new_owner_leaves_what_it_has_not_seen_begin(seed: int) -> None:
     assert not played(seed, LASTING).broken
+
+
+@pytest.mark.parametrize("seed", [35, 45, *range(8)])
+def test_a_new_owner_finds_what_came_back_whichever_view_it_reads_first(seed: int) -> None:
+    assert not played(seed, OVERTAKEN).broken
 
 
 def test_ingests_let_in_no_more_than_there_is_room_for() -> None:

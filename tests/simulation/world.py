@@ -15,6 +15,7 @@ from unittest.mock import patch
 import structlog
 
 from schemas.ids import ResponseId, partition_of
+from schemas.records import NewRecord
 from services.eventlog import transcript
 from services.eventlog.port import TopicPartition
 from services.executor.backend import RunRequest
@@ -151,6 +152,7 @@ class World:
                 self._executors[process.me] = process
                 node.on_assignment = lambda owned: self.promises.conduct.assigned(process.me, owned)
             case "p":
+                node.on_append = lambda source, record: self._written(node, source, record)
                 process = processes.projector(name, node, self.settings)
             case "i":
                 node.delays = (0.1, 5, 20)
@@ -195,6 +197,23 @@ class World:
         self.promises.called(node, request, kind)
         if self.rng.random() < self.plan.stunned and node.paused_at is None:
             self._faults.stun(node, 15, isolated=True)
+
+    def _written(self, node: Node, source: TopicPartition, record: NewRecord) -> None:
+        """A projector has just asked for an append to a view."""
+        shown = source.topic == NAMES.transcripts and record.value is not None
+        if not self.plan.overtaken or not shown or record.key.endswith(b"/gone"):
+            return
+        awake = node.paused_at is None and self.loop.time() < self.plan.seconds
+        if awake and self.rng.random() < self.plan.overtaken:
+            self._faults.stun(node, 15, isolated=False)
+            self.later(15, self._kill_all_but, node)
+
+    def _kill_all_but(self, node: Node) -> None:
+        """Nobody looks when a late writer writes: the other projectors that are awake die."""
+        others = [p for p in self.processes.values() if p.name[0] == "p" and p.node is not node]
+        for process in others if self.loop.time() < self.plan.seconds else []:
+            if process.node.paused_at is None:
+                self.background(self.kill(process.name))
 
     def _some_replay(self) -> Process | None:
         replays = [process for process in self.processes.values() if process.reader is not None]

@@ -25,6 +25,17 @@ REPEATED = Plan(
     targets="xp",
 )
 DELETING = Plan(deletes=0.9, repeats=0.6, targets="xp")
+OVERTAKEN = Plan(
+    seconds=60,
+    deletes=1,
+    responses=30,
+    max_queue=40,
+    targets="p",
+    faults=only(restart=1),
+    rate=0.5,
+    overtaken=0.1,
+)
+"""What comes late to the views comes when no other projector lives: whoever starts then must find it."""
 READING = Plan(faults=only(follow=12, kill=3, pause=3, expel=3, slow=3, reader=3), rate=2)
 ASKING = Plan(repeats=0.8, unsure=0.4, faults=only(pause=6, kill=3, reader=2, slow=2), targets="ir", rate=1)
 """Trouble for ingest and for whom it asks."""

@@ -15,12 +15,13 @@ from services.executor.partition import Partition
 from services.projector import projection
 from services.projector.projection import Projection, Work, Write, response_record
 from services.projector.projector import Projector
+from services.projector.readback import Readback
 from services.projector.views import Views
 from services.replay.feed import Feed
 from services.replay.library import Library
 from services.replay.window import Window
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import DELETING, READING, REPEATED, rule
+from tests.simulation.planted.registry import DELETING, OVERTAKEN, READING, REPEATED, rule
 
 LATE_WRITERS = Plan(
     deletes=0.9, targets="p", faults=only(pause=6, expel=3), rate=1.5, responses=12, max_queue=20
@@ -92,6 +93,13 @@ def gone_not_heeded() -> Iterator[None]:
 def zombie_write_not_read_back() -> Iterator[None]:
     """The projector does not look at what it and others wrote."""
     with patch.object(Projector, "_erase_late", lambda *_: None):
+        yield
+
+
+@rule("P-73", plan=OVERTAKEN)
+def object_read_before_its_gone() -> Iterator[None]:
+    """The projector passes over an object when it reads `responses` sooner than `transcripts`."""
+    with patch.object(Readback, "overtaken", lambda _: []):
         yield
 
 
