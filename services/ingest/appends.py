@@ -14,12 +14,11 @@ from collections.abc import Callable
 
 import structlog
 
-from schemas.errors import ApiError, AppendUnknown, LogUnavailable, RecordTooLarge, unavailable
+from schemas.errors import NO_RETRY, ApiError, AppendUnknown, LogUnavailable, RecordTooLarge, unavailable
 from schemas.ids import ResponseId, partition_of
 from schemas.records import NewRecord
 from services.eventlog.port import Ack, Writer
 from services.ingest.metrics import APPEND_SECONDS
-from services.web.answers import too_large
 
 DELIVERY_S = 3.0
 """Seconds that an append may take: with the look-ups before it, an answer comes within 5 s (A-10)."""
@@ -54,7 +53,7 @@ class Appends:
             with APPEND_SECONDS.time():
                 ack = await self._writer.append(self._topic, partition, record)
         except RecordTooLarge as error:
-            raise too_large(error.bound) from error
+            raise _too_large(error) from error
         except (LogUnavailable, AppendUnknown) as error:
             self._away_until[partition] = self._clock() + PAUSE_S
             raise _told(error, repeatable) from error
@@ -65,6 +64,14 @@ class Appends:
     def acked_within(self, seconds: float) -> bool:
         """Whether the log acknowledged something in the last so many seconds: then it is not away."""
         return self._clock() - self._acked_at < seconds
+
+
+def _too_large(error: RecordTooLarge) -> ApiError:
+    what = (
+        "The request is too large: it is stored together with the response's object, which repeats most "
+        f"of its fields beside the input. Both make {error.size} bytes; the bound is {error.bound}."
+    )
+    return ApiError(413, what, code="request_too_large", headers=NO_RETRY)
 
 
 def _told(error: LogUnavailable | AppendUnknown, repeatable: bool) -> ApiError:

@@ -12,6 +12,7 @@ record's own offset. A delete always counts. Everything before the append refuse
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import structlog
@@ -184,7 +185,12 @@ class Commands:
             previous = request.previous
             if previous and not visible(await self._look_up(previous, by), accepted.tenant):
                 raise previous_not_found(previous)
-            ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=accepted.keyed)
+            try:
+                ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=accepted.keyed)
+            except ApiError as error:
+                if error.status == 413:
+                    error.param = _largest(request.body)
+                raise
             hold(ids.partition_of(accepted.id), ack.offset)
         return ack
 
@@ -202,6 +208,10 @@ class Commands:
 
     def _nonce(self) -> str:
         return self._entropy(ids.TOKEN_BYTES).hex()
+
+
+def _largest(body: dict[str, Any]) -> str:
+    return max(body, key=lambda field: len(msgspec.json.encode(body[field])))
 
 
 def _met(view: ResponseView, request: CreateRequest, tenant: Tenant) -> Created:

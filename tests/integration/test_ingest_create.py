@@ -193,6 +193,16 @@ async def test_a_record_that_is_too_large_is_a_413() -> None:
         assert running.records() == []
 
 
+async def test_a_413_for_what_is_stored_twice_names_the_field_and_the_true_numbers() -> None:
+    async with ingesting() as running:
+        answer = await running.post({"background": True, "instructions": "y" * 530_000})
+    error = error_of(answer)
+    assert (answer.status, error["param"]) == (413, "instructions")
+    assert answer.headers["x-should-retry"] == "false"
+    assert "together with the response's object" in error["message"]
+    assert "its body may have at most" not in error["message"]
+
+
 async def test_a_request_that_reached_the_log_too_late_is_void() -> None:
     async with ingesting(window_ms=1) as running:
         clock = running.log._clock
