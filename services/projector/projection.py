@@ -34,6 +34,9 @@ from schemas.records import (
 )
 from services.eventlog.transcript import Packer, Summary, transcript_records
 
+MODEL_CHARACTERS = 256
+"""How much of the upstream's `model` the header shows (P-9): the object beside it has it whole."""
+
 
 class Write(Struct, frozen=True):
     """A response closed: its records for `transcripts` and, unless its object cannot be read, `responses`."""
@@ -265,7 +268,7 @@ def response_record(state: State, final: bytes) -> NewRecord:
         ("v", SCHEMA_VERSION),
         ("tenant", state.tenant.encode()),
         ("status", state.status.encode()),
-        ("model", model.encode() if isinstance(model, str) else b""),
+        ("model", model[:MODEL_CHARACTERS].encode() if isinstance(model, str) else b""),
         ("accepted_offset", b"%d" % state.offset),
         ("background", b"%d" % (state.accepted is not None and state.accepted.background)),
     ]

@@ -15,7 +15,7 @@ from services.eventlog import transcript
 from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
 from services.eventlog.transcript import Chunk, Request
-from services.projector.projection import Erase, Projection, Regather, Work, Write
+from services.projector.projection import Erase, Projection, Regather, Work, Write, response_record
 from tests.responses import Author
 from tests.unit.test_transcript import stored
 
@@ -99,6 +99,16 @@ async def test_the_object_is_the_raw_one_of_the_terminal_event(log: Given) -> No
     assert work.response.value == response_in(log.records()[-1].value or b"")
     headers = dict(work.response.headers)
     assert (headers["status"], headers["model"], headers["kind"]) == (b"completed", b"echo", b"response")
+
+
+async def test_a_long_model_is_cut_in_the_header_and_whole_in_the_object(log: Given) -> None:
+    author = await log.completed("one")
+    projection = Projection(0, 0)
+    projected(log, projection)
+    final = json.dumps({"model": "é" * 1000}).encode()
+    record = response_record(projection.fold.responses[author.id], final)
+    assert dict(record.headers)["model"] == ("é" * 256).encode()
+    assert record.value == final
 
 
 async def test_a_cancel_is_the_terminal_event(log: Given) -> None:
