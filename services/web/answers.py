@@ -25,11 +25,16 @@ def error_answer(error: ApiError) -> Response:
 
 
 async def read_body(request: Request, bound: int, take: Callable[[int], None] = lambda _: None) -> bytes:
-    """The body of a request, at most `bound` bytes. Raises ApiError 413 as soon as it is known to be larger.
+    """The body of a request, at most `bound` bytes. Raises ApiError 413 as soon as it is known to be larger,
+    415 when it is compressed.
 
     `take` is told the size of each piece when it comes, and may raise. Raises starlette's ClientDisconnect
     when the client goes before it is whole.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        what = f"Content-Encoding '{encoding}' is not supported: send the body as it is."
+        raise ApiError(415, what, param="content-encoding", code="unsupported_content_encoding")
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal():
         raise invalid("Content-Length must be a number.", None)

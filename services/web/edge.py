@@ -31,6 +31,7 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = "GET, POST, DELETE"
 PREFLIGHT_S = 600
 """Seconds for which a browser may remember a preflight."""
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -69,7 +70,21 @@ class Edge:
             if "text/event-stream" in headers.get("accept", ""):
                 raise Disconnected("draining")
             raise unavailable("The server is shutting down.", retry_after=1)
+        self._check_writer(scope, headers)
         return None
+
+    def _check_writer(self, scope: Scope, headers: Headers) -> None:
+        """Refuse what another origin's page writes: a browser asks no preflight for a plain POST (A-18).
+
+        What is checked goes on without its Origin: a service that it is forwarded to knows another host.
+        """
+        origin = headers.get("origin")
+        if origin is None or scope["method"] in _READS:
+            return
+        own = origin.partition("://")[2].lower() == headers.get("host", "").lower()
+        if not own and origin not in self.cors:
+            raise ApiError(403, "This origin may not call the API.", code="origin_not_allowed")
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"origin"]
 
     def _preflight(self, headers: Headers) -> Response:
         if headers.get("origin") not in self.cors:
