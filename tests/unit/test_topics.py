@@ -1,4 +1,4 @@
-"""The topics as data: what they are created with, and which differences are told."""
+"""The topics as data: what they are created with, and which differences are told (A-23)."""
 
 import pytest
 

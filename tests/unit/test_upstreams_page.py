@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services import echo
 from services.config import KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +16,11 @@ ROWS = re.findall(r"`(test_\w+)`(?: \(`([\w/.]+)`\))? \|$", PAGE, re.MULTILINE)
 @pytest.mark.parametrize("key", sorted(KEYS.keys() - {"models", "agents", "tenants"}))
 def test_every_key_is_in_the_table_with_what_it_takes(key: str) -> None:
     assert re.search(rf"^\| `{key}` \|.*\| {re.escape(KEYS[key])} \|$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("key", sorted(echo._BOUNDS))
+def test_every_key_of_echo_is_in_the_table(key: str) -> None:
+    assert f"| `{key}` |" in PAGE
 
 
 def test_the_page_names_tests() -> None:
