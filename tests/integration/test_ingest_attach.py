@@ -28,13 +28,12 @@ class Waiting:
     def __init__(self) -> None:
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def post(self, running: Ingesting, *, key: str = "", **body: Any) -> asyncio.StreamReader:
+    async def post(self, running: Ingesting, *headers: str, **body: Any) -> asyncio.StreamReader:
         raw = json.dumps({"model": "echo", "input": "hi", **body}).encode()
         reader, writer = await asyncio.open_connection(HOST, running.port)
         self._writers.append(writer)
-        keyed = f"idempotency-key: {key}\r\n" if key else ""
-        head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\n{keyed}content-length: {len(raw)}\r\n\r\n"
-        writer.write(head.encode() + raw)
+        lines = ["POST /v1/responses HTTP/1.1", "host: x", f"content-length: {len(raw)}", *headers]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
         return reader
 
     async def stream(self, running: Ingesting, **body: Any) -> asyncio.StreamReader:
@@ -122,7 +121,7 @@ async def test_a_keyed_response_goes_on_without_its_client_and_meets_the_repetit
     running: Ingesting, waiting: Waiting, stream: bool
 ) -> None:
     body = {"stream": stream, "metadata": {"echo.tokens": "60", "echo.interval_ms": "20"}}
-    await waiting.post(running, key="again", **body)
+    await waiting.post(running, "idempotency-key: again", **body)
     await eventually(lambda: running.entries("event"))
     waiting.hang_up()
     answer = await running.post(body, "idempotency-key: again")
