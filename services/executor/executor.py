@@ -221,6 +221,7 @@ class Executor:
         """Ownership ends at once; it begins when the partition is followed and its end is known."""
         for partition in self._engine.partitions.values():
             partition.owned = partition.owned and partition.number in owned
+        self._tell_owned()
         self._assigned = owned
         self._reassigned.set()
 
@@ -240,8 +241,11 @@ class Executor:
             partition = held[number]
             partition.own(acts_from=bounds[number].end, committed=start.floor)
             partition.owned = number in self._assigned
-        metrics.OWNED.set(sum(partition.owned for partition in held.values()))
+        self._tell_owned()
         self._engine.stirred.set()
+
+    def _tell_owned(self) -> None:
+        metrics.OWNED.set(sum(partition.owned for partition in self._engine.partitions.values()))
 
     def _drop_unneeded(self) -> None:
         """Partitions that are neither owned nor run in are no longer folded (P-48)."""

@@ -10,7 +10,7 @@ import pytest
 from tests.api import insisting
 from tests.reliability import audit
 from tests.reliability.conftest import Deploy
-from tests.reliability.rig import SOAK, Rig, Service
+from tests.reliability.rig import SOAK, Rig, Service, until
 from tests.reliability.upstream import Upstream
 from tests.steady import steady
 
@@ -25,6 +25,7 @@ PAUSE_S = 0.1
 def rig(kafka: str, deploy: Deploy) -> Iterator[Rig]:
     with deploy(kafka, partitions=8, grace_s=GRACE_S) as running:
         running.start_all("executor")
+        shared(running)
         yield running
 
 
@@ -44,7 +45,13 @@ def create(rig: Rig, *models: str, count: int, words: int) -> dict[str, str]:
 def another(rig: Rig) -> Service:
     service = rig.start("executor")
     rig.ready([service])
+    shared(rig)
     return service
+
+
+def shared(rig: Rig) -> None:
+    """Wait until every executor owns partitions: one that has just come may own none."""
+    until(lambda: all(one.metric("rejoinder_executor_partitions_owned") for one in rig.named("executor")), 30)
 
 
 @pytest.mark.slow
