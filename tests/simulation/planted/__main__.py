@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.planted import RULES, found
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds of this machine's time for one rule."""
 
 
