@@ -54,7 +54,7 @@ class Created(Struct, frozen=True):
     """What a create came to.
 
     `object` is the response's as it stands, as JSON; `offset` a barrier past which the log knows it. `store`:
-    it can be retrieved. `mine`: this very command made it; false when an Idempotency-Key met an earlier one.
+    it can be retrieved.
     """
 
     id: ResponseId
@@ -62,7 +62,6 @@ class Created(Struct, frozen=True):
     offset: int
     object: bytes
     store: bool
-    mine: bool
 
 
 class Commands:
@@ -107,7 +106,7 @@ class Commands:
         ack = await self._append_accepted(accepted, request, initial, by)
         if ack.timestamp > accepted.not_after:
             raise void()
-        created = Created(id, tenant, ack.offset, initial, store=request.store, mine=True)
+        created = Created(id, tenant, ack.offset, initial, store=request.store)
         return await self._winner(created, request) if key else created
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
@@ -217,4 +216,4 @@ def _largest(body: dict[str, Any]) -> str:
 def _met(view: ResponseView, request: CreateRequest, tenant: Tenant) -> Created:
     check_repeated(view, request)
     shown = bytes(view.object)
-    return Created(view.id, tenant, view.accepted_offset, shown, store=view.store, mine=False)
+    return Created(view.id, tenant, view.accepted_offset, shown, store=view.store)

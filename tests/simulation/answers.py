@@ -28,7 +28,7 @@ class Answers:
     def created(self, wish: "Wish", created: Created) -> None:
         """A client heard that its response exists: `accepted` is in the log, and it won (P-30, P-31)."""
         world, story, sha = self._world, self._world.story(created.id), wish.request.sha256
-        world.say("created", wish.mark, created.id, "mine" if created.mine else "met")
+        world.say("created", wish.mark, created.id)
         self._wishes[wish.mark] = wish
         self._possible[wish.mark] = None
         if created.id not in world.created:
