@@ -190,7 +190,11 @@ class KafkaLink:
             connection.close()
 
     async def retrying(self, attempt: Callable[[], Awaitable[T]], patience: float) -> T:
-        """What `attempt` returns, tried for up to `patience` seconds. Raises LogUnavailable."""
+        """What `attempt` returns, tried for up to `patience` seconds. Raises LogUnavailable.
+
+        A time-out that comes more than `patience` late is no word about Kafka: it was this process that stood
+        still, so it begins again.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         while True:
@@ -198,7 +202,9 @@ class KafkaLink:
                 async with asyncio.timeout_at(deadline):
                     return await attempt()
             except FAILURES as error:
-                if loop.time() + BACKOFF >= deadline:
+                if loop.time() > deadline + patience:
+                    deadline = loop.time() + patience
+                elif loop.time() + BACKOFF >= deadline:
                     raise self.address.away(error) from error
             await asyncio.sleep(BACKOFF)
             self.stale()
