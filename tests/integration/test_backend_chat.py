@@ -121,6 +121,21 @@ async def test_a_completion_that_is_not_streamed_is_translated() -> None:
             "upstream_malformed",
         ),
         ([*HELLO[:3], b"event: error\ndata: {}\n\n"], "reported an error: without a word", "upstream_error"),
+        (
+            [*HELLO[:3], b'data: {"object": "error", "message": "no more"}\n\n'],
+            "reported an error: no more",
+            "upstream_error",
+        ),
+        (
+            [*HELLO[:3], b'data: {"type": "error", "message": "no more"}\n\n'],
+            "reported an error: no more",
+            "upstream_error",
+        ),
+        (
+            [*HELLO[:3], chunk(content=[{"type": "image_url"}]), chunk("stop"), DONE],
+            "sent content that is neither text, a refusal nor thoughts",
+            "upstream_malformed",
+        ),
     ],
 )
 @pytest.mark.parametrize("in_one_piece", [True, False])
@@ -161,12 +176,26 @@ async def test_html_is_refused() -> None:
     assert "text/html instead of an event stream" in got.failure.message
 
 
-async def test_what_chat_cannot_say_is_refused_before_any_call() -> None:
-    server, got = await run(sending(*HELLO), tools=[{"type": "web_search"}])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools of type web_search; leave them out of 'tools'"),
+        ({"prompt": {"id": "pmpt_1"}}, "stored prompts; send the text of 'prompt' as 'instructions'"),
+    ],
+)
+async def test_what_chat_cannot_say_is_refused_before_any_call(body: dict[str, Any], says: str) -> None:
+    server, got = await run(sending(*HELLO), **body)
     assert got.failure.message == (
-        "The model server speaks Chat Completions, which has no tools of type web_search."
+        f"The model server speaks Chat Completions, which has no {says}, "
+        "or use a model whose server has the Responses API."
     )
     assert (got.failure.type, server.calls) == ("unsupported", [])
+
+
+async def test_a_bad_chunk_behind_the_finish_reason_is_told() -> None:
+    """What goes away then takes nothing back, but half a chunk would be in the output, not in the stream."""
+    _, got = await run(sending(*HELLO[:4], chunk(content="!", tool_calls=5), DONE))
+    assert "sent tool_calls that are not a list" in got.failure.message
 
 
 async def test_closing_the_stream_cuts_the_connection() -> None:

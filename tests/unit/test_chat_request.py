@@ -178,6 +178,11 @@ def test_what_only_the_responses_api_knows_stays_behind() -> None:
         reasoning={"effort": None},
         stream_options={"include_obfuscation": False},
         temperature=None,
+        prompt=None,
+        prompt_cache_key="k",
+        safety_identifier="s",
+        service_tier="auto",
+        max_tool_calls=2,
     )
     assert body == chat()
 
@@ -194,7 +199,7 @@ def test_effort_and_logprobs() -> None:
     [
         ([{"type": "item_reference", "id": "x"}], {}, "input items of type item_reference"),
         ([{"type": "web_search_call", "id": "x"}], {}, "input items of type web_search_call"),
-        ([{"role": "king", "content": "x"}], {}, "the role king"),
+        ([{"role": "king", "content": "x"}], {}, "role king"),
         (
             [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}],
             {},
@@ -204,10 +209,20 @@ def test_effort_and_logprobs() -> None:
         (
             [],
             {"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "mcp"}},
-            "this tool_choice",
+            "such a 'tool_choice'; name a function",
         ),
+        ([], {"prompt": {"id": "pmpt_1"}}, "stored prompts; send the text of 'prompt' as 'instructions'"),
+        ([], {"text": {"format": {"type": "grammar"}}}, "'text.format' of type grammar; use json_schema"),
+        (
+            [{"role": "assistant", "content": [{"type": "input_image", "image_url": "https://x/y.png"}]}],
+            {},
+            "image_url parts of an assistant; send them as the user's",
+        ),
+        ([{"role": "user", "content": [5]}], {}, "content without a type"),
     ],
 )
-def test_what_cannot_be_said_is_refused(input: list[dict[str, Any]], body: dict[str, Any], says: str) -> None:
-    with pytest.raises(UntranslatableError, match=says):
+def test_what_cannot_be_said_is_refused_and_what_to_do_is_said(
+    input: list[dict[str, Any]], body: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UntranslatableError, match=f"{says}.*, or use a model whose server has the Responses"):
         chat(input, **body)

@@ -218,15 +218,57 @@ def test_logprobs_are_kept() -> None:
 
 
 def test_content_may_be_a_list_of_parts() -> None:
-    events = checked(translate(delta(content=[{"type": "text", "text": "Hi"}]), delta("stop")))
-    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hi"
+    thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+    said = [{"type": "text", "text": "Hi"}, {"text": " you"}, "!", {"type": "refusal", "refusal": "No"}]
+    chunk = delta(content=[thoughts, {"type": "text", "text": ""}, *said, None])
+    chunk["choices"][0]["logprobs"] = {"content": [{"token": "Hi", "logprob": -0.5}]}
+    thought, message = checked(translate(chunk, delta("stop", content=[])))[-1]["response"]["output"]
+    assert thought["content"] == [{"type": "reasoning_text", "text": "Hm"}]
+    assert [part.get("text") or part.get("refusal") for part in message["content"]] == ["Hi you!", "No"]
+    assert [entry["token"] for entry in message["content"][0]["logprobs"]] == ["Hi"]
+
+
+def test_thoughts_may_be_a_list_of_parts_of_any_type() -> None:
+    events = checked(translate(delta(reasoning=[{"type": "summary", "text": "Hm"}]), delta("stop")))
+    assert events[-1]["response"]["output"][0]["content"] == [{"type": "reasoning_text", "text": "Hm"}]
+
+
+def test_a_function_call_is_one_tool_call() -> None:
+    """The forerunner of `tool_calls`, which some servers still stream."""
+    events = checked(
+        translate(
+            delta(role="assistant", content=None, function_call={"name": "f", "arguments": ""}),
+            delta(function_call={"arguments": '{"a"'}),
+            delta(function_call={"arguments": ":1}"}),
+            delta("function_call"),
+        )
+    )
+    (item,) = events[-1]["response"]["output"]
+    assert (item["type"], item["name"], item["arguments"]) == ("function_call", "f", '{"a":1}')
+    assert item["call_id"].startswith("call_")
+
+
+def test_a_function_call_that_repeats_a_tool_call_is_not_told_twice() -> None:
+    whole = call(0, "c1", "f", "{}")
+    chunk = delta(tool_calls=[whole], function_call=whole["function"])
+    assert len(checked(translate(chunk, delta("tool_calls")))[-1]["response"]["output"]) == 1
 
 
 def test_other_choices_and_lone_usage_are_passed_over() -> None:
-    other = delta(content="other")
-    other["choices"][0]["index"] = 1
-    events = translate(other, {"usage": {"prompt_tokens": 1}}, delta(content="Hi"), delta("stop"))
+    other, unnumbered = delta(content="other"), delta(content="Hi")
+    other["choices"][0]["index"], unnumbered["choices"][0]["index"] = 1, None
+    events = translate(other, {"usage": {"prompt_tokens": 1}}, unnumbered, delta("stop"))
     assert [event["delta"] for event in events if "delta" in event] == ["Hi"]
+
+
+def test_a_bad_chunk_takes_the_finish_back() -> None:
+    """What it began was never told, and would be in the output of the end."""
+    translator = ChatTranslator(ID)
+    translator.chunk(delta("stop", content="Hi"))
+    assert translator.finished
+    with pytest.raises(MalformedChunkError):
+        translator.chunk(delta(reasoning="Hm", tool_calls=5))
+    assert not translator.finished
 
 
 @pytest.mark.parametrize(
@@ -244,6 +286,17 @@ def test_other_choices_and_lone_usage_are_passed_over() -> None:
         ({"choices": [{"delta": {}, "finish_reason": {}}]}, "a finish_reason that is not a string"),
         ({"choices": [{"delta": {"content": "x"}, "logprobs": [1]}]}, "sent logprobs that are not"),
         ({"choices": [{"delta": {"content": "x"}, "logprobs": {"content": [1]}}]}, "sent logprobs that"),
+        ({"choices": [None]}, "a choice that is not an object"),
+        (delta(function_call="f"), "not a function's"),
+        (delta(function_call={"arguments": "{}"}), "without a name"),
+        (delta(content=5), "neither text, a refusal nor thoughts"),
+        (delta(content={"a": 1}), "neither text, a refusal nor thoughts"),
+        (delta(content=[{"type": "image_url", "image_url": {"url": "x"}}]), "neither text, a refusal nor"),
+        (delta(content=[{"type": "unknown", "text": "x"}]), "neither text, a refusal nor thoughts"),
+        (delta(refusal=True), "neither text, a refusal nor thoughts"),
+        (delta(reasoning={"a": 1}), "neither text, a refusal nor thoughts"),
+        (delta(audio={"data": "AA"}), "neither text, a refusal nor thoughts"),
+        (delta(content="Here:", images=[{"type": "image_url"}]), "neither text, a refusal nor thoughts"),
     ],
 )
 def test_bad_chunks_are_refused(chunk: dict[str, Any], says: str) -> None:
@@ -259,9 +312,10 @@ def test_arguments_that_are_an_object_are_passed_on_as_its_json() -> None:
 
 
 def test_odd_details_of_the_usage_are_left_out() -> None:
-    usage = {"prompt_tokens": 3, "prompt_tokens_details": "x", "completion_tokens_details": [1]}
+    usage = {"prompt_tokens": 3, "prompt_tokens_details": "x", "completion_tokens": True}
     events = translate(delta("stop", content="x"), {"choices": [], "usage": usage})
-    assert events[-1]["response"]["usage"]["input_tokens_details"]["cached_tokens"] == 0
+    told = events[-1]["response"]["usage"]
+    assert (told["input_tokens_details"]["cached_tokens"], told["output_tokens"]) == (0, 0)
 
 
 pieces = st.lists(

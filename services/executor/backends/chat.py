@@ -121,7 +121,7 @@ class ChatBackend:
 
     def _decode(self, one: ServerSentEvent) -> Chunk:
         chunk = self._upstream.decode(one.data)
-        if chunk.get("error") or one.event == "error":
+        if chunk.get("error") or "error" in (one.event, chunk.get("type"), chunk.get("object")):
             raise self._words.reported(chunk)
         return chunk
 

@@ -26,7 +26,6 @@ _LEFT_BEHIND = frozenset(
         "metadata",
         "parallel_tool_calls",
         "previous_response_id",
-        "prompt",
         "prompt_cache_key",
         "prompt_cache_retention",
         "reasoning",
@@ -49,7 +48,10 @@ _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant"
 
 
 class UntranslatableError(Exception):
-    """The request asks for something that Chat Completions cannot say."""
+    """The request asks for `what`, which Chat Completions cannot say; `instead` is what the client can do."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what}; {instead}, or use a model whose server has the Responses API")
 
 
 def chat_body(body: Mapping[str, Any], input: Iterable[Object], *, max_completion_tokens: bool) -> Object:
@@ -58,6 +60,8 @@ def chat_body(body: Mapping[str, Any], input: Iterable[Object], *, max_completio
     `max_completion_tokens` is what OpenAI calls the bound on output; other servers know `max_tokens`.
     Raises UntranslatableError.
     """
+    if body.get("prompt") is not None:
+        raise UntranslatableError("stored prompts", "send the text of 'prompt' as 'instructions'")
     chat: Object = {k: v for k, v in body.items() if k not in _LEFT_BEHIND and v is not None}
     chat["messages"] = _one_system([*_instructions(body.get("instructions")), *_turns(input)])
     chat |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -88,7 +92,7 @@ def _turns(items: Iterable[Object]) -> list[Object]:
             case "reasoning":
                 pass  # Servers refuse or ignore it: a model's own thoughts do not go back to it.
             case kind:
-                raise UntranslatableError(f"input items of type {kind}")
+                raise UntranslatableError(f"input items of type {kind}", "leave them out of 'input'")
     return turns
 
 
@@ -104,11 +108,17 @@ def _one_system(turns: list[Object]) -> list[Object]:
 def _said(item: Object) -> Object:
     role = _ROLES.get(str(item.get("role")))
     if role is None:
-        raise UntranslatableError(f"the role {item.get('role')}")
+        raise UntranslatableError(f"role {item.get('role')}", "use another 'role'")
     content = _content(item.get("content"))
     if role == "assistant" and isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content)
+        content = "".join(map(_spoken, content))
     return {"role": role, "content": content}
+
+
+def _spoken(part: Object) -> str:
+    if part["type"] != "text":
+        raise UntranslatableError(f"{part['type']} parts of an assistant", "send them as the user's")
+    return str(part["text"])
 
 
 def _calls_of(turns: list[Object]) -> list[Object]:
@@ -148,7 +158,9 @@ def _part(part: Object) -> Object:
             return {"type": "file", "file": {"filename": part.get("filename") or "file", "file_data": data}}
         case {"type": "input_audio", "input_audio": dict(audio)}:
             return {"type": "input_audio", "input_audio": audio}
-    raise UntranslatableError(f"content of type {part.get('type')} as it stands")
+        case {"type": kind}:
+            raise UntranslatableError(f"content of type {kind} as it stands", "send its text, data or URL")
+    raise UntranslatableError("content without a type", "give each part of 'content' a 'type'")
 
 
 def _tooling(body: Mapping[str, Any]) -> Object:
@@ -165,7 +177,7 @@ def _tooling(body: Mapping[str, Any]) -> Object:
 
 def _tool(tool: Object) -> Object:
     if tool.get("type") != "function":
-        raise UntranslatableError(f"tools of type {tool.get('type')}")
+        raise UntranslatableError(f"tools of type {tool.get('type')}", "leave them out of 'tools'")
     keys = ("name", "description", "parameters", "strict")
     return {"type": "function", "function": _present(tool, keys)}
 
@@ -179,7 +191,7 @@ def _choice(choice: object) -> object:
         case {"type": "allowed_tools", "mode": mode, "tools": list(tools)}:
             allowed = [_choice(tool) for tool in tools]
             return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}
-    raise UntranslatableError("this tool_choice")
+    raise UntranslatableError("such a 'tool_choice'", "name a function")
 
 
 def _text(text: Object) -> Object:
@@ -191,6 +203,10 @@ def _text(text: Object) -> Object:
             said["response_format"] = {"type": "json_schema", "json_schema": schema}
         case "json_object":
             said["response_format"] = {"type": "json_object"}
+        case "text" | None:
+            pass
+        case kind:
+            raise UntranslatableError(f"'text.format' of type {kind}", "use json_schema")
     return said
 
 

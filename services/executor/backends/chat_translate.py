@@ -1,12 +1,12 @@
 """From Chat Completions chunks to the events of the Responses API. Pure: chunks in, events out.
 
     reasoning_content → a reasoning item      content, refusal → a message item and its parts
-    tool_calls[i]     → a function_call item each, side by side
+    tool_calls[i]     → a function_call item each, side by side; function_call, their forerunner, is one
     finish_reason, usage → the terminal event, made when the stream is over (`end`)
 
 One of reasoning and message is open at a time; when something else begins, it is done. Function calls stay
 open to the end, for their pieces may come interleaved. A `length` or `content_filter` finish leaves what is
-open then `incomplete`.
+open then `incomplete`. What is said in a form that no event has (sound, images) is refused, never left out.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,8 @@ Chunk = dict[str, Any]
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _BROKEN = frozenset({"error", "abort"})
 """Finish reasons by which servers admit that they did not finish."""
+_TEXTS = ("text", "output_text")
+_UNSAID = "sent content that is neither text, a refusal nor thoughts."
 
 
 class MalformedChunkError(Exception):
@@ -174,7 +176,11 @@ class ChatTranslator:
             return []
         if not isinstance(choices, list):
             raise MalformedChunkError("sent a chunk without choices.")
-        return [event for choice in choices for event in self._choice(choice)]
+        try:
+            return [event for choice in choices for event in self._choice(choice)]
+        except Exception:
+            self._finish = None  # what a bad choice began is never told, and would be in the end's output
+            raise
 
     def end(self) -> list[Event]:
         """The events that close what is open, and the terminal event. Only when `finished`."""
@@ -198,8 +204,10 @@ class ChatTranslator:
         return status if item is self._open or isinstance(item, _Call) else "completed"
 
     def _choice(self, choice: Any) -> Iterator[Event]:
-        if not isinstance(choice, dict) or choice.get("index", 0) != 0:
-            return
+        if not isinstance(choice, dict):
+            raise MalformedChunkError("sent a choice that is not an object.")
+        if choice.get("index"):
+            return  # an alternative to the first one
         delta = choice.get("delta") or choice.get("message") or {}
         if not isinstance(delta, dict):
             raise MalformedChunkError("sent a chunk whose delta is not an object.")
@@ -213,22 +221,25 @@ class ChatTranslator:
             self._finish = finish
 
     def _delta(self, delta: dict[str, Any], logprobs: list[Any]) -> Iterator[Event]:
-        thought = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
-        if thought:
-            yield from self._say(_Reasoning, "reasoning_text", thought, [])
-        if said := _text(delta.get("content")):
-            yield from self._say(_Message, "output_text", said, logprobs)
-        if refused := _text(delta.get("refusal")):
-            yield from self._say(_Message, "refusal", refused, [])
-        calls = delta.get("tool_calls") or []
+        if delta.get("audio") or delta.get("images"):
+            raise MalformedChunkError(_UNSAID)
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        for kind, said in (
+            ("reasoning_text", thought),
+            ("output_text", delta.get("content")),
+            ("refusal", delta.get("refusal")),
+        ):
+            for part, text in _parts_of(said, kind) if said else ():
+                yield from self._say(part, text, logprobs if part == "output_text" else [])
+                logprobs = [] if part == "output_text" else logprobs
+        calls = delta.get("tool_calls") or _forerunner(delta.get("function_call"))
         if not isinstance(calls, list):
             raise MalformedChunkError("sent tool_calls that are not a list.")
         for number, call in enumerate(calls):
             yield from self._call(number, call)
 
-    def _say(
-        self, kind: type[_Message] | type[_Reasoning], part: str, text: str, logprobs: list[Any]
-    ) -> Iterator[Event]:
+    def _say(self, part: str, text: str, logprobs: list[Any]) -> Iterator[Event]:
+        kind: type[_Message] | type[_Reasoning] = _Reasoning if part == "reasoning_text" else _Message
         item = self._open
         if not isinstance(item, kind):
             yield from self._close_open("completed")
@@ -248,7 +259,8 @@ class ChatTranslator:
             if not isinstance(name, str) or not name:
                 raise MalformedChunkError("sent a tool call without a name.")
             yield from self._close_open("completed")
-            call = _Call(self._response, len(self._items), _text(call_id), name)
+            given = call_id if isinstance(call_id, str) else ""
+            call = _Call(self._response, len(self._items), given, name)
             self._calls[slot] = call
             self._items.append(call)
             yield from call.begin()
@@ -284,11 +296,31 @@ def _empty_part(kind: str) -> dict[str, Any]:
             return {"type": kind, "text": ""}
 
 
-def _text(value: Any) -> str:
-    """A string, or the texts of a list of parts; "" for anything else."""
-    if isinstance(value, list):
-        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
-    return value if isinstance(value, str) else ""
+def _parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
+    """Kind and text of each part of the Responses API that a field stands for: one of `kind` where it is
+    text; some servers send a list, of refusals and thoughts too. Raises MalformedChunkError.
+    """
+    match said:
+        case None | "":
+            pass
+        case str():
+            yield kind, said
+        case list():
+            for part in said:
+                yield from _parts_of(part, kind)
+        case {"type": "refusal", "refusal": refused}:
+            yield from _parts_of(refused, "refusal")
+        case {"type": "thinking", "thinking": thought}:
+            yield from _parts_of(thought, "reasoning_text")
+        case {"text": text} if kind == "reasoning_text" or said.get("type", "text") in _TEXTS:
+            yield from _parts_of(text, kind)
+        case _:
+            raise MalformedChunkError(_UNSAID)
+
+
+def _forerunner(function: Any) -> list[Any]:
+    """The tool calls that a `function_call` stands for: one, which takes no other's place."""
+    return [{"index": -1, "function": function}] if function else []
 
 
 def _arguments(given: Any) -> str:
@@ -335,4 +367,4 @@ def _usage(usage: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _count(counts: Any, key: str) -> int:
     value = counts.get(key) if isinstance(counts, dict) else None
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int else 0
