@@ -44,6 +44,19 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
+def is_deeper(value: Any, most: int) -> bool:
+    """Whether containers are nested more than `most` levels deep in `value`; no recursion, so no depth can
+    hurt it.
+    """
+    level = [value]
+    for _ in range(most + 1):
+        level = [container for container in level if isinstance(container, dict | list)]
+        if not level:
+            return False
+        level = [child for c in level for child in (c.values() if isinstance(c, dict) else c)]
+    return True
+
+
 def boolean(value: Any, param: str) -> None:
     """A boolean."""
     if not isinstance(value, bool):

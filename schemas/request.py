@@ -9,7 +9,7 @@ as they came. Which models and agents there are is not known here (`services.con
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from schemas.checks import (
     either,
     fields,
     integer,
+    is_deeper,
     missing,
     number,
     one_of,
@@ -266,17 +267,9 @@ def _decode(raw: bytes) -> Any:
         raise _too_deep() from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_json(raw, error) from error
-    if any(level == MAX_DEPTH for level, _ in enumerate(_levels(body))):
+    if is_deeper(body, MAX_DEPTH):
         raise _too_deep()
     return body
-
-
-def _levels(value: Any) -> Iterator[list[Any]]:
-    """The containers in `value`, level by level; no recursion, so no depth can hurt it."""
-    level = [value]
-    while level := [container for container in level if isinstance(container, dict | list)]:
-        yield level
-        level = [child for c in level for child in (c.values() if isinstance(c, dict) else c)]
 
 
 def _too_deep() -> ApiError:

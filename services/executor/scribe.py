@@ -27,6 +27,7 @@ from schemas.records import EventHeaders, Headers, NewRecord
 from services.executor.backend import UpstreamError
 
 _encode = msgspec.json.Encoder().encode
+_WORST_FIRST = ("failed", "incomplete", "completed")
 _TYPE = re.compile(r"[!-~]{1,128}")
 """An event's type is a header too: short, and of one line."""
 
@@ -173,13 +174,17 @@ class Scribe:
     def _close(self, event: Event, status: str, upstream: Headers, now: float) -> list[Draft]:
         theirs = event.get("response")
         theirs = theirs if isinstance(theirs, dict) else {}
-        if theirs.get("status") == "cancelled":
+        said = theirs.get("status")
+        if said == "cancelled":
             return self.end(Ending("the upstream cancelled the response", type="upstream_cancelled"))
         output = theirs.get("output")
         if output and not are_items(output):
             # Successors get it as input: what is no item is no use to anybody.
             what = f"the upstream sent {event['type']} whose response.output is not a list of objects"
             raise UpstreamError(what, type="upstream_malformed")
+        # Where the event and its object disagree, the worse of the two is believed: what failed is never told
+        # as completed, and the end is one in both.
+        status = next(end for end in _WORST_FIRST if end in (status, said))
         drafts = self.begin() + ([] if status == "completed" else self._cut_short())
         output = output or self._output.items()
         final = response.finished(

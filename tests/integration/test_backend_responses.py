@@ -146,29 +146,6 @@ async def test_a_key_that_is_not_set_stops_the_start() -> None:
         registry("http://127.0.0.1:9", 'api_key_env = "THE_KEY"')
 
 
-async def test_no_more_calls_at_once_than_allowed() -> None:
-    under_way: list[int] = [0, 0]
-    go, two = asyncio.Event(), asyncio.Event()
-
-    async def script(call: Call) -> None:
-        under_way[0] += 1
-        under_way[1] = max(under_way)
-        if under_way[0] == 2:
-            two.set()
-        await go.wait()
-        await whole_stream(call)
-        under_way[0] -= 1
-
-    async with serving(script, "max_concurrency = 2") as (_, backend, _):
-        runs = [asyncio.create_task(outcome(backend, request())) for _ in range(6)]
-        async with asyncio.timeout(PATIENCE):
-            await two.wait()
-        go.set()
-        results = await asyncio.gather(*runs)
-    assert [result.error for result in results] == [None] * 6
-    assert under_way[1] == 2
-
-
 # How it fails.
 
 
@@ -236,6 +213,12 @@ async def test_a_redirect_is_not_followed() -> None:
         (sending(b'data: {"type": "response.comp'), "without a terminal event", "upstream_truncated"),
         (sending(b"data: {broken\n\n"), "sent something that is not JSON", "upstream_malformed"),
         (sending(b'data: "\xff"\n\n'), "sent something that is not JSON", "upstream_malformed"),
+        (
+            sending(b'data: {"type": "x", "a": NaN}\n\n'),
+            "sent something that is not JSON",
+            "upstream_malformed",
+        ),
+        (sending(b'data: {"type": "\\ud83d"}\n\n'), "sent something that is not JSON", "upstream_malformed"),
         (sending(b"data: []\n\n"), "sent JSON that is not an object", "upstream_malformed"),
         (sending(b"data: {}\n\n"), "sent an event without a type", "upstream_malformed"),
         (sending(b'data: {"type": 7}\n\n'), "sent an event without a type", "upstream_malformed"),
@@ -246,9 +229,14 @@ async def test_a_redirect_is_not_followed() -> None:
         ),
         (sending(b'data: {"a": ' + b"[" * 50_000 + b"\n\n"), "nested too deeply", "upstream_malformed"),
         (
-            sending(b'data: {"type": "x", "error": ' + b"[" * 700 + b"]" * 700 + b"}\n\n"),
-            "sent an event whose fields do not fit",
+            sending(b'data: {"type": "x", "a": ' + b"[" * 200 + b"]" * 200 + b"}\n\n"),
+            "nested too deeply",
             "upstream_malformed",
+        ),
+        (
+            sending(b'data: {"error": {"message": "no more"}}\n\n'),
+            "reported an error: no more",
+            "upstream_error",
         ),
         (
             sending(b'data: {"type": "error", "message": "no more", "code": "x"}\n\n'),
@@ -275,6 +263,18 @@ async def test_a_bad_stream_ends_honestly_and_what_came_before_is_kept(
     assert says in got.failure.message
     assert (got.failure.code, got.failure.type) == ("server_error", type)
     assert len(server.calls) == 1
+
+
+async def test_an_event_of_a_shape_that_nobody_foresaw_ends_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unprepared(event: dict[str, Any]) -> None:
+        event.get("odd", {"foreseen": 1})["foreseen"]
+
+    monkeypatch.setattr(responses, "fill", unprepared)
+    _, got = await run(sending(b'data: {"type": "y", "odd": {"a": 1}}\n\n'))
+    assert got.events == [CREATED, DELTA]
+    assert "sent an event whose fields do not fit" in got.failure.message
 
 
 async def test_the_code_of_an_error_event_is_kept_where_it_is_known() -> None:
@@ -593,10 +593,23 @@ async def test_an_unstreamed_answer_is_streamed() -> None:
     assert deltas == ["think", '{"a":1}', "hello", "no"]
 
 
-@pytest.mark.parametrize("status", ["failed", "incomplete"])
-async def test_an_unstreamed_answer_ends_as_it_ended(status: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "end"), [("failed", "failed"), ("incomplete", "incomplete"), ("cancelled", "failed")]
+)
+async def test_an_unstreamed_answer_ends_as_it_ended(status: str, end: str) -> None:
     _, got = await run(answering(200, {"id": "x", "status": status, "output": []}))
-    assert got.types == [f"response.{status}"]
+    assert (got.types, got.events[-1]["response"]["status"]) == ([f"response.{end}"], status)
+
+
+async def test_the_mere_text_of_an_unstreamed_answer_is_streamed() -> None:
+    said = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hello"}
+    _, got = await run(answering(200, {"id": "x", "status": "completed", "output": [said], "usage": None}))
+    assert [event["delta"] for event in checked(got.events) if "delta" in event] == ["hello"]
+
+
+async def test_an_error_with_status_200_is_told_in_its_own_words() -> None:
+    _, got = await run(answering(200, {"error": {"message": "no more"}, "status": "failed"}))
+    assert "reported an error: no more" in got.failure.message
 
 
 @pytest.mark.parametrize(
@@ -794,6 +807,17 @@ async def test_a_rejoined_stream_with_a_gap_is_refused() -> None:
     del script.stream[2]
     _, got = await run(script, "resumable = true")
     assert "rejoined its stream with a gap" in got.failure.message
+    assert script.cancelled.is_set()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_numbers_that_do_not_say_where_to_rejoin_are_refused(number: int) -> None:
+    """A stream rejoined there would say twice what is in the log."""
+    script = Background()
+    script.stream[3]["sequence_number"] = number
+    _, got = await run(script, "resumable = true")
+    assert got.events == script.stream[:3]
+    assert "numbered an event no higher than the one before it" in got.failure.message
     assert script.cancelled.is_set()
 
 

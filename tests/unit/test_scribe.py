@@ -122,6 +122,38 @@ def test_a_cancelled_upstream_is_a_failure_of_ours_not_a_cancel() -> None:
     assert value(draft)["response"]["error"]["type"] == "upstream_cancelled"
 
 
+@pytest.mark.parametrize(
+    ("type", "said", "end"),
+    [
+        ("completed", "failed", "failed"),
+        ("completed", "incomplete", "incomplete"),
+        ("incomplete", "failed", "failed"),
+        ("failed", "completed", "failed"),
+        ("failed", "incomplete", "failed"),
+        ("incomplete", "completed", "incomplete"),
+        ("completed", "in_progress", "completed"),
+        ("completed", None, "completed"),
+        ("failed", ["odd"], "failed"),
+    ],
+)
+def test_where_the_last_event_and_its_object_disagree_the_worse_is_believed(
+    type: str, said: object, end: str
+) -> None:
+    held = scribe(last=2)
+    held.write(dict(ADDED), now=0)
+    theirs = {
+        "status": said,
+        "error": {"message": "boom"},
+        "incomplete_details": {"reason": "content_filter"},
+    }
+    *_, draft = held.write({"type": f"response.{type}", "response": theirs}, now=7)
+    final = value(draft)["response"]
+    assert (draft.type, draft.terminal, value(draft)["type"]) == (f"response.{end}", end, f"response.{end}")
+    assert (final["status"], final["completed_at"]) == (end, 7 if end == "completed" else None)
+    assert (final["error"] or {}).get("message") == ("boom" if end == "failed" else None)
+    assert (final["incomplete_details"] is not None) == (end == "incomplete")
+
+
 def test_an_event_over_the_records_bound_ends_the_response() -> None:
     held = scribe(last=2, limits=Limits(record_bytes=10_000))
     held.write(dict(ADDED), now=0)

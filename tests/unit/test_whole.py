@@ -43,6 +43,10 @@ def message(part: dict[str, Any], **more: Any) -> dict[str, Any]:
             {"type": "response.completed", "response": {"output": [message(BARE), {"type": "new"}]}},
             {"response": {"output": [message(WHOLE, status="completed"), {"type": "new"}]}},
         ),
+        (
+            {"type": "response.output_item.done", "item": {"type": "message", "content": "hi"}},
+            {"item": message(WHOLE, status="completed")},
+        ),
         ({"type": "response.completed", "response": {"output": None}}, {"response": {"output": None}}),
         ({"type": "response.new", "part": dict(BARE)}, {"part": BARE}),
     ],

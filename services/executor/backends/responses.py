@@ -31,7 +31,7 @@ from services.executor.backends.failures import UNFIT, UpstreamLost
 from services.executor.backends.sse import ServerSentEvent
 from services.executor.backends.unstreamed import streamed
 from services.executor.backends.upstream import Upstream
-from services.executor.backends.whole import fill
+from services.executor.backends.whole import fill, fill_output
 
 REJOINS = 5
 """Times that a lost stream is rejoined without a new event in between."""
@@ -192,23 +192,29 @@ class ResponsesBackend:
     def _decode(self, one: ServerSentEvent) -> Event:
         event = self._upstream.decode(one.data)
         type = event.setdefault("type", one.event)
+        if type == "error" or (not type and event.get("error")):
+            raise self._words.reported(event)
         if not isinstance(type, str) or not type:
             raise self._words.malformed("sent an event without a type.")
-        if type == "error":
-            raise self._words.reported(event)
         self._words.redact(event)
         if type in TERMINAL_EVENTS and not isinstance(event.get("response"), dict):
             raise self._words.malformed(f"sent {type} without a response.")
         return event
 
     def _is_new(self, event: Event, progress: Progress) -> bool:
-        """Whether a rejoined stream has not said this before; one that leaves something out is no good."""
-        if not progress.joining or progress.cursor is None:
+        """Whether a rejoined stream has not said this before; one that leaves something out is no good, and
+        neither is one whose numbers do not say where to rejoin it.
+        """
+        number, cursor = event.get("sequence_number"), progress.cursor
+        if cursor is None or not progress.begun:
             return True
-        number = event.get("sequence_number")
-        if not isinstance(number, int) or number > progress.cursor + 1:
+        if not progress.joining:
+            if self.resumable and isinstance(number, int) and number <= cursor:
+                raise self._words.malformed("numbered an event no higher than the one before it.")
+            return True
+        if not isinstance(number, int) or number > cursor + 1:
             raise self._words.malformed("rejoined its stream with a gap.")
-        return number > progress.cursor
+        return number > cursor
 
     def _progressed(self, event: Event, request: RunRequest, progress: Progress) -> UpstreamEvent:
         """Take note of `event`, and make the response it names ours."""
@@ -225,14 +231,16 @@ class ResponsesBackend:
         return UpstreamEvent(event)
 
     def _unstreamed(self, answer: dict[str, Any], request: RunRequest, progress: Progress) -> Batch:
+        fill_output(answer)
         events = streamed(answer, request.id)
         progress.upstream_id = _id_of(answer)
+        if events is None and answer.get("error"):
+            raise self._words.reported(answer)
         if events is None:
             raise self._words.malformed("answered with an object that is not a finished response.")
         progress.begun = progress.ended = True
         for event in events:
             self._words.redact(event)
-            fill(event)
             _rename(event, progress.upstream_id, request)
         return [UpstreamEvent(event) for event in events]
 

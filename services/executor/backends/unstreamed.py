@@ -12,7 +12,7 @@ from schemas.ids import ResponseId, item_id
 from schemas.output import are_items
 from services.executor.backends.compose import Item
 
-_TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()}
+_TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()} | {"cancelled": "response.failed"}
 
 
 def streamed(response: dict[str, Any], id: ResponseId) -> list[Event] | None:

@@ -19,6 +19,7 @@ import aiohttp
 import msgspec
 from aiohttp.connector import Connection
 
+from schemas.checks import is_deeper
 from services.config import Agent, Route, api_key
 from services.executor.backends.failures import Words, retry_after
 from services.executor.backends.sse import EventTooLarge, ServerSentEvent, SseParser
@@ -37,6 +38,10 @@ SECRET_LENGTH = 8
 _SECRET_NAME = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
 MAX_EVENT_BYTES = 960_000
 """Of one event, or of an unstreamed answer: below what a record holds (P-9)."""
+MAX_DEPTH = 200
+"""How deep it may be nested. It repeats a request, which may be half as deep; whoever reads the log, and
+clients, must be able to decode it inside something else and at any depth of their own stack.
+"""
 
 
 Calling = Callable[[], None]
@@ -124,6 +129,9 @@ class Upstream:
             raise self.words.malformed("sent JSON that is nested too deeply.") from error
         if not isinstance(decoded, dict):
             raise self.words.malformed("sent JSON that is not an object.")
+        # Nearly everything has too few brackets to be deep, and is not looked into.
+        if data.count(b"{") + data.count(b"[") > MAX_DEPTH and is_deeper(decoded, MAX_DEPTH):
+            raise self.words.malformed("sent JSON that is nested too deeply.")
         return decoded
 
     async def close(self) -> None:

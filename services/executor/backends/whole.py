@@ -1,7 +1,8 @@
 """What an upstream may leave out and strict clients cannot do without (A-17): filled in, nothing is changed.
 
 The openai SDK's types want `annotations` of every text part, `logprobs` of every text event and `summary` of
-reasoning; the Open Responses schema wants a status of every message and call.
+reasoning; the Open Responses schema wants a status of every message and call. A message whose content is a
+mere text gets it as its only part.
 """
 
 from typing import Any
@@ -25,8 +26,13 @@ def fill(event: Event) -> None:
     elif type in _PART:
         _fill_part(event.get("part"))
     elif isinstance(response := event.get("response"), dict):
-        for item in objects_of(response.get("output")):
-            _fill_item(item, "completed")
+        fill_output(response)
+
+
+def fill_output(response: dict[str, Any]) -> None:
+    """Fill in what is missing of the output of an upstream's `response`, in place."""
+    for item in objects_of(response.get("output")):
+        _fill_item(item, "completed")
 
 
 def _fill_item(item: Any, status: str) -> None:
@@ -38,6 +44,9 @@ def _fill_item(item: Any, status: str) -> None:
     if kind == "reasoning":
         _default(item, "summary")
     if kind == "message":
+        content = item.get("content")
+        if isinstance(content, str) and content:
+            item["content"] = [{"type": "output_text", "text": content}]
         _default(item, "content")
         for part in item["content"]:
             _fill_part(part)
