@@ -17,7 +17,10 @@ class RejoinderError(Exception):
 
 
 class ApiError(RejoinderError):
-    """A refusal that the client is told: `{"error": {"message", "type", "param", "code"}}`."""
+    """A refusal that the client is told: `{"error": {"message", "type", "param", "code"}}`.
+
+    `reason` is the operator's word for it in the metrics, where `code` says too little.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class ApiError(RejoinderError):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
+        reason: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -36,6 +40,7 @@ class ApiError(RejoinderError):
         self.param = param
         self.code = code
         self.headers = headers
+        self.reason = reason or code or ""
 
     def __repr__(self) -> str:
         return f"ApiError({self.status}, {self.message!r}, param={self.param!r}, code={self.code!r})"
@@ -51,10 +56,13 @@ def not_found(id: str) -> ApiError:
     return ApiError(404, f"Response with id '{id}' not found.", param="response_id", code="not_found")
 
 
-def unavailable(message: str, *, retry_after: int = 2, outcome_unknown: bool = False) -> ApiError:
+def unavailable(
+    message: str, *, retry_after: int = 2, outcome_unknown: bool = False, reason: str = ""
+) -> ApiError:
     """503: try again in `retry_after` seconds (1-60), unless an append's outcome is unknown (A-10)."""
     headers = {"retry-after": str(retry_after)} | (dict(NO_RETRY) if outcome_unknown else {})
-    return ApiError(503, message, type="server_error", code="service_unavailable", headers=headers)
+    code = "service_unavailable"
+    return ApiError(503, message, type="server_error", code=code, headers=headers, reason=reason)
 
 
 class LogError(RejoinderError):

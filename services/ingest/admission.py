@@ -55,25 +55,34 @@ class Admission:
         """How many responses are open, as far as is known here."""
         return self._load.open + self._mine.total()
 
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of bodies are under way."""
+        return self._bytes.total()
+
+    def by_tenant(self) -> Counter[Tenant]:
+        """How many responses of each tenant are open, of those that have some. For any thread: it copies."""
+        return Counter(self._load.tenants) + Counter(dict(self._mine))
+
     def arrive(self, tenant: Tenant, size: int) -> None:
         """Count `size` more bytes of a body of `tenant`, until `leave`. Raises ApiError (429)."""
         share = self._max_bytes * TENANT_SHARE
         if self._bytes[tenant] + size > share or self._bytes.total() + size > self._max_bytes:
-            raise _refusal("too many requests are being read", RETRY_BYTES_S)
+            raise _refusal("too many requests are being read", RETRY_BYTES_S, "bodies_full")
         self._bytes[tenant] += size
 
     def leave(self, tenant: Tenant, size: int) -> None:
         """Give back what `arrive` counted."""
         _subtract(self._bytes, tenant, size)
 
-    def full(self, tenant: Tenant) -> str | None:
-        """Why one more response of `tenant` is not let in now, None when it is."""
+    def full(self, tenant: Tenant) -> ApiError | None:
+        """The refusal (429) of one more response of `tenant`, None when it is let in now."""
         total, own = self.open, self._load.tenants.get(tenant, 0) + self._mine[tenant]
         bound = self._quota(tenant).max_open
         if bound is not None and own >= bound:
-            return f"{own} responses of tenant {tenant} are open"
+            return _refusal(f"{own} responses of tenant {tenant} are open", RETRY_QUEUE_S, "tenant_full")
         if total >= 2 * self._max_queue or (total >= self._max_queue and own >= self._share(tenant)):
-            return "too many responses are open"
+            return _refusal("too many responses are open", RETRY_QUEUE_S, "queue_full")
         return None
 
     @contextmanager
@@ -83,8 +92,8 @@ class Admission:
         The block is given what to call once its `accepted` is in the log, with its partition and offset: from
         then on the place is held until replay has folded it.
         """
-        if why := self.full(tenant):
-            raise _refusal(why, RETRY_QUEUE_S)
+        if refusal := self.full(tenant):
+            raise refusal
         held = False
 
         def hold(partition: int, offset: int) -> None:
@@ -119,8 +128,9 @@ def _subtract(counter: Counter[Tenant], tenant: Tenant, count: int) -> None:
         del counter[tenant]
 
 
-def _refusal(why: str, retry_after: int) -> ApiError:
+def _refusal(why: str, retry_after: int, reason: str) -> ApiError:
     """429: nothing was stored, and it is worth trying again in `retry_after` seconds."""
     sentence = f"Rejoinder is at its limit: {why}. Try again in {retry_after} s."
     headers = {"retry-after": str(retry_after)}
-    return ApiError(429, sentence, type="rate_limit_error", code="rate_limit_exceeded", headers=headers)
+    code = "rate_limit_exceeded"
+    return ApiError(429, sentence, type="rate_limit_error", code=code, headers=headers, reason=reason)

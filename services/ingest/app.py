@@ -17,6 +17,7 @@ from services import config
 from services.connect import connect, topic_names
 from services.eventlog.port import Log
 from services.eventlog.topics import Topics
+from services.ingest import metrics
 from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends
 from services.ingest.attach import Attachments
@@ -89,6 +90,7 @@ class Service:
         self._upstream = Upstream(settings.replay_url, stall_s=settings.stall_s)
         self._tasks = Tasks()
         admission = Admission(settings.max_queue, BODIES_BYTES, configuration.quota)
+        metrics.watch(admission, settings.max_queue)
         appends = Appends(self._writer, names.events)
         replay = ReplayClient(self._upstream)
         gauge = Gauge(replay, admission)

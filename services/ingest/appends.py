@@ -48,7 +48,7 @@ class Appends:
         """
         partition = partition_of(id)
         if self.away or self._away_until.get(partition, 0) > self._clock():
-            raise unavailable("The log cannot be reached; nothing was stored.")
+            raise _away()
         try:
             with APPEND_SECONDS.time():
                 ack = await self._writer.append(self._topic, partition, record)
@@ -76,6 +76,11 @@ def _too_large(error: RecordTooLarge) -> ApiError:
 
 def _told(error: LogUnavailable | AppendUnknown, repeatable: bool) -> ApiError:
     if isinstance(error, LogUnavailable):
-        return unavailable("The log cannot be reached; nothing was stored.")
+        return _away()
     log.warning("append outcome unknown", error=str(error))
-    return unavailable("The log did not confirm the request in time.", outcome_unknown=not repeatable)
+    what = "The log did not confirm the request in time."
+    return unavailable(what, outcome_unknown=not repeatable, reason="append_unknown")
+
+
+def _away() -> ApiError:
+    return unavailable("The log cannot be reached; nothing was stored.", reason="log_away")

@@ -152,7 +152,8 @@ class Commands:
             async with asyncio.timeout_at(by):
                 return await self._replay.view(id)
         except TimeoutError as error:
-            raise unavailable("The log cannot be looked up now; nothing was stored.") from error
+            what = "The log cannot be looked up now; nothing was stored."
+            raise unavailable(what, reason="replay_away") from error
 
     def _accepted(
         self, id: ResponseId, request: CreateRequest, tenant: Tenant, now: int, *, keyed: bool

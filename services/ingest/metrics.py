@@ -1,6 +1,15 @@
 """What ingest counts."""
 
-from prometheus_client import Counter, Histogram
+from collections.abc import Iterable
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.ingest.admission import Admission
+
+BUSIEST = 20
+"""Tenants that are shown by name: each name is a time series."""
 
 COMMANDS = Counter(
     "rejoinder_ingest_commands_total",
@@ -16,3 +25,37 @@ ABANDONED = Counter(
     "rejoinder_ingest_abandoned_total",
     "Responses cancelled because the client that waited for them went away",
 )
+_MAX_QUEUE = Gauge(
+    "rejoinder_ingest_max_queue", "Open responses above which those of a tenant over its share are refused"
+)
+_OPEN = Gauge(
+    "rejoinder_ingest_open_responses", "Responses that wait or run, of everybody, as the admission knows it"
+)
+_BYTES = Gauge("rejoinder_ingest_body_bytes", "Bytes of request bodies under way")
+
+
+class _Tenants(Collector):
+    """Who has most open. Tenants come and go: a Gauge would keep each that ever was."""
+
+    admission: Admission | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """As Prometheus asks, in a thread of its own."""
+        name = "rejoinder_ingest_tenant_open_responses"
+        family = GaugeMetricFamily(name, f"The same of the {BUSIEST} busiest tenants", labels=["tenant"])
+        if self.admission is not None:
+            for tenant, count in self.admission.by_tenant().most_common(BUSIEST):
+                family.add_metric([tenant], count)
+        yield family
+
+
+_tenants = _Tenants()
+REGISTRY.register(_tenants)
+
+
+def watch(admission: Admission, max_queue: int) -> None:
+    """Let the gauges read this from now on."""
+    _tenants.admission = admission
+    _OPEN.set_function(lambda: admission.open)
+    _BYTES.set_function(lambda: admission.body_bytes)
+    _MAX_QUEUE.set(max_queue)

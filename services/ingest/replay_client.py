@@ -1,7 +1,7 @@
 """What ingest asks replay, over replay's internal port (`services.web.internal`).
 
 A look-up that gets no answer in time becomes a 503: ingest never guesses what the log says. What a client
-waits for (`result`, `stream`) may outlive a replay: whoever asks asks again.
+waits for (`result`, `stream`) may outlive a replay, or last until it shows no life: whoever asks asks again.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from services.web.internal import (
     stream_path,
     view_path,
 )
+from services.web.pulse import Silent
 
 T = TypeVar("T")
 
@@ -52,7 +53,8 @@ class ReplayClient:
             status, body = await self._read(view_path(id, offset), BARRIER_S)
             return ResponseView(id, found=False) if status == 404 else _decoded(_view, body)
         except ReplayAway as error:
-            raise unavailable("The state of the response cannot be looked up now.") from error
+            what = "The state of the response cannot be looked up now."
+            raise unavailable(what, reason="replay_away") from error
 
     async def load(self) -> Load:
         """How much is open. Raises ReplayAway."""
@@ -72,7 +74,8 @@ class ReplayClient:
     async def stream(self, id: ResponseId, offset: int) -> aiohttp.ClientResponse:
         """The stream of `id` from event 0; the caller closes it. Raises ApiError 404 and ReplayAway."""
         with self._reported():
-            answer = await self._upstream.session.get(self._upstream.url(stream_path(id, offset)))
+            async with self._upstream.while_alive():
+                answer = await self._upstream.session.get(self._upstream.url(stream_path(id, offset)))
             if answer.status == 200:
                 return answer
             async with answer:
@@ -80,12 +83,13 @@ class ReplayClient:
         raise not_found(id)
 
     async def _read(self, path: str, within_s: float | None) -> tuple[int, bytes]:
-        """Status and body of an answer that says something: found, nothing there (204) or not found."""
+        """Status and body of an answer that says something: found, nothing there (204) or not found.
+
+        It comes in `within_s` seconds; without that it may take as long as replay lives.
+        """
+        bound = self._upstream.while_alive() if within_s is None else asyncio.timeout(within_s)
         with self._reported():
-            async with (
-                asyncio.timeout(within_s),
-                self._upstream.session.get(self._upstream.url(path)) as answer,
-            ):
+            async with bound, self._upstream.session.get(self._upstream.url(path)) as answer:
                 body = await answer.read()
             if answer.status not in (200, 204):
                 refused(answer.status, body)
@@ -99,7 +103,7 @@ class ReplayClient:
         except NotYet:
             self._report.succeeded()
             raise
-        except (ReplayAway, aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the last
+        except (ReplayAway, Silent, aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the last
             away = error if isinstance(error, ReplayAway) else ReplayAway(str(error) or "no answer in time")
             self._report.failed(away)
             raise away from error

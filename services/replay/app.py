@@ -27,7 +27,8 @@ from services.replay.window import Memory
 from services.settings import Settings
 from services.web import health
 from services.web.edge import Edge, Rest
-from services.web.forward import Upstream
+from services.web.forward import Forward, Upstream
+from services.web.internal import Report
 from services.web.server import Server
 
 log = structlog.get_logger()
@@ -87,7 +88,7 @@ class Service:
 async def _listen(settings: Settings, service: Service, upstream: Upstream | None) -> list[Server]:
     """Open both ports. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
-    rest: list[BaseRoute] = [Rest(upstream.forward)] if upstream else []
+    rest: list[BaseRoute] = [Rest(_forward(settings, upstream))] if upstream else []
     public = PublicRoutes(service.replay, settings).routes()
     internal = InternalRoutes(service.replay, settings).routes()
     public_server = _server(Edge([*health_routes, *public, *rest], settings.cors_origins), settings)
@@ -96,6 +97,11 @@ async def _listen(settings: Settings, service: Service, upstream: Upstream | Non
     port = await public_server.start(settings.host, settings.port)
     log.info("listening", host=settings.host, port=port, internal_port=internal_port)
     return [public_server, internal_server]
+
+
+def _forward(settings: Settings, upstream: Upstream) -> Forward:
+    where = "REJOINDER_INGEST_URL must be the URL of ingest's port"
+    return Forward(upstream, settings.max_body_bytes, Report(settings.ingest_url, "ingest", where))
 
 
 def _server(edge: Edge, settings: Settings) -> Server:

@@ -82,9 +82,9 @@ class Barrier:
                 end = await self._end(partition) if offset is None else offset + 1
                 await self._positions[partition].reach(end)
         except TimeoutError:
-            raise unavailable("The log was not read up to now in time.") from None
+            raise unavailable("The log was not read up to now in time.", reason="behind") from None
         except LogError as error:
-            raise unavailable("The log cannot be reached.") from error
+            raise unavailable("The log cannot be reached.", reason="log_away") from error
 
     async def _end(self, partition: int) -> int:
         if self._next is None:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from schemas.errors import ApiError, invalid
+from services.web.metrics import REFUSED
 
 _JSON = "application/json"
 _NO_HEADERS: Mapping[str, str] = {}
@@ -19,27 +21,38 @@ def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] = _NO_
 
 
 def error_answer(error: ApiError) -> Response:
-    """The envelope that every client parses: `{"error": {"message", "type", "param", "code"}}` (A-16)."""
+    """The envelope that every client parses: `{"error": {"message", "type", "param", "code"}}` (A-16).
+
+    It is counted: whoever makes one sends it.
+    """
+    REFUSED.labels(str(error.status), error.reason).inc()
     what = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     return json_answer({"error": what}, error.status, error.headers)
 
 
-async def read_body(request: Request, bound: int, take: Callable[[int], None] = lambda _: None) -> bytes:
-    """The body of a request, at most `bound` bytes. Raises ApiError 413 as soon as it is known to be larger,
-    415 when it is compressed.
+def check_body(headers: Headers, bound: int) -> None:
+    """Refuse a body for what the head of its request says of it.
 
-    `take` is told the size of each piece when it comes, and may raise. Raises starlette's ClientDisconnect
-    when the client goes before it is whole.
+    Raises ApiError: 413 for more than `bound` bytes, 415 for a compressed one, 400 for a length that is none.
     """
-    encoding = request.headers.get("content-encoding", "identity")
+    encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
         what = f"Content-Encoding '{encoding}' is not supported: send the body as it is."
         raise ApiError(415, what, param="content-encoding", code="unsupported_content_encoding")
-    declared = request.headers.get("content-length", "0")
+    declared = headers.get("content-length", "0")
     if not declared.isdecimal():
         raise invalid("Content-Length must be a number.", None)
     if int(declared) > bound:
         raise too_large(bound)
+
+
+async def read_body(request: Request, bound: int, take: Callable[[int], None] = lambda _: None) -> bytes:
+    """The body of a request, at most `bound` bytes. Raises as `check_body`, and 413 as soon as it is larger.
+
+    `take` is told the size of each piece when it comes, and may raise. Raises starlette's ClientDisconnect
+    when the client goes before it is whole.
+    """
+    check_body(request.headers, bound)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():

@@ -69,7 +69,7 @@ class Edge:
             # An EventSource gives up for good on any answer but 200; a lost connection it tries again.
             if "text/event-stream" in headers.get("accept", ""):
                 raise Disconnected("draining")
-            raise unavailable("The server is shutting down.", retry_after=1)
+            raise unavailable("The server is shutting down.", retry_after=1, reason="draining")
         self._check_writer(scope, headers)
         return None
 

@@ -4,18 +4,27 @@ Method, path, query, headers (without the hop-by-hop ones) and body go through u
 header names goes through as well: else a client could take away what a gateway has set, such as its tenant.
 An upstream that breaks off cuts the client's answer; a client that goes closes the upstream's. Nothing is
 buffered but what is on its way.
+
+    said to be too large        413, as the upstream itself would answer; a compressed body 415
+    the upstream is away        503: it has heard nothing
+    it breaks off, or is silent 503 that says whether the request may be sent again (A-10)
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Self
 
 import aiohttp
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
-from schemas.errors import unavailable
-from services.web.stream import Disconnected, Headers, OnEnd, Stream, while_connected
+from schemas.errors import ApiError, unavailable
+from services.web.answers import check_body
+from services.web.internal import Report
+from services.web.pulse import Pulse, Silent
+from services.web.stream import Disconnected, OnEnd, Stream, until, while_connected
 
 CONNECT_S = 2.0
 """Seconds to connect to a service of ours."""
@@ -26,7 +35,9 @@ HOP_BY_HOP = frozenset(
 )
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"expect"}
 _NOT_RETURNED = HOP_BY_HOP | {b"date"}
-_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+_KEY = "idempotency-key"
+"""The header that makes a repetition of any request the same one (A-10)."""
 _OWN_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 """What aiohttp would add."""
 
@@ -38,6 +49,7 @@ class Upstream:
         self._base_url = URL(base_url.rstrip("/"))
         self._stall_s = stall_s
         self._session: aiohttp.ClientSession | None = None
+        self._pulse = Pulse(self._look)
 
     def __repr__(self) -> str:
         return f"<upstream {self._base_url}>"
@@ -71,20 +83,19 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._pulse.close()
         if self._session is not None:
             await self._session.close()
 
-    async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI app: answer a request with what the upstream answers to it."""
-        path = scope["raw_path"].decode("ascii")
-        if query := scope["query_string"]:
-            path = f"{path}?{query.decode('ascii')}"
-        body = _Body(receive) if _has_body(scope["headers"]) else None
-        await Relay(self, scope["method"], path, scope["headers"], body)(scope, receive, send)
+    @asynccontextmanager
+    async def while_alive(self, has_it: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
+        """Cancel a block that waits for an answer when the service is silent, and raise Silent.
 
-    def fetch(self, path: str, on_end: OnEnd | None = None) -> "Relay":
-        """An ASGI answer: what the upstream answers to GET `path`; `on_end` is told how it ended."""
-        return Relay(self, "GET", path, (), None, on_end)
+        `has_it`: whether the service has the whole request.
+        """
+        async with until(lambda: self._pulse.silence(has_it), Silent):
+            yield
+        self._pulse.felt()
 
     def stream(self, response: aiohttp.ClientResponse, on_end: OnEnd | None = None) -> Stream:
         """What the upstream answered, as an answer of ours. Closes `response` when it ends."""
@@ -97,57 +108,55 @@ class Upstream:
             on_end=on_end,
         )
 
+    async def _look(self) -> None:
+        async with self.session.get(self.url("/livez")):
+            pass
 
-class Relay:
-    """An ASGI answer that is the upstream's. Raises ApiError 503 when the upstream cannot be asked."""
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        method: str,
-        path: str,
-        headers: Headers,
-        body: "_Body | None",
-        on_end: OnEnd | None = None,
-    ) -> None:
+class Forward:
+    """An ASGI app: answers a request with what `upstream` answers to it.
+
+    A body that says it has more than `max_body_bytes` is refused here: the upstream hears of it only when its
+    first byte comes. `report` tells the operator of an upstream that cannot be asked.
+    """
+
+    def __init__(self, upstream: Upstream, max_body_bytes: int, report: Report) -> None:
         self._upstream = upstream
-        self._method = method
-        self._path = path
-        self._headers = headers
-        self._body = body
-        self._on_end = on_end
+        self._max_body_bytes = max_body_bytes
+        self._report = report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask, then pass the answer on; `on_end` also hears of a client that goes before there is any."""
-        try:
-            async with while_connected(self._body.and_then if self._body else receive):
-                response = await self._ask()
-        except Disconnected:
-            if self._on_end is not None:
-                self._on_end("disconnected")
-            raise
-        await self._upstream.stream(response, self._on_end)(scope, receive, send)
+        """Ask, then pass the answer on. Raises ApiError: 503 when the upstream cannot be asked, 413, 415."""
+        headers = Headers(scope=scope)
+        check_body(headers, self._max_body_bytes)
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        body = _Body(receive) if has_body else None
+        async with while_connected(body.and_then if body else receive):
+            response = await self._ask(scope, body)
+        await self._upstream.stream(response)(scope, receive, send)
 
-    async def _ask(self) -> aiohttp.ClientResponse:
-        kept = _without(self._headers, _NOT_FORWARDED)
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
+    async def _ask(self, scope: Scope, body: "_Body | None") -> aiohttp.ClientResponse:
+        kept = _without(scope["headers"], _NOT_FORWARDED)
+        request = self._upstream.session.request(
+            scope["method"],
+            self._upstream.url(_target(scope)),
+            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept],
+            data=body,
+            allow_redirects=False,
+        )
         try:
-            return await self._upstream.session.request(
-                self._method,
-                self._upstream.url(self._path),
-                headers=headers,
-                data=self._body,
-                allow_redirects=False,
-            )
+            async with self._upstream.while_alive(lambda: body is None or body.whole):
+                response = await request
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise unavailable("A part of the server is away; try again.") from error
-        except aiohttp.ClientError as error:
-            if self._body is not None and self._body.disconnected:
+            self._report.failed(error)
+            raise unavailable("A part of the server is away; try again.", reason="upstream_away") from error
+        except (aiohttp.ClientError, Silent) as error:
+            if body is not None and body.disconnected:
                 raise Disconnected("the client went away within its request") from error
-            unknown = self._method not in _REPEATABLE
-            raise unavailable(
-                "A part of the server broke off; try again.", outcome_unknown=unknown
-            ) from error
+            self._report.failed(error)
+            raise _doubtful(scope, silent=isinstance(error, Silent)) from error
+        self._report.succeeded()
+        return response
 
 
 class _Body:
@@ -157,6 +166,11 @@ class _Body:
         self._receive = receive
         self._whole = asyncio.Event()
         self.disconnected = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has been passed on."""
+        return self._whole.is_set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -196,10 +210,25 @@ class _Chunks:
         self._response.close()
 
 
-def _has_body(headers: Headers) -> bool:
-    return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+def _target(scope: Scope) -> str:
+    """The path and query, as they came."""
+    path: bytes = scope["raw_path"]
+    query: bytes = scope["query_string"]
+    return (path + b"?" + query if query else path).decode("ascii")
 
 
-def _without(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+def _doubtful(scope: Scope, *, silent: bool) -> ApiError:
+    """503 after the upstream may have taken the request."""
+    what, reason = ("does not answer", "upstream_silent") if silent else ("broke off", "upstream_broke_off")
+    if scope["method"] in _REPEATABLE or Headers(scope=scope).get(_KEY):
+        return unavailable(f"A part of the server {what}; try again.", reason=reason)
+    sentence = (
+        f"A part of the server {what}. The request may have been accepted all the same, and a repetition be "
+        "a second one; with an Idempotency-Key it never is."
+    )
+    return unavailable(sentence, outcome_unknown=True, reason=reason)
+
+
+def _without(headers: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """`headers` in lower case, without `dropped`."""
     return [(name.lower(), value) for name, value in headers if name.lower() not in dropped]

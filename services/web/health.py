@@ -16,6 +16,7 @@ from services.settings import Settings
 from services.web.answers import json_answer
 from services.web.connection import connection
 from services.web.edge import Edge, route
+from services.web.metrics import READY
 from services.web.server import Server
 
 NotReady = Callable[[], Sequence[str]]
@@ -28,13 +29,16 @@ def routes(not_ready: NotReady) -> list[Route]:
     async def live(_: Request) -> Response:
         return json_answer({"status": "live"})
 
+    def reasons_of(request: Request) -> Sequence[str]:
+        return [*not_ready(), *(["draining"] if connection(request.scope).draining else [])]
+
     async def ready(request: Request) -> Response:
-        reasons = [*not_ready(), *(["draining"] if connection(request.scope).draining else [])]
-        if reasons:
+        if reasons := reasons_of(request):
             return json_answer({"status": "not ready", "reasons": reasons}, 503, {"retry-after": "1"})
         return json_answer({"status": "ready"})
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        READY.set(not reasons_of(request))
         text = await asyncio.to_thread(generate_latest, REGISTRY)  # it reads files of the system
         return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 

@@ -116,25 +116,35 @@ def refused(status: int, body: bytes) -> None:
 
 
 class Report:
-    """Tells the operator that replay at `url` cannot be asked: once per reason, not once per try."""
+    """Tells the operator that a service at `url` cannot be asked: once per reason, not once per try.
 
-    def __init__(self, url: str) -> None:
+    `where` says what the URL must be: that is how it is mended, unless the service is simply not running.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        service: str = "replay",
+        where: str = "REJOINDER_REPLAY_URL must be the URL of replay's internal port",
+    ) -> None:
         self._url = url
+        self._service = service
+        self._mend = f"{where}; is {service} running?"
         self._trouble: str | None = None
 
     def failed(self, why: Exception) -> None:
-        """Replay could not be asked."""
+        """It could not be asked."""
         trouble = str(why) or type(why).__name__
         if trouble != self._trouble:
             self._trouble = trouble
-            mend = "REJOINDER_REPLAY_URL must be the URL of replay's internal port; is replay running?"
-            log.warning("replay cannot be asked, trying again", url=self._url, why=trouble, mend=mend)
+            event = f"{self._service} cannot be asked, trying again"
+            log.warning(event, url=self._url, why=trouble, mend=self._mend)
 
     def succeeded(self) -> None:
-        """Replay answered."""
+        """It answered."""
         if self._trouble is not None:
             self._trouble = None
-            log.info("replay answers again", url=self._url)
+            log.info(f"{self._service} answers again", url=self._url)
 
 
 LOAD_PATH = "/internal/load"

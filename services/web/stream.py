@@ -11,8 +11,8 @@ how:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal
 
 import structlog
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from schemas.errors import RejoinderError
 from services.web.connection import connection
+from services.web.metrics import OPEN_STREAMS, STREAMS_ENDED
 
 End = Literal["complete", "disconnected", "stalled", "cut"]
 OnEnd = Callable[[End], None]
@@ -37,25 +38,36 @@ class Disconnected(RejoinderError):
 
 
 @asynccontextmanager
-async def while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Cancel the block when the client goes, and raise Disconnected. Drops the rest of the request's body."""
+async def until(
+    over: Callable[[], Awaitable[None]], error: Callable[[], RejoinderError]
+) -> AsyncIterator[None]:
+    """Cancel the block when `over` returns, and raise `error`."""
     try:
         async with asyncio.timeout(None) as limit:
-            watch = asyncio.create_task(_watch(receive, limit))
+            watch = asyncio.create_task(_watch(over, limit))
             try:
                 yield
             finally:
                 watch.cancel()
     except TimeoutError:
         if limit.expired():
-            raise Disconnected("the client went away") from None
+            raise error() from None
         raise
 
 
-async def _watch(receive: Receive, limit: asyncio.Timeout) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _watch(over: Callable[[], Awaitable[None]], limit: asyncio.Timeout) -> None:
+    await over()
     limit.reschedule(0)
+
+
+def while_connected(receive: Receive) -> AbstractAsyncContextManager[None]:
+    """Cancel the block when the client goes, and raise Disconnected. Drops the rest of the request's body."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    return until(gone, lambda: Disconnected("the client went away"))
 
 
 class Stream:
@@ -99,6 +111,8 @@ class Stream:
         self._connection = connection(scope)
         self._connection.streaming = self._lasting
         self._send = send
+        if self._lasting:
+            OPEN_STREAMS.inc()
         self._timer = self._loop.call_later(self._delay(), self._tick)
         try:
             async with while_connected(receive):
@@ -126,6 +140,9 @@ class Stream:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _finish(self) -> None:
+        if self._lasting:
+            OPEN_STREAMS.dec()
+            STREAMS_ENDED.labels(self._end).inc()
         self._timer.cancel()
         if self._beat is not None:
             self._beat.cancel()

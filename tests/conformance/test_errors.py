@@ -176,6 +176,11 @@ def test_a16_too_large_is_413(api: Api, length: int) -> None:
     assert_alive(api)
 
 
+def test_a16_a_declared_length_that_is_too_large_is_refused_before_the_body_comes(api: Api) -> None:
+    with api.connect("POST", "/v1/responses", headers={"content-length": "20000000"}) as connection:
+        assert (connection.status, connection.headers["x-should-retry"]) == (413, "false")
+
+
 @pytest.mark.parametrize("chunks, status", [(3, 200), (200, 413)])
 def test_a16_a_body_without_a_length_is_taken_and_bounded(api: Api, chunks: int, status: int) -> None:
     body = json.dumps(request("x " * 5_000 * chunks)).encode()

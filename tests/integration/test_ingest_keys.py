@@ -103,6 +103,16 @@ async def test_a_repeated_post_that_waits_gets_the_same_answer(stream: bool) -> 
         assert first.body == second.body
 
 
+async def test_what_is_not_stored_is_met_by_its_key_and_by_nobody_else() -> None:
+    """P-76: the key's holder is who created it, for as long as the fold remembers it."""
+    async with ingesting() as running, executing(running):
+        first = await running.post({"store": False}, KEY)
+        again = await running.post({"store": False}, KEY)
+        assert (first.status, first.body) == (again.status, again.body) == (200, first.body)
+        assert (await running.get(json.loads(first.body)["id"])).status == 404
+        assert len(running.accepted()) == 1
+
+
 async def test_the_end_of_a_repeated_post_does_not_cancel_what_another_one_made() -> None:
     async with ingesting() as running, executing(running):
         body: dict[str, Any] = {"metadata": {"echo.tokens": "50", "echo.interval_ms": "20"}}

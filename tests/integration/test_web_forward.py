@@ -8,23 +8,25 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from starlette.requests import Request
-from starlette.routing import Mount
 from starlette.types import ASGIApp
+from structlog.testing import capture_logs
 
-from schemas.errors import ApiError
 from services.ports import free_port
+from services.web import pulse
 from services.web.answers import json_answer, read_body
-from services.web.edge import route
-from services.web.forward import Upstream
-from services.web.sse import EventStream
-from services.web.stream import End
+from services.web.edge import Rest, route
+from services.web.forward import Forward, Upstream
+from services.web.internal import Report
 from tests.conftest import eventually
 from tests.integration.test_web_stream import FRAME, Stage
 from tests.serving import HOST, ask, opened, read_answer, serving
+from tests.upstreams import Call, Script, raw
+
+BOUND = 1 << 18
 
 
 async def mirror(request: Request) -> ASGIApp:
-    body = await read_body(request, 1 << 20)
+    body = await read_body(request, BOUND)
     seen = {
         "method": request.method,
         "path": request.scope["raw_path"].decode(),
@@ -38,7 +40,8 @@ async def mirror(request: Request) -> ASGIApp:
 @asynccontextmanager
 async def forwarding(upstream_port: int, stall_s: float = 30, request_s: float = 20) -> AsyncIterator[int]:
     upstream = Upstream(f"http://{HOST}:{upstream_port}", stall_s=stall_s)
-    async with serving([Mount("/", upstream.forward)], request_s=request_s) as (_, port):
+    forward = Forward(upstream, BOUND, Report("there", "upstream", "Look there"))
+    async with serving([Rest(forward)], request_s=request_s) as (_, port):
         yield port
     await upstream.close()
 
@@ -181,42 +184,68 @@ async def test_an_upstream_that_is_away_is_a_503() -> None:
     assert json.loads(answer.body)["error"]["code"] == "service_unavailable"
 
 
-async def test_a_post_that_may_have_been_done_is_not_to_be_repeated() -> None:
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"{}")
-        writer.close()
-
-    server = await asyncio.start_server(hang_up, HOST, 0)
-    async with forwarding(server.sockets[0].getsockname()[1]) as front:
-        answer = await ask(front, "POST /v1/responses", b"{}")
-    server.close()
-    assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+async def hang_up(call: Call) -> None:
+    call.reset()
 
 
-@pytest.mark.parametrize("answer", ["stream", "refusal"])
-async def test_an_answer_fetched_for_another_request_is_passed_on(answer: str) -> None:
-    ends: list[End] = []
+async def say_nothing(call: Call) -> None:
+    await call.hung_up.wait()
 
-    async def frames() -> AsyncIterator[bytes]:
-        yield FRAME
 
-    async def internal(_: Request) -> ASGIApp:
-        if answer == "refusal":
-            raise ApiError(503, "Behind.", headers={"retry-after": "3"})
-        return EventStream(frames())
+@pytest.mark.parametrize(
+    ("script", "what"), [(hang_up, "broke off"), (say_nothing, "does not answer")], ids=["broken", "silent"]
+)
+async def test_who_may_have_been_heard_is_told_what_a_repetition_does(
+    script: Script, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is stopped takes requests all the same: nobody waits for it for ever (A-10)."""
+    monkeypatch.setattr(pulse, "SILENCE_S", 0.01)
+    monkeypatch.setattr(pulse, "LOOK_S", 0.01)
+    with capture_logs() as logs:
+        async with raw(script) as silent, forwarding(int(silent.url.rpartition(":")[2])) as front:
+            plain = await ask(front, "POST /v1/responses", b"{}")
+            keyed = await ask(front, "POST /v1/responses", b"{}", ["idempotency-key: k"])
+            deleted = await ask(front, "DELETE /v1/responses/resp_1")
+    assert (plain.status, plain.headers["x-should-retry"]) == (503, "false")
+    assert f"A part of the server {what}. The request may have been accepted".encode() in plain.body
+    for repeatable in (keyed, deleted):
+        assert (repeatable.status, "x-should-retry" in repeatable.headers) == (503, False)
+        assert f"A part of the server {what}; try again.".encode() in repeatable.body
+    assert {(entry["log_level"], entry["event"]) for entry in logs} == {
+        ("warning", "upstream cannot be asked, trying again")
+    }
 
-    async with serving([route("GET", "/internal", internal)]) as (_, inner):
-        upstream = Upstream(f"http://{HOST}:{inner}")
 
-        async def create(request: Request) -> ASGIApp:
-            await read_body(request, 100)
-            return upstream.fetch("/internal?offset=1", ends.append)
+async def test_an_answer_may_take_as_long_as_its_service_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "SILENCE_S", 0.01)
+    looked = asyncio.Event()
 
-        async with serving([route("POST", "/", create)]) as (_, port):
-            got = await ask(port, "POST /", b"{}")
-        await upstream.close()
-    assert ends == ["complete"]
-    if answer == "stream":
-        assert (got.status, got.body, got.whole) == (200, FRAME, True)
-    else:
-        assert (got.status, got.headers["retry-after"]) == (503, "3")
+    async def live(_: Request) -> ASGIApp:
+        looked.set()
+        return json_answer("live")
+
+    async def wait(request: Request) -> ASGIApp:
+        await looked.wait()
+        return await mirror(request)
+
+    routes = [route("GET", "/livez", live), route("POST", "/", wait)]
+    async with serving(routes) as (_, inner), forwarding(inner) as port:
+        assert (await ask(port, "POST /", b"slow")).status == 201
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "code"),
+    [
+        (f"content-length: {BOUND + 1}", 413, "request_too_large"),
+        ("content-encoding: gzip\r\ncontent-length: 9", 415, "unsupported_content_encoding"),
+    ],
+    ids=["too large", "compressed"],
+)
+async def test_what_a_head_tells_of_a_bad_body_is_refused_before_any_of_it_came(
+    header: str, status: int, code: str
+) -> None:
+    async with serving([route("POST", "/", mirror)]) as (_, inner_port), forwarding(inner_port) as port:
+        own, forwarded = [await ask(at, "POST /", headers=[header]) for at in (inner_port, port)]
+        assert (forwarded.status, json.loads(forwarded.body)["error"]["code"]) == (status, code)
+        assert forwarded.body == own.body
+        assert forwarded.headers.get("x-should-retry") == own.headers.get("x-should-retry")

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from schemas.errors import ApiError, not_found, unavailable
 from schemas.ids import response_id
 from services.ingest.replay_client import ReplayClient
+from services.web import pulse
 from services.web.answers import error_answer
 from services.web.forward import Upstream
 from services.web.internal import ReplayAway
@@ -89,6 +90,21 @@ async def test_a_response_that_replay_does_not_know_is_not_there() -> None:
                     await ask(replay)
                 assert raised.value.status == 404
     assert logs == []
+
+
+@pytest.mark.parametrize("ask", WAITS, ids=["result", "stream"])
+async def test_a_replay_that_is_stopped_is_not_waited_for(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def say_nothing(call: Call) -> None:
+        await call.hung_up.wait()
+
+    monkeypatch.setattr(pulse, "SILENCE_S", 0.01)
+    monkeypatch.setattr(pulse, "LOOK_S", 0.01)
+    with capture_logs() as logs:
+        async with asking(say_nothing) as replay:
+            for _ in range(2):
+                with pytest.raises(ReplayAway, match="is its process stopped"):
+                    await ask(replay)
+    assert [entry["log_level"] for entry in logs] == ["warning"]
 
 
 async def test_a_replay_that_cannot_say_now_is_no_trouble() -> None:
