@@ -146,6 +146,7 @@ class Scribe:
         if event.get("error"):
             # The SDKs raise on any event data with a top-level `error`.
             raise UpstreamError(_error_text(event["error"]))
+        event.pop("error", None)
         event["sequence_number"] = self._next
         value = _encode(event)
         if ending := self._over(type, value):

@@ -154,6 +154,11 @@ async def test_a_server_that_goes_silent_after_its_finish_reason_has_finished() 
     assert checked(got.events)[-1]["type"] == "response.completed"
 
 
+async def test_empty_events_are_signs_of_life() -> None:
+    _, got = await run(sending(b"data:\n\n", *HELLO[:2], b"event: ping\ndata:\n\n", *HELLO[2:]))
+    assert checked(got.events)[-1]["response"]["output"][0]["content"][0]["text"] == "Good day"
+
+
 async def test_silence_before_it_is_a_failure() -> None:
     _, got = await run(sending(*HELLO[:3], wait=True), "timeout = 0.2")
     assert got.failure.type == "upstream_idle"

@@ -1,6 +1,7 @@
 """services/executor/backends/responses.py against real HTTP servers: what it sends, what comes of it."""
 
 import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
@@ -17,7 +18,7 @@ from services.executor.backend import Backend, Lapsed, Resume, UpstreamError
 from services.executor.backends import Registry, build, failures, responses, upstream
 from tests.conftest import PATIENCE
 from tests.strict import checked
-from tests.upstreams import ID, SSE, Call, Outcome, Raw, Script, outcome, raw, registry, request
+from tests.upstreams import ID, SSE, Call, Outcome, Raw, Script, framed, outcome, raw, registry, request
 
 DELTA = {
     "type": "response.output_text.delta",
@@ -366,6 +367,95 @@ async def test_keep_alive_comments_are_signs_of_life() -> None:
 async def test_html_instead_of_a_stream_is_refused() -> None:
     _, got = await run(answering(200, b"<html>", "text/html"))
     assert "answered with text/html instead of an event stream" in got.failure.message
+
+
+BYTES = b"".join(map(framed, [CREATED, DELTA, COMPLETED]))
+
+
+def wire(*head: str, body: bytes = BYTES) -> bytes:
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        wire("HTTP/1.0 200 OK", f"content-type: {SSE}"),
+        wire("HTTP/1.1 200 OK", "content-type: Text/Event-Stream; charset=UTF-8", "connection: close"),
+        wire("HTTP/1.1 103 Early Hints", "", "HTTP/1.1 200 OK", f"content-type: {SSE}", "connection: close"),
+        wire(
+            "HTTP/1.1 200 OK",
+            f"content-type: {SSE}",
+            "transfer-encoding: chunked",
+            body=b"%x;a=b\r\n%b\r\n0\r\nx-trailer: 1\r\n\r\n" % (len(BYTES), BYTES),
+        ),
+        wire(
+            "HTTP/1.1 200 OK",
+            f"content-type: {SSE}",
+            "content-encoding: gzip",
+            "connection: close",
+            body=gzip.compress(BYTES),
+        ),
+        wire("HTTP/1.1 200 OK", f"content-type: {SSE}", "connection: close", body=b"data:\n\n" + BYTES),
+    ],
+    ids=["1.0", "upper case", "hints", "trailer", "gzip", "empty event"],
+)
+async def test_a_whole_stream_is_told_however_it_is_sent(answer: bytes) -> None:
+    async def script(call: Call) -> None:
+        await call.send(answer)
+
+    _, got = await run(script)
+    assert (got.events, got.error) == ([CREATED, DELTA, COMPLETED], None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (wire("HTTP/1.1 204 No Content", body=b""), "answered with 204 and no content type instead of"),
+        (wire("HTTP/1.1 200 OK", "connection: close"), "answered with 200 and no content type instead of"),
+        (
+            wire("HTTP/1.1 200 OK", f"content-type: {SSE}", "connection: close", body=b""),
+            "without a terminal event",
+        ),
+        (
+            wire("HTTP/1.1 200 OK", "content-type: application/json", "content-length: 0", body=b""),
+            "something that is not JSON",
+        ),
+        (
+            wire("HTTP/1.1 200 OK", "content-length: 1", "transfer-encoding: chunked"),
+            "does not speak HTTP as expected",
+        ),
+        (
+            wire("HTTP/1.1 200 OK", "content-encoding: gzip", f"content-type: {SSE}", "connection: close"),
+            "broke the connection",
+        ),
+    ],
+    ids=["204", "no type", "empty", "empty JSON", "two lengths", "no gzip"],
+)
+async def test_an_answer_without_a_stream_is_said_to_be_that(answer: bytes, says: str) -> None:
+    async def script(call: Call) -> None:
+        await call.send(answer)
+
+    _, got = await run(script)
+    assert got.events == []
+    assert says in got.failure.message
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_an_error_whose_body_does_not_come_is_told_by_its_status(
+    cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "ERROR_BODY_TIMEOUT", 0.05)
+
+    async def script(call: Call) -> None:
+        await call.head(500, "application/json")
+        await call.write(b'{"error": ')
+        if cut:
+            call.cut()
+        else:
+            await call.hung_up.wait()
+
+    _, got = await run(script)
+    assert got.failure.message == "The model server answered 500: Internal Server Error"
 
 
 async def test_a_server_that_is_not_there_is_tried_again_and_then_said_to_be_unreachable() -> None:

@@ -228,6 +228,12 @@ def test_content_may_be_a_list_of_parts() -> None:
     assert [entry["token"] for entry in message["content"][0]["logprobs"]] == ["Hi"]
 
 
+def test_the_text_of_a_choice_is_content() -> None:
+    """As the completions before Chat Completions had it."""
+    events = checked(translate({"choices": [{"text": "Hi", "finish_reason": "stop"}]}))
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hi"
+
+
 def test_thoughts_may_be_a_list_of_parts_of_any_type() -> None:
     events = checked(translate(delta(reasoning=[{"type": "summary", "text": "Hm"}]), delta("stop")))
     assert events[-1]["response"]["output"][0]["content"] == [{"type": "reasoning_text", "text": "Hm"}]
@@ -257,7 +263,8 @@ def test_a_function_call_that_repeats_a_tool_call_is_not_told_twice() -> None:
 def test_other_choices_and_lone_usage_are_passed_over() -> None:
     other, unnumbered = delta(content="other"), delta(content="Hi")
     other["choices"][0]["index"], unnumbered["choices"][0]["index"] = 1, None
-    events = translate(other, {"usage": {"prompt_tokens": 1}}, unnumbered, delta("stop"))
+    lone = {"usage": {"prompt_tokens": 1}}
+    events = translate({"choices": None}, other, lone, unnumbered, delta("stop"))
     assert [event["delta"] for event in events if "delta" in event] == ["Hi"]
 
 

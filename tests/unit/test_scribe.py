@@ -114,6 +114,11 @@ def test_what_would_break_a_client_is_an_upstreams_error(event: dict[str, Any]) 
         scribe(last=2).write(event, now=0)
 
 
+def test_an_empty_error_is_not_passed_on() -> None:
+    (draft,) = scribe(last=2).write(dict(ADDED, error=None), now=0)
+    assert value(draft) == ADDED | {"sequence_number": 3}
+
+
 def test_a_cancelled_upstream_is_a_failure_of_ours_not_a_cancel() -> None:
     (draft,) = scribe(last=2).write(
         {"type": "response.incomplete", "response": {"status": "cancelled", "output": []}}, now=0

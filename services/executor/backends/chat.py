@@ -98,8 +98,7 @@ class ChatBackend:
         elif answer.content_type == "application/json":
             yield [ServerSentEvent("", await self._upstream.body(answer))]
         else:
-            what = self._words.cleared(answer.content_type)
-            raise self._words.malformed(f"answered with {what} instead of an event stream.")
+            raise self._upstream.no_stream(answer)
 
     def _take(
         self, arrived: Sequence[ServerSentEvent], translator: ChatTranslator
@@ -110,6 +109,8 @@ class ChatBackend:
             for one in arrived:
                 if one.data == b"[DONE]":
                     return events, None, True
+                if not one.data:
+                    continue  # a sign of life
                 events += translator.chunk(self._decode(one))
         except MalformedChunkError as error:
             return events, self._words.malformed(str(error)), False

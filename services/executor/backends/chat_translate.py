@@ -172,7 +172,7 @@ class ChatTranslator:
         if isinstance(model, str) and model:
             self._model = model
         choices = chunk.get("choices")
-        if choices is None and self._usage is usage is not None:
+        if choices is None and ("choices" in chunk or isinstance(usage, dict)):
             return []
         if not isinstance(choices, list):
             raise MalformedChunkError("sent a chunk without choices.")
@@ -208,7 +208,7 @@ class ChatTranslator:
             raise MalformedChunkError("sent a choice that is not an object.")
         if choice.get("index"):
             return  # an alternative to the first one
-        delta = choice.get("delta") or choice.get("message") or {}
+        delta = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
         if not isinstance(delta, dict):
             raise MalformedChunkError("sent a chunk whose delta is not an object.")
         yield from self._delta(delta, _logprobs(choice))

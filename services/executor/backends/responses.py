@@ -168,8 +168,7 @@ class ResponsesBackend:
             whole = self._upstream.decode(await self._upstream.body(answer))
             yield self._unstreamed(whole, request, progress)
         else:
-            what = self._words.cleared(answer.content_type)
-            raise self._words.malformed(f"answered with {what} instead of an event stream.")
+            raise self._upstream.no_stream(answer)
 
     def _take(
         self, arrived: Sequence[ServerSentEvent], request: RunRequest, progress: Progress
@@ -178,8 +177,8 @@ class ResponsesBackend:
         batch: list[UpstreamEvent] = []
         try:
             for one in arrived:
-                if one.data == b"[DONE]" or progress.ended:
-                    continue
+                if one.data in (b"", b"[DONE]") or progress.ended:
+                    continue  # a sign of life, or what comes too late
                 event = self._decode(one)
                 if self._is_new(event, progress):
                     batch.append(self._progressed(event, request, progress))

@@ -21,6 +21,7 @@ from aiohttp.connector import Connection
 
 from schemas.checks import is_deeper
 from services.config import Agent, Route, api_key
+from services.executor.backend import UpstreamError
 from services.executor.backends.failures import Words, retry_after
 from services.executor.backends.sse import EventTooLarge, ServerSentEvent, SseParser
 
@@ -33,6 +34,8 @@ CONNECT_PAUSE = 0.25
 LONGEST_RETRY_AFTER = 30.0
 """Seconds; an upstream that wants more is taken at its word, and the response ends."""
 ERROR_BODY_BYTES = 64 * 1024
+ERROR_BODY_TIMEOUT = 10.0
+"""Seconds that the body of an error may take: its status alone is told then."""
 SECRET_LENGTH = 8
 """Characters from which on the value of any header is kept out of error texts."""
 _SECRET_NAME = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
@@ -119,6 +122,12 @@ class Upstream:
             raise self.words.failed(what, type="event_too_large")
         return body
 
+    def no_stream(self, answer: aiohttp.ClientResponse) -> UpstreamError:
+        """What to raise of an answer that is neither a stream nor JSON."""
+        named = "content-type" in answer.headers
+        what = self.words.cleared(answer.content_type) if named else f"{answer.status} and no content type"
+        return self.words.malformed(f"answered with {what} instead of an event stream.")
+
     def decode(self, data: bytes) -> dict[str, Any]:
         """The JSON object in `data`. Raises UpstreamError."""
         try:
@@ -148,7 +157,7 @@ class Upstream:
                 answer = await self._answered(method, path, body)
             async with answer:
                 if answer.status >= 300:
-                    raise self.words.refused(answer.status, await _read(answer, ERROR_BODY_BYTES))
+                    raise self.words.refused(answer.status, await _error_body(answer))
                 yield answer
 
     async def _answered(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
@@ -246,6 +255,15 @@ def _parsed(parser: SseParser, chunk: bytes) -> tuple[list[ServerSentEvent], boo
     except EventTooLarge:
         return events, True
     return events, False
+
+
+async def _error_body(answer: aiohttp.ClientResponse) -> bytes:
+    """The body of an error, or nothing of one that does not come: the error itself has come."""
+    try:
+        async with asyncio.timeout(ERROR_BODY_TIMEOUT):
+            return await _read(answer, ERROR_BODY_BYTES)
+    except (aiohttp.ClientError, OSError):
+        return b""
 
 
 async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
