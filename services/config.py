@@ -99,6 +99,9 @@ class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __repr__(self) -> str:
         return f"<model {self.match!r} {self.backend}>"
 
+    def __hash__(self) -> int:
+        return hash(self.match)  # things are kept by route, and `headers` has no hash
+
 
 class Agent(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A hosted agent: it speaks the Responses protocol at `{url}/responses`."""
@@ -108,6 +111,9 @@ class Agent(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<agent {self.name!r}>"
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -37,8 +37,8 @@ class RunRequest(Struct, frozen=True):
     abandoned: Callable[[], bool] = lambda: False
     """Asked when the stream is closed: whether a resumable upstream is left running, for another executor."""
     calling: Callable[[], None] = lambda: None
-    """Told right before each request to the upstream, however long it waited until then: for a slot, for a
-    connection, to be made again. Raises Lapsed when it must not be made any more (P-42).
+    """Told right before each request to the upstream, however long it waited until then: for a connection, to
+    be made again. Raises Lapsed when it must not be made any more (P-42).
     """
 
 

@@ -32,6 +32,11 @@ class Continuation(Enum):
     END_OVERDUE = "deadline"
     END_ATTEMPTS = "attempts"
 
+    @property
+    def calls(self) -> bool:
+        """Whether the upstream is called, and the run needs a place there (P-49)."""
+        return self in (Continuation.RUN, Continuation.RESUME)
+
 
 class View(Struct, frozen=True):
     """What the owner knows beside the fold. `now` is log time in ms; `running` says whether it runs the
@@ -65,21 +70,22 @@ def decide(state: State, view: View) -> Step:
 def continuation(
     state: State,
     *,
+    attempt: int,
     now: int,
     max_attempts: int,
     resumable: bool,
     repeatable: bool,
     uncalled: bool = False,
 ) -> Continuation:
-    """What to do with my winning claim, given what the backend can.
+    """What to do with my winning claim of `attempt`, given what the backend can.
 
     `uncalled`: the attempts before were mine as well, and none came to call the upstream.
     """
     if overdue(state, now):
         return Continuation.END_OVERDUE
-    if state.attempt > max_attempts:  # P-45
+    if attempt > max_attempts:  # P-45
         return Continuation.END_ATTEMPTS
-    if state.attempt == 1 or uncalled:
+    if attempt == 1 or uncalled:
         return Continuation.RUN
     if resumable:
         return Continuation.RESUME

@@ -34,6 +34,7 @@ from schemas.records import (
     Unreadable,
     parse,
 )
+from services.config import Route
 from services.eventlog.port import Batch, TopicPartition, Writer
 from services.executor import metrics
 from services.executor.liveness import Liveness
@@ -44,6 +45,8 @@ log = structlog.get_logger()
 
 Start = Callable[[Partition, State, Run], asyncio.Task[None]]
 """Starts the task that works a run off."""
+FindRoute = Callable[[bytes], Route | None]
+"""Where a response goes, by the value of its `accepted`; None when nobody can say."""
 
 
 class Engine:
@@ -54,6 +57,7 @@ class Engine:
         me: ExecutorId,
         topic: str,
         liveness: Liveness,
+        route: FindRoute,
         start: Start,
         *,
         lease: float,
@@ -70,6 +74,7 @@ class Engine:
         """Set when runs are handed over: what is won from then on is for those who take over."""
         self.writer: Writer
         """Set once by the app: the writer in turn tells `append_failed`."""
+        self._route = route
         self._start = start
         self._lease = lease
         self._clock = clock
@@ -104,7 +109,8 @@ class Engine:
                 if run is not None and entry.claim == run.claim:
                     run.extension_read_back(entry.n)
             case Accepted() if counts:
-                partition.accept(partition.fold.responses[entry.id], record.value)
+                route = self._route(record.value or b"")
+                partition.accept(partition.fold.responses[entry.id], record.value, route)
                 self.stirred.set()
             case Claimed():
                 self._claimed(partition, entry, counts)
@@ -152,11 +158,12 @@ class Engine:
         if state.offset < partition.floor or self.leaving:
             return
         if asyncio.get_running_loop().time() - sent.at >= self._lease:
-            if partition.first_call(state):
+            if partition.first_call(state.id, state.attempt):
                 partition.not_called(state)
             self.claim(partition, state.id, state.attempt + 1)  # P-42: too old to act on
             return
-        run = Run(state, self._outlet(partition, state.id), lease=self._lease, sent_at=sent.at)
+        outlet = self._outlet(partition, state.id)
+        run = Run(state, outlet, partition.queue(state), lease=self._lease, sent_at=sent.at)
         self.runs[state.id] = run
         run.task = self._start(partition, state, run)
         run.task.add_done_callback(lambda _: self._done(run))

@@ -79,19 +79,16 @@ class Executor:
         self._liveness = Liveness(self.me)
         self._memory_ms = settings.window_ms + settings.skew_ms
         self._engine = Engine(
-            self.me, names.events, self._liveness, self._launch, lease=settings.lease_s, clock=time.time
+            self.me,
+            names.events,
+            self._liveness,
+            registry.route,
+            self._launch,
+            lease=settings.lease_s,
+            clock=time.time,
         )
         self._writer = self._engine.writer = log_.writer(on_failure=self._engine.append_failed)
         self._predecessors = Predecessors(conversation.settle, self._engine.partitions, self._engine.stirred)
-        self._steward = Steward(
-            self._engine,
-            self._tail,
-            self._predecessors,
-            slots=settings.slots,
-            most=lambda tenant: most(settings.slots, quota(tenant)),
-            lease=settings.lease_s,
-            memory_ms=self._memory_ms,
-        )
         limits = Limits(
             record_bytes=settings.max_record_bytes - RECORD_OVERHEAD,
             output_bytes=settings.max_output_bytes,
@@ -101,6 +98,16 @@ class Executor:
         self._history = History(log_, names.events)
         self._worker = Worker(
             self._history, registry, conversation, limits, settings.max_attempts, lambda: self._steward.now
+        )
+        self._steward = Steward(
+            self._engine,
+            self._tail,
+            self._predecessors,
+            calls=self._worker.calls,
+            slots=settings.slots,
+            most=lambda tenant: most(settings.slots, quota(tenant)),
+            lease=settings.lease_s,
+            memory_ms=self._memory_ms,
         )
         self._beats = Beats(
             self.me,

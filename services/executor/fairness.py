@@ -1,18 +1,67 @@
-"""Whose response is claimed next when slots are short: pure, and the same for every executor.
+"""Whose response is claimed next when slots or places are short: pure, and the same for every executor.
 
-The tenant with the fewest runs comes first, with its oldest response. So a tenant that floods gets what the
-others leave. No tenant gets the last tenth of the slots: somebody else's first response never waits for a
-run of the flood to end. Its quota may leave it less.
+A run takes one of the executor's slots and one of the places of its route, of which there are
+`max_concurrency`. What waits for a full route waits unclaimed, and takes nothing from what is for another
+(P-49). Of the others the tenant comes first that has the smallest share of what is scarce for it, of the
+slots or of the route's places, with its oldest response. So a tenant that floods gets what the others leave.
+No tenant gets the last tenth of the slots: somebody else's first response never waits for a run of the flood
+to end. Its quota may leave it less.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heapreplace
-from typing import TypeVar
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from schemas.ids import Tenant
-from services.config import Quota
+from services.config import Quota, Route
 
 T = TypeVar("T")
+
+
+class Queue(NamedTuple):
+    """Whose responses stand in it, and where they go; route None: nobody can say, they only end."""
+
+    tenant: Tenant
+    route: Route | None
+
+
+class Load:
+    """What is taken: of `slots`, of which a tenant gets at most as many as `most` says, and of places."""
+
+    def __init__(self, taken: Iterable[Queue], slots: int, most: Callable[[Tenant], int]) -> None:
+        self._slots = slots
+        self._most = most
+        self._queues = Counter(taken)
+        self._tenants: Counter[Tenant] = Counter()
+        self._routes: Counter[Route | None] = Counter()
+        for (tenant, route), runs in self._queues.items():
+            self._tenants[tenant] += runs
+            self._routes[route] += runs
+
+    def __repr__(self) -> str:
+        return f"<Load {self._routes.total()} of {self._slots} slots>"
+
+    def take(self, queue: Queue) -> None:
+        """One more runs."""
+        self._queues[queue] += 1
+        self._tenants[queue.tenant] += 1
+        self._routes[queue.route] += 1
+
+    def full(self, route: Route | None) -> bool:
+        """Whether every place of `route` is taken."""
+        return route is not None and self._routes[route] >= route.max_concurrency
+
+    def share(self, queue: Queue) -> float | None:
+        """What the tenant has of the slots, or of the route's places if that is more, as a fraction; None
+        when it gets no more.
+        """
+        tenant, route = queue
+        if self.full(route) or self._tenants[tenant] >= self._most(tenant):
+            return None
+        of_places = self._queues[queue] / route.max_concurrency if route else 0.0
+        return max(of_places, self._tenants[tenant] / self._slots)
 
 
 def most(slots: int, quota: Quota) -> int:
@@ -21,21 +70,30 @@ def most(slots: int, quota: Quota) -> int:
 
 
 def by_turns(
-    waiting: Mapping[Tenant, Iterator[T]],
-    running: MutableMapping[Tenant, int],
-    bound: Callable[[Tenant], int],
+    waiting: Mapping[Queue, Iterator[T]],
+    share: Callable[[Queue], float | None],
+    age: Callable[[T], int],
 ) -> Iterator[T]:
-    """What waits, in the order of claiming, as long as its tenant has fewer runs than `bound` says.
+    """What waits, in the order of claiming: the smallest share first, and then what is oldest.
 
-    `running` is how many each tenant has; whoever takes one that is handed out and runs it counts it there.
+    `share` is as `Load` has it; whoever takes one that is handed out counts it there. `age` is since when one
+    waits.
     """
-    turns = [(running.get(tenant, 0), place, tenant) for place, tenant in enumerate(waiting)]
+    queues = list(waiting.items())
+    turns = [(0.0, age(one), at, one) for at, (_, ones) in enumerate(queues) for one in islice(ones, 1)]
     heapify(turns)
     while turns:
-        runs, place, tenant = turns[0]
-        one = next(waiting[tenant], None) if runs < bound(tenant) else None
-        if one is None:
+        had, since, at, one = turns[0]
+        queue, ones = queues[at]
+        has = share(queue)
+        if has is None:
             heappop(turns)
-            continue
-        yield one
-        heapreplace(turns, (running.get(tenant, 0), place, tenant))
+        elif has > had:  # others of its tenant or its route were taken meanwhile
+            heapreplace(turns, (has, since, at, one))
+        else:
+            yield one
+            following = next(ones, None)
+            if following is None:
+                heappop(turns)
+            else:
+                heapreplace(turns, (has, age(following), at, following))

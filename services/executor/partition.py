@@ -5,6 +5,8 @@ from msgspec import Struct, field
 from schemas.fold import CANCELLED, OPEN_STATUSES, Fold, State
 from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant
 from schemas.records import LogRecord
+from services.config import Route
+from services.executor.fairness import Queue
 from services.executor.turns import Turns
 
 VALUES_BYTES = 32 << 20
@@ -67,8 +69,10 @@ class Partition(Struct):
     owned: bool = False
     acts_from: int = 0
     """The partition's end as of the assignment."""
-    unclaimed: dict[Tenant, dict[ResponseId, None]] = field(default_factory=dict)
-    """Open and never claimed, oldest first, by tenant."""
+    routes: dict[ResponseId, Route | None] = field(default_factory=dict)
+    """Where open responses go; None where nobody can say."""
+    unclaimed: dict[Route | None, dict[Tenant, dict[ResponseId, None]]] = field(default_factory=dict)
+    """Open and never claimed, oldest first, by route and tenant: a full route is passed over as one."""
     sent: dict[ClaimId, Sent] = field(default_factory=dict)
     latest: dict[ResponseId, Sent] = field(default_factory=dict)
     """The last claim sent for a response, until it is read back or outdated."""
@@ -98,11 +102,12 @@ class Partition(Struct):
         self.acts_from, self.committed = acts_from, committed
         self.erased(before=committed)
 
-    def accept(self, state: State, value: bytes | None) -> None:
+    def accept(self, state: State, value: bytes | None, route: Route | None) -> None:
         """A response was accepted: it waits for a claim."""
         if state.offset < self.floor:
             return
-        self.unclaimed.setdefault(state.tenant, {})[state.id] = None
+        self.routes[state.id] = route
+        self.unclaimed.setdefault(route, {}).setdefault(state.tenant, {})[state.id] = None
         if value is not None and self.values_bytes + len(value) <= VALUES_BYTES:
             self.values[state.id] = value
             self.values_bytes += len(value)
@@ -160,6 +165,10 @@ class Partition(Struct):
         """The owner's watermark is at offset `before`: what was asked for before it is erased."""
         self.erasures = {key: erasure for key, erasure in self.erasures.items() if erasure.end > before}
 
+    def queue(self, state: State) -> Queue:
+        """Whose response it is, and where it goes."""
+        return Queue(state.tenant, self.routes.get(state.id))
+
     def take_value(self, id: ResponseId) -> bytes | None:
         """The accepted value, if it was held; it is not held any longer."""
         value = self.values.pop(id, None)
@@ -170,15 +179,16 @@ class Partition(Struct):
     def claimed(self, id: ResponseId) -> None:
         """Somebody's claim won."""
         self.latest.pop(id, None)
-        tenant = self.fold.responses[id].tenant
-        if waiting := self.unclaimed.get(tenant):
-            waiting.pop(id, None)
-            if not waiting:
-                del self.unclaimed[tenant]
+        tenant, route = self.queue(self.fold.responses[id])
+        if ids := self.unclaimed.get(route, {}).get(tenant):
+            ids.pop(id, None)
+            if not ids:
+                del self.unclaimed[route][tenant]
 
     def closed(self, id: ResponseId) -> None:
         """The response closed: nothing of it waits any more."""
         self.claimed(id)
+        self.routes.pop(id, None)
         self.take_value(id)
         self.uncalled.pop(id, None)
 
@@ -186,9 +196,9 @@ class Partition(Struct):
         """Under none of its attempts, which are mine, the upstream of the response was called."""
         self.uncalled[state.id] = state.attempt
 
-    def first_call(self, state: State) -> bool:
-        """Whether nobody can have called the upstream of the response under an earlier claim."""
-        return state.attempt == 1 or self.uncalled.get(state.id) == state.attempt - 1
+    def first_call(self, id: ResponseId, attempt: int) -> bool:
+        """Whether nobody can have called the upstream of the response under a claim before `attempt`."""
+        return attempt == 1 or self.uncalled.get(id) == attempt - 1
 
     def send(self, claim: ClaimId, sent: Sent) -> None:
         """A claim was sent."""

@@ -10,7 +10,7 @@ one whose executor dies would end `executor_lost` although nothing had been call
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import structlog
 
@@ -37,7 +37,6 @@ class Predecessors:
         self._partitions = partitions
         self._stirred = stirred
         self._settled: set[ResponseId] = set()
-        self._wanted: set[ResponseId] = set()
         self._asking: dict[ResponseId, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(ASKING)
 
@@ -46,23 +45,17 @@ class Predecessors:
 
     def open(self, partition: Partition, state: State) -> bool:
         """Whether a response of `partition` has to wait for what it follows; asks when nobody here knows."""
-        previous = _previous(state)
-        while previous is not None:
-            followed = self._partitions.get(partition_of(previous))
-            before = followed.fold.get(previous) if followed else None
-            if before is None or (followed and before.offset < followed.floor):  # not known from its start
-                return not self._is_settled(partition, previous)
-            if not before.closed or before.status == COMPLETED:
-                return not before.closed
-            previous = _previous(before)
-        return False
+        is_open, unknown = self._nearest(state)
+        return is_open or (unknown is not None and not self._is_settled(partition, unknown))
 
-    def sweep(self) -> None:
-        """Forget the predecessors that nobody has waited for since the last sweep."""
-        self._settled &= self._wanted
-        for id in self._asking.keys() - self._wanted:
+    def sweep(self, waiting: Iterable[State]) -> None:
+        """Forget the predecessors that none of `waiting` waits for: all that were never claimed, also those
+        whose turn has not come for long.
+        """
+        wanted = {unknown for _, unknown in map(self._nearest, waiting)}
+        self._settled &= wanted
+        for id in self._asking.keys() - wanted:
             self._asking.pop(id).cancel()
-        self._wanted.clear()
 
     def close(self) -> None:
         """Ask no more."""
@@ -70,8 +63,20 @@ class Predecessors:
             task.cancel()
         self._asking.clear()
 
+    def _nearest(self, state: State) -> tuple[bool, ResponseId | None]:
+        """Whether one before it is open, as the folds know; and the one of which only replay knows."""
+        previous = _previous(state)
+        while previous is not None:
+            followed = self._partitions.get(partition_of(previous))
+            before = followed.fold.get(previous) if followed else None
+            if before is None or (followed and before.offset < followed.floor):  # not known from its start
+                return False, previous
+            if not before.closed or before.status == COMPLETED:
+                return not before.closed, None
+            previous = _previous(before)
+        return False, None
+
     def _is_settled(self, partition: Partition, previous: ResponseId) -> bool:
-        self._wanted.add(previous)
         if previous in self._settled:
             return True
         if previous not in self._asking:

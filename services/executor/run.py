@@ -26,6 +26,7 @@ from schemas.fold import State
 from schemas.ids import ClaimId
 from schemas.records import EventHeaders, NewRecord, upstream_headers
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
+from services.executor.fairness import Queue
 from services.executor.scribe import Draft, Ending, Scribe
 
 log = structlog.get_logger()
@@ -65,10 +66,12 @@ class Unread(Struct, gc=False):
 class Run:
     """The running of one response by this executor, across its claims."""
 
-    def __init__(self, state: State, outlet: Outlet, *, lease: float, sent_at: float) -> None:
+    def __init__(self, state: State, outlet: Outlet, queue: Queue, *, lease: float, sent_at: float) -> None:
         assert state.claim is not None
         self.id = state.id
         self.tenant = state.tenant
+        self.queue = queue
+        """In which it stood until it was claimed."""
         self.attempt = state.attempt
         self.claim: ClaimId = state.claim
         self.task: asyncio.Task[None] | None = None

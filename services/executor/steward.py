@@ -6,7 +6,7 @@ P-51).
 """
 
 import asyncio
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import repeat
@@ -16,12 +16,13 @@ import structlog
 from schemas.errors import LogUnavailable
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant
+from services.config import Route
 from services.eventlog.port import Membership
 from services.eventlog.tail import Tail
 from services.executor import metrics
 from services.executor.decide import DEADLINE_GRACE, Step, View, decide, overdue
 from services.executor.engine import Engine
-from services.executor.fairness import by_turns
+from services.executor.fairness import Load, Queue, by_turns
 from services.executor.partition import Erasure, Orphan, Partition
 from services.executor.predecessors import Predecessors
 
@@ -36,7 +37,8 @@ One that turns up later may have called, for all that is known, and what is not 
 class Steward:
     """Works for the partitions of `engine` that are owned.
 
-    `slots` bounds the runs of this process, `most` those of a tenant.
+    `calls` says whether the next claim of a response leads to a call of its upstream. `slots` bounds the runs
+    of this process, `most` those of a tenant.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Steward:
         tail: Tail,
         predecessors: Predecessors,
         *,
+        calls: Callable[[Partition, State], bool],
         slots: int,
         most: Callable[[Tenant], int],
         lease: float,
@@ -53,6 +56,7 @@ class Steward:
         self._engine = engine
         self._tail = tail
         self._predecessors = predecessors
+        self._calls = calls
         self._slots = slots
         self._most = most
         self._lease = lease
@@ -63,19 +67,22 @@ class Steward:
         """False while draining: nothing is claimed any more."""
         self._claimed: deque[tuple[Partition, State]] = deque()
         """What was claimed by somebody at the last beat and is not looked at yet, for want of a slot."""
+        self._lost: dict[Route | None, list[tuple[Partition, State]]] = {}
+        """What lost its executor and waits for a place of its route."""
 
     def look(self) -> None:
-        """Claim what lost its executor, then what waits, as far as there are free slots."""
-        if not self._may_claim():
+        """Claim what lost its executor, then what waits, as far as there are free slots and places."""
+        if not self._may_claim() or self._free() <= 0:
             return
-        self._take_over()
-        waiting = self._waiting() if self._free() > 0 else {}
-        running = self._running()
-        for partition, id in by_turns(waiting, running, self._most):
+        load = self._load()
+        self._take_over(load)
+        for partition, id in by_turns(self._waiting(load), load.share, _accepted_at):
             if self._free() <= 0:
                 return
-            if self._consider(partition, partition.fold.responses[id]):
-                running[partition.fold.responses[id].tenant] += 1
+            state = partition.fold.responses[id]
+            if self._is_due(partition, state):
+                self._claim(partition, state)
+                load.take(partition.queue(state))
 
     def look_at_all(self) -> None:
         """Every beat: take over, end what is overdue, send lost claims again, forget what is long closed."""
@@ -90,8 +97,9 @@ class Steward:
         mine = list(self._mine())
         self._end_overdue(mine)
         self._claimed = deque((partition, state) for partition, state in mine if state.attempt)
-        self._take_over()
-        self._predecessors.sweep()
+        self._lost.clear()
+        self._take_over(self._load())
+        self._predecessors.sweep(state for _, state in mine if not state.attempt)
 
     def claiming(self) -> bool:
         """Whether claims are under way that may still become runs: sent within a lease (P-42)."""
@@ -147,16 +155,27 @@ class Steward:
             run = self._engine.runs.get(state.id)
             if run is not None and overdue(state, self.now - 2 * DEADLINE_GRACE):
                 self._engine.give_up(run)  # its upstream does not even stop
-            if self._free() > -self._slots:
-                self._consider(partition, state)
+            if self._free() > -self._slots and self._is_due(partition, state):
+                self._claim(partition, state)
 
-    def _take_over(self) -> None:
-        """Claim what lost its executor, oldest first, before anything new: it was promised before."""
+    def _take_over(self, load: Load) -> None:
+        """Claim what lost its executor, oldest first, before anything new: it was promised before. What would
+        call a full upstream waits for a place; what only ends needs none (P-49).
+        """
+        for route in [route for route in self._lost if not load.full(route)]:
+            self._claimed.extendleft(reversed(self._lost.pop(route)))
         while self._claimed and self._free() > 0:
             partition, state = self._claimed.popleft()
             followed = self._engine.partitions.get(partition.number) is partition
-            if followed and not state.closed and self._is_mine(partition, state):
-                self._consider(partition, state)
+            mine = followed and not state.closed and self._is_mine(partition, state)
+            if not mine or not self._is_due(partition, state):
+                continue
+            queue = partition.queue(state)
+            if load.full(queue.route) and self._calls(partition, state):
+                self._lost.setdefault(queue.route, []).append((partition, state))
+            else:
+                self._claim(partition, state)
+                load.take(queue)
 
     def _acting(self) -> list[Partition]:
         return [partition for partition in self._engine.partitions.values() if self._acts_on(partition)]
@@ -169,23 +188,28 @@ class Steward:
         claims = sum(len(partition.latest) for partition in self._engine.partitions.values())
         return self._slots - len(self._engine.runs) - claims
 
-    def _waiting(self) -> dict[Tenant, Iterator[tuple[Partition, ResponseId]]]:
-        """What was never claimed, by tenant, oldest first: no partition's queue waits for another's."""
-        queues: defaultdict[Tenant, list[Iterator[tuple[Partition, ResponseId]]]] = defaultdict(list)
+    def _waiting(self, load: Load) -> dict[Queue, Iterator[tuple[Partition, ResponseId]]]:
+        """What was never claimed and has places, oldest first: no partition's queue waits for another's. What
+        waits for a full route costs nothing here, however much it is.
+        """
+        queues: defaultdict[Queue, list[Iterator[tuple[Partition, ResponseId]]]] = defaultdict(list)
         for partition in self._acting():
-            for tenant, ids in partition.unclaimed.items():
-                queues[tenant].append(zip(repeat(partition), ids, strict=False))
-        return {tenant: merge(*parts, key=_accepted_at) for tenant, parts in queues.items()}
+            for route, tenants in partition.unclaimed.items():
+                for tenant, ids in () if load.full(route) else tenants.items():
+                    queues[Queue(tenant, route)].append(zip(repeat(partition), ids, strict=False))
+        return {queue: merge(*parts, key=_accepted_at) for queue, parts in queues.items()}
 
-    def _running(self) -> Counter[Tenant]:
-        """Runs, and claims that may become some, by tenant."""
-        running = Counter(run.tenant for run in self._engine.runs.values())
+    def _load(self) -> Load:
+        """What runs have taken, and claims that may become some."""
+        runs = self._engine.runs
+        taken = [run.queue for run in runs.values()]
         for partition in self._engine.partitions.values():
-            running.update(partition.fold.responses[id].tenant for id in partition.latest)
-        return running
+            claimed = (partition.fold.responses[id] for id in partition.latest if id not in runs)
+            taken += map(partition.queue, claimed)
+        return Load(taken, self._slots, self._most)
 
-    def _consider(self, partition: Partition, state: State) -> bool:
-        """Claim the response if that is what to do about it now; whether it was."""
+    def _is_due(self, partition: Partition, state: State) -> bool:
+        """Whether to claim the response is what to do about it now, if there is room for it."""
         sent = partition.latest.get(state.id)
         patience = asyncio.get_running_loop().time() - 2 * self._lease
         if sent is not None and sent.attempt == state.attempt + 1 and sent.at > patience:
@@ -197,11 +221,11 @@ class Steward:
             gone=self._engine.liveness.gone,
             predecessor_open=state.executor is None and self._predecessors.open(partition, state),
         )
-        if decide(state, view) is not Step.CLAIM:
-            return False
+        return decide(state, view) is Step.CLAIM
+
+    def _claim(self, partition: Partition, state: State) -> None:
         metrics.CLAIMS.labels("takeover" if state.attempt else "accepted").inc()
         self._engine.claim(partition, state.id, state.attempt + 1)
-        return True
 
     def _reclaim_again(self, partition: Partition, now: float) -> None:
         """A run whose claim n + 1 got lost sends another."""

@@ -53,6 +53,14 @@ class Worker:
         self._max_attempts = max_attempts
         self._log_time = log_time
 
+    def calls(self, partition: Partition, state: State) -> bool:
+        """Whether the next claim of the response leads to a call of its upstream, or only to its end."""
+        route, attempt = partition.routes.get(state.id), state.attempt + 1
+        if route is None:
+            return False
+        uncalled = partition.first_call(state.id, attempt)
+        return self._how(state, attempt, self._registry.backend(route), uncalled=uncalled).calls
+
     async def work(self, partition: Partition, state: State, run: Run) -> None:
         """Run a response to its end. Whatever goes wrong ends the response; cancelling stops it without an
         end. Raises nothing: one run must not take the others with it.
@@ -110,8 +118,8 @@ class Worker:
             run.finish(scribe, Ending.of(error))
             return True
         scribe.pass_extensions = backend.pass_extensions
-        uncalled = partition.first_call(state)
-        how = self._how(state, backend, uncalled=uncalled)
+        uncalled = partition.first_call(state.id, state.attempt)
+        how = self._how(state, state.attempt, backend, uncalled=uncalled)
         (log.debug if state.attempt == 1 else log.info)("run", id=run.id, attempt=run.attempt, how=how.value)
         input, ending = await self._input(partition, state, body, how)
         if ending is not None:
@@ -166,9 +174,10 @@ class Worker:
         last = max(state.last, run.posted)
         return Scribe(initial, origin=state.origin, last=last, limits=self._limits)
 
-    def _how(self, state: State, backend: Backend, *, uncalled: bool) -> Continuation:
+    def _how(self, state: State, attempt: int, backend: Backend, *, uncalled: bool) -> Continuation:
         return continuation(
             state,
+            attempt=attempt,
             now=self._log_time(),
             max_attempts=self._max_attempts,
             resumable=backend.resumable,

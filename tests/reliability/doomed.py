@@ -19,10 +19,10 @@ import msgspec
 from schemas.events import IN_PROGRESS
 from schemas.ids import ResponseId
 from services import cli
+from services.config import Route
 from services.eventlog.kafka_lane import Lane
 from services.eventlog.kafka_writer import KafkaWriter
 from services.executor import executor as executor_module
-from services.executor.backends import Bounded
 from services.executor.beats import Beats
 from services.executor.engine import Engine
 from services.executor.executor import Executor
@@ -88,7 +88,7 @@ def _lost(run: Run, _scribe: object, ending: Ending) -> list[str]:
 
 
 POINTS: dict[str, Point] = {
-    "accepted is read": Point(Partition, "accept", True, lambda _p, state, _v: [state.id]),
+    "accepted is read": Point(Partition, "accept", True, lambda _p, state, *_: [state.id]),
     "before the claim": Point(Engine, "claim", False, _claimed(_first)),
     "the claim is queued": Point(Engine, "claim", True, _claimed(_first)),
     "the claim is on the wire": Point(
@@ -102,7 +102,7 @@ POINTS: dict[str, Point] = {
     "before the accepted value": Point(Worker, "_accepted", False, lambda _w, _p, state: [state.id]),
     "before in_progress": Point(Run, "_post", False, _beginning),
     "after in_progress": Point(Run, "_post", True, _beginning),
-    "before the upstream call": Point(Bounded, "stream", False, lambda _b, request, *_: [request.id]),
+    "before the upstream call": Point(Run, "narrate", False, lambda run, *_: [run.id]),
     "the upstream has answered": Point(Run, "_write", False, lambda run, _s, _b: [run.id]),
     "the first events are queued": Point(Run, "_write", True, lambda run, _s, _b: [run.id]),
     "an event is made, not queued": Point(Run, "_post", False, _drafted(False)),
@@ -164,7 +164,7 @@ class Doom:
             os.write(2, f"doomed at {self.point}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def learn(self, _: Partition, state: Any, value: bytes | None) -> None:
+    def learn(self, state: Any, value: bytes | None) -> None:
         """Which model a response asks for."""
         id: ResponseId = state.id
         self.models[id] = msgspec.json.decode(value or b"{}").get("request", {}).get("model", "")
@@ -234,9 +234,9 @@ def executor() -> None:
     doom = Doom(os.environ[VARIABLE])
     accept = Partition.accept
 
-    def learning(partition: Partition, state: Any, value: bytes | None) -> None:
-        doom.learn(partition, state, value)
-        accept(partition, state, value)
+    def learning(partition: Partition, state: Any, value: bytes | None, route: Route | None) -> None:
+        doom.learn(state, value)
+        accept(partition, state, value, route)
 
     Partition.accept = learning  # type: ignore[assignment, method-assign]
     doom.wrap(POINTS[doom.point])

@@ -15,7 +15,9 @@ from msgspec.structs import replace
 
 from schemas.ids import ResponseId, Tenant
 from schemas.request import input_items
-from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
+from services.config import Config, Model, Route
+from services.executor.backend import Backend, Resume, RunRequest, UpstreamError, UpstreamEvent
+from services.executor.backends import Registry
 from services.executor.backends.scripted import ScriptedBackend
 from services.executor.partition import Partition
 from tests.simulation.node import Node
@@ -89,15 +91,15 @@ async def stubborn() -> None:
         await asyncio.sleep(STUBBORN)
 
 
-class Upstreams:
-    """Finds the upstream of a request, as the registry does."""
+class Upstreams(Registry):
+    """One upstream of each kind: the model by that name."""
 
     def __init__(self, node: Node, on_call: OnCall, on_batch: OnBatch, streams: Streams) -> None:
-        self._kinds = {kind: Upstream(node, kind, on_call, on_batch, streams) for kind in KINDS}
-
-    def resolve(self, body: Mapping[str, Any]) -> Upstream:
-        """The upstream of the request's model."""
-        return self._kinds[body["model"]]
+        routes = [Model(match=kind, backend="scripted") for kind in KINDS]
+        backends: dict[Route, Backend] = {
+            route: Upstream(node, route.match, on_call, on_batch, streams) for route in routes
+        }
+        super().__init__(Config(models=tuple(routes)), backends)
 
 
 class Chains:

@@ -74,12 +74,21 @@ def test_how_a_winning_claim_goes_on(
 ) -> None:
     held = state(ME, attempt, last)
     assert (
-        continuation(held, now=0, max_attempts=MAX_ATTEMPTS, resumable=resumable, repeatable=repeatable)
+        continuation(
+            held,
+            attempt=attempt,
+            now=0,
+            max_attempts=MAX_ATTEMPTS,
+            resumable=resumable,
+            repeatable=repeatable,
+        )
         is how
     )
 
 
 def test_past_its_deadline_a_response_is_only_ended() -> None:
     held = state(ME, 1)
-    how = continuation(held, now=DEADLINE + 1, max_attempts=MAX_ATTEMPTS, resumable=True, repeatable=True)
+    how = continuation(
+        held, attempt=1, now=DEADLINE + 1, max_attempts=MAX_ATTEMPTS, resumable=True, repeatable=True
+    )
     assert how is Continuation.END_OVERDUE

@@ -44,28 +44,6 @@ async def past_the_lease() -> None:
     await eventually(lambda: asyncio.get_running_loop().time() > end)
 
 
-async def test_a_run_that_waited_too_long_for_its_turn_claims_anew_and_calls_once(rig: Rig) -> None:
-    go = asyncio.Event()
-
-    async def script(call: Call) -> None:
-        await call.head()
-        await go.wait()
-        await call.events(DONE)
-
-    async with serving(script, "max_concurrency = 1") as (server, backends):
-        first = await rig.accept(model="theirs")
-        async with rig.executor(backends, lease_s=LEASE_S):
-            await eventually(lambda: len(server.calls) == 1)
-            second = await rig.accept(model="theirs")
-            await eventually(lambda: rig.state(second).attempt == 1)
-            await past_the_lease()
-            assert rig.events(second) == [], "in progress, though nobody works on it"
-            go.set()
-            states = [await rig.closed(first), await rig.closed(second)]
-    assert [(state.status, state.attempt) for state in states] == [("completed", 1), ("completed", 2)]
-    assert len(server.calls) == 2
-
-
 async def test_a_run_whose_upstream_said_later_for_too_long_claims_anew(rig: Rig) -> None:
     """Nothing was started: so it is called under the next claim, though it is not repeatable."""
     answers = 0

@@ -222,6 +222,26 @@ def test_the_registry_finds_the_backend_of_a_request() -> None:
     assert asyncio.run(scenario()) == (events_of(request()), "no_backend")
 
 
+@pytest.mark.parametrize(
+    ("accepted", "route"),
+    [
+        (b'{"request": {"input": "hi", "model": "echo"}, "response": {}}', config.ECHO),
+        (b'{"request": {"model": "gone"}, "response": {}}', None),
+        (b'{"request": {}, "response": {}}', None),
+        (b'{"request": [1], "respon', None),
+        (b'{"request": {"input": ' + b"[" * 100_000, None),
+    ],
+    ids=["echo", "gone", "none", "broken", "deep"],
+)
+def test_the_registry_finds_the_route_of_a_response_or_says_that_it_cannot(
+    accepted: bytes, route: config.Route | None
+) -> None:
+    async def scenario() -> config.Route | None:
+        return build(config.load("", {}), {}).route(accepted)
+
+    assert asyncio.run(scenario()) == route
+
+
 def test_a_stamp_says_when_an_event_left_and_changes_nothing_else() -> None:
     begin = time.time_ns()
     stamped = events_of(request(stamp="1", interval_ms="1"))

@@ -3,26 +3,52 @@
 `build` makes one backend per model and agent of the configuration, and a `Registry` finds a request's.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Any, assert_never
+
+import msgspec
+from msgspec import Struct
 
 from schemas.errors import ApiError
 from services.config import Agent, Config, Route
-from services.executor.backend import Backend, Resume, RunRequest, UpstreamError, UpstreamEvent
+from services.executor.backend import Backend, UpstreamError
 from services.executor.backends.chat import ChatBackend
 from services.executor.backends.responses import ResponsesBackend
 from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import Upstream
 
 
-class Registry:
-    """Finds the backend of a request. `backends` is keyed by the identity of the configuration's routes."""
+class _Asked(Struct):
+    """What a route is found by. A body may hold much more, which is passed over undecoded."""
 
-    def __init__(self, config: Config, backends: Mapping[int, Backend]) -> None:
+    model: Any = None
+    agent_reference: Any = None
+
+
+class _Accepted(Struct):
+    request: _Asked
+
+
+_accepted = msgspec.json.Decoder(_Accepted).decode
+
+
+class Registry:
+    """Finds the backend of a request. `backends` has one for each of the configuration's routes."""
+
+    def __init__(self, config: Config, backends: Mapping[Route, Backend]) -> None:
         self._config = config
         self._backends = backends
+
+    def route(self, accepted: bytes) -> Route | None:
+        """Where a response goes, by the value of its `accepted`; None: nobody can say; its run tells why."""
+        try:
+            return self._config.route(msgspec.structs.asdict(_accepted(accepted).request))
+        except (ApiError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def backend(self, route: Route) -> Backend:
+        """The backend of one of the configuration's routes."""
+        return self._backends[route]
 
     def resolve(self, body: Mapping[str, Any]) -> Backend:
         """The backend that serves the request `body`.
@@ -30,7 +56,7 @@ class Registry:
         Raises UpstreamError when there is none: it was accepted under another configuration.
         """
         try:
-            return self._backends[id(self._config.route(body))]
+            return self._backends[self._config.route(body)]
         except ApiError as error:
             raise UpstreamError(error.message, type="no_backend") from error
 
@@ -40,45 +66,6 @@ class Registry:
             await backend.close()
 
 
-class Bounded:
-    """A backend with at most `limit` calls at once; the others wait their turn."""
-
-    def __init__(self, backend: Backend, limit: int) -> None:
-        self._backend = backend
-        self._slots = asyncio.Semaphore(limit)
-
-    @property
-    def repeatable(self) -> bool:
-        """As the backend says."""
-        return self._backend.repeatable
-
-    @property
-    def resumable(self) -> bool:
-        """As the backend says."""
-        return self._backend.resumable
-
-    @property
-    def pass_extensions(self) -> bool:
-        """As the backend says."""
-        return self._backend.pass_extensions
-
-    async def stream(
-        self, request: RunRequest, resume: Resume | None = None
-    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
-        """The backend's stream, once a slot is free."""
-        async with self._slots, aclosing(self._backend.stream(request, resume)) as batches:
-            async for batch in batches:
-                yield batch
-
-    async def stop(self, upstream_id: str) -> None:
-        """As the backend does: at once, whatever waits for a slot."""
-        await self._backend.stop(upstream_id)
-
-    async def close(self) -> None:
-        """Close the backend."""
-        await self._backend.close()
-
-
 def build(config: Config, environ: Mapping[str, str], idle: float = 600) -> Registry:
     """One backend per route of `config`; must be called inside the event loop.
 
@@ -86,7 +73,7 @@ def build(config: Config, environ: Mapping[str, str], idle: float = 600) -> Regi
     names a variable that `environ` does not have.
     """
 
-    def unbounded(route: Route) -> Backend:
+    def backend(route: Route) -> Backend:
         if isinstance(route, Agent):
             return ResponsesBackend(route, Upstream(route, environ, idle))
         match route.backend:
@@ -98,5 +85,4 @@ def build(config: Config, environ: Mapping[str, str], idle: float = 600) -> Regi
                 return ChatBackend(route, Upstream(route, environ, idle))
         assert_never(route.backend)
 
-    backends = {id(route): Bounded(unbounded(route), route.max_concurrency) for route in config.routes()}
-    return Registry(config, backends)
+    return Registry(config, {route: backend(route) for route in config.routes()})

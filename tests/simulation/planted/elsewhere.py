@@ -18,6 +18,10 @@ ELSEWHERE = {
         _SIZES, "unit/test_scribe.py::test_a_final_object_over_the_bound_is_an_honest_failure_that_fits"
     ),
     "P-10": Elsewhere(_KAFKA, "unit/test_kafka_wire.py::test_a_produce_request"),
+    "P-49": Elsewhere(
+        "every upstream of the simulation has room enough",
+        "unit/test_places.py::test_no_more_calls_at_once_than_places_and_the_next_comes_at_once",
+    ),
     "P-91": Elsewhere(
         "retention erases whatever the rules are: there is nothing to take away",
         "reliability/test_erasure.py::test_what_has_expired_is_not_found_at_any_cursor_and_never_half_there",
