@@ -147,6 +147,7 @@ class Engine:
         if run is not None and entry.executor == self.me:  # also one sent too long ago to be remembered
             run.reclaimed(state)
         elif run is not None:
+            metrics.FENCED.inc()
             log.warning("run fenced by another executor", id=entry.id, by=entry.executor)
             self.abandon(run)
         elif sent is not None:
@@ -206,6 +207,7 @@ class Engine:
             for headers in (dict(record.headers) for record in records):
                 if headers.get("kind") == Claimed.kind.encode():
                     partition.lost(ClaimId(headers["claim"].decode()))
+        metrics.APPENDS_FAILED.inc(len(records))
         log.warning("append failed", partition=source.partition, records=len(records), error=str(error))
         for id in ids:
             run = self.runs.get(id)

@@ -185,6 +185,7 @@ class Executor:
             await self._beaten.wait()
             self._beaten.clear()
             self._steward.look_at_all()
+            self._steward.show()
             self._drop_unneeded()
             await commit(self._steward, self._engine, self._membership)
             self._erasable.set()

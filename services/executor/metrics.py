@@ -10,3 +10,16 @@ UNREADABLE = Counter(
 )
 ERASED = Counter("rejoinder_executor_erased_total", "Responses erased from the log")
 OWNED = Gauge("rejoinder_executor_partitions_owned", "Partitions that this executor owns")
+QUEUED = Gauge(
+    "rejoinder_executor_queued_responses",
+    "Responses in the owned partitions that were never claimed, as of the last beat",
+)
+OLDEST = Gauge(
+    "rejoinder_executor_oldest_open_seconds",
+    "Age of the oldest open response in the owned partitions, as of the last beat; 0 without one",
+)
+FREE_SLOTS = Gauge("rejoinder_executor_free_slots", "Slots without a run or a claim, as of the last beat")
+FENCED = Counter("rejoinder_executor_runs_fenced_total", "Runs that another executor took over")
+APPENDS_FAILED = Counter(
+    "rejoinder_executor_appends_failed_total", "Records of runs and claims whose append was not acknowledged"
+)

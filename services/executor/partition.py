@@ -222,6 +222,10 @@ class Partition(Struct):
         """Forget claims sent before loop time `before`: they are lost."""
         self.sent = {claim: sent for claim, sent in self.sent.items() if sent.at >= before}
 
+    def oldest(self) -> State | None:
+        """The oldest open response that is acted on."""
+        return next((state for state in self.fold.open() if state.offset >= self.floor), None)
+
     def watermark(self, position: int) -> int:
         """The low watermark (P-61), erasures held, with the tail at `position`."""
         held = min((erasure.at for erasure in self.erasures.values()), default=position)

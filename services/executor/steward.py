@@ -101,6 +101,15 @@ class Steward:
         self._take_over(self._load())
         self._predecessors.sweep(state for _, state in mine if not state.attempt)
 
+    def show(self) -> None:
+        """Tell the metrics what waits in the partitions that are owned."""
+        acting = self._acting()
+        queues = (ids for p in acting for tenants in p.unclaimed.values() for ids in tenants.values())
+        oldest = min((state.accepted_at for p in acting if (state := p.oldest())), default=self.now)
+        metrics.QUEUED.set(sum(map(len, queues)))
+        metrics.OLDEST.set(max(0, self.now - oldest) / 1000)
+        metrics.FREE_SLOTS.set(max(0, self._free()))
+
     def claiming(self) -> bool:
         """Whether claims are under way that may still become runs: sent within a lease (P-42)."""
         since = asyncio.get_running_loop().time() - self._lease

@@ -1,4 +1,4 @@
-"""What an operator can see of the HTTP services: what is open, and who is refused why."""
+"""What an operator can see of the services: what is open, and who is refused why."""
 
 from importlib import import_module
 from pathlib import Path
@@ -19,14 +19,14 @@ def sample(name: str, **labels: str) -> float:
 
 
 def ours() -> set[str]:
-    """The names of all that the HTTP services show."""
-    for module in ("web", "ingest", "replay"):
+    """The names of all that the services show."""
+    for module in ("web", "ingest", "replay", "executor", "projector"):
         import_module(f"services.{module}.metrics")
     shown = {f"{metric.name}{'_total' * (metric.type == 'counter')}" for metric in REGISTRY.collect()}
     return {name for name in shown if name.startswith("rejoinder_")}
 
 
-def test_every_metric_of_theirs_is_in_the_docs() -> None:
+def test_every_metric_is_in_the_docs() -> None:
     page = PAGE.read_text()
     assert [name for name in sorted(ours()) if f"`{name}" not in page] == []
 
