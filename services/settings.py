@@ -117,6 +117,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_output_bytes: Annotated[
         Bytes, _takes("bytes of all events of one response, after which it ends incomplete, 1024 or more")
     ] = 64 << 20
+    max_conversation_bytes: Annotated[
+        Bytes, _takes("bytes of the turns before a response, above which it fails, 1024 or more")
+    ] = 32 << 20
     slots: Annotated[Count, _takes("responses that one executor runs at once, 1 or more")] = 500
 
     replay_memory_bytes: Annotated[

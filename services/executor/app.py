@@ -19,7 +19,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """
     configuration = config.load(settings.config, os.environ)
     registry = build(configuration, os.environ, settings.upstream_idle_s)
-    conversation = Conversation(settings.replay_url)
+    conversation = Conversation(settings.replay_url, settings.max_conversation_bytes)
     log = connect(settings, "executor")
     try:
         names = topic_names(settings)

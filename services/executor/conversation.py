@@ -6,6 +6,7 @@ there (`turns`): a conversation stays in one partition, unless an Idempotency-Ke
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -46,9 +47,13 @@ class _UnreadableTurn(ReplayAway):
 
 
 class Conversation:
-    """Walks chains through replay's internal port at `replay_url`."""
+    """Walks chains through replay's internal port at `replay_url`.
 
-    def __init__(self, replay_url: str) -> None:
+    A run gets at most `bound` bytes of turns, as JSON: it holds them as long as it runs.
+    """
+
+    def __init__(self, replay_url: str, bound: float = math.inf) -> None:
+        self._bound = bound
         self._base = replay_url.rstrip("/")
         self._report = Report(replay_url)
         self._session: aiohttp.ClientSession | None = None
@@ -57,16 +62,21 @@ class Conversation:
         """The items of all turns before, oldest first, and of this one.
 
         Raises UpstreamError when a predecessor is gone: it was deleted, or has expired, after this request
-        was accepted; or one further back was before. Also when one cannot be read.
+        was accepted; or one further back was before. Also when one cannot be read, or they are too much.
         """
         turns: list[Turn] = []
+        total = 0
         previous = body.get("previous_response_id")
-        async for before, turn in self._back(partition, previous):
+        async for before, turn, size in self._back(partition, previous):
             if turn is None or turn.tenant != tenant:
                 raise UpstreamError(f"Previous response with id '{before}' not found.", type="conversation")
             turns.append(turn)
             if len(turns) > MAX_TURNS:
                 raise UpstreamError(f"the conversation is longer than {MAX_TURNS} turns", type="conversation")
+            total += size
+            if total > self._bound:
+                what = f"The conversation is longer than {self._bound} bytes: begin a new one."
+                raise UpstreamError(what, code="invalid_prompt", type="conversation")
         items = [item for turn in reversed(turns) for item in (*turn.input, *turn.output)]
         return items + input_items(body)
 
@@ -86,15 +96,19 @@ class Conversation:
         if self._session is not None:
             await self._session.close()
 
-    async def _back(self, partition: Partition, text: str | None) -> AsyncIterator[tuple[str, Turn | None]]:
-        """The turns from the one with id `text` to the first one, or to one that is gone (None)."""
+    async def _back(
+        self, partition: Partition, text: str | None
+    ) -> AsyncIterator[tuple[str, Turn | None, int]]:
+        """The turns, with their bytes, from the one with id `text` to the first one, or to one that is gone
+        (None).
+        """
         while text is not None:
             id = parse_response_id(text)
-            turn = await self._turn(partition, id) if id else None
-            yield text, turn
+            turn, size = await self._turn(partition, id) if id else (None, 0)
+            yield text, turn, size
             text = turn.previous if turn else None
 
-    async def _turn(self, partition: Partition, id: ResponseId) -> Turn | None:
+    async def _turn(self, partition: Partition, id: ResponseId) -> tuple[Turn | None, int]:
         kept = partition.turns.get(id)
         if kept is not None:
             return kept
@@ -102,7 +116,7 @@ class Conversation:
         before = partition.fold.get(id)
         if turn and partition_of(id) == partition.number and not (before and before.deleted):
             partition.turns.keep(turn, len(raw))
-        return turn
+        return turn, len(raw)
 
     async def _ask(self, id: ResponseId) -> tuple[bytes, Turn | None]:
         """Asks until replay knows: a predecessor may still be running, a replay be on its way up. A wrong URL

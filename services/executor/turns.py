@@ -24,13 +24,12 @@ class Turns:
     def __repr__(self) -> str:
         return f"<{len(self._kept)} turns, {self._bytes} bytes>"
 
-    def get(self, id: ResponseId) -> Turn | None:
-        """The turn of `id`, if it is kept."""
+    def get(self, id: ResponseId) -> tuple[Turn, int] | None:
+        """The turn of `id` and its bytes, if it is kept."""
         kept = self._kept.get(id)
-        if kept is None:
-            return None
-        self._kept.move_to_end(id)
-        return kept[0]
+        if kept is not None:
+            self._kept.move_to_end(id)
+        return kept
 
     def keep(self, turn: Turn, size: int) -> None:
         """Keep a turn of `size` bytes, at the expense of those that were not used for longest."""

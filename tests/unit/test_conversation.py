@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 import msgspec
@@ -68,9 +69,9 @@ async def refuse(call: Call, error: ApiError) -> None:
 
 
 @asynccontextmanager
-async def talking(replay: Replay) -> AsyncIterator[Conversation]:
+async def talking(replay: Replay, bound: float = inf) -> AsyncIterator[Conversation]:
     async with raw(replay.answer) as server:
-        chains = Conversation(server.url)
+        chains = Conversation(server.url, bound)
         try:
             yield chains
         finally:
@@ -99,6 +100,21 @@ async def test_turns_come_oldest_first_and_are_asked_for_once() -> None:
 async def test_without_a_predecessor_nobody_is_asked() -> None:
     chains = Conversation("http://127.0.0.1:9")  # nobody listens there
     assert await chains.input(Partition(0, floor=0), TENANT, {"input": "now"}) == [NOW]
+
+
+async def test_a_conversation_that_is_too_long_ends_the_response_and_is_not_read_to_its_beginning() -> None:
+    size = len(msgspec.json.encode(CHAIN[-1]))
+    replay, partition = Replay(*CHAIN), Partition(0, floor=0)
+    async with talking(replay, 2 * size) as chains:
+        before = BODY | {"previous_response_id": id_of(2)}
+        assert await chains.input(partition, TENANT, before) == [*WHOLE[:4], NOW]
+    replay.asked.clear()
+    async with talking(replay, 2 * size - 1) as chains:
+        for there in (Partition(0, floor=0), partition):  # where nothing is kept, and where two turns are
+            with pytest.raises(UpstreamError, match=f"longer than {2 * size - 1} bytes") as refused:
+                await chains.input(there, TENANT, BODY)
+    assert (refused.value.code, refused.value.type) == ("invalid_prompt", "conversation")
+    assert id_of(1) not in replay.asked
 
 
 async def test_a_deleted_turn_is_not_kept() -> None:
