@@ -5,6 +5,9 @@ but cleanly is taken for success by most clients. So `abort` resets the socket, 
 
 A request must come whole, headers and body, within `request_s` of its first byte: else 408. That and what is
 no HTTP are answered here, in the one envelope (A-16), because no app sees such a request.
+
+No upgrade is taken, and a request that offers one is served as any other (RFC 9110, 7.8): Java's HttpClient
+and `curl --http2` offer it with the first request of a connection.
 """
 
 import os
@@ -14,6 +17,7 @@ import sys
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from typing import Any
 
+import httptools
 from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -114,7 +118,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; hang up on a head without an end, and see to it that the rest of a request comes in time."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -128,10 +133,16 @@ class Connection(HttpToolsProtocol):
         """What is no HTTP: an envelope, where uvicorn answers plain text."""
         self._refuse(invalid(msg, None))
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. What comes behind the body is none: whoever stands in front has not looked at it."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """The request begins."""
-        self._in_head = False
-        super().on_headers_complete()
+        """The request begins, unless it is to be parsed again."""
+        if not self.parser.should_upgrade():
+            self._in_head = False
+            super().on_headers_complete()
 
     def on_message_begin(self) -> None:
         """Put the connection into the scope of each request."""
@@ -140,9 +151,35 @@ class Connection(HttpToolsProtocol):
         self.scope["extensions"] = {EXTENSION: {"connection": self}}
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._arrived()
-        super().on_message_complete()
+        """The request is whole, unless it is to be parsed again."""
+        if not self.parser.should_upgrade():
+            self._arrived()
+            super().on_message_complete()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. It stops behind the head that offers an upgrade: another takes that without it."""
+        pieces = [memoryview(data)]
+        while pieces:
+            piece = pieces.pop(0)
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(invalid("This is no proxy.", None))
+                    return
+                pieces = [memoryview(self._plain_head()), piece[upgrade.args[0] :], *pieces]
+                self.parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+
+    def _plain_head(self) -> bytes:
+        """The head that was parsed last, without its `upgrade`."""
+        lines = [
+            b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        ]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

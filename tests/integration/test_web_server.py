@@ -125,6 +125,54 @@ async def test_a_content_length_that_is_none_is_refused_in_the_envelope(length: 
         assert (answer.status, json.loads(answer.body)["error"]["type"]) == (400, "invalid_request_error")
 
 
+UPGRADES = {
+    "h2c": b"upgrade: h2c\r\nconnection: upgrade, http2-settings\r\nhttp2-settings: AAMAAABkAAQ\r\n",
+    "websocket": b"upgrade: websocket\r\nconnection: keep-alive, upgrade\r\n",
+}
+BODIES = {
+    "length": b"content-length: 4\r\n\r\nfour",
+    "chunks": b"transfer-encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", UPGRADES.values(), ids=UPGRADES)
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+async def test_a_request_that_offers_an_upgrade_is_served_without_it(offer: bytes, body: bytes) -> None:
+    async with serving([route("POST", "/size", size)]) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write((POST + offer + body) * 3)
+        for _ in range(3):
+            assert (await read_answer(reader)).body == b"4"
+        head, _, rest = body.partition(b"\r\n\r\n")
+        writer.write(POST + offer + b"expect: 100-continue\r\n" + head + b"\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(rest)
+        assert (await read_answer(reader)).body == b"4"
+        writer.close()
+
+
+async def test_what_comes_behind_a_body_is_no_header() -> None:
+    async def names(request: Request) -> ASGIApp:
+        return json_answer(list(request.headers))
+
+    async with serving([route("POST", "/", names)]) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"1\r\nx\r\n0\r\nx-rejoinder-tenant: another\r\n\r\n")
+        seen = json.loads((await read_answer(reader)).body)
+        assert seen == ["host", "transfer-encoding", "x-request-id"]
+        writer.close()
+
+
+@pytest.mark.parametrize("target", [b"a:1", b"/size"])
+async def test_a_tunnel_is_refused(target: bytes) -> None:
+    async with serving([route("POST", "/size", size)]) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"CONNECT " + target + b" HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await read_answer(reader)).status == 400
+        writer.close()
+
+
 async def test_a_drain_of_half_received_bodies_logs_nothing_of_each(caplog: pytest.LogCaptureFixture) -> None:
     arrived: list[int] = []
 
