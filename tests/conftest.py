@@ -3,6 +3,9 @@ own.
 
 An `async def test_…` runs on asyncio through anyio's plugin, without a decoration. All of them share one
 event loop, which the session's broker fixture keeps.
+
+Hypothesis tries the same examples in every run and is in no hurry, so nothing fails by chance or because the
+machine is busy. `--hypothesis-profile=fresh` tries others each time.
 """
 
 import gc
@@ -16,11 +19,14 @@ import anyio
 import psutil
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 
 from services.logs import setup
 from tests.brokers import broker, chosen
 
 pytest_plugins = ["tests.system"]
+settings.register_profile("fresh", settings.get_profile("ci"), derandomize=False)
+settings.load_profile("ci")
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25

@@ -82,7 +82,7 @@ def test_cut_at_every_event_and_rejoin(openai: OpenAI, cut: int) -> None:
     assert seen == rest(openai, id)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     cuts=st.lists(st.integers(1, 12), max_size=5), tokens=st.integers(1, 30), interval_ms=st.integers(0, 3)
 )

@@ -116,7 +116,7 @@ def test_a4_rejoining_at_every_cursor_gives_the_rest(api: Api) -> None:
         assert api.events(id, cursor) == frames[cursor + 1 :]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     cuts=st.lists(st.integers(1, 30), max_size=6), words=st.integers(1, 40), interval=st.sampled_from([0, 1])
 )

@@ -128,7 +128,7 @@ async def test_a_reader_that_takes_nothing_holds_up_nobody_and_rejoins_where_it_
         assert service.feed.lag() == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_cursor_and_any_memory_give_every_event_once(data: st.DataObject) -> None:
     """Events come in any portions, from any claims, beside other responses, while memory is short."""
