@@ -52,6 +52,22 @@ async def test_a_log_that_is_away_when_beats_are_lost_does_not_end_the_reading(
         reading.cancel()
 
 
+async def test_a_beat_stands_for_when_it_was_sent() -> None:
+    """However long it was on its way: meanwhile others may have counted me out (P-42)."""
+    log, liveness, now = MemoryLog({TOPIC: 1}), Liveness(ME), asyncio.get_running_loop().time
+    beats = Beats(ME, log, TOPIC, log.writer(), liveness, lambda _: None, lease=20)
+    await beats.start()
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(beats.write())
+        await eventually(lambda: len(log.records(TOPIC, 0)) == 1)
+        written = now()
+        await eventually(lambda: now() > written + 0.05)
+        beats._count(log.records(TOPIC, 0)[0])
+        writing.cancel()
+    assert liveness.unbroken(now(), now(), 20)
+    assert not liveness.unbroken(now(), written + 20, 20)
+
+
 async def test_no_beat_of_another_stands_for_mine() -> None:
     """Else my beats would queue up while the log is slow, and count out whoever waits for theirs (P-50)."""
     log, told = MemoryLog({TOPIC: 1}), list[int]()

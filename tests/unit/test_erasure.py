@@ -47,6 +47,15 @@ async def test_all_of_a_response_that_is_to_go_goes() -> None:
     assert await erased(log, partition) == [record.key for record in records]
 
 
+async def test_what_the_owner_before_has_erased_is_not_erased_again() -> None:
+    log = await logged(5)
+    records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
+    partition.erase_stray(ID, 1)
+    partition.erase_stray(ID, 3)
+    partition.own(acts_from=5, committed=3)
+    assert await erased(log, partition) == [records[3].key]
+
+
 def test_what_led_to_a_close_behind_the_floor_is_nothing_late() -> None:
     partition = Partition(0, floor=10)
     partition.own(acts_from=20, committed=10)

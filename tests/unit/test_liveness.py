@@ -50,3 +50,17 @@ def test_i_am_never_gone() -> None:
     liveness = Liveness(ME)
     liveness.beat(X)
     assert not beaten(liveness, 100).gone(ME)
+
+
+def test_nobody_can_have_counted_me_out_while_my_beats_follow_each_other() -> None:
+    """A beat stands for when it was sent, not for when it came back: it may have been long on its way."""
+    liveness = Liveness(ME)
+    liveness.own_beat(10, now=12, within=20)
+    assert liveness.unbroken(12, now=29, within=20)
+    assert not liveness.unbroken(11, now=13, within=20), "before my first beat"
+    assert not liveness.unbroken(12, now=30, within=20), "the next one is late"
+    liveness.own_beat(14, now=29, within=20)
+    assert liveness.unbroken(12, now=33, within=20)
+    liveness.own_beat(30, now=34, within=20)
+    assert not liveness.unbroken(12, now=35, within=20), "one was late meanwhile"
+    assert liveness.unbroken(34, now=35, within=20)
