@@ -22,7 +22,7 @@ from services.ingest import app as ingest
 from services.ports import free_port
 from services.replay import app as replay
 from services.settings import Settings
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 from tests.responses import Author
 from tests.serving import HOST, Answer, ask
 
@@ -159,7 +159,7 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
         yield
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, PATIENCE)
         await conversation.close()
 
 

@@ -21,7 +21,7 @@ from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import build
 from services.executor.engine import Engine
 from services.executor.scribe import Draft, Ending, Scribe
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 from tests.executing import DEAD, FAR, NAMES, TENANT, Rig, memory
 from tests.steady import steady
 
@@ -169,7 +169,8 @@ async def test_a_claim_that_is_read_late_has_called_nobody(rig: Rig, monkeypatch
         await eventually(lambda: 0 < claimed_at < now() - 0.5)
         behind.set()
         await eventually(lambda: rig.state(id).closed or endless.taken > 0)
-        assert (rig.state(id).closed, rig.state(id).attempt) == (False, 2)
+        assert not rig.state(id).closed
+        assert rig.state(id).attempt >= 2  # more on a machine that is too busy to keep to the lease
         await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
 
 
@@ -195,7 +196,7 @@ async def test_a_loop_that_ends_ends_the_executor(rig: Rig, monkeypatch: pytest.
         async with rig.executor() as executor:
             await eventually(lambda: executor._liveness.beats > 1)
             monkeypatch.setattr(executor._beats._tail, "read", partial(read, executor._beats._tail))
-            await asyncio.wait([rig.running], timeout=5)
+            await asyncio.wait([rig.running], timeout=PATIENCE)
             assert rig.running.done()
 
     with pytest.raises(ExceptionGroup, match="unhandled errors") as ended:
@@ -306,6 +307,23 @@ async def test_a_response_that_is_not_stored_is_erased_when_it_closes(rig: Rig, 
             return [r.key or b"" for r in log.records(NAMES.events, 0) if r.value is not None]
 
         await eventually(lambda: values() == [])
+
+
+async def test_requests_that_are_void_are_erased(rig: Rig, log: MemoryLog) -> None:
+    """Nobody was told of them, so nobody will delete them: neither one alone nor one that repeats another."""
+    kept = await rig.accept()
+    ids = response_id(0, b"v" * 16), kept
+    voids = [Accepted(id, "void", TENANT, "sha", 1, FAR, background=True, store=True) for id in ids]
+    for void in voids:
+        await rig.put(void.new(b"{}"))
+
+    def tombstones() -> list[bytes | None]:
+        return [record.key for record in log.records(NAMES.events, 0) if record.value is None]
+
+    async with rig.executor():
+        await rig.closed(kept)
+        await eventually(lambda: len(tombstones()) == len(ids))
+    assert tombstones() == [void.new(b"{}").key for void in voids]
 
 
 async def test_a_successor_waits_for_its_predecessor(rig: Rig) -> None:

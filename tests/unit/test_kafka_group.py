@@ -12,6 +12,7 @@ from schemas.errors import LogUnavailable
 from services.eventlog import kafka_group
 from services.eventlog.kafka_group import KafkaMembership
 from services.eventlog.kafka_link import KafkaAddress
+from tests.conftest import PATIENCE
 
 
 async def test_an_error_of_whatever_kind_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +30,7 @@ async def test_an_error_of_whatever_kind_is_not_the_end(monkeypatch: pytest.Monk
     monkeypatch.setattr(kafka_group, "REJOIN_AFTER", 0.01)
     member = KafkaMembership(KafkaAddress("127.0.0.1:9"), "g", "t", lambda _: None)
     member.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await again.wait()
     await member.close()
 

@@ -24,7 +24,7 @@ from services.executor.backends import Registry, build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.settings import Settings
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 from tests.executing import TENANT, Rig, memory
 from tests.responses import Author
 
@@ -57,7 +57,7 @@ async def executor(
         yield
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, PATIENCE)
         await conversation.close()
 
 

@@ -9,6 +9,7 @@ from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog, MemoryWriter
 from services.eventlog.port import Batch
 from services.eventlog.tail import Tail
+from tests.conftest import PATIENCE
 from tests.steady import steady
 
 TOPIC = "events"
@@ -78,7 +79,7 @@ async def test_following_another_partition_interrupts_a_long_poll(
     reading = asyncio.create_task(tail.read(max_wait=30))
     await asyncio.sleep(0.01)
     tail.follow(1, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert keys(await reading) == [b"b"]
 
 
@@ -89,7 +90,7 @@ async def test_a_tail_of_nothing_waits_for_something_to_follow(log: MemoryLog, w
     reading = asyncio.create_task(tail.read(max_wait=30))
     await asyncio.sleep(0.01)
     tail.follow(0, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert keys(await reading) == [b"a"]
 
 
