@@ -339,6 +339,38 @@ async def test_silence_before_the_answer_ends_at_the_idle_limit() -> None:
     )
 
 
+async def test_one_that_does_not_read_the_request_is_silent_and_the_rest_of_it_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole conversation is sent, which may be more than a connection takes unread."""
+
+    async def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.transport.abort()
+
+    over, closed = asyncio.Event(), list[Any]()
+    real = aiohttp.TCPConnector._create_connection
+
+    async def noted(self: aiohttp.TCPConnector, *args: Any) -> Any:
+        made = await real(self, *args)
+        closed.append(made.closed)
+        return made
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", noted)
+    listener = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    backends = registry(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", "timeout = 0.2")
+    said = [{"role": "user", "content": "x" * 30_000_000}]
+    try:
+        async with asyncio.timeout(PATIENCE):
+            got = await outcome(backends.resolve({"model": "m"}), request(said))
+            await closed[0]
+    finally:
+        over.set()
+        await backends.close()
+        listener.close()
+    assert got.failure.type == "upstream_idle"
+
+
 async def test_silence_in_mid_stream_ends_at_the_idle_limit() -> None:
     async def script(call: Call) -> None:
         await call.head()

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -33,6 +34,8 @@ CONNECT_PAUSE = 0.25
 """Seconds before a connection is tried again; twice that the next time."""
 LONGEST_RETRY_AFTER = 30.0
 """Seconds; an upstream that wants more is taken at its word, and the response ends."""
+LARGE_BODY = 1 << 20
+"""Bytes from which on a request is written as the upstream takes it, and not put into the transport whole."""
 ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_TIMEOUT = 10.0
 """Seconds that the body of an error may take: its status alone is told then."""
@@ -67,11 +70,25 @@ def _told(calling: Calling) -> Iterator[None]:
 
 
 class _Request(aiohttp.ClientRequest):
-    """Tells of itself when it is connected and about to be sent: connecting may outlast a lease (P-42)."""
+    """Tells of itself when it is connected and about to be sent: connecting may outlast a lease (P-42). Who
+    does not read it is silent, too.
+    """
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         _calling.get()()
-        return await super().send(conn)
+        answer = await super().send(conn)
+        if conn.protocol is not None:
+            conn.protocol.start_timeout()  # else silence counts only from when the whole body was taken
+        conn.add_callback(lambda: _drop_unsent(conn.transport))
+        return answer
+
+
+def _drop_unsent(transport: asyncio.Transport | None) -> None:
+    """Of a closed connection: what was not taken would be held, and keep the loop from closing, for as
+    long as the other end lives.
+    """
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
 
 
 class Upstream:
@@ -178,8 +195,9 @@ class Upstream:
     async def _request(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = self._connect()
+        data = BytesIO(body) if body is not None and len(body) > LARGE_BODY else body
         return await self._session.request(
-            method, self._base + path, data=body, headers=self._headers, allow_redirects=False
+            method, self._base + path, data=data, headers=self._headers, allow_redirects=False
         )
 
     def _connect(self) -> aiohttp.ClientSession:
