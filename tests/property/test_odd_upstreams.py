@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import response
-from schemas.events import KNOWN_EVENTS
+from schemas.events import KNOWN_EVENTS, TERMINAL_EVENTS
 from schemas.ids import response_id
 from schemas.output import Output
 from services.executor.backend import UpstreamError
+from services.executor.backends.unstreamed import streamed
+from services.executor.backends.whole import fill_output
 from services.executor.scribe import Draft, Ending, Limits, Scribe
 
 ID = response_id(0, bytes(16))
@@ -28,6 +30,7 @@ item = st.fixed_dictionaries(
     {"id": st.just("i"), "type": st.sampled_from(["message", "reasoning", "function_call"])},
     optional={"content": anything, "summary": anything, "status": anything, "arguments": anything},
 )
+ends = st.sampled_from(["completed", "failed", "incomplete", "cancelled"])
 events = st.fixed_dictionaries(
     {"type": st.sampled_from(sorted(KNOWN_EVENTS)) | st.text(max_size=5) | anything},
     optional={
@@ -40,7 +43,10 @@ events = st.fixed_dictionaries(
         "delta": st.text(max_size=3) | anything,
         "text": anything,
         "annotation": anything,
-        "response": st.fixed_dictionaries({}, optional={"output": anything, "usage": anything}) | anything,
+        "response": st.fixed_dictionaries(
+            {}, optional={"output": anything, "usage": anything, "status": ends | anything}
+        )
+        | anything,
         "error": anything,
         "sequence_number": anything,
     },
@@ -58,7 +64,7 @@ def told(scribe: Scribe, said: list[dict[str, Any]]) -> list[Draft]:
     return drafts + scribe.end(Ending("the upstream ended without a terminal event"))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(events, max_size=12), st.booleans())
 def test_numbers_have_no_gap_and_the_end_is_one(said: list[dict[str, Any]], passing: bool) -> None:
     scribe = Scribe(dict(INITIAL), origin=1, last=1, limits=Limits(), pass_extensions=passing)
@@ -66,11 +72,25 @@ def test_numbers_have_no_gap_and_the_end_is_one(said: list[dict[str, Any]], pass
     assert [draft.number for draft in drafts] == list(range(2, 2 + len(drafts)))
     assert [json.loads(draft.value)["sequence_number"] for draft in drafts] == [d.number for d in drafts]
     assert [draft.terminal is not None for draft in drafts] == [False] * (len(drafts) - 1) + [True]
-    final = json.loads(drafts[-1].value)["response"]
-    assert (final["id"], final["status"]) == (ID, drafts[-1].terminal)
+    last, final = drafts[-1], json.loads(drafts[-1].value)["response"]
+    assert (final["id"], final["status"], last.type) == (ID, last.terminal, f"response.{last.terminal}")
 
 
-@settings(max_examples=400, deadline=None)
+answers = st.fixed_dictionaries(
+    {"status": st.sampled_from(["completed", "failed", "cancelled"]), "output": st.lists(item, max_size=3)}
+)
+
+
+@settings(max_examples=100)
+@given(answers)
+def test_an_answer_in_one_piece_is_streamed_whatever_its_items_hold(answer: dict[str, Any]) -> None:
+    fill_output(answer)
+    said = streamed(answer, ID)
+    assert said is not None
+    assert [event["type"] in TERMINAL_EVENTS for event in said] == [False] * (len(said) - 1) + [True]
+
+
+@settings(max_examples=400)
 @given(st.lists(events, max_size=12))
 def test_the_output_so_far_can_always_be_told(said: list[dict[str, Any]]) -> None:
     output = Output()
