@@ -103,7 +103,7 @@ def forgotten_too_early() -> Iterator[None]:
     "P-42",
     "P-62",
     plan=BEHIND,
-    seeds=150,
+    seeds=300,
 )
 def forgotten_by_another_clock() -> Iterator[None]:
     """What is remembered is measured by the beats, while the partition's tail may be behind."""
