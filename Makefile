@@ -2,24 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.runs
+TESTS := $(VENV)/.tests
 UV := $(BIN)/uv
 CODE := $(wildcard schemas services tests bench)
 
 .PHONY: setup dev test lint format bench soak lock clean
 
-setup: $(STAMP)
+setup: $(TESTS)
 
 # pip checks every hash. The project itself is linked in place, so an edit needs no new setup.
-$(STAMP): requirements-dev.txt pyproject.toml
+$(RUNS): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rejoinder needs Python >= 3.11; name one: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What only developing takes, many times as much, waits until somebody does.
+$(TESTS): $(RUNS) requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
+	@touch $@
+
 # `exec`: Ctrl-C and SIGTERM reach rejoinder itself, not a shell in between.
-dev: setup
+dev: $(RUNS)
 	@exec $(BIN)/rejoinder dev $(ARGS)
 
 test: setup
@@ -48,7 +54,7 @@ soak: setup
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
-	$(LOCK) --output-file requirements.txt
+	$(LOCK) --group build --output-file requirements.txt
 	$(LOCK) --group dev --constraints requirements.txt --output-file requirements-dev.txt
 	$(BIN)/python -c "from services.broker.jars import write_lock; write_lock()"
 
