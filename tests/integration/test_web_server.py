@@ -267,7 +267,7 @@ async def test_a_drain_does_not_wait_for_idle_connections_or_past_its_bound() ->
         await arrived.wait()
         began, shown = time.monotonic(), steady()
         await server.drain(0.3)
-        assert time.monotonic() - began >= 0.3
+        assert time.monotonic() - began > 0.25  # a loop's timer may fire a moment early
         assert steady() - shown < 2
         assert await idle.read() == b""
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
