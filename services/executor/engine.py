@@ -138,6 +138,7 @@ class Engine:
             self._closed(partition, entry.id, record, from_outside=False)
 
     def _claimed(self, partition: Partition, entry: Claimed, counts: bool) -> None:
+        kept_free = entry.id in partition.latest
         sent = partition.read_back(entry.claim)
         if not counts:
             return
@@ -150,8 +151,12 @@ class Engine:
             metrics.FENCED.inc()
             log.warning("run fenced by another executor", id=entry.id, by=entry.executor)
             self.abandon(run)
-        elif sent is not None:
+        elif sent is not None and kept_free:
             self._won(partition, state, sent)
+        elif sent is not None and partition.first_call(state.id, state.attempt):
+            # Its append had failed, as it seemed: what was kept free for it may be another's by now (P-49).
+            # The steward finds the claim without a run, and claims anew when there is room (P-43).
+            partition.not_called(state)
         if partition.owned:
             self.stirred.set()
 

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from schemas.ids import ResponseId
 from schemas.records import Claimed, parse
 from services.executor import beats
+from services.executor.engine import Engine
 from services.executor.executor import Executor
 from tests.conftest import eventually
 from tests.executing import DEAD, NAMES, Rig, memory
@@ -106,6 +107,25 @@ async def test_what_lost_its_executor_waits_for_a_place_and_comes_before_what_wa
     claims = [entry.id for r in rig.log.records(NAMES.events, 0) if isinstance(entry := parse(r), Claimed)]
     assert claims == [first, lost, lost, waiting]
     assert upstream.most == 1
+
+
+async def test_a_claim_that_was_given_up_and_is_in_the_log_all_the_same_takes_nobody_s_place(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place may be another's by then: it is claimed again, when there is one, and called once."""
+    claim = Engine.claim
+
+    def claiming(self: Engine, *args: Any) -> None:
+        if not rig.state(accepted).attempt:
+            rig.log.fail_next("unknown-appended")
+        claim(self, *args)
+
+    monkeypatch.setattr(Engine, "claim", claiming)
+    accepted = await rig.accept(model="theirs")
+    async with executing(rig, "max_concurrency = 1") as (upstream, _):
+        await upstream.end(0)
+        state = await rig.closed(accepted)
+    assert (state.status, state.attempt, len(upstream.calls)) == ("completed", 2, 1)
 
 
 async def test_what_only_ends_needs_no_place(rig: Rig) -> None:
