@@ -140,7 +140,7 @@ class Forward:
         request = self._upstream.session.request(
             scope["method"],
             self._upstream.url(_target(scope)),
-            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept],
+            headers=[(name.decode("latin-1"), _text(value)) for name, value in kept],
             data=body,
             allow_redirects=False,
         )
@@ -208,6 +208,14 @@ class _Chunks:
 
     async def aclose(self) -> None:
         self._response.close()
+
+
+def _text(value: bytes) -> str:
+    """A header's value such that aiohttp, which writes UTF-8, sends the same bytes; others become UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _target(scope: Scope) -> str:

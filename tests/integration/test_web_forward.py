@@ -49,6 +49,7 @@ async def forwarding(upstream_port: int, stall_s: float = 30, request_s: float =
 async def test_a_request_and_its_answer_pass_through_whole() -> None:
     async with serving([route("POST", "/a/{rest:path}", mirror)]) as (_, inner), forwarding(inner) as port:
         headers = ["x-tenant: t", "connection: x-tenant, x-request-id", "te: trailers", "x-request-id: mine"]
+        headers.append("idempotency-key: Schlüssel ☃")
         answer = await ask(port, "POST /a/b%2Fc?include[]=x&y=%20", b"hello", headers)
     seen = json.loads(answer.body)
     assert (answer.status, answer.headers["x-own"], answer.headers["x-request-id"]) == (201, "kept", "mine")
@@ -58,6 +59,7 @@ async def test_a_request_and_its_answer_pass_through_whole() -> None:
         "host": f"{HOST}:{inner}",
         "x-tenant": "t",
         "x-request-id": "mine",
+        "idempotency-key": "Schlüssel ☃".encode().decode("latin-1"),
         "content-length": "5",
     }
 
