@@ -5,6 +5,7 @@ With an `ingest_url` the public port is the front door of the whole API: what is
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 from starlette.routing import BaseRoute
@@ -73,7 +74,9 @@ class Service:
         self._packed = Barrier(
             self.feed.shelved, _ends(eventlog, names.transcripts), settings.barrier_s * 0.9
         )
-        self.replay = Replay(self.foldings, self.library, self.seeker, self.snapshots, events, self._packed)
+        count = partial(eventlog.partitions, names.events)
+        pieces = (self.foldings, self.library, self.seeker, self.snapshots)
+        self.replay = Replay(*pieces, events, self._packed, count)
         metrics.watch(self.feed, memory, self.seeker)
 
     def not_ready(self) -> list[str]:

@@ -2,14 +2,16 @@
 
     find: barrier (P-80) → the window, open or closed → else the transcript → else, once `transcripts` was
     read to its end as well, nobody knows it
+    a partition that was added since the start (P-1): 503, until replay is started again
 
 What is found is a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
 """
 
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -27,6 +29,8 @@ from services.replay.seek import Seeker
 from services.replay.snapshot import Snapshots, status_of
 from services.replay.window import Window
 from services.web.internal import Load, ResponseView
+
+log = structlog.get_logger()
 
 
 class Packed(Struct, frozen=True):
@@ -64,6 +68,7 @@ class Replay:
         snapshots: Snapshots,
         events_barrier: Barrier,
         transcripts_barrier: Barrier,
+        partitions: Callable[[], Awaitable[int]],
     ) -> None:
         self._foldings = foldings
         self._library = library
@@ -71,6 +76,8 @@ class Replay:
         self._events = events_barrier
         self._transcripts = transcripts_barrier
         self._snapshots = snapshots
+        self._partitions = partitions
+        self._outgrown = False
 
     async def find(self, id: ResponseId, offset: int | None = None) -> Found:
         """What is known of `id` past `offset`, or past everything that was in the log on arrival.
@@ -79,6 +86,7 @@ class Replay:
         """
         partition = partition_of(id)
         if partition >= len(self._foldings):
+            await self._check_beyond(partition)
             return None
         await self._events.reach(partition, offset)
         found = await self._known(id)
@@ -86,6 +94,19 @@ class Replay:
             await self._transcripts.reach(partition)
             found = await self._known(id)
         return found
+
+    async def _check_beyond(self, partition: int) -> None:
+        """Raises ApiError 503 unless the log has no such partition: it may have been added since."""
+        try:
+            count = await self._partitions()
+        except LogError as error:
+            raise unavailable("The log cannot be reached.", reason="log_away") from error
+        if partition >= count:
+            return
+        if not self._outgrown:
+            self._outgrown = True
+            log.error("partitions were added: restart replay", followed=len(self._foldings), there_are=count)
+        raise unavailable("A part of the log is not read yet.", reason="outgrown")
 
     def ended(self, found: Stored, cursor: int) -> bool:
         """Whether it has closed, and nothing comes after `cursor`."""

@@ -173,6 +173,18 @@ async def test_a_tail_that_does_not_get_there_is_a_503_and_never_a_404() -> None
             assert 1 <= int(answer.headers["retry-after"]) <= 60
 
 
+async def test_what_is_in_a_partition_that_was_added_since_is_a_503_and_what_is_in_none_a_404() -> None:
+    log = new_log()
+    added = await Author(log.writer(), 1, partition=1).accept()
+    nowhere = Author(log.writer(), 2, partition=2)
+    async with site(log, partitions=1) as replay:
+        for path in (f"/v1/responses/{added.id}", f"/v1/responses/{added.id}?stream=true"):
+            answer = await replay.get(path)
+            assert answer.status == 503
+            assert answer.headers["retry-after"]
+        assert (await replay.get(f"/v1/responses/{nowhere.id}")).status == 404
+
+
 async def test_an_eventsource_is_not_told_503_but_refused_the_connection() -> None:
     async with site(barrier_s=0.05) as at:
         author = await Author(at.log.writer(), 1).accept()

@@ -31,9 +31,11 @@ def new_log(**options: Any) -> MemoryLog:
 
 
 @asynccontextmanager
-async def replaying(log: MemoryLog, memory: int = 1 << 30, barrier_s: float = 5) -> AsyncIterator[Service]:
+async def replaying(
+    log: MemoryLog, memory: int = 1 << 30, barrier_s: float = 5, partitions: int = PARTITIONS
+) -> AsyncIterator[Service]:
     """A replay process without its ports, caught up."""
-    service = Service(Settings(replay_memory_bytes=memory, barrier_s=barrier_s), log, NAMES, PARTITIONS)
+    service = Service(Settings(replay_memory_bytes=memory, barrier_s=barrier_s), log, NAMES, partitions)
     running = asyncio.create_task(service.feed.run())
     try:
         await eventually(lambda: service.feed.caught_up)
