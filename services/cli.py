@@ -132,7 +132,7 @@ def _watch(
     url: str = "http://127.0.0.1:8000",
     starting_after: int = -1,
     json: Annotated[bool, Parameter(negative=())] = False,
-    api_key: Annotated[str, Parameter(env_var="REJOINDER_API_KEY", show_default=False)] = "",
+    api_key: Annotated[str, Parameter(env_var="REJOINDER_WATCH_API_KEY", show_default=False)] = "",
     header: Annotated[tuple[str, ...], Parameter(negative=())] = (),
 ) -> int:
     """Follow a response in the terminal, rejoining by itself; the status is 0 when it completes.

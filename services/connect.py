@@ -1,11 +1,18 @@
 """From settings to adapters: the one place that turns what the operator chose into a log."""
 
+import ssl
+from pathlib import Path
+
+from schemas.errors import SettingsError
 from services.eventlog.kafka import KafkaLog, KafkaSettings
 from services.eventlog.topics import Topics, topics
-from services.settings import Settings
+from services.settings import SETTINGS, Settings
 
 RECORD_OVERHEAD = 2_048
 """Bytes that key, headers and framing of a record may take of `max_record_bytes`."""
+
+
+_TLS_FILES = ("kafka_ca_file", "kafka_cert_file", "kafka_key_file")
 
 
 def connect(settings: Settings, service: str) -> KafkaLog:
@@ -19,8 +26,8 @@ def connect(settings: Settings, service: str) -> KafkaLog:
 
 
 def kafka_settings(settings: Settings) -> KafkaSettings:
-    """How to talk to the brokers."""
-    return KafkaSettings(
+    """How to talk to the brokers. Raises SettingsError where a file for TLS cannot be used."""
+    chosen = KafkaSettings(
         security=settings.kafka_security,
         ca_file=settings.kafka_ca_file or None,
         cert_file=settings.kafka_cert_file or None,
@@ -29,6 +36,19 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         username=settings.kafka_username or None,
         password=settings.kafka_password or None,
     )
+    files = {name: path for name in _TLS_FILES if (path := getattr(settings, name))}
+    for name, path in files.items():
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{SETTINGS[name].variable}: cannot read {path}: {error.strerror}") from error
+    try:
+        chosen.options()
+    except ssl.SSLError as error:
+        variables = ", ".join(SETTINGS[name].variable for name in files)
+        what = "it takes PEM files, and a key that is the certificate's"
+        raise SettingsError(f"{variables}: cannot be used for TLS ({error}); {what}") from error
+    return chosen
 
 
 def topic_names(settings: Settings) -> Topics:

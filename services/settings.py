@@ -280,3 +280,6 @@ def _check_together(settings: Settings) -> None:
     if settings.max_body_bytes > settings.max_record_bytes:
         what = f"{settings.max_body_bytes} is over max_record_bytes ({settings.max_record_bytes})"
         raise SettingsError(f"{PREFIX}MAX_BODY_BYTES: {what}; a request must fit into a record")
+    if "SASL" in settings.kafka_security and not (settings.kafka_username and settings.kafka_password):
+        what = f"{settings.kafka_security} needs {PREFIX}KAFKA_USERNAME and {PREFIX}KAFKA_PASSWORD"
+        raise SettingsError(f"{PREFIX}KAFKA_SECURITY: {what}")

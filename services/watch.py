@@ -141,7 +141,7 @@ class Watching:
                         self._take(line[5:].strip())
             if not self.status:
                 await self._look_up(session)
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise WatchFailed(f"{self._url} is no http URL") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Broken(str(error) or "the connection broke") from error

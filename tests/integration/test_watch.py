@@ -13,6 +13,8 @@ from starlette.types import ASGIApp
 
 from schemas.errors import not_found, unavailable
 from schemas.events import frame
+from services.watch import WatchFailed
+from services.watch import watch as watching
 from services.web.answers import json_answer
 from services.web.edge import route
 from services.web.sse import EventStream
@@ -118,6 +120,12 @@ async def test_a_server_that_never_answers_ends_it() -> None:
     assert last.startswith(f"rejoinder: nothing answers at http://{HOST}:9/v1/responses/{ID}: ")
 
 
+@pytest.mark.parametrize("url", [f"{HOST}:9", "ftp://a", "http://"])
+def test_a_url_that_is_none_ends_it_at_once(url: str) -> None:
+    with pytest.raises(WatchFailed, match="is no http URL"):
+        watching(ID, url, -1, as_json=False, headers=())
+
+
 async def test_the_api_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
 
@@ -127,7 +135,7 @@ async def test_the_api_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async with serving([route("GET", "/v1/responses/{id}", answer)]) as (_, port):
         assert (await watch(port, ID, "--api-key", "sesame"))[0] == 0
-        monkeypatch.setenv("REJOINDER_API_KEY", "open")
+        monkeypatch.setenv("REJOINDER_WATCH_API_KEY", "open")
         assert (await watch(port, ID))[0] == 0
     assert set(keys) == {"Bearer sesame", "Bearer open"}
 

@@ -85,12 +85,32 @@ def test_a_bad_flag_is_named_as_the_flag() -> None:
 def test_a_misspelt_variable_is_refused_and_a_foreign_one_is_not() -> None:
     with pytest.raises(SettingsError, match="REJOINDER_KAFKAS: no such setting; is REJOINDER_KAFKA meant"):
         load({"REJOINDER_KAFKAS": "a:1"})
+    with pytest.raises(SettingsError, match="is REJOINDER_API_KEYS meant"):  # or the API would ask for no key
+        load({"REJOINDER_API_KEY": "acme=sesame-open-sesame"})
     assert load({"REJOINDER_PORT_8000_TCP_ADDR": "10.0.0.1", "REJOINDER_TEST_KAFKA": "a:1"}) == Settings()
+
+
+def test_the_variables_that_are_no_settings_are_on_the_page_and_stop_nothing() -> None:
+    code = "".join(path.read_text() for path in SERVICES.rglob("*.py"))
+    others = set(re.findall(r"REJOINDER_[A-Z_]+[A-Z]", code)) - {each.variable for each in SETTINGS.values()}
+    assert others == {"REJOINDER_WATCH_API_KEY", "REJOINDER_CACHE"}
+    assert all(f"`{variable}`" in PAGE.read_text() for variable in others)
+    assert load(dict.fromkeys(others, "x")) == Settings()
 
 
 def test_a_body_must_fit_into_a_record() -> None:
     with pytest.raises(SettingsError, match=r"REJOINDER_MAX_BODY_BYTES: .* a request must fit into a record"):
         load({"REJOINDER_MAX_RECORD_BYTES": "2048"})
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"REJOINDER_KAFKA_USERNAME": "me"}, {"REJOINDER_KAFKA_PASSWORD": "hush"}]
+)
+def test_sasl_needs_a_user_and_a_password(given: dict[str, str]) -> None:
+    with pytest.raises(
+        SettingsError, match=r"REJOINDER_KAFKA_SECURITY: SASL_SSL needs .*USERNAME and .*PASSWORD"
+    ):
+        load({"REJOINDER_KAFKA_SECURITY": "SASL_SSL", **given})
 
 
 def test_a_secret_is_not_shown() -> None:
