@@ -5,6 +5,7 @@ waits for (`result`, `stream`) may outlive a replay, or last until it shows no l
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 LOOKUP_S = 1.5
 """Seconds for the look-ups before an append; see `appends.DELIVERY_S`."""
+START_S = 10.0
+"""Seconds from our start in which nobody hears that nobody listens there: both may just have been started."""
 BARRIER_S = 5.0
 """Seconds for any other look-up."""
 
@@ -46,6 +49,7 @@ class ReplayClient:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._report = Report(str(upstream.url("")))
+        self._made = time.monotonic()
 
     async def view(self, id: ResponseId, offset: int | None = None) -> ResponseView:
         """What the log says of `id`, past `offset`, or past its end as of now. Raises ApiError 503."""
@@ -105,7 +109,8 @@ class ReplayClient:
             raise
         except (ReplayAway, Silent, aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the last
             away = error if isinstance(error, ReplayAway) else ReplayAway(str(error) or "no answer in time")
-            self._report.failed(away)
+            if not isinstance(error, aiohttp.ClientConnectorError) or time.monotonic() > self._made + START_S:
+                self._report.failed(away)
             raise away from error
         self._report.succeeded()
 

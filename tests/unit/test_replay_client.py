@@ -9,7 +9,9 @@ from structlog.testing import capture_logs
 
 from schemas.errors import ApiError, not_found, unavailable
 from schemas.ids import response_id
+from services.ingest import replay_client
 from services.ingest.replay_client import ReplayClient
+from services.ports import free_port
 from services.web import pulse
 from services.web.answers import error_answer
 from services.web.forward import Upstream
@@ -73,6 +75,21 @@ async def test_what_is_not_replay_is_no_word_about_a_response(script: Script, as
                 assert await is_away(ask, replay)
     assert [entry["log_level"] for entry in logs] == ["warning"]
     assert "REJOINDER_REPLAY_URL" in logs[0]["mend"]
+
+
+async def test_a_replay_that_does_not_listen_yet_is_told_when_it_has_had_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upstream = Upstream(f"http://127.0.0.1:{free_port()}")
+    replay = ReplayClient(upstream)
+    with capture_logs() as logs:
+        for ask in LOOK_UPS:
+            assert await is_away(ask, replay)
+        assert logs == []
+        monkeypatch.setattr(replay_client, "START_S", 0)
+        assert await is_away(LOOK_UPS[1], replay)
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    await upstream.close()
 
 
 @pytest.mark.parametrize("ask", LOOK_UPS, ids=["view", "load"])
