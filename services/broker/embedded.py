@@ -34,6 +34,8 @@ GUARD = Path(__file__).with_name("guard.py")
 PORT_TRIES = 5
 PROBE_PAUSE = 0.05
 """Seconds between two questions whether the broker answers yet."""
+STOP_PAUSE = 0.001
+"""Seconds between two looks whether its threads have stopped."""
 _ERROR = re.compile(r"\bERROR\b|Exception\b|Error\b")
 _NO_PROPERTIES: Mapping[str, str] = MappingProxyType({})
 
@@ -128,9 +130,14 @@ class EmbeddedKafka:
         """Waits until the broker has ended, by itself or by us; its exit code, 0 if it never ran."""
         return await self._guard.wait() if self._guard is not None else 0
 
-    def pause(self) -> None:
-        """SIGSTOP: the broker keeps its connections and answers nothing."""
+    async def pause(self) -> None:
+        """SIGSTOP: from here on the broker keeps its connections and answers nothing.
+
+        A busy machine delivers the signal in its own time, and until then the broker answers.
+        """
         self._signal(signal.SIGSTOP)
+        while self.running and not _stands(self._pid):  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(STOP_PAUSE)
 
     def resume(self) -> None:
         """SIGCONT, after `pause`."""
@@ -217,6 +224,15 @@ def _java(class_path: str, *flags: str) -> list[str]:
         "-cp",
         class_path,
     ]  # fmt: skip
+
+
+def _stands(pid: int) -> bool:
+    """Whether no thread of a process runs. Where there is no /proc to ask, it is taken for granted."""
+    try:
+        stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread has just ended
+        return False
+    return all(stat.rpartition(")")[2].split()[0] in "TtZX" for stat in stats)
 
 
 def _last_error(text: str) -> str:

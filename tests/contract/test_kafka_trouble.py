@@ -156,7 +156,7 @@ async def test_a_pause_within_the_delivery_timeout_costs_and_doubles_nothing(
     await writer.append(topic, 0, record(0))
     for n in range(1, 500):
         writer.post(topic, n % PARTITIONS, record(n))
-    broker.pause()
+    await broker.pause()
     try:
         for n in range(500, 1000):
             writer.post(topic, n % PARTITIONS, record(n))
@@ -172,31 +172,38 @@ async def test_a_pause_within_the_delivery_timeout_costs_and_doubles_nothing(
 async def test_a_pause_beyond_the_delivery_timeout_is_told_in_time(
     broker: EmbeddedKafka, log: KafkaLog, topic: str
 ) -> None:
-    told: list[tuple[Sequence[NewRecord], LogError]] = []
+    told: list[tuple[Sequence[NewRecord], LogError, float]] = []
     writer = log.writer(
-        delivery_timeout=2, on_failure=lambda _, records, error: told.append((records, error))
+        delivery_timeout=2, on_failure=lambda _, records, error: told.append((records, error, steady()))
     )
-    await writer.append(topic, 0, record(0))
-    await log.bounds(topic, [0])
-    broker.pause()
+
+    async def appended(n: int) -> bool:  # a busy broker may take longer than the delivery timeout
+        with suppress(LogError):
+            await writer.append(topic, 0, record(n))
+            return bool(await log.bounds(topic, [0]))
+        return False
+
+    await eventually(lambda: appended(0))
+    await broker.pause()
     try:
         began, start = time.monotonic(), steady()
         writer.post(topic, 0, record(1))
-        await eventually(lambda: told)
+        [(records, error, at)] = await eventually(lambda: told)
         assert time.monotonic() - began > 1.5
-        assert steady() - start < 2.6
-        assert told[0][0] == [record(1)]
-        assert isinstance(told[0][1], AppendUnknown)
+        assert at - start < 4
+        assert records == [record(1)]
+        assert isinstance(error, AppendUnknown)
         start = steady()
         with pytest.raises(LogUnavailable):
             await log.bounds(topic, [0])
         assert steady() - start < 4
     finally:
         broker.resume()
-    await eventually(lambda: log.bounds(topic, [0]))
-    await writer.append(topic, 0, record(2))
+    await eventually(lambda: appended(2))
     counted = Counter((await everything(log, topic))[0])
-    assert counted in ({0: 1, 2: 1}, {0: 1, 1: 1, 2: 1})
+    assert counted[0]
+    assert counted[2]
+    assert counted[1] <= 1
     await writer.close()
 
 
@@ -205,7 +212,8 @@ async def test_a_broker_that_dies_and_comes_back_is_gone_on_with(
     broker: EmbeddedKafka, log: KafkaLog, topic: str
 ) -> None:
     writer, tail = log.writer(), Tail(log, topic)
-    member = await log.join(uuid4().hex, topic, lambda _: None)
+    group = uuid4().hex
+    member = await log.join(group, topic, lambda _: None)
     await eventually(lambda: member.owned)
     for partition in range(PARTITIONS):
         tail.follow(partition, 0)
@@ -230,8 +238,14 @@ async def test_a_broker_that_dies_and_comes_back_is_gone_on_with(
     await eventually(lambda: len(found) >= 300)
     assert tail.healthy
     assert sorted(found) == list(range(300))
-    await eventually(lambda: member.owned)
-    await member.commit({0: 1})
+
+    async def committed() -> bool:  # what is owned still may be assigned anew at any moment
+        with suppress(LogUnavailable):
+            await member.commit({0: 1})
+            return (await log.committed(group, topic, [0])) == {0: 1}
+        return False
+
+    await eventually(committed)
     reading.cancel()
     await member.close()
     await writer.close()

@@ -48,9 +48,15 @@ async def broker_over(folder: Path) -> AsyncIterator[EmbeddedKafka]:
         await broker.stop()
 
 
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[EmbeddedKafka]:
-    async with broker_over(tmp_path) as running:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+async def broker(anyio_backend: object, folder: Path) -> AsyncIterator[EmbeddedKafka]:
+    """A broker over `folder`, which each test leaves running."""
+    async with broker_over(folder) as running:
         yield running
 
 
@@ -113,18 +119,18 @@ async def test_what_was_appended_is_still_there_after_a_stop_and_after_a_kill(br
 async def test_a_paused_broker_answers_nothing_until_it_is_resumed(broker: EmbeddedKafka) -> None:
     port = int(broker.bootstrap.rpartition(":")[2])
     await eventually(lambda: serving_cluster(LOOPBACK, port), timeout=30)
-    broker.pause()
+    await broker.pause()
     assert await serving_cluster(LOOPBACK, port, timeout=0.5) is None
     broker.resume()
     await eventually(lambda: serving_cluster(LOOPBACK, port), timeout=30)
 
 
 async def test_a_second_broker_over_the_same_data_is_refused_and_harms_nothing(
-    broker: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: EmbeddedKafka, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "RELEASE_TIMEOUT", 0.3)
     with pytest.raises(DataUnusable, match="another broker uses"):
-        await EmbeddedKafka(tmp_path).start()
+        await EmbeddedKafka(folder).start()
     await create(broker.bootstrap, "unharmed")
     await append(broker.bootstrap, "unharmed", b"x")
     assert broker.log_path.read_text()

@@ -52,7 +52,7 @@ async def test_a_paused_broker_is_a_503_within_five_seconds_and_never_a_false_qu
     try:
         async with ingesting_on(await broker.start(), topics()) as (running, _):
             before = await running.create()
-            broker.pause()
+            await broker.pause()
             began = steady()
             answers = await asyncio.gather(
                 *(running.post({"background": True}) for _ in range(20)),
