@@ -4,9 +4,8 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-import pytest
 
 from services.settings import environment
 from tests.process import REJOINDER
@@ -14,9 +13,13 @@ from tests.serving import HOST
 
 NOBODY = f"{HOST}:9"
 """The discard port: nothing listens there."""
+SERVICES = ["ingest", "executor", "replay", "projector"]
+COMMANDS = [*SERVICES, "dev", "topics"]
+Said = tuple[int | None, str, str]
+"""A command's status, standard output and standard error."""
 
 
-async def rejoinder(*arguments: str, **settings: object) -> tuple[int | None, str, str]:
+async def rejoinder(*arguments: str, **settings: object) -> Said:
     process = await asyncio.create_subprocess_exec(
         REJOINDER,
         *arguments,
@@ -29,35 +32,40 @@ async def rejoinder(*arguments: str, **settings: object) -> tuple[int | None, st
     return process.returncode, out.decode(), err.decode()
 
 
+async def each(commands: Sequence[str], **settings: object) -> dict[str, Said]:
+    """What each command says; all at once, for they wait for what does not come."""
+    said = await asyncio.gather(*(rejoinder(command, **settings) for command in commands))
+    return dict(zip(commands, said, strict=True))
+
+
 async def test_the_version_is_printed() -> None:
     assert await rejoinder("version") == (0, "rejoinder 0.1.0\n", "")
 
 
-@pytest.mark.parametrize("command", ["ingest", "executor", "replay", "projector", "dev", "topics"])
-async def test_a_bad_setting_is_one_line(command: str) -> None:
-    status, out, err = await rejoinder(command, lease_s="soon")
-    assert (status, out) == (2, "")
-    assert err.startswith("rejoinder: REJOINDER_LEASE_S: 'soon' does not fit; it takes seconds")
-    assert err.count("\n") == 1
+async def test_a_bad_setting_is_one_line() -> None:
+    for command, (status, out, err) in (await each(COMMANDS, lease_s="soon")).items():
+        assert (status, out) == (2, ""), command
+        assert err.startswith("rejoinder: REJOINDER_LEASE_S: 'soon' does not fit; it takes seconds")
+        assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["ingest", "executor", "replay", "projector", "dev", "topics"])
-async def test_a_cluster_that_is_away_is_one_line(command: str) -> None:
-    status, out, err = await rejoinder(command, port=0, internal_port=0, kafka=NOBODY)
-    assert (status, out) == (1, "")
-    assert err.startswith("rejoinder: ")
-    assert NOBODY in err
-    assert err.count("\n") == 1
+async def test_a_cluster_that_is_away_is_one_line() -> None:
+    said = await each(COMMANDS, port=0, internal_port=0, kafka=NOBODY)
+    for command, (status, out, err) in said.items():
+        assert (status, out) == (1, ""), command
+        assert err.startswith("rejoinder: ")
+        assert NOBODY in err
+        assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["ingest", "executor", "replay", "projector"])
-async def test_a_missing_topic_is_one_line(command: str, kafka: str, topic_prefix: str) -> None:
-    status, _, err = await rejoinder(command, port=0, internal_port=0, kafka=kafka, topic_prefix=topic_prefix)
-    assert status == 1
-    last = err.splitlines()[-1]
-    assert last.startswith(f"rejoinder: topic {topic_prefix}")
-    assert "rejoinder topics --create" in last
-    assert "Traceback" not in err
+async def test_a_missing_topic_is_one_line(kafka: str, topic_prefix: str) -> None:
+    said = await each(SERVICES, port=0, internal_port=0, kafka=kafka, topic_prefix=topic_prefix)
+    for command, (status, _, err) in said.items():
+        assert status == 1, command
+        last = err.splitlines()[-1]
+        assert last.startswith(f"rejoinder: topic {topic_prefix}")
+        assert "rejoinder topics --create" in last
+        assert "Traceback" not in err
 
 
 async def test_topics_are_checked_and_created(kafka: str, topic_prefix: str) -> None:

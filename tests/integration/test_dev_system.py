@@ -32,18 +32,27 @@ def completes(api: Api) -> bool:
     return answer.status == 200 and api.events(answer.json["id"])[-1].type == "response.completed"
 
 
-@pytest.fixture
-def own(kafka: str, tmp_path: Path) -> Iterator[System]:
-    """A system that the test may harm."""
-    with System(kafka, tmp_path) as system:
+@pytest.fixture(scope="module")
+def own(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system that tests may harm, if it mends itself."""
+    with System(kafka, tmp_path_factory.mktemp("own")) as system:
         yield system
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A system with a broker of its own, as `make dev` starts it."""
-    command = [REJOINDER, "dev", "--port", "0", "--data", str(tmp_path / "data")]
-    with ServerProcess(command, tmp_path / "log") as system:
+def with_broker(folder: Path) -> ServerProcess:
+    """A system with a broker of its own over `folder`/data, as `make dev` starts it."""
+    return ServerProcess([REJOINDER, "dev", "--port", "0", "--data", str(folder / "data")], folder / "log")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Iterator[ServerProcess]:
+    """The same with a broker of its own."""
+    with with_broker(folder) as system:
         yield system
 
 
@@ -100,24 +109,25 @@ def test_a_broker_that_is_killed_is_started_again_and_nothing_is_lost(whole: Ser
 
 @pytest.mark.slow
 def test_a_broker_that_comes_back_without_its_data_is_gone_on_with(
-    whole: ServerProcess, tmp_path: Path
+    whole: ServerProcess, folder: Path
 ) -> None:
     api = Api(whole.base_url)
     assert completes(api)
     [broker] = [process for process in whole.tree() if "java" in process.name()]
-    (tmp_path / "data").rename(tmp_path / "removed")
+    (folder / "data").rename(folder / "removed")
     broker.kill()
     eventually(lambda: _safely(completes, api), timeout=50)
     assert "Kafka came back without topics" in whole.log
 
 
 @pytest.mark.slow
-def test_a_supervisor_that_is_killed_leaves_nobody_behind(whole: ServerProcess) -> None:
-    tree = whole.tree()
-    assert len(tree) >= 7  # itself, four services, the broker and its guard
-    os.kill(tree[0].pid, signal.SIGKILL)
-    _, left = psutil.wait_procs(tree, timeout=60)
-    assert not left
+def test_a_supervisor_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None:
+    with with_broker(tmp_path) as system:
+        tree = system.tree()
+        assert len(tree) >= 7  # itself, four services, the broker and its guard
+        os.kill(tree[0].pid, signal.SIGKILL)
+        _, left = psutil.wait_procs(tree, timeout=60)
+        assert not left
 
 
 def test_a_second_signal_ends_everything_at_once(kafka: str, tmp_path: Path) -> None:
