@@ -338,7 +338,7 @@ async def test_a_successor_waits_for_its_predecessor(rig: Rig) -> None:
 
 async def test_draining_finishes_what_runs_and_claims_nothing_new(rig: Rig, log: MemoryLog) -> None:
     id = await rig.accept("a b c d e", metadata={"echo.interval_ms": "10"})
-    async with rig.executor():
+    async with rig.executor(grace_s=20):
         await eventually(lambda: len(rig.events(id)) > 3)
     assert rig.state(id).status == "completed"
     left = dict(log.records(NAMES.executors, 0)[-1].headers)
