@@ -173,12 +173,16 @@ def framed(event: dict[str, Any]) -> bytes:
 
 
 def registry(
-    url: str, lines: str = "", environ: dict[str, str] | None = None, kind: str = "responses"
+    url: str,
+    lines: str = "",
+    environ: dict[str, str] | None = None,
+    kind: str = "responses",
+    record_bytes: int = 1 << 20,
 ) -> Registry:
     """A registry whose every model but echo (backend `kind`), and whose agent `helper`, are at `url`."""
     text = f'[[models]]\nmatch = "*"\nbackend = "{kind}"\nbase_url = "{url}/v1"\n{lines}\n'
     text += f'[[agents]]\nname = "helper"\nurl = "{url}"\n{lines}\n'
-    return build(config.parse(text, "rejoinder.toml"), environ or {})
+    return build(config.parse(text, "rejoinder.toml"), environ or {}, record_bytes=record_bytes)
 
 
 def request(input: Iterable[dict[str, Any]] | None = None, **body: Any) -> RunRequest:

@@ -18,7 +18,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     Raises SettingsError, LogUnavailable, TopicMissing or TopicMisconfigured when it cannot start.
     """
     configuration = config.load(settings.config, os.environ)
-    registry = build(configuration, os.environ, settings.upstream_idle_s)
+    registry = build(configuration, os.environ, settings.upstream_idle_s, settings.max_record_bytes)
     conversation = Conversation(settings.replay_url, settings.max_conversation_bytes)
     log = connect(settings, "executor")
     try:

@@ -45,10 +45,14 @@ async def whole_stream(call: Call) -> None:
 
 @asynccontextmanager
 async def serving(
-    script: Script, lines: str = "", environ: dict[str, str] | None = None, agent: bool = False
+    script: Script,
+    lines: str = "",
+    environ: dict[str, str] | None = None,
+    agent: bool = False,
+    record_bytes: int = 1 << 20,
 ) -> AsyncIterator[tuple[Raw, Backend, Registry]]:
     async with raw(script) as server:
-        backends = registry(server.url, lines, environ)
+        backends = registry(server.url, lines, environ, record_bytes=record_bytes)
         body: dict[str, Any] = {"agent_reference": {"name": "helper"}} if agent else {"model": "m"}
         try:
             yield server, backends.resolve(body), backends
@@ -264,6 +268,23 @@ async def test_a_bad_stream_ends_honestly_and_what_came_before_is_kept(
     assert says in got.failure.message
     assert (got.failure.code, got.failure.type) == ("server_error", type)
     assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["event", "answer"])
+async def test_where_records_are_larger_so_may_be_what_the_upstream_says(streamed: bool) -> None:
+    output = [{**ITEM, "content": [{"type": "output_text", "text": "x" * 1_500_000, "annotations": []}]}]
+    completed = lifecycle("response.completed", status="completed", output=output)
+
+    async def script(call: Call) -> None:
+        if streamed:
+            await call.head()
+            await call.events(CREATED, completed)
+        else:
+            await call.answer(200, completed["response"])
+
+    async with serving(script, record_bytes=2 << 20) as (_, backend, _):
+        got = await outcome(backend, request())
+    assert got.events[-1]["type"] == "response.completed"
 
 
 async def test_an_event_of_a_shape_that_nobody_foresaw_ends_the_stream(

@@ -15,7 +15,7 @@ from services.executor.backend import Backend, UpstreamError
 from services.executor.backends.chat import ChatBackend
 from services.executor.backends.responses import ResponsesBackend
 from services.executor.backends.scripted import ScriptedBackend
-from services.executor.backends.upstream import Upstream
+from services.executor.backends.upstream import RECORD_BYTES, Upstream
 
 
 class _Asked(Struct):
@@ -66,23 +66,29 @@ class Registry:
             await backend.close()
 
 
-def build(config: Config, environ: Mapping[str, str], idle: float = 600) -> Registry:
+def build(
+    config: Config, environ: Mapping[str, str], idle: float = 600, record_bytes: int = RECORD_BYTES
+) -> Registry:
     """One backend per route of `config`; must be called inside the event loop.
 
-    `idle` is the `timeout` (seconds) of routes that have none. Raises SettingsError when an `api_key_env`
+    `idle` is the `timeout` (seconds) of routes that have none, `record_bytes` the size of the largest record.
+    Raises SettingsError when an `api_key_env`
     names a variable that `environ` does not have.
     """
 
+    def upstream(route: Route) -> Upstream:
+        return Upstream(route, environ, idle, record_bytes)
+
     def backend(route: Route) -> Backend:
         if isinstance(route, Agent):
-            return ResponsesBackend(route, Upstream(route, environ, idle))
+            return ResponsesBackend(route, upstream(route))
         match route.backend:
             case "scripted":
                 return ScriptedBackend()
             case "responses":
-                return ResponsesBackend(route, Upstream(route, environ, idle))
+                return ResponsesBackend(route, upstream(route))
             case "chat":
-                return ChatBackend(route, Upstream(route, environ, idle))
+                return ChatBackend(route, upstream(route))
         assert_never(route.backend)
 
     return Registry(config, {route: backend(route) for route in config.routes()})

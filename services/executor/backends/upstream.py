@@ -42,8 +42,9 @@ ERROR_BODY_TIMEOUT = 10.0
 SECRET_LENGTH = 8
 """Characters from which on the value of any header is kept out of error texts."""
 _SECRET_NAME = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
+RECORD_BYTES = 1 << 20
 MAX_EVENT_BYTES = 960_000
-"""Of one event, or of an unstreamed answer: below what a record holds (P-9)."""
+"""Of one event, or unstreamed answer, where a record holds RECORD_BYTES: less, for we add to it (P-9)."""
 MAX_DEPTH = 200
 """How deep it may be nested. It repeats a request, which may be half as deep; whoever reads the log, and
 clients, must be able to decode it inside something else and at any depth of their own stack.
@@ -92,14 +93,20 @@ def _drop_unsent(transport: asyncio.Transport | None) -> None:
 
 
 class Upstream:
-    """One model server or agent of the configuration. `idle`: its `timeout` if it has none of its own."""
+    """One model server or agent of the configuration.
 
-    def __init__(self, route: Route, environ: Mapping[str, str], idle: float) -> None:
+    `idle` is its `timeout` if it has none of its own, `record_bytes` the size of the largest record.
+    """
+
+    def __init__(
+        self, route: Route, environ: Mapping[str, str], idle: float, record_bytes: int = RECORD_BYTES
+    ) -> None:
         name = f"The agent '{route.name}'" if isinstance(route, Agent) else "The model server"
         self._base = (route.url if isinstance(route, Agent) else route.base_url).rstrip("/")
         self._headers, secrets = _headers(route, environ)
         self._timeout = idle if route.timeout is None else route.timeout
         self._session: aiohttp.ClientSession | None = None
+        self._largest = MAX_EVENT_BYTES * record_bytes // RECORD_BYTES
         self.words = Words(name, secrets)
 
     @asynccontextmanager
@@ -120,22 +127,22 @@ class Upstream:
 
     async def events(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[list[ServerSentEvent]]:
         """The events of a streamed answer as they arrive, until it ends. Raises UpstreamError."""
-        parser = SseParser(MAX_EVENT_BYTES)
+        parser = SseParser(self._largest)
         with self._translated():
             async for chunk in answer.content.iter_any():
                 events, too_large = _parsed(parser, chunk)
                 if events:
                     yield events
                 if too_large:
-                    what = f"sent an event larger than {MAX_EVENT_BYTES} bytes."
+                    what = f"sent an event larger than {self._largest} bytes."
                     raise self.words.failed(what, type="event_too_large")
 
     async def body(self, answer: aiohttp.ClientResponse) -> bytes:
         """The body of an answer that is not streamed. Raises UpstreamError."""
         with self._translated():
-            body = await _read(answer, MAX_EVENT_BYTES + 1)
-        if len(body) > MAX_EVENT_BYTES:
-            what = f"sent an answer larger than {MAX_EVENT_BYTES} bytes."
+            body = await _read(answer, self._largest + 1)
+        if len(body) > self._largest:
+            what = f"sent an answer larger than {self._largest} bytes."
             raise self.words.failed(what, type="event_too_large")
         return body
 
