@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import TopicMisconfigured
-from services.connect import kafka_settings, topic_names
+from services.connect import kafka_settings, projector_group, topic_names
 from services.eventlog.kafka_topics import check_topics, create_topics
-from services.eventlog.topics import Problem
+from services.eventlog.topics import Problem, kept_ms
 from services.settings import Settings
 
 
@@ -20,7 +20,10 @@ async def topics(settings: Settings, *, create: bool = False, fix: bool = False)
 
 
 async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:
-    """Create what is missing, and with `fix` mend what is wrong; what was done. Raises LogUnavailable."""
+    """Create what is missing, and with `fix` mend what is wrong; what was done.
+
+    Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
+    """
     return await create_topics(
         settings.kafka,
         topic_names(settings),
@@ -29,6 +32,8 @@ async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:
         fix=fix,
         settings=kafka_settings(settings),
         max_record_bytes=settings.max_record_bytes,
+        kept=_kept(settings),
+        projector=projector_group(settings),
     )
 
 
@@ -45,7 +50,12 @@ async def _check(settings: Settings) -> list[Problem]:
         topic_names(settings),
         kafka_settings(settings),
         max_record_bytes=settings.max_record_bytes,
+        kept=_kept(settings),
     )
+
+
+def _kept(settings: Settings) -> int:
+    return kept_ms(int(settings.run_deadline_s * 1000) + settings.window_ms + settings.skew_ms)
 
 
 def _say(lines: Sequence[object]) -> None:

@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import for_code
+from aiokafka.errors import GroupIdNotFound, KafkaError, NonEmptyGroup, for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from schemas.errors import LogUnavailable, TopicMisconfigured
 from services.eventlog.kafka_link import FAILURES, PLAINTEXT, KafkaAddress, KafkaSettings
 from services.eventlog.topics import (
-    DEFAULT_PARTITIONS,
+    DAY,
     MAX_RECORD_BYTES,
     Found,
     Problem,
@@ -19,6 +20,7 @@ from services.eventlog.topics import (
     TopicSpec,
     check_all,
     config,
+    partitions_for,
     specs,
 )
 
@@ -34,9 +36,10 @@ async def check_topics(
     settings: KafkaSettings = PLAINTEXT,
     *,
     max_record_bytes: int = MAX_RECORD_BYTES,
+    kept: int = DAY,
 ) -> list[Problem]:
-    """What is wrong with the topics, for records of up to `max_record_bytes`. Raises LogUnavailable."""
-    wanted = specs(names, max_record_bytes)
+    """What is wrong with the topics, where `specs` is asked for these bounds. Raises LogUnavailable."""
+    wanted = specs(names, max_record_bytes, kept)
     async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
         return check_all(wanted, await _look(admin, wanted))
 
@@ -50,20 +53,25 @@ async def create_topics(
     fix: bool = False,
     settings: KafkaSettings = PLAINTEXT,
     max_record_bytes: int = MAX_RECORD_BYTES,
+    kept: int = DAY,
+    projector: str | None = None,
 ) -> list[str]:
     """Create the topics that are missing and say what was done, a line each.
 
     `partitions` is for `responses.events` and its views: DEFAULT_PARTITIONS when None and it does not exist.
-    `fix` also mends what can be mended safely: settings, and partitions that are too few.
+    `fix` also mends what can be mended safely: settings, and partitions that are too few. `projector` is the
+    group that fills the views: for a view that is made anew it begins at the log's start (P-77).
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
-    wanted = specs(names, max_record_bytes)
+    wanted = specs(names, max_record_bytes, kept)
     async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
         found = await _look(admin, wanted)
         events = found.get(names.events)
-        count = events.partitions if events else partitions or DEFAULT_PARTITIONS
+        count = partitions_for(wanted, found, partitions)
         missing = [spec for spec in wanted if spec.name not in found]
-        done = await _create(admin, missing, count, replication)
+        views = [spec.name for spec in missing if spec.view]
+        done = await _fill_again(admin, projector, views) if projector and events and views else []
+        done += await _create(admin, missing, count, replication)
         if fix:
             if events and partitions and partitions > events.partitions:
                 done += await _add_partitions(admin, names.events, partitions)
@@ -135,6 +143,33 @@ async def _create(
             _raise_for(code, name, reason)
     await _until_led(admin, counts)
     return [f"created topic {name} with {count} partitions" for name, count in counts.items()]
+
+
+async def _fill_again(admin: AIOKafkaAdminClient, projector: str, views: list[str]) -> list[str]:
+    """Drop the projector's checkpoints, which say that all before them is in `views` (P-77)."""
+    while True:
+        try:
+            await _delete_group(admin, projector)
+        except GroupIdNotFound:  # it never ran, or this was done before
+            return []
+        except NonEmptyGroup as error:
+            raise TopicMisconfigured(
+                f"{' and '.join(views)} cannot be made anew while the projector runs: stop it, try again"
+            ) from error
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return [f"the projector fills {' and '.join(views)} from the start of the log; restart replay"]
+
+
+async def _delete_group(admin: AIOKafkaAdminClient, group: str) -> None:
+    node = await admin.find_coordinator(group)
+    response = await admin._send_request(DeleteGroupsRequest([group]), node)
+    for _, code in response.results:
+        if code:
+            raise for_code(code)
 
 
 async def _until_led(admin: AIOKafkaAdminClient, counts: dict[str, int]) -> None:

@@ -17,8 +17,8 @@ DEFAULT_PARTITIONS = 8
 
 HOUR = 3600 * 1000
 DAY = 24 * HOUR
-LONGEST_RESPONSE = DAY
-"""Milliseconds that a response may be open; nothing younger is compacted (P-92)."""
+LONGEST_OUTAGE = 12 * HOUR
+"""Milliseconds for which everything may stand still, while the responses that are open grow older (P-92)."""
 LONGEST_ABSENCE = 7 * DAY
 """Milliseconds that a reader may be away and still meet every tombstone (P-92)."""
 RETENTION = 30 * DAY
@@ -78,11 +78,15 @@ def _as_set(value: str | None) -> frozenset[str]:
 
 
 class TopicSpec(Struct, frozen=True):
-    """What one topic must be like. `partitions` None: as many as `responses.events` has."""
+    """What one topic must be like. `partitions` None: as many as `responses.events` has.
+
+    `view`: the projector made it of `responses.events`, and can make it anew.
+    """
 
     name: str
     settings: tuple[Setting, ...]
     partitions: int | None = None
+    view: bool = False
 
 
 class Found(Struct, frozen=True):
@@ -127,22 +131,34 @@ _VIEW = (
 )
 
 
-def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES) -> list[TopicSpec]:
-    """What our topics must be like. `responses.events` comes first: the views follow its partitions."""
+def kept_ms(open_ms: int = 0) -> int:
+    """Milliseconds for which nothing may be compacted or removed, a day at least (P-92).
+
+    `open_ms` is how long a response may be open, with the acceptance window and the skew.
+    """
+    return max(DAY, open_ms + LONGEST_OUTAGE)
+
+
+def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = DAY) -> list[TopicSpec]:
+    """What our topics must be like. `responses.events` comes first: the views follow its partitions.
+
+    `max_record_bytes` is the size of the largest record, `kept` what `kept_ms` says.
+    """
     every = (*_ALL, _holding(max_record_bytes))
+    lower = "or lower REJOINDER_RUN_DEADLINE_S" if kept > DAY else ""
     return [
         TopicSpec(
             names.events,
             (
                 Setting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
-                Setting("min.compaction.lag.ms", str(LONGEST_RESPONSE), "at least"),
-                Setting("retention.ms", str(RETENTION), "at least", least=LONGEST_RESPONSE),
+                Setting("min.compaction.lag.ms", str(kept), "at least", instead=lower),
+                Setting("retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=lower),
                 *_COMPACTED,
                 *every,
             ),
         ),
-        TopicSpec(names.responses, (*_VIEW, *every)),
-        TopicSpec(names.transcripts, (*_VIEW, *every)),
+        TopicSpec(names.responses, (*_VIEW, *every), view=True),
+        TopicSpec(names.transcripts, (*_VIEW, *every), view=True),
         TopicSpec(
             names.executors,
             (
@@ -169,10 +185,20 @@ def config(spec: TopicSpec, replication: int) -> dict[str, str]:
     return settings | {"min.insync.replicas": str(max(1, min(2, replication - 1)))}
 
 
+def partitions_for(wanted: Iterable[TopicSpec], found: Mapping[str, Found], chosen: int | None) -> int:
+    """How many partitions `responses.events` has, or gets: no fewer than views of a lost one have (P-1)."""
+    events, *others = wanted
+    if events.name in found:
+        return found[events.name].partitions
+    views = [found[spec.name].partitions for spec in others if spec.view and spec.name in found]
+    return max([chosen or DEFAULT_PARTITIONS, *views])
+
+
 def check(spec: TopicSpec, found: Found | None, partitions: int) -> list[Problem]:
     """What is wrong with one topic; `partitions` is how many `responses.events` has."""
     if found is None:
-        return [Problem(spec.name, "does not exist", "rejoinder topics --create")]
+        mend = _made_anew(spec) if spec.view and partitions else "rejoinder topics --create"
+        return [Problem(spec.name, "does not exist", mend)]
     return [*_partitions(spec, found, partitions), *_settings(spec, found), *_replicas(spec, found)]
 
 
@@ -191,7 +217,16 @@ def _partitions(spec: TopicSpec, found: Found, partitions: int) -> list[Problem]
     what = f"has {found.partitions} partitions, must have {wanted}"
     if found.partitions < wanted:
         return [Problem(spec.name, what, "rejoinder topics --fix", partitions=wanted)]
-    return [Problem(spec.name, what, "delete it and run rejoinder topics --create (views are rebuilt)")]
+    return [Problem(spec.name, what, _made_anew(spec, "delete it, "))]
+
+
+def _made_anew(spec: TopicSpec, first: str = "") -> str:
+    """How to make a topic anew whose records are not the only ones that say what they say (P-77)."""
+    if spec.view:
+        users, why = "replay and the projector", ": the projector fills it from responses.events"
+    else:
+        users, why = "the executors", ""
+    return f"stop {users}, {first}run rejoinder topics --create, start them again{why}"
 
 
 def _settings(spec: TopicSpec, found: Found) -> list[Problem]:

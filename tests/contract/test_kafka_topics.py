@@ -1,14 +1,18 @@
 """Topics on a real broker: created right, checked, and mended where that is safe."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from msgspec.structs import replace
 
-from schemas.errors import LogUnavailable
+from schemas.errors import LogUnavailable, TopicMisconfigured
 from services.eventlog.kafka import check_topics, create_topics
 from services.eventlog.kafka_link import KafkaAddress
 from services.eventlog.kafka_topics import _add_partitions, _admin, _alter, _configs
 from services.eventlog.topics import Topics, topics
+from services.settings import Settings
+from services.topics import make_topics, require_topics
 from tests.conftest import eventually
 
 
@@ -58,6 +62,26 @@ async def test_partitions_of_the_events_grow_when_asked(kafka: str, names: Topic
         f"raised topic {topic} to 3 partitions"
         for topic in (names.events, names.responses, names.transcripts)
     ]
+
+
+async def test_topics_that_do_not_outlast_the_deadline_stop_a_service(kafka: str, topic_prefix: str) -> None:
+    settings = Settings(kafka=kafka, topic_prefix=topic_prefix, partitions=1)
+    await make_topics(settings)
+    await require_topics(settings)
+    week = replace(settings, run_deadline_s=7 * 24 * 3600)
+    with pytest.raises(
+        TopicMisconfigured, match=r"min\.compaction\.lag\.ms is 86400000, must be at least 648"
+    ):
+        await require_topics(week)
+    await make_topics(week, fix=True)
+    await eventually(lambda: required(week))
+
+
+async def required(settings: Settings) -> bool:
+    with suppress(TopicMisconfigured):
+        await require_topics(settings)
+        return True
+    return False
 
 
 async def test_a_cluster_that_is_away_is_named(names: Topics) -> None:

@@ -13,15 +13,19 @@ import pytest
 from msgspec import structs
 from prometheus_client import REGISTRY
 
+from schemas.errors import TopicMisconfigured
 from services.connect import connect, topic_names
 from services.eventlog.kafka import KafkaLog
-from services.eventlog.kafka_topics import create_topics
+from services.eventlog.kafka_link import KafkaAddress
+from services.eventlog.kafka_topics import _admin, check_topics, create_topics
 from services.eventlog.topics import Topics
 from services.ports import free_port
 from services.replay import app
 from services.settings import Settings
+from services.topics import make_topics
 from services.web.internal import view_path
 from tests.conftest import eventually
+from tests.projecting import Views, projecting
 from tests.responses import Author
 
 PARTITIONS = 2
@@ -148,6 +152,38 @@ async def test_after_a_restart_a_replay_is_byte_identical_from_log_and_transcrip
     async with running(settings) as site:
         assert await site.read(author, 30) == author.after(30)
         assert (await site.get(author))[1]["status"] == "completed"
+
+
+async def test_views_that_are_made_anew_are_filled_from_the_log(settings: Settings) -> None:
+    log, names = connect(settings, "test"), topic_names(settings)
+    views, writer = Views(log, names, settings), log.writer()
+    author = await (await Author(writer, 1, 0, names).accept()).take()
+    await (await author.say("one ", "two")).complete()
+    async with projecting(log, names, settings):
+        await views.committed(0, author.ack.offset + 1)
+        async with _admin(KafkaAddress(settings.kafka)) as admin:
+            await admin.delete_topics([names.responses, names.transcripts])
+        await eventually(lambda: lost(settings))
+        with pytest.raises(TopicMisconfigured, match="while the projector runs: stop it"):
+            await make_topics(settings)
+    told, *created = await make_topics(settings)
+    assert "fills" in told
+    assert len(created) == 2
+    async with projecting(log, names, settings):
+        await views.committed(0, author.ack.offset + 1)
+    await writer.close()
+    await log.close()
+
+    async with running(settings) as site:
+        assert await site.read(author) == author.after(-1)
+        assert (await site.get(author))[1]["status"] == "completed"
+
+
+async def lost(settings: Settings) -> bool:
+    """Whether the views are gone, and what is said of them is how to make them anew."""
+    problems = await check_topics(settings.kafka, topic_names(settings))
+    assert [problem.what for problem in problems] == ["does not exist"] * 2
+    return all(problem.mend.startswith("stop replay and the projector") for problem in problems)
 
 
 async def test_when_told_to_stop_it_cuts_its_streams_and_returns(settings: Settings) -> None:

@@ -3,12 +3,17 @@
 import pytest
 
 from services.eventlog.topics import (
+    DAY,
+    HOUR,
+    LONGEST_OUTAGE,
     MAX_RECORD_BYTES,
     Found,
     Problem,
     TopicSpec,
     check_all,
     config,
+    kept_ms,
+    partitions_for,
     specs,
     topics,
 )
@@ -51,10 +56,11 @@ def test_a_prefix_keeps_installations_apart() -> None:
 
 def test_a_missing_topic_is_told_with_the_command_that_makes_it() -> None:
     found = cluster()
-    del found["transcripts"]
+    del found[NAMES.executors]
     assert list(map(str, check_all(specs(NAMES), found))) == [
-        "topic transcripts: does not exist: rejoinder topics --create"
+        "topic responses.executors: does not exist: rejoinder topics --create"
     ]
+    assert {problem.mend for problem in check_all(specs(NAMES), {})} == {"rejoinder topics --create"}
 
 
 def test_a_wrong_setting_is_one_line_with_its_remedy() -> None:
@@ -88,9 +94,22 @@ def test_longer_and_endless_retention_is_the_operators_choice(retention: str) ->
     assert problems(events=changed(EVENTS, retention_ms=retention)) == []
 
 
-def test_retention_shorter_than_the_longest_response_is_refused() -> None:
+def test_retention_shorter_than_what_may_be_open_is_refused() -> None:
     [problem] = problems(events=changed(EVENTS, retention_ms="3600000"))
     assert problem.setting == ("retention.ms", "2592000000")
+
+
+def test_what_may_be_open_for_long_is_kept_for_longer() -> None:
+    week = 7 * DAY
+    assert kept_ms() == kept_ms(HOUR) == DAY
+    wanted = specs(NAMES, kept=kept_ms(week))
+    long_lag, long_retention = check_all(wanted, cluster(events=changed(EVENTS, retention_ms=str(week))))
+    for problem in (long_lag, long_retention):
+        assert f"must be at least {week + LONGEST_OUTAGE}" in problem.what
+        assert problem.mend.endswith(", or lower REJOINDER_RUN_DEADLINE_S")
+    assert config(specs(NAMES, kept=kept_ms(60 * DAY))[0], 3)["retention.ms"] == str(
+        60 * DAY + LONGEST_OUTAGE
+    )
 
 
 def test_the_largest_record_fits_into_every_topic() -> None:
@@ -120,13 +139,37 @@ def test_views_have_as_many_partitions_as_the_events() -> None:
     assert str(first) == "topic responses: has 4 partitions, must have 8: rejoinder topics --fix"
     assert first.partitions == 8
     assert second.partitions is None
-    assert "delete it" in str(second)
+    assert str(second) == (
+        "topic transcripts: has 9 partitions, must have 8: stop replay and the projector, delete it, run "
+        "rejoinder topics --create, start them again: the projector fills it from responses.events"
+    )
+
+
+def test_a_lost_view_is_told_with_what_must_stand_still_meanwhile() -> None:
+    found = cluster()
+    del found["transcripts"]
+    assert list(map(str, check_all(specs(NAMES), found))) == [
+        "topic transcripts: does not exist: stop replay and the projector, run "
+        "rejoinder topics --create, start them again: the projector fills it from responses.events"
+    ]
+
+
+def test_events_that_are_lost_come_back_with_a_partition_for_each_of_their_views() -> None:
+    assert partitions_for(specs(NAMES), {}, None) == 8
+    assert partitions_for(specs(NAMES), {}, 3) == 3
+    found = cluster(transcripts=as_created(SPECS["transcripts"], partitions=16))
+    assert partitions_for(specs(NAMES), found, 3) == 8
+    del found[NAMES.events]
+    assert partitions_for(specs(NAMES), found, 3) == 16
 
 
 def test_beats_have_one_order() -> None:
     two = as_created(TopicSpec(NAMES.executors, SPECS[NAMES.executors].settings, partitions=2))
     [problem] = problems(executors=two)
-    assert "has 2 partitions, must have 1" in str(problem)
+    assert str(problem).endswith(
+        "has 2 partitions, must have 1: "
+        "stop the executors, delete it, run rejoinder topics --create, start them again"
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ ELSEWHERE = {
         "every upstream of the simulation has room enough",
         "unit/test_places.py::test_no_more_calls_at_once_than_places_and_the_next_comes_at_once",
     ),
+    "P-77": Elsewhere(
+        "its topics are never lost",
+        "integration/test_replay_service.py::test_views_that_are_made_anew_are_filled_from_the_log",
+    ),
     "P-91": Elsewhere(
         "retention erases whatever the rules are: there is nothing to take away",
         "reliability/test_erasure.py::test_what_has_expired_is_not_found_at_any_cursor_and_never_half_there",
