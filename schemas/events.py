@@ -21,6 +21,9 @@ TERMINAL_EVENTS = {
     "response.incomplete": "incomplete",
 }
 """Event type to the status that it closes the response with."""
+UNDECODABLE = (ValueError, RecursionError)
+"""What decoding a value that anybody may have appended raises: msgspec's errors are ValueErrors, too deep a
+nesting is the other."""
 LIFECYCLE = frozenset({CREATED, QUEUED, IN_PROGRESS, *TERMINAL_EVENTS})
 """Events that carry the whole response object."""
 
@@ -102,7 +105,7 @@ def opening_frames(id: str, accepted: bytes, background: bool) -> list[bytes]:
     """
     try:
         initial = initial_object(accepted)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         initial = b'{"id":"%b","object":"response","status":"queued","output":[]}' % id.encode()
     events = opening_events(initial, background)
     return [frame(type, number, value) for number, (type, value) in enumerate(events)]

@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from enum import Enum
 
 from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant
-from schemas.records import Accepted, Cancelled, Claimed, Deleted, Entry, EventRecord
+from schemas.records import (
+    IN_PROGRESS,
+    OPEN_STATUSES,
+    QUEUED,
+    Accepted,
+    Cancelled,
+    Claimed,
+    Deleted,
+    Entry,
+    EventRecord,
+)
 
-IN_PROGRESS = "in_progress"
-QUEUED = "queued"
 COMPLETED = "completed"
 CANCELLED = "cancelled"
 DELETED = "deleted"
 TERMINAL_STATUSES = frozenset({COMPLETED, "failed", "incomplete", CANCELLED})
-OPEN_STATUSES = frozenset({QUEUED, IN_PROGRESS})
-"""Any other status closes, also one that a later version brings: no reader decides by its version (P-4)."""
 
 
 class Verdict(Enum):

@@ -7,6 +7,7 @@ every old id still finds its log (P-1). Everything random is an argument: caller
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import NewType
 
 ResponseId = NewType("ResponseId", str)
@@ -20,7 +21,6 @@ ENTROPY_BYTES = 16
 TOKEN_BYTES = 8
 """Entropy of a claim id, an executor id or a nonce, in bytes: unique within one response is enough."""
 
-_RESPONSE_ID = re.compile(r"resp_[0-9a-f]{36}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _PARTITION = slice(5, 9)
 
@@ -45,9 +45,19 @@ def idempotent_response_id(tenant: Tenant, key: str, partitions: int) -> Respons
     return response_id(partition, digest[:ENTROPY_BYTES])
 
 
-def parse_response_id(text: str) -> ResponseId | None:
-    """`text` as a response id, or None when it is not one of ours."""
-    return ResponseId(text) if _RESPONSE_ID.fullmatch(text) else None
+def response_id_pattern(partition: int | None = None) -> str:
+    """A regular expression for the ids of `partition`, or of any."""
+    return f"resp_{'[0-9a-f]{4}' if partition is None else f'{partition:04x}'}[0-9a-f]{{32}}"
+
+
+@lru_cache
+def _response_id(partition: int | None) -> re.Pattern[str]:
+    return re.compile(response_id_pattern(partition))
+
+
+def parse_response_id(text: str, partition: int | None = None) -> ResponseId | None:
+    """`text` as a response id, of `partition` if that is given, or None when it is not one of ours."""
+    return ResponseId(text) if _response_id(partition).fullmatch(text) else None
 
 
 def partition_of(id: ResponseId) -> int:

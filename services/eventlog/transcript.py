@@ -11,7 +11,7 @@ Chunk boundaries depend on the frames alone (P-71): a chunk ends before the fram
 gets the same chunks, and a late writer changes nothing (P-70).
 
 All but `gone` carry the whole `Summary` in their headers, so a reader that meets any of them knows the
-response without unpacking a byte.
+response without unpacking a byte. What one says is believed only as far as it is possible (P-11).
 """
 
 from collections.abc import Iterable
@@ -21,12 +21,17 @@ import zstandard
 from msgspec import Struct
 
 from schemas.errors import LogError
-from schemas.ids import ResponseId, Tenant
-from schemas.records import SCHEMA_VERSION, LogRecord, NewRecord, Unreadable
+from schemas.ids import ResponseId, Tenant, parse_response_id
+from schemas.records import MALFORMED, SCHEMA_VERSION, SHOWN, LogRecord, NewRecord, Unreadable, number
 
 CHUNK_BYTES = 256 << 10
 """Raw bytes of a chunk. 256 KiB bounds what the projector holds unpacked per open response and what a
 rejoining reader unpacks for nothing, and stays far below `max.message.bytes` however badly it packs (P-9)."""
+
+MAX_CHUNKS = 1 << 16
+"""Of one response: 8 GiB of events. A reader has a place for each as soon as it meets the first (P-11)."""
+MAX_UNPACKED_BYTES = 256 << 20
+"""More than any record holds: what claims to unpack to more is broken, and not tried."""
 
 _compress = zstandard.ZstdCompressor(level=3).compress
 _decompress = zstandard.ZstdDecompressor().decompress
@@ -149,9 +154,13 @@ def pack(raw: bytes) -> bytes:
 def unpack(value: bytes) -> bytes:
     """What `pack` packed: a chunk's frames, or the value of an `accepted`. Raises TranscriptBroken."""
     try:
-        return _decompress(value)
+        size = zstandard.frame_content_size(value)
+        raw = _decompress(value) if size <= MAX_UNPACKED_BYTES else None
     except zstandard.ZstdError as error:
         raise TranscriptBroken(f"a value of {len(value)} bytes does not unpack: {error}") from error
+    if raw is None:
+        raise TranscriptBroken(f"a value of {len(value)} bytes would unpack to {size}")
+    return raw
 
 
 def frames_of(raw: bytes) -> list[bytes]:
@@ -217,32 +226,45 @@ def erasing_records(id: ResponseId, chunks: int) -> list[NewRecord]:
     return [NewRecord(key, None) for key in keys]
 
 
-def parse(record: LogRecord) -> Entry:
-    """What a record of `transcripts` says. Never raises: what cannot be read is `Unreadable`."""
+def parse(record: LogRecord, partition: int | None = None) -> Entry:
+    """What a record of `transcripts` says. Never raises: what cannot be read is `Unreadable`.
+
+    Who follows a `partition` names it, for an id of another one has no place there (P-11).
+    """
     try:
-        return _parse(record)
-    except (ValueError, KeyError, AttributeError) as error:
+        return _parse(record, partition)
+    except MALFORMED as error:
         return Unreadable(f"{type(error).__name__}: {error}")
 
 
-def _parse(record: LogRecord) -> Entry:
+def _parse(record: LogRecord, partition: int | None) -> Entry:
     if record.key is None:
         return Unreadable("no key")
     key_id, part = record.key.decode().split("/")
-    id = ResponseId(key_id)
+    id = parse_response_id(key_id, partition)
+    if id is None:
+        return Unreadable(f"no response id of this partition: {key_id[:SHOWN]!r}")
     if record.value is None:
         return Tombstone(id, part)
     headers = dict(record.headers)
-    match headers["kind"]:
-        case b"request":
+    match headers["kind"], part:
+        case b"request", "request":
             return Request(id, _summary(headers))
-        case b"chunk":
-            first, last = int(headers["first"]), int(headers["last"])
-            return Chunk(id, _summary(headers), int(headers["index"]), first, last)
-        case b"gone":
+        case b"chunk", index:
+            return _chunk(id, number(index.encode()), headers)
+        case b"gone", "gone":
             return Gone(id, Tenant(headers["tenant"].decode()))
         case unknown:
-            return Unreadable(f"unknown kind {unknown!r}")
+            return Unreadable(f"unknown kind, or not the key of one: {str(unknown)[:SHOWN]}")
+
+
+def _chunk(id: ResponseId, index: int, headers: dict[str, bytes]) -> Chunk:
+    summary = _summary(headers)
+    first, last = number(headers["first"]), number(headers["last"])
+    begins, ends = (index == 0) == (first == 0), (index == summary.chunks - 1) == (last == summary.events - 1)
+    if index >= summary.chunks or not first <= last < summary.events or not begins or not ends:
+        raise ValueError(f"events {first} to {last} are no chunk {index} of {summary}")
+    return Chunk(id, summary, index, first, last)
 
 
 def _summary_headers(summary: Summary) -> list[tuple[str, bytes]]:
@@ -261,14 +283,17 @@ def _summary_headers(summary: Summary) -> list[tuple[str, bytes]]:
 
 
 def _summary(headers: dict[str, bytes]) -> Summary:
-    return Summary(
+    summary = Summary(
         tenant=Tenant(headers["tenant"].decode()),
         status=headers["status"].decode(),
         background=headers["background"] == b"1",
         body_sha256=headers["body_sha256"].decode(),
-        accepted_offset=int(headers["accepted_offset"]),
-        closed_offset=int(headers["closed_offset"]),
-        created_at=int(headers["created_at"]),
-        events=int(headers["events"]),
-        chunks=int(headers["chunks"]),
+        accepted_offset=number(headers["accepted_offset"]),
+        closed_offset=number(headers["closed_offset"]),
+        created_at=number(headers["created_at"]),
+        events=number(headers["events"]),
+        chunks=number(headers["chunks"]),
     )
+    if not 1 <= summary.chunks <= min(summary.events, MAX_CHUNKS):
+        raise ValueError(f"{summary.events} events cannot be in {summary.chunks} chunks")
+    return summary

@@ -14,7 +14,7 @@ import structlog
 
 from schemas.errors import LogError
 from schemas.ids import ExecutorId
-from schemas.records import SCHEMA_VERSION, LogRecord, NewRecord
+from schemas.records import MALFORMED, SCHEMA_VERSION, LogRecord, NewRecord
 from services.eventlog.patience import patiently
 from services.eventlog.port import Log, Writer
 from services.eventlog.tail import Tail
@@ -91,7 +91,7 @@ class Beats:
     def _count(self, record: LogRecord) -> None:
         try:
             executor, leaving = _parse(record)
-        except (LookupError, ValueError, AttributeError) as error:
+        except MALFORMED as error:
             metrics.UNREADABLE.inc()
             at = f"{self._topic}/0@{record.offset}"
             log.warning("unreadable record passed over", at=at, why=f"{type(error).__name__}: {error}")
@@ -110,7 +110,7 @@ class Beats:
 
 
 def _parse(record: LogRecord) -> tuple[ExecutorId, bool]:
-    """Whose beat it is, and whether the last. Raises LookupError, ValueError or AttributeError."""
+    """Whose beat it is, and whether the last. Raises what is MALFORMED."""
     headers = dict(record.headers)
     if headers["kind"] != b"beat":
         raise ValueError(f"unknown kind {headers['kind']!r}")

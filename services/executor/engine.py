@@ -91,7 +91,7 @@ class Engine:
             return
         fold, react = partition.fold, self._react
         for record in batch.records:
-            entry = parse(record)
+            entry = parse(record, partition.number)
             verdict = fold.apply(record.offset, record.timestamp, entry)
             react(partition, record, entry, verdict)
         if batch.records:

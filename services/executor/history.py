@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from schemas.events import UNDECODABLE
 from schemas.fold import Fold, Verdict
 from schemas.ids import ResponseId
 from schemas.output import Output
-from schemas.records import Accepted, EventRecord, Extension, LogRecord, parse
+from schemas.records import Accepted, EventRecord, Extension, LogRecord, parse, upstream_position
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 
@@ -113,12 +114,8 @@ class _Reader:
             self.past.accepted = record.value
         elif isinstance(entry, EventRecord) and record.value is not None:
             self.past.bytes += len(record.value)
-            with suppress(
-                msgspec.DecodeError
-            ):  # it counts, whatever its value is (P-4); no output can come of it
+            with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output can come of it
                 self.past.output.apply(_event(record.value))
-            headers = dict(record.headers)
-            if "upstream_id" in headers:
-                self.past.upstream_id = headers["upstream_id"].decode()
-                cursor = headers.get("upstream_cursor")
-                self.past.cursor = int(cursor) if cursor else self.past.cursor
+            if (position := upstream_position(record)) is not None:
+                self.past.upstream_id, cursor = position
+                self.past.cursor = self.past.cursor if cursor is None else cursor

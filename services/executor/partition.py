@@ -2,9 +2,9 @@
 
 from msgspec import Struct, field
 
-from schemas.fold import CANCELLED, OPEN_STATUSES, Fold, State
+from schemas.fold import CANCELLED, Fold, State
 from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant
-from schemas.records import LogRecord
+from schemas.records import OPEN_STATUSES, LogRecord
 from services.config import Route
 from services.executor.fairness import Queue
 from services.executor.turns import Turns

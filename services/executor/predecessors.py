@@ -16,6 +16,7 @@ import structlog
 
 from schemas.fold import COMPLETED, State
 from schemas.ids import ResponseId, partition_of
+from services.executor.conversation import MAX_TURNS
 from services.executor.partition import Partition
 
 log = structlog.get_logger()
@@ -66,7 +67,9 @@ class Predecessors:
     def _nearest(self, state: State) -> tuple[bool, ResponseId | None]:
         """Whether one before it is open, as the folds know; and the one of which only replay knows."""
         previous = _previous(state)
-        while previous is not None:
+        for _ in range(MAX_TURNS):  # its run refuses a longer one; what goes round in a circle is one
+            if previous is None:
+                break
             followed = self._partitions.get(partition_of(previous))
             before = followed.fold.get(previous) if followed else None
             if before is None or (followed and before.offset < followed.floor):  # not known from its start

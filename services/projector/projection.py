@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from msgspec import Struct
 
-from schemas.events import cancelled_frame, derived_event, frame, opening_frames, response_in
+from schemas.events import UNDECODABLE, cancelled_frame, derived_event, frame, opening_frames, response_in
 from schemas.fold import Fold, State, Verdict
 from schemas.ids import ResponseId, Tenant
 from schemas.records import (
@@ -101,7 +101,8 @@ class _Open:
 class Projection:
     """One partition, from `start` on. `floor` is the first offset whose responses are its own to write."""
 
-    def __init__(self, start: int, floor: int) -> None:
+    def __init__(self, partition: int, start: int, floor: int) -> None:
+        self.partition = partition
         self.fold = Fold()
         self.position = start
         """The offset folded next."""
@@ -133,7 +134,7 @@ class Projection:
         fold, is_open = self.fold.apply, self._open.get
         record: LogRecord | None = None
         for record in records:
-            entry = parse(record)
+            entry = parse(record, self.partition)
             verdict = fold(record.offset, record.timestamp, entry)
             if type(entry) is EventRecord:
                 if verdict is Verdict.COUNTS and (opened := is_open(entry.id)) is not None:
@@ -239,7 +240,7 @@ class Projection:
     def _response(self, record: LogRecord, state: State, terminal: bytes) -> NewRecord | None:
         try:
             return response_record(state, response_in(terminal))
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             self.poison.append(Poison(record.offset, f"final object of {state.id}: {error}"))
             return None
 
@@ -261,7 +262,7 @@ _final = msgspec.json.Decoder(_Final).decode
 
 
 def response_record(state: State, final: bytes) -> NewRecord:
-    """The record of `responses`: the final object of a closed response. Raises msgspec.DecodeError."""
+    """The record of `responses`: the final object of a closed response. Raises what is UNDECODABLE."""
     model = _final(final).model
     headers = [
         ("kind", b"response"),

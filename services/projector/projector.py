@@ -261,8 +261,9 @@ class Projector:
             start, end = starts[number], ends[number].end
             if number not in self._assigned:
                 continue
+            projection = Projection(number, start.offset, start.floor)
             self._partitions[number] = Partition(
-                number, Projection(start.offset, start.floor), acts_from=end, end=end, committed=start.floor
+                number, projection, acts_from=end, end=end, committed=start.floor
             )
             self._tail.follow(number, start.offset)
             for tail, offsets in zip((self._transcripts, self._responses), outputs, strict=True):

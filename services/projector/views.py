@@ -10,13 +10,13 @@ hold the partition up (A-22).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 import structlog
 
-from schemas.errors import LogError, LogUnavailable, RecordTooLarge
+from schemas.errors import LogError, RecordTooLarge
 from schemas.records import NewRecord
+from services.eventlog.patience import patiently
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 from services.eventlog.topics import Topics
@@ -26,7 +26,6 @@ from services.projector.projection import Erase, Poison, Projection, Regather, W
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two tries of an append."""
 SCANS = 2
@@ -86,7 +85,7 @@ class Views:
     async def _regather(self, partition: int, work: Regather) -> None:
         """Fold the one response again. Nothing comes of it when it was erased meanwhile."""
         source = TopicPartition(self._names.events, partition)
-        again, prefix = Projection(work.at, work.at), work.id.encode()
+        again, prefix = Projection(partition, work.at, work.at), work.id.encode()
         async for record in scan(self._log, source, work.at, work.closed_offset + 1):
             if record.key is not None and record.key.startswith(prefix):
                 for written in again.apply([record], record.offset + 1):
@@ -123,16 +122,6 @@ class Views:
                 case (Request(id=id) | Chunk(id=id)) as found if id == work.id:
                     return found.summary.chunks
         return 0
-
-
-async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """What the log answers, however long it is away."""
-    while True:
-        try:
-            return await ask()
-        except LogUnavailable as error:
-            log.warning("the log is away, trying again", error=str(error))
-            await asyncio.sleep(LONGEST_PAUSE / 5)
 
 
 def poisoned(topic: str, partition: int, poison: Poison) -> None:

@@ -68,7 +68,8 @@ class Service:
         self.library = Library(eventlog, names.transcripts, self._catch_up)
         self.seeker = Seeker(eventlog, names.events)
         self.snapshots = Snapshots(self.seeker)
-        self.foldings = [Folding(memory, self.library.hide, self.snapshots.forget) for _ in range(partitions)]
+        hide, forget = self.library.hide, self.snapshots.forget
+        self.foldings = [Folding(partition, memory, hide, forget) for partition in range(partitions)]
         self.feed = Feed(_sources(settings, eventlog, names, partitions), self.foldings, self.library)
         events = Barrier(self.feed.folded, _ends(eventlog, names.events), settings.barrier_s * 0.9)
         self._packed = Barrier(

@@ -138,7 +138,7 @@ class Feed:
                 await self._shelve_again(partition)
             else:
                 for record in batch.records:
-                    if (why := self._library.apply(record)) is not None:
+                    if (why := self._library.apply(record, partition)) is not None:
                         self._passed_over(batch.source, record, why)
                 self.shelved[partition].set(batch.next_offset)
             await asyncio.sleep(0)

@@ -9,9 +9,18 @@ from collections import Counter
 from collections.abc import Callable
 
 from schemas.events import cancelled_frame, frame, opening_frames
-from schemas.fold import TERMINAL_STATUSES, Fold, State, Verdict
+from schemas.fold import Fold, State, Verdict
 from schemas.ids import ResponseId, Tenant
-from schemas.records import Accepted, Cancelled, Deleted, EventRecord, LogRecord, Unreadable, parse
+from schemas.records import (
+    OPEN_STATUSES,
+    Accepted,
+    Cancelled,
+    Deleted,
+    EventRecord,
+    LogRecord,
+    Unreadable,
+    parse,
+)
 from services.replay.window import Memory, Window
 
 
@@ -20,11 +29,13 @@ class Folding:
 
     def __init__(
         self,
+        partition: int,
         memory: Memory,
         on_deleted: Callable[[ResponseId], None],
         on_closed: Callable[[ResponseId], None],
     ) -> None:
         """`on_closed` is told of every open response that closes, or is dropped with the fold."""
+        self.partition = partition
         self.fold = Fold()
         self.windows: dict[ResponseId, Window] = {}
         """Of every response accepted since the floor and not deleted, and of closed ones not packed."""
@@ -40,7 +51,7 @@ class Folding:
 
     def apply(self, record: LogRecord) -> str | None:
         """Fold the next record of the partition. Returns why, when it cannot be read (P-8)."""
-        entry = parse(record)
+        entry = parse(record, self.partition)
         verdict = self.fold.apply(record.offset, record.timestamp, entry)
         if verdict is not Verdict.COUNTS:
             return entry.why if type(entry) is Unreadable else None
@@ -104,7 +115,7 @@ class Folding:
     def _deleted(self, entry: Deleted) -> None:
         window = self.windows.pop(entry.id, None)
         if window is not None:
-            if window.state.status not in TERMINAL_STATUSES:
+            if window.state.status in OPEN_STATUSES:
                 self._closed(window.state)
             window.drop()
         self._on_deleted(entry.id)

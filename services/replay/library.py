@@ -91,9 +91,9 @@ class Library:
             if (opened := self._shelf.pop((id, index), None)) is not None:
                 self._shelved -= len(opened.frames)
 
-    def apply(self, record: LogRecord) -> str | None:
+    def apply(self, record: LogRecord, partition: int) -> str | None:
         """The next record of a partition. Returns why, when it cannot be read and is passed over."""
-        match parse(record):
+        match parse(record, partition):
             case Request(id=id, summary=summary):
                 entry = self._entry(id, summary)
                 entry.request = record.offset

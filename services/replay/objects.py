@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.events import response_in
+from schemas.events import UNDECODABLE, response_in
 from schemas.ids import ResponseId
 from schemas.response import Object, running
 
@@ -21,8 +21,6 @@ UNREADABLE: Mapping[str, Any] = {
 """The `error` of a closed response whose terminal event cannot be read."""
 
 _object = msgspec.json.Decoder(Object).decode
-_BROKEN = (ValueError, RecursionError)
-"""What decoding raises: msgspec's errors are ValueErrors, too deep a nesting is the other."""
 
 
 def first_object(frames: bytes) -> bytes:
@@ -39,7 +37,7 @@ def begun(initial: bytes, id: ResponseId, status: str, error: Mapping[str, Any] 
     """The initial object with another status, and without output; `error` replaces its own."""
     try:
         known = _object(initial)
-    except _BROKEN:
+    except UNDECODABLE:
         known = {"id": id, "object": "response", "error": None}
     shown = running(known, status)
     return msgspec.json.encode(shown if error is None else shown | {"error": error})
@@ -48,6 +46,6 @@ def begun(initial: bytes, id: ResponseId, status: str, error: Mapping[str, Any] 
 def _inside(frames: bytes) -> bytes:
     try:
         found = response_in(frames[frames.rindex(b"\ndata: ") + 7 :])
-    except _BROKEN:
+    except UNDECODABLE:
         return b""
     return found if found.startswith(b"{") else b""

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from schemas.errors import LogUnavailable, RejoinderError
 from schemas.ids import ResponseId
-from services.eventlog.transcript import frames_after
+from services.eventlog.transcript import TranscriptBroken, frames_after
 from services.replay.library import Library, TranscriptLost
 from services.replay.seek import Gap, Seeker
 from services.replay.window import Page, Window
@@ -74,12 +74,15 @@ async def packed_chunks(id: ResponseId, cursor: int, library: Library) -> AsyncG
     while not end:
         try:
             opened = await _patiently(partial(library.chunk, id, cursor + 1))
-        except TranscriptLost as error:
+            chunk, data = opened.chunk, frames_after(opened.chunk, opened.frames, cursor)
+        except (TranscriptLost, TranscriptBroken) as error:
             raise Cut(id, str(error)) from error
-        if data := frames_after(opened.chunk, opened.frames, cursor):
+        end = max(cursor, chunk.last) >= chunk.summary.events - 1
+        if data:
             yield data
-        cursor = max(cursor, opened.chunk.last)
-        end = cursor >= opened.chunk.summary.events - 1
+        elif not end:
+            raise Cut(id, f"event {cursor + 1} is in no chunk of its transcript")
+        cursor = max(cursor, chunk.last)
 
 
 async def _sought(window: Window, page: Page, number: int, seeker: Seeker) -> bytes:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.errors import ApiError, LogError, not_found, unavailable
-from schemas.events import initial_object
+from schemas.events import UNDECODABLE, initial_object
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
 from services.eventlog.transcript import Summary
@@ -200,7 +200,7 @@ class Replay:
             return first_object(await self._frames(found, 0))
         try:
             return initial_object(await self.request(found))
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return b""
 
     async def _last(self, found: Stored) -> bytes:

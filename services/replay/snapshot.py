@@ -13,10 +13,10 @@ import msgspec
 import structlog
 
 from schemas.errors import LogError, unavailable
-from schemas.events import CREATED, Event
-from schemas.fold import IN_PROGRESS, QUEUED
+from schemas.events import CREATED, UNDECODABLE, Event
 from schemas.ids import ResponseId
 from schemas.output import Output
+from schemas.records import IN_PROGRESS, QUEUED
 from schemas.response import Object, running
 from services.replay.seek import Seeker
 from services.replay.window import Window
@@ -124,7 +124,7 @@ def events_in(frames: bytes) -> Iterator[Event]:
     for frame in frames.split(b"\n\n")[:-1]:
         try:
             yield _event(frame[frame.index(b"\ndata: ") + 7 :])
-        except (ValueError, RecursionError):
+        except UNDECODABLE:
             continue
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.events import accepted_value
+from schemas.events import UNDECODABLE, accepted_value
 from schemas.fold import COMPLETED
 from schemas.ids import ResponseId, Tenant, parse_response_id
 from schemas.output import objects_of
@@ -20,7 +20,7 @@ def request_body(accepted: bytes) -> dict[str, Any]:
     """The request inside the value of an `accepted`; an unreadable one is empty."""
     try:
         body = msgspec.json.decode(accepted_value(accepted).request)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return {}
     return body if isinstance(body, dict) else {}
 

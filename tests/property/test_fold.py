@@ -12,9 +12,11 @@ from typing import NamedTuple
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas.fold import CANCELLED, IN_PROGRESS, QUEUED, Fold, State, Verdict
+from schemas.fold import CANCELLED, Fold, State, Verdict
 from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant, response_id
 from schemas.records import (
+    IN_PROGRESS,
+    QUEUED,
     Accepted,
     Cancelled,
     Claimed,

@@ -26,7 +26,8 @@ class Stored(Struct):
     timestamp: int = 0
 
 
-keys = st.sampled_from([DELTA.key, b"resp/c1/x", b"resp/c1", b"resp/claim/1/c1", b"\xff", b"", None])
+ENDS = ["", "/c1", "/c1/x", "/c1/-7", "/c1/07", "/c1/7_0", "/c1/ 7", "/c1/٧", "//7", "/claim/1/c1"]
+keys = st.sampled_from([DELTA.key, b"resp/c1/7", b"\xff", b"", None, *((ID + end).encode() for end in ENDS)])
 names = st.sampled_from([*(name for name, _ in DELTA.headers), "terminal", "upstream_id"])
 values = st.sampled_from([b"event", b"extension", b"claimed", b"completed", b"1", b"\xff", None])
 
@@ -42,7 +43,7 @@ def headers(draw: st.DrawFn) -> list[Header]:
 
 
 def the_long_way(record: Stored) -> Entry:
-    with patch.object(records, "_common_event", lambda _: None):
+    with patch.object(records, "_common_event", lambda *_: None):
         return parse(record)  # type: ignore[arg-type]
 
 

@@ -21,9 +21,27 @@ from tests.steady import steady
 
 ID = ResponseId("resp_0000" + "a" * 32)
 BASE = [("kind", b"event"), ("v", b"1"), ("tenant", b"default")]
+ELSEWHERE = ResponseId("resp_0007" + "a" * 32)
+DELETED = [("kind", b"deleted"), *BASE[1:], ("accepted_offset", b"0")]
+ACCEPTED = [
+    ("kind", b"accepted"), *BASE[1:], ("body_sha256", b"0" * 64), ("not_after", b"9" * 16),
+    ("background", b"1"), ("store", b"1"), ("deadline", b"9" * 16),
+]  # fmt: skip
+ENDLESS = ("deadline", b"9" * 30)
 NO_KEY: Any = None
 HUGE = b'"' + b"x" * ((2 << 20) - 4096) + b'"'
 """Just below the topics' max.message.bytes, and far over what we write."""
+
+
+def summary(chunks: int) -> list[tuple[str, bytes]]:
+    """The headers of a transcript of so many chunks."""
+    return [
+        *BASE[1:], ("status", b"completed"), ("background", b"1"), ("body_sha256", b"0"),
+        ("accepted_offset", b"0"), ("closed_offset", b"9"), ("created_at", b"1"),
+        ("events", b"%d" % (chunks + 3)), ("chunks", b"%d" % chunks),
+    ]  # fmt: skip
+
+
 POISON: dict[str, NewRecord] = {
     "no key": NewRecord(NO_KEY, b"{}", BASE),
     "an empty key": NewRecord(b"", b"{}", BASE),
@@ -40,7 +58,19 @@ POISON: dict[str, NewRecord] = {
     "a chunk of nothing": NewRecord(f"{ID}/0".encode(), b"not zstd", [("kind", b"chunk"), ("v", b"1")]),
     "a huge record": NewRecord(f"{ID}/claim_1/3".encode(), HUGE, [*BASE, ("type", b"x")]),
     "no value": NewRecord(b"\xff\xff", None),
+    "gone, of no id": NewRecord(b"zz/gone", b"{}", [("kind", b"gone"), *BASE[1:]]),
+    "deleted, of another partition": NewRecord(f"{ELSEWHERE}/deleted/1".encode(), b"{}", DELETED),
+    "accepted, of no id": NewRecord(b"zz/accepted/1", b"{}", ACCEPTED),
+    "accepted, behind no id": NewRecord(f"{ID}/accepted/1".encode(), b"{}", [*ACCEPTED, ("previous", b"zz")]),
+    "accepted, without end": NewRecord(f"{ID}/accepted/2".encode(), b"{}", [*ACCEPTED[:-1], ENDLESS]),
+    "one of no chunks": NewRecord(
+        f"{ID}/request".encode(), b"{}", [("kind", b"request"), *summary(chunks=0)]
+    ),
+    "one of too many": NewRecord(
+        f"{ID}/request".encode(), b"{}", [("kind", b"request"), *summary(chunks=10**10)]
+    ),
 }
+DEEP = b'{"request":{"input":%b},"response":{}}' % (b"[" * 9_000 + b"]" * 9_000)
 COORDINATES = re.compile(r"at=\S+/0@\d+|offset=\d+ +partition=0 +topic=\S+")
 GOES_ON_S = 1.0
 MARGIN_S = 4.0
@@ -110,7 +140,7 @@ def test_all_of_it_was_counted_and_logged_where_it_lies(rig: Rig) -> None:
 def test_a_request_that_cannot_be_read_ends_its_response_honestly(rig: Rig) -> None:
     """The headers of an `accepted` count whatever its value holds (P-4)."""
     made: dict[str, NewRecord] = {}
-    for value in (b"not json", b"{}", b'{"request":1,"response":2}', b'{"request":{},"response":{}}'):
+    for value in (b"not json", b"{}", b'{"request":1,"response":2}', b'{"request":{},"response":{}}', DEEP):
         id = ids.response_id(0, len(made).to_bytes(16))
         now = int(time.time() * 1000)
         headers = [

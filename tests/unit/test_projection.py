@@ -60,14 +60,14 @@ def frames_in(work: Work) -> bytes:
 
 async def test_a_closed_response_is_written_frame_by_frame_as_its_readers_got_it(log: Given) -> None:
     author = await log.completed("one ", "two")
-    (work,) = projected(log, Projection(0, 0))
+    (work,) = projected(log, Projection(0, 0, 0))
     assert frames_in(work) == author.after(-1)
 
 
 async def test_of_what_is_not_stored_nothing_is_written_but_that_its_key_is_used_up(log: Given) -> None:
     await log.completed("one", store=False)
     keyed = await log.completed("two", store=False, keyed=True)
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     (work,) = projected(log, projection)
     assert work == Erase(keyed.id, keyed.accepted.offset, keyed.tenant, 0, keyed.accepted.offset)
     assert projection.watermark() == keyed.accepted.offset
@@ -77,7 +77,7 @@ async def test_of_what_is_not_stored_nothing_is_written_but_that_its_key_is_used
 
 async def test_the_transcript_says_what_the_fold_knows(log: Given) -> None:
     author = await log.completed("one ", "two")
-    (work,) = projected(log, Projection(0, 0))
+    (work,) = projected(log, Projection(0, 0, 0))
     assert isinstance(work, Write)
     request, chunk = [transcript.parse(stored(record)) for record in work.transcript]
     assert isinstance(request, Request)
@@ -92,7 +92,7 @@ async def test_the_transcript_says_what_the_fold_knows(log: Given) -> None:
 
 async def test_the_object_is_the_raw_one_of_the_terminal_event(log: Given) -> None:
     author = await log.completed("one")
-    (work,) = projected(log, Projection(0, 0))
+    (work,) = projected(log, Projection(0, 0, 0))
     assert isinstance(work, Write)
     assert work.response is not None
     assert work.response.key == author.id.encode()
@@ -103,7 +103,7 @@ async def test_the_object_is_the_raw_one_of_the_terminal_event(log: Given) -> No
 
 async def test_a_long_model_is_cut_in_the_header_and_whole_in_the_object(log: Given) -> None:
     author = await log.completed("one")
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     projected(log, projection)
     final = json.dumps({"model": "é" * 1000}).encode()
     record = response_record(projection.fold.responses[author.id], final)
@@ -114,7 +114,7 @@ async def test_a_long_model_is_cut_in_the_header_and_whole_in_the_object(log: Gi
 async def test_a_cancel_is_the_terminal_event(log: Given) -> None:
     author = await (await (await log.author().accept()).take()).say("one")
     await author.cancel()
-    (work,) = projected(log, Projection(0, 0))
+    (work,) = projected(log, Projection(0, 0, 0))
     assert frames_in(work) == author.after(-1)
     assert isinstance(work, Write)
     assert work.response is not None
@@ -127,12 +127,12 @@ async def test_events_of_a_fenced_executor_are_not_in_the_transcript(log: Given)
     await author.zombie("czombie", range(2, 6))
     await (await author.take()).zombie("c0000000000000001", [3])
     await (await author.say("two")).complete()
-    (work,) = projected(log, Projection(0, 0))
+    (work,) = projected(log, Projection(0, 0, 0))
     assert frames_in(work) == author.after(-1)
 
 
 async def test_an_open_response_writes_nothing_and_holds_the_watermark(log: Given) -> None:
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     await log.completed("one")
     author = await (await log.author().accept()).take()
     await author.say("one", "two")
@@ -142,7 +142,7 @@ async def test_an_open_response_writes_nothing_and_holds_the_watermark(log: Give
 
 
 async def test_what_is_not_acknowledged_holds_the_watermark(log: Given) -> None:
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     first, second = await log.completed("one"), await log.completed("two")
     work = projected(log, projection)
     assert projection.watermark() == first.accepted.offset
@@ -155,7 +155,7 @@ async def test_what_is_not_acknowledged_holds_the_watermark(log: Given) -> None:
 async def test_a_response_that_is_not_stored_is_never_written_and_holds_the_watermark_while_open(
     log: Given,
 ) -> None:
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     author = await (await log.author().accept(store=False, background=False)).take()
     assert projected(log, projection) == []
     assert projection.watermark() == author.accepted.offset
@@ -168,14 +168,14 @@ async def test_a_response_that_is_not_stored_is_never_written_and_holds_the_wate
 async def test_responses_accepted_before_the_floor_are_not_written_again(log: Given) -> None:
     first = await log.completed("one")
     second = await log.completed("two")
-    (work,) = projected(log, Projection(0, floor=first.ack.offset + 1))
+    (work,) = projected(log, Projection(0, 0, floor=first.ack.offset + 1))
     assert work.id == second.id
 
 
 async def test_a_deleted_open_response_leaves_nothing_but_gone(log: Given) -> None:
     author = await (await (await log.author().accept()).take()).say("one")
     await author.delete()
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     (work,) = projected(log, projection)
     assert work == Erase(author.id, author.ack.offset, author.tenant, 0, author.accepted.offset)
     assert projection.held_bytes == 0
@@ -185,7 +185,7 @@ async def test_a_deleted_open_response_leaves_nothing_but_gone(log: Given) -> No
 async def test_a_deleted_closed_response_is_erased_chunk_by_chunk(log: Given) -> None:
     author = await log.completed("x" * 200_000, "y" * 200_000)
     await author.delete()
-    write, erase = projected(log, Projection(0, 0))
+    write, erase = projected(log, Projection(0, 0, 0))
     assert isinstance(write, Write)
     assert erase == Erase(author.id, author.ack.offset, author.tenant, 2, author.accepted.offset)
 
@@ -194,10 +194,10 @@ async def test_a_delete_of_what_closed_before_the_floor_does_not_know_its_chunks
     author = await log.completed("one")
     floor = author.ack.offset + 1
     await author.delete()
-    assert projected(log, Projection(0, floor)) == [
+    assert projected(log, Projection(0, 0, floor)) == [
         Erase(author.id, author.ack.offset, author.tenant, None, author.accepted.offset)
     ]
-    assert projected(log, Projection(floor, floor)) == [
+    assert projected(log, Projection(0, floor, floor)) == [
         Erase(author.id, author.ack.offset, author.tenant, None, author.accepted.offset)
     ]
 
@@ -205,21 +205,21 @@ async def test_a_delete_of_what_closed_before_the_floor_does_not_know_its_chunks
 async def test_a_delete_before_the_floor_was_dealt_with(log: Given) -> None:
     author = await log.completed("one")
     await author.delete()
-    assert projected(log, Projection(0, author.ack.offset + 1)) == []
+    assert projected(log, Projection(0, 0, author.ack.offset + 1)) == []
 
 
 async def test_nothing_is_written_after_a_delete(log: Given) -> None:
     author = await (await (await log.author().accept()).take()).say("one")
     await author.delete()
     await (await author.say("two")).complete()
-    assert [type(work) for work in projected(log, Projection(0, 0))] == [Erase]
+    assert [type(work) for work in projected(log, Projection(0, 0, 0))] == [Erase]
 
 
 async def test_an_unreadable_record_is_told_with_its_offset_and_passed_over(log: Given) -> None:
     author = await (await log.author().accept()).take()
     bad = await author.put(author.broken(b"whatever", b"{}"))
     await author.complete()
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     (work,) = projected(log, projection)
     assert frames_in(work) == author.after(-1)
     assert [poison.offset for poison in projection.poison] == [bad.offset]
@@ -228,7 +228,7 @@ async def test_an_unreadable_record_is_told_with_its_offset_and_passed_over(log:
 async def test_a_terminal_event_that_cannot_be_decoded_keeps_its_transcript_and_is_told(log: Given) -> None:
     author = await (await log.author().accept()).take()
     ack = await author.put(author._headers().event(2, "response.completed", b"{broken", "completed"))
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     (work,) = projected(log, projection)
     assert isinstance(work, Write)
     assert work.response is None
@@ -243,7 +243,7 @@ async def test_an_accepted_that_cannot_be_decoded_still_has_its_numbers(log: Giv
     accepted = log.records()[0]
     broken = accepted._replace(value=b"{broken")  # type: ignore[attr-defined]
     await (await author.take()).complete()
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     (work,) = projection.apply([broken, *log.records()[1:]], author.ack.offset + 1)
     frames = transcript.frames_of(frames_in(work))
     assert [json.loads(frame.split(b"data: ")[1])["sequence_number"] for frame in frames] == [0, 1, 2]
@@ -252,7 +252,7 @@ async def test_an_accepted_that_cannot_be_decoded_still_has_its_numbers(log: Giv
 async def test_frames_that_were_let_go_are_read_again_at_the_close(log: Given) -> None:
     big = await (await (await log.author().accept()).take()).say("x" * 10_000)
     small = await (await (await log.author().accept()).take()).say("y")
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     projected(log, projection)
     assert projection.shed(1) == 1
     await big.complete()
@@ -266,14 +266,14 @@ async def test_frames_that_were_let_go_are_read_again_at_the_close(log: Given) -
 async def test_frames_cost_no_more_memory_than_a_chunk_and_what_is_packed(log: Given) -> None:
     author = await (await log.author().accept()).take()
     await author.say(*["x" * 1000] * 2000)
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     projected(log, projection)
     assert projection.held_bytes < 2 * transcript.CHUNK_BYTES
 
 
 async def test_closed_responses_are_forgotten_after_the_window(log: Given) -> None:
     author = await log.completed("one")
-    projection = Projection(0, 0)
+    projection = Projection(0, 0, 0)
     projected(log, projection)
     projection.forget(before=1_000)
     assert author.id in projection.fold
@@ -302,10 +302,10 @@ BUSY = asyncio.run(_busy_partition())
 def test_batches_may_be_cut_anywhere(data: st.DataObject) -> None:
     log = BUSY
     records = list(log.records())
-    whole = Projection(0, 0)
+    whole = Projection(0, 0, 0)
     expected = projected(log, whole)
     cuts = data.draw(st.lists(st.integers(0, len(records)), max_size=4))
-    projection, work = Projection(0, 0), []
+    projection, work = Projection(0, 0, 0), []
     for cut in [*sorted(cuts), len(records)]:
         work += projected(log, projection, cut)
     assert work == expected
@@ -316,13 +316,13 @@ def test_batches_may_be_cut_anywhere(data: st.DataObject) -> None:
 def test_whoever_starts_at_a_committed_watermark_writes_the_same(data: st.DataObject) -> None:
     log = BUSY
     cut = data.draw(st.integers(1, len(log.records())))
-    first = Projection(0, 0)
+    first = Projection(0, 0, 0)
     done = projected(log, first, cut)
     for work in data.draw(st.lists(st.sampled_from(done), unique_by=id) if done else st.just([])):
         first.done(work)
     mark = first.watermark()
-    expected = [work for work in projected(log, Projection(0, 0)) if work.at >= mark]
-    found = projected(log, Projection(0, mark))
+    expected = [work for work in projected(log, Projection(0, 0, 0)) if work.at >= mark]
+    found = projected(log, Projection(0, 0, mark))
     assert [(type(work), work.at) for work in found] == [(type(work), work.at) for work in expected]
     assert _writes(found) == _writes(expected)
 

@@ -31,7 +31,7 @@ def gone(time: int, id: ResponseId = ID) -> Stored:
 
 
 def request(time: int, id: ResponseId = ID) -> Stored:
-    summary = Summary(Tenant("t"), "completed", True, "sha", 0, 1, 0, 1, 0)
+    summary = Summary(Tenant("t"), "completed", True, "sha", 0, 1, 0, 1, 1)
     (record,) = transcript_records(id, summary, b"{}", [])
     return Stored(time, record.key, record.value, record.headers)
 

@@ -30,7 +30,7 @@ class Shelf:
         """Apply the next `count` records."""
         for record in self.log.records(NAMES.transcripts, 0):
             if record.offset >= self.position and count > 0:
-                self.library.apply(record)
+                self.library.apply(record, 0)
                 self.position, count = record.offset + 1, count - 1
 
     async def closed(self, number: int = 1, size: int = 10, events: int = 3) -> Author:
@@ -161,7 +161,7 @@ async def test_an_unreadable_record_says_why_and_changes_nothing() -> None:
     await shelf.read()
     await author.writer.append(NAMES.transcripts, 0, author.broken(author.id.encode() + b"/0", b"?"))
 
-    why = shelf.library.apply(shelf.log.records(NAMES.transcripts, 0)[-1])
+    why = shelf.library.apply(shelf.log.records(NAMES.transcripts, 0)[-1], 0)
     assert why is not None
     assert "unheard-of" in why
     assert author.id in shelf.library

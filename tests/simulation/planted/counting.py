@@ -46,8 +46,8 @@ def partition_not_of_the_id() -> Iterator[None]:
 def reader_decides_by_its_version() -> Iterator[None]:
     """The projector passes over the events of a type that it does not know."""
 
-    def old(record: records.LogRecord) -> records.Entry:
-        entry = records.parse(record)
+    def old(record: records.LogRecord, partition: int) -> records.Entry:
+        entry = records.parse(record, partition)
         if isinstance(entry, EventRecord) and entry.type == "response.content_part.done":
             return records.Unreadable("a type of a later version")
         return entry
@@ -72,8 +72,8 @@ def event_encoded_anew() -> Iterator[None]:
 def unreadable_record_stops_the_fold() -> Iterator[None]:
     """An executor raises on what it cannot read."""
 
-    def strict(record: records.LogRecord) -> records.Entry:
-        entry = records.parse(record)
+    def strict(record: records.LogRecord, partition: int) -> records.Entry:
+        entry = records.parse(record, partition)
         if isinstance(entry, records.Unreadable):
             raise ValueError(entry.why)  # noqa: TRY004 - as a parser would
         return entry
@@ -209,7 +209,7 @@ def events_after_the_close_count() -> Iterator[None]:
     def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
         state = self.responses.get(entry.id)
         if state is not None and state.status == fold.CANCELLED:
-            state.status = fold.IN_PROGRESS
+            state.status = records.IN_PROGRESS
         return original(self, time, entry)
 
     with patch.object(Fold, "_event", event):
@@ -225,7 +225,7 @@ def terminal_event_closes_nothing() -> Iterator[None]:
         verdict = original(self, time, entry)
         state = self.responses.get(entry.id)
         if verdict is Verdict.COUNTS and entry.terminal and state is not None:
-            state.status = fold.IN_PROGRESS
+            state.status = records.IN_PROGRESS
         return verdict
 
     with patch.object(Fold, "_event", event):

@@ -18,6 +18,10 @@ ELSEWHERE = {
         _SIZES, "unit/test_scribe.py::test_a_final_object_over_the_bound_is_an_honest_failure_that_fits"
     ),
     "P-10": Elsewhere(_KAFKA, "unit/test_kafka_wire.py::test_a_produce_request"),
+    "P-11": Elsewhere(
+        "nobody in the simulation appends what we did not write",
+        "property/test_poison.py::test_nobody_falls_over_an_event_record_with_any_part_of_it_exchanged",
+    ),
     "P-49": Elsewhere(
         "every upstream of the simulation has room enough",
         "unit/test_places.py::test_no_more_calls_at_once_than_places_and_the_next_comes_at_once",
