@@ -15,7 +15,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from aiokafka.errors import CorruptRecordException, OffsetOutOfRangeError, StaleMetadata, for_code
+from aiokafka.errors import (
+    CorruptRecordException,
+    OffsetOutOfRangeError,
+    StaleMetadata,
+    UnsupportedCodecError,
+    for_code,
+)
 from aiokafka.record.memory_records import MemoryRecords
 
 from schemas.records import LogRecord
@@ -30,6 +36,10 @@ SILENCE = 2.0
 """Seconds beyond the asked wait after which a connection counts as dead."""
 UNCLAIMED = 5.0
 """Seconds that an answer waits for the next fetch from the same positions."""
+
+_BROKEN = (CorruptRecordException, UnsupportedCodecError, UnicodeDecodeError)
+"""What unpacking a batch raises: it is not what it says, is packed by a codec whose library we have not, or
+names a header in no UTF-8."""
 
 _Asked = tuple[int, frozenset[tuple[TopicPartition, int]]]
 """A node, and the positions it was asked to read on from."""
@@ -248,11 +258,15 @@ def read_records(data: bytes, position: int) -> tuple[Sequence[LogRecord], int]:
             if next_offset > position:
                 break
             raise CorruptRecordException(f"bad checksum in the batch at offset {batch.base_offset}")
+        if not batch.is_control_batch:
+            try:
+                found = list(batch)
+            except _BROKEN as error:
+                if next_offset > position:
+                    break
+                raise CorruptRecordException(f"the batch at offset {batch.base_offset}: {error}") from error
+            if batch.base_offset < position:
+                found = [record for record in found if record.offset >= position]
+            records += found
         next_offset = batch.next_offset
-        if batch.is_control_batch:
-            continue
-        if batch.base_offset < position:
-            records.extend(record for record in batch if record.offset >= position)
-        else:
-            records.extend(batch)
     return records, next_offset

@@ -4,10 +4,11 @@ from collections.abc import Hashable
 from typing import Any
 
 import pytest
+from aiokafka.record.util import calc_crc32c
 from structlog.testing import capture_logs
 
 from schemas.errors import LogUnavailable
-from schemas.records import NewRecord
+from schemas.records import Headers, NewRecord
 from services.eventlog import damage, kafka_fetch
 from services.eventlog.kafka_fetch import KafkaFetcher
 from services.eventlog.kafka_lane import Lane, Producer, Queued
@@ -19,10 +20,10 @@ from tests.conftest import eventually
 GOOD, BAD = TopicPartition("events", 0), TopicPartition("events", 1)
 
 
-def batch_of(key: bytes) -> bytes:
+def batch_of(key: bytes, headers: Headers = ()) -> bytes:
     """One record, at offset 0, as it is stored."""
     lane = Lane(GOOD)
-    lane.queue.append(Queued(NewRecord(key, b"value", []), None, 100))
+    lane.queue.append(Queued(NewRecord(key, b"value", headers), None, 100))
     return lane.next_batch(Producer(7, 0)).data
 
 
@@ -103,6 +104,25 @@ async def test_what_comes_before_a_corrupt_batch_is_read(link: Link) -> None:
     first = batch_of(b"first")
     link.stored[BAD] = first + flipped(first)
     assert keys(await fetch(KafkaFetcher(link), BAD)) == [b"first"]
+
+
+def resealed(data: bytes) -> bytes:
+    """`data` with the checksum that is right for it."""
+    checksum: int = calc_crc32c(data[21:])
+    return data[:17] + checksum.to_bytes(4) + data[21:]
+
+
+ZSTD = 4
+NO_TEXT = batch_of(b"bad", [("name", b"")]).replace(b"name", b"n\xffme")
+
+
+@pytest.mark.parametrize("bad", [NO_TEXT, NO_TEXT[:22] + bytes([ZSTD]) + NO_TEXT[23:]], ids=["name", "codec"])
+async def test_a_batch_that_cannot_be_unpacked_stops_its_own_partition_only(link: Link, bad: bytes) -> None:
+    link.stored[BAD] = batch_of(b"first") + resealed(bad)
+    fetcher = KafkaFetcher(link)
+    assert sorted(map(str, keys(await fetch(fetcher, GOOD, BAD)))) == ["b'first'", "b'good'"]
+    link.stored[BAD] = resealed(bad)
+    assert keys(await fetch(fetcher, GOOD, BAD)) == [b"good"]
 
 
 async def test_a_topic_that_is_missing_is_told_with_what_mends_it(link: Link) -> None:
