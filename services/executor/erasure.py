@@ -7,12 +7,12 @@ The watermark holds until then, so a death on the way only means that the next o
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
 import structlog
 
 from schemas.errors import LogUnavailable, RejoinderError
-from schemas.records import Accepted, NewRecord, parse
+from schemas.records import Accepted, Deleted, NewRecord, parse
 from services.eventlog.port import Log, TopicPartition, Writer
 from services.eventlog.scan import scan
 from services.executor import metrics
@@ -21,6 +21,9 @@ from services.executor.partition import Erasure, Partition
 log = structlog.get_logger()
 
 _ID_BYTES = 41
+SLICE = 256
+"""Tombstones that are under way at once. A response may have a million events, and what others of its
+partition have to say waits behind them in the writer's lane."""
 LATEST_RECORD_MS = 3_600_000
 """So long after its deadline, in log time, nothing of a response is appended any more: its executor has ended
 or lost it. A delete of an old response need not read the log from then to now."""
@@ -97,22 +100,31 @@ async def _erase_group(
     wanted: defaultdict[bytes, list[Stretch]] = defaultdict(list)
     for erasure, stretch in group:
         wanted[erasure.id.encode()].append(stretch)
-    keys = await _keys(log_, source, wanted)
+    keys: list[bytes] = []
+    async for key in _keys(log_, source, wanted):
+        keys.append(key)
+        if len(keys) == SLICE:
+            await _tombstone(writer, source, keys)
+            keys.clear()
+    await _tombstone(writer, source, keys)
+
+
+async def _tombstone(writer: Writer, source: TopicPartition, keys: list[bytes]) -> None:
     for key in keys[:-1]:
         writer.post(source.topic, source.partition, NewRecord(key, None))
     for key in keys[-1:]:  # order is kept: with the last one, all are acknowledged
         await writer.append(source.topic, source.partition, NewRecord(key, None))
 
 
-async def _keys(log_: Log, source: TopicPartition, wanted: Mapping[bytes, list[Stretch]]) -> list[bytes]:
+async def _keys(
+    log_: Log, source: TopicPartition, wanted: Mapping[bytes, list[Stretch]]
+) -> AsyncIterator[bytes]:
     """The keys of those records that are in one of the stretches `wanted` of their response."""
     stretches = [stretch for of_one in wanted.values() for stretch in of_one]
     start, end = min(first for first, _ in stretches), max(end for _, end in stretches)
-    keys: dict[bytes, None] = {}
     async for record in scan(log_, source, start, end):
         key = record.key or b""
         of_one = wanted.get(key[:_ID_BYTES], ())
         inside = any(first <= record.offset < last for first, last in of_one)
-        if inside and record.value is not None and b"/deleted/" not in key:
-            keys[key] = None
-    return list(keys)
+        if inside and record.value is not None and not isinstance(parse(record), Deleted):
+            yield key

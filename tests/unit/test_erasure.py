@@ -1,10 +1,11 @@
 """What is erased from the log: all of a response that is to go, and of another nothing but what is astray."""
 
 from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant
-from schemas.records import Claimed
+from schemas.records import Claimed, Deleted, EventHeaders, NewRecord
 from services.eventlog.memory import MemoryLog
+from services.eventlog.port import Ack, Writer
 from services.eventlog.topics import topics
-from services.executor.erasure import erase
+from services.executor.erasure import SLICE, erase
 from services.executor.partition import Partition
 
 EVENTS = topics().events
@@ -45,6 +46,50 @@ async def test_all_of_a_response_that_is_to_go_goes() -> None:
     partition.erase(ID, 0, records[2])
     partition.erase(ID, 3, records[3])
     assert await erased(log, partition) == [record.key for record in records]
+
+
+class Lane:
+    """A writer that counts what is under way, and what was at most."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self.under_way = self.most = 0
+
+    def post(self, topic: str, partition: int, record: NewRecord) -> None:
+        self._writer.post(topic, partition, record)
+        self._begun()
+
+    async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
+        self._begun()
+        ack = await self._writer.append(topic, partition, record)
+        self.under_way = 0
+        return ack
+
+    def _begun(self) -> None:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+
+
+async def test_others_get_between_the_tombstones_of_a_long_response() -> None:
+    log = await logged(2 * SLICE + 1)
+    records, partition, lane = log.records(EVENTS, 0), Partition(0, floor=0), Lane(log.writer())
+    partition.erase(ID, 0, records[-1])
+    await erase(log, lane, EVENTS, partition, list(partition.erasures.values()))  # type: ignore[arg-type]
+
+    assert not partition.erasures
+    assert [r.key for r in log.records(EVENTS, 0) if r.value is None] == [record.key for record in records]
+    assert lane.most == SLICE
+
+
+async def test_a_delete_is_known_by_its_kind_and_all_else_of_the_response_goes() -> None:
+    log = await logged(1)
+    writer = log.writer()
+    event = EventHeaders(ID, ClaimId("deleted"), 1, Tenant("default")).event(0, "x", b"{}")
+    for record in (event, Deleted(ID, "n", Tenant("default"), 0).new()):
+        await writer.append(EVENTS, 0, record)
+    records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
+    partition.erase(ID, 0, records[-1])
+    assert await erased(log, partition) == [record.key for record in records[:-1]]
 
 
 async def test_what_the_owner_before_has_erased_is_not_erased_again() -> None:
