@@ -225,6 +225,10 @@ class KafkaWriter:
             request = _produce(lanes, producer)
             sent = True
             self._answered(lanes, await self._link.send(node, request, "produce", timeout))
+        except asyncio.CancelledError:
+            for lane in lanes:  # the writer closes, and is to say what became of them
+                lane.maybe_appended |= sent
+            raise
         except Exception as error:
             if not isinstance(error, FAILURES):
                 log.exception("produce request failed unexpectedly", node=node)

@@ -1,0 +1,51 @@
+"""What a writer that is closed says of what it had under way."""
+
+import asyncio
+from collections.abc import Hashable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from schemas.errors import AppendUnknown, LogUnavailable
+from schemas.records import NewRecord
+from services.eventlog.kafka_link import KafkaAddress, KafkaLink
+from services.eventlog.kafka_wire import ProduceRequest
+from services.eventlog.kafka_writer import KafkaWriter
+from services.eventlog.port import TopicPartition
+
+
+class Silent(KafkaLink):
+    """A broker that takes what is sent and says nothing to it."""
+
+    def __init__(self) -> None:
+        super().__init__(KafkaAddress("nowhere:9"), 1)
+        self.sent = asyncio.Event()
+
+    async def ready(self, node: int, group: Hashable) -> None:
+        """At once."""
+
+    def known_leader(self, source: TopicPartition) -> int | None:  # noqa: ARG002
+        return 1
+
+    async def send(self, node: int, request: Any, group: Hashable = "", timeout: float = 2) -> Any:  # noqa: ARG002
+        if isinstance(request, ProduceRequest):
+            self.sent.set()
+            await asyncio.Event().wait()
+        return SimpleNamespace(error_code=0, producer_id=7, producer_epoch=0)
+
+
+async def test_of_what_was_sent_nobody_knows_when_the_writer_is_closed() -> None:
+    link = Silent()
+    writer = KafkaWriter(link.address)
+    writer._link = link
+    sent = asyncio.create_task(writer.append("events", 0, NewRecord(b"sent", b"{}")))
+    await link.sent.wait()
+    behind = asyncio.create_task(writer.append("events", 0, NewRecord(b"behind", b"{}")))
+    await asyncio.sleep(0)
+    await writer.close(timeout=0)
+
+    with pytest.raises(AppendUnknown, match="the writer was closed"):
+        await sent
+    with pytest.raises(LogUnavailable, match="not sent"):
+        await behind
