@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from schemas import response
+from schemas.errors import RejoinderError
 from schemas.events import accepted_value
 from schemas.fold import State
 from services.executor import metrics
@@ -26,12 +27,20 @@ from services.executor.scribe import Ending, Limits, Scribe
 
 log = structlog.get_logger()
 
+LATE_S = 1.0
+"""Seconds for which the past of an overdue response is looked for (P-47): less than a beat, with which the
+steward gives up what has not ended, and claims anew."""
+
 _LOST = "the executor that ran this response is gone, and its upstream cannot be resumed"
 _ENDINGS = {
     Continuation.END_LOST: Ending(_LOST, type="executor_lost"),
     Continuation.END_OVERDUE: Ending("the response's deadline is over", type="deadline"),
     Continuation.END_ATTEMPTS: Ending("the response was attempted too often", type="attempts_exhausted"),
 }
+
+
+class _NotInTime(RejoinderError):
+    """The deadline came before the log could be read."""
 
 
 class Worker:
@@ -77,12 +86,16 @@ class Worker:
         """Whether the run waits for its end now; false: its claim has lapsed, the next one goes on."""
         scribe = None
         try:
-            value = accepted_value(await self._accepted(partition, state))
+            accepted, past = await self._logged(partition, state)
+            value = accepted_value(accepted)
             initial: dict[str, Any] = msgspec.json.decode(value.response)
-            past = await self._past(partition, state)
             scribe = self._scribe(state, initial, past)
             body: dict[str, Any] = msgspec.json.decode(value.request)
             return await self._narrate(partition, state, run, scribe, past, body, initial)
+        except _NotInTime:
+            log.warning("the log cannot be read: its response ends without what is there", id=run.id)
+            self._end_anyhow(state, run, scribe, _ENDINGS[Continuation.END_OVERDUE])
+            return True
         except Exception as error:
             log.exception("run failed", id=run.id)
             self._end_anyhow(state, run, scribe, _internal(error))
@@ -192,6 +205,16 @@ class Worker:
     @staticmethod
     def _resume(state: State, past: Past) -> Resume:
         return Resume(past.upstream_id, past.cursor, counted=max(0, state.last - state.origin))
+
+    async def _logged(self, partition: Partition, state: State) -> tuple[bytes, Past]:
+        """The value of the `accepted` that won, and what counted since. Raises LookupError when retention
+        took it, _NotInTime when a place that cannot be read holds the scan up until the deadline.
+        """
+        try:
+            async with asyncio.timeout(max(self._time_left(state), LATE_S)):
+                return await self._accepted(partition, state), await self._past(partition, state)
+        except TimeoutError as error:
+            raise _NotInTime from error
 
     async def _accepted(self, partition: Partition, state: State) -> bytes:
         """The value of the `accepted` that won. Raises LookupError when retention took it."""
