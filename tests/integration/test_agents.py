@@ -48,7 +48,7 @@ def system(agent: HostedAgent, kafka: str, tmp_path_factory: pytest.TempPathFact
             lines.append(f'[[agents]]\nname = "{name}-resumable"\nurl = "{url}"\nresumable = true\n')
         config = folder / "rejoinder.toml"
         config.write_text("\n".join(lines))
-        with System(kafka, folder, config=config) as running:
+        with System(kafka, folder, config=config, grace_s=1) as running:
             yield running
 
 
@@ -76,6 +76,13 @@ def created(api: Api, words: str, name: str, **fields: Any) -> str:
     answer = api.post(asking(words, name, **fields))
     assert answer.status == 200, answer
     return str(answer.json["id"])
+
+
+def talking(api: Api, words: str, name: str) -> str:
+    """A response whose agent has begun to say something."""
+    id = created(api, words, name)
+    api.eventually(id, lambda response: len(text(response)) > 20)
+    return id
 
 
 def posted(api: Api, body: dict[str, Any]) -> list[Frame]:
@@ -159,8 +166,7 @@ def test_an_agent_takes_its_own_turns_back(api: Api, name: str) -> None:
 @pytest.mark.parametrize("end", ["cancel", "delete"])
 def test_the_agent_sees_a_cancel_and_a_delete(api: Api, agent: HostedAgent, name: str, end: str) -> None:
     before = agent.journal
-    id = created(api, "wait", name)
-    api.eventually(id, lambda response: len(text(response)) > 20)
+    id = talking(api, "wait", name)
     answer = getattr(api, end)(id)
     assert answer.status == 200
     becomes(lambda: since(agent, before) == ["begun", "stopped"])
@@ -200,8 +206,7 @@ def test_an_agent_that_dies_in_mid_stream_leaves_an_honest_end(api: Api, tmp_pat
 
 def test_an_agent_that_comes_back_without_its_work_leaves_an_honest_end(api: Api, tmp_path: Path) -> None:
     with hosted_agent(tmp_path, port=MORTAL_PORT):
-        id = created(api, "wait", "mortal-resumable")
-        api.eventually(id, lambda response: len(text(response)) > 20)
+        id = talking(api, "wait", "mortal-resumable")
     with hosted_agent(tmp_path, port=MORTAL_PORT):
         frames = api.events(id)
     response = checked_stream(frames)
@@ -248,8 +253,7 @@ def test_a_killed_executor_ends_what_cannot_be_resumed_and_the_agent_stops(
     api: Api, system: System, agent: HostedAgent
 ) -> None:
     before = agent.journal
-    id = created(api, "wait", "steps")
-    api.eventually(id, lambda response: len(text(response)) > 20)
+    id = talking(api, "wait", "steps")
     [executor] = system.titled("rejoinder executor")
     executor.kill()
     response = api.eventually(id, lambda response: response["status"] == "failed", timeout=20)
@@ -264,10 +268,9 @@ def test_an_executor_that_leaves_hands_a_resumable_agent_over(
     api: Api, system: System, agent: HostedAgent
 ) -> None:
     before = agent.journal
-    id = created(api, "steps 600", "steps-resumable")
-    api.eventually(id, lambda response: len(text(response)) > 20)
+    id = talking(api, "steps 300", "steps-resumable")
     [executor] = system.titled("rejoinder executor")
     executor.terminate()
     frames = api.events(id)
-    assert words(frames) == [f"word{n} " for n in range(600)]
+    assert words(frames) == [f"word{n} " for n in range(300)]
     assert since(agent, before) == ["begun", "ended"]

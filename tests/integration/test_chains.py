@@ -259,11 +259,11 @@ def test_a_cycle_cannot_be_made_even_by_who_knows_the_ids(api: Api) -> None:
 def test_a_conversation_goes_on_after_a_restart_of_everything(
     kafka: str, config: Path, server: ModelServer
 ) -> None:
-    with System(kafka, config.parent, config=config, partitions=2) as system:
+    with System(kafka, config.parent, config=config, partitions=2, grace_s=1) as system:
         api = Api(system.base_url)
         first = closed(api, "restart 1")
         second = closed(api, "restart 2", first)
-        slow = api.create("restart 3", tokens=120, interval_ms=100, previous_response_id=second)
+        slow = api.create("restart 3", tokens=100, interval_ms=100, previous_response_id=second)
         waiting = created(api, "restart 4", slow)
         api.eventually(slow, lambda response: text(response))
         system.stop()
