@@ -19,7 +19,7 @@ from services.executor.conversation import Conversation
 from services.executor.partition import Partition
 from services.web.answers import error_answer
 from services.web.internal import Turn
-from tests.conftest import eventually
+from tests.conftest import PATIENCE, eventually
 from tests.upstreams import Call, raw
 
 TENANT = Tenant("t")
@@ -204,7 +204,7 @@ async def test_a_replay_that_says_nothing_is_asked_again(monkeypatch: pytest.Mon
         else:
             await replay.answer(call)
 
-    async with raw(script) as server, asyncio.timeout(10):
+    async with raw(script) as server, asyncio.timeout(PATIENCE):
         chains = Conversation(server.url)
         assert await chains.input(Partition(0, floor=0), TENANT, BODY) == WHOLE
         await chains.close()
@@ -235,7 +235,7 @@ async def test_a_turn_that_stays_unreadable_ends_who_needs_it() -> None:
     async def script(call: Call) -> None:
         await call.answer(200, odd)
 
-    async with raw(script) as server, asyncio.timeout(10):
+    async with raw(script) as server, asyncio.timeout(PATIENCE):
         chains = Conversation(server.url)
         await chains.settle(Partition(0, floor=0), id_of(3))
         with pytest.raises(UpstreamError, match=f"'{id_of(3)}' cannot be read") as refused:
