@@ -274,10 +274,13 @@ def _erase_late(partition: Partition, record: LogRecord, entry: Entry, verdict: 
     and dealt with, before the floor.
     """
     id: ResponseId | None = getattr(entry, "id", None)
-    if id is None or isinstance(entry, Deleted | Tombstone):
+    if id is None or isinstance(entry, Deleted):
         return
     state = partition.fold.get(id)
-    if verdict is Verdict.VOID or (state is not None and state.offset < partition.floor):
+    if isinstance(entry, Tombstone):
+        if state is None and b"/accepted/" not in (record.key or b""):
+            partition.unknown_erased(id)
+    elif verdict is Verdict.VOID or (state is not None and state.offset < partition.floor):
         partition.erase_stray(id, record.offset)
     elif state is None:
         partition.unknown_read(id, record.offset, closes=_closes(entry))

@@ -81,6 +81,8 @@ class Partition(Struct):
     unknown: dict[ResponseId, list[int] | None] = field(default_factory=dict)
     """Offsets, up to `acts_from`, of records of responses that were accepted before anything was folded here;
     None when a record that closes is among them."""
+    past: set[ResponseId] = field(default_factory=set)
+    """Those of `unknown` that had closed, as a tombstone up to `acts_from` says."""
     orphans: dict[ResponseId, Orphan] = field(default_factory=dict)
     """Whoever owns the partition tells the upstreams of those whose executor is gone (P-46)."""
     uncalled: dict[ResponseId, int] = field(default_factory=dict)
@@ -141,12 +143,19 @@ class Partition(Struct):
         late, then, and so it is before that if it closed before the floor. A longer one closed behind the
         floor, and what led there counted: that must stay.
         """
-        if offset >= self.acts_from:
+        if offset >= self.acts_from or id in self.past:
             self.erase_stray(id, offset)
         elif offset >= self.floor and closes:
             self.unknown[id] = None
         elif offset >= self.floor and (offsets := self.unknown.setdefault(id, [])) is not None:
             offsets.append(offset)
+
+    def unknown_erased(self, id: ResponseId) -> None:
+        """A record that is no `accepted` was erased, of a response of which the fold knows nothing.
+
+        Nobody does that to one that is open: whatever comes behind the tombstone is late.
+        """
+        self.past.add(id)
 
     def caught_up(self) -> None:
         """All is read up to `acts_from`: what did not close in there had closed before, and is late."""
@@ -154,6 +163,7 @@ class Partition(Struct):
             for offset in offsets or ():
                 self.erase_stray(id, offset)
         self.unknown.clear()
+        self.past.clear()
 
     def orphaned(self, state: State, end: int, beats: int) -> None:
         """A response was closed from outside, at offset `end`, and no run here stops its upstream."""

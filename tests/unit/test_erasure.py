@@ -127,3 +127,11 @@ def test_what_comes_after_the_assignment_for_a_response_unknown_is_late() -> Non
     partition.own(acts_from=20, committed=10)
     partition.unknown_read(ID, 20, closes=True)
     assert [erasure.start for erasure in partition.erasures.values()] == [20]
+
+
+def test_what_closes_behind_a_tombstone_of_its_own_response_is_late() -> None:
+    partition = Partition(0, floor=10)
+    partition.own(acts_from=20, committed=10)
+    partition.unknown_erased(ID)
+    partition.unknown_read(ID, 15, closes=True)
+    assert [erasure.start for erasure in partition.erasures.values()] == [15]
