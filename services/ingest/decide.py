@@ -40,6 +40,14 @@ def already_cancelled(view: ResponseView) -> bool:
     return view.status == CANCELLED
 
 
+def ends_with_its_client(request: CreateRequest, key: str | None) -> bool:
+    """Whether the response is cancelled when the client that waits for it goes (A-7).
+
+    A key says that the client may come back, as SDKs do after a time-out: it meets the response then.
+    """
+    return not request.background and key is None
+
+
 def check_repeated(view: ResponseView, request: CreateRequest) -> None:
     """Whether the response that an Idempotency-Key met is what `request` asks for. Raises ApiError (422)."""
     if view.deleted:

@@ -19,7 +19,7 @@ from schemas.request import parse
 from services.ingest.admission import Admission
 from services.ingest.attach import Attachments
 from services.ingest.commands import Commands
-from services.ingest.decide import IDEMPOTENCY_KEY, parse_key
+from services.ingest.decide import IDEMPOTENCY_KEY, ends_with_its_client, parse_key
 from services.ingest.metrics import COMMANDS
 from services.settings import Settings
 from services.web.answers import json_answer, read_body
@@ -54,8 +54,7 @@ class Desk:
             created = await self._commands.create(asked, tenant, key)
         if asked.background and not asked.stream:
             return Response(created.object, media_type="application/json")
-        # A key says that the client may come back, as SDKs do after a time-out: it meets the response then.
-        cancels = not asked.background and key is None
+        cancels = ends_with_its_client(asked, key)
         return self._attachments.attach(created, stream=asked.stream, cancels=cancels)
 
     async def _cancel(self, request: Request) -> ASGIApp:

@@ -1,5 +1,6 @@
 """What ingest tells clients, held against the truth when they hear it, and in the end."""
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
+STALE, QUIET = 12.0, 30.0
+"""Seconds that an ingest's figures of open responses may be old, when nothing has happened for some time."""
+
+
 class Answers:
     """Every answer of one world."""
 
@@ -21,7 +26,7 @@ class Answers:
         self._possible: dict[str, None] = {}
         """Marks of wishes that may have come true, as far as their clients know."""
         self.cancels: set[ResponseId] = set()
-        """What clients asked to cancel, or left."""
+        """What clients asked to cancel, or left for good."""
         self._ids: dict[str, ResponseId] = {}
         """The id that each Idempotency-Key made."""
 
@@ -56,10 +61,25 @@ class Answers:
             before = world.story(wish.request.previous)
             if before.accepted is not None and not (before.deleted or before.hidden):
                 world.bad("P-80 a false 404 for a predecessor", before)
-        elif said.status == 429 and world.promises.most_open() < world.settings.max_queue:
-            world.bad("A-10 refused, and there was room", wish.mark)
-        elif said.status not in (422, 429, 503):
+        elif said.status == 429:
+            told = world.undisturbed("ri", QUIET)  # else it may be long since an ingest heard of what closed
+            if told and world.promises.taken_for_open(STALE) < world.settings.max_queue:
+                world.bad("A-10 refused, and there was room", wish.mark)
+        elif said.status not in (422, 503):
             world.bad("A-9 refused for no reason", repr(said))
+
+    def left(self, id: ResponseId, *, back: bool) -> None:
+        """A client goes away while it waits; perhaps it comes `back`, and its response must not end (A-7)."""
+        self._world.say("left", id, back)
+        if not back:
+            self.cancels.add(id)
+
+    def awaited(self, id: ResponseId, said: bytes) -> None:
+        """A client heard the final object of the response that it waited for."""
+        story = self._world.story(id)
+        self._world.say("awaited", id, story.status)
+        if json.loads(said) != story.final:
+            self._world.bad("P-70 told to whoever waited, and not the log's", story, said)
 
     def cancelled(self, id: ResponseId, said: Any) -> None:
         """A client heard what came of its cancel: it stays so (A-11)."""

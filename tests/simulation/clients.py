@@ -1,20 +1,24 @@
-"""Clients: they create, cancel and delete at ingests, and try again as the SDKs do.
+"""Clients: they create, wait, cancel and delete at ingests, and try again as the SDKs do.
 
 What a client is told is held against the truth at once (`Answers`).
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from starlette.types import ASGIApp, Message, Receive, Send
 
 from schemas.errors import ApiError
 from schemas.ids import ResponseId, Tenant
 from schemas.request import CreateRequest, parse
+from services.ingest import decide
 from services.ingest.commands import Commands, Created
+from services.web.stream import Disconnected
 from tests.simulation.ingest import brief
 from tests.simulation.processes import Process
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 TENANT = Tenant("sim")
 TRIES = 8
 """How often a client sends a request before it gives up."""
+PATIENCE = 30.0
+"""Seconds that a client waits for its response on the connection of its POST."""
 
 
 class Wish(Struct, frozen=True, eq=False):
@@ -39,7 +45,7 @@ class Wish(Struct, frozen=True, eq=False):
 
 
 async def client(world: "World") -> None:
-    """One response's clients: a POST, perhaps two with one key; a cancel, a delete, perhaps."""
+    """One response's clients: a POST, or two with one key; perhaps a cancel, a delete, the POST again."""
     rng, plan = world.rng, world.plan
     await asyncio.sleep(rng.uniform(0, plan.seconds * 0.8))
     twice = rng.random() < plan.repeats
@@ -48,15 +54,20 @@ async def client(world: "World") -> None:
         other = wish(world, wishes[0].key) if rng.random() < 0.2 else wishes[0]
         wishes.append(other)
     made = await asyncio.gather(*(create(world, one) for one in wishes))
-    created = next((one for one in made if one is not None), None)
+    asked_for, created = next((pair for pair in zip(wishes, made, strict=True) if pair[1]), (wishes[0], None))
     if created is None:
         return
-    if rng.random() < plan.cancels:
+    if not asked_for.request.background:
+        await wait(world, asked_for, created)
+    elif rng.random() < plan.cancels:
         await asyncio.sleep(rng.expovariate(1 / 3))
         await asyncio.gather(*(cancel(world, created) for _ in range(rng.choice((1, 2)))))
     if rng.random() < plan.deletes:
         await asyncio.sleep(rng.choice((0, rng.expovariate(1 / 3), rng.expovariate(1 / 15))))
         await delete(world, created.id)
+    if asked_for.key and rng.random() < plan.returns:
+        await asyncio.sleep(rng.expovariate(1 / plan.absence))
+        await create(world, asked_for)
 
 
 def wish(world: "World", key: str | None) -> Wish:
@@ -99,13 +110,40 @@ async def create(world: "World", wish: Wish) -> Created | None:
     return None
 
 
-async def cancel(world: "World", created: Created) -> None:
-    """Cancel until it is answered; a response that is not in the background is abandoned instead (A-7)."""
-    world.answers.cancels.add(created.id)
-    story = world.story(created.id)
-    if story.accepted is not None and not story.accepted.background:
-        await asked(world, lambda it: it.abandon(created))
+async def wait(world: "World", wish: Wish, created: Created) -> None:
+    """Wait for the final object, as on the connection of the POST; perhaps not to the end (A-7)."""
+    process = _listening(world, wish.brief)
+    if process is None or process.attachments is None:
         return
+    cancels, said, gone = decide.ends_with_its_client(wish.request, wish.key), bytearray(), asyncio.Event()
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        said.extend(message.get("body", b""))
+
+    app = process.attachments.attach(created, stream=False, cancels=cancels)
+    connection = world.background(_connected(app, receive, send), process.node)
+    process.connections.append(connection)
+    impatient = world.rng.random() < world.plan.cancels
+    await asyncio.wait([connection], timeout=world.rng.expovariate(1 / 3) if impatient else PATIENCE)
+    if not connection.done():
+        world.answers.left(created.id, back=wish.key is not None)
+        gone.set()
+    elif said:
+        world.answers.awaited(created.id, bytes(said))
+
+
+async def _connected(app: ASGIApp, receive: Receive, send: Send) -> None:
+    with suppress(ApiError, Disconnected):  # the client hears 503, 404, or nothing any more
+        await app({"type": "http"}, receive, send)
+
+
+async def cancel(world: "World", created: Created) -> None:
+    """Cancel until it is answered."""
+    world.answers.cancels.add(created.id)
     for _ in range(TRIES):
         said = await asked(world, lambda it: it.cancel(created.id, TENANT))
         if said is not None and not (isinstance(said, ApiError) and said.status == 503):
@@ -137,7 +175,7 @@ async def asked(
     if process is None or process.commands is None:
         await asyncio.sleep(1)
         return None
-    task = world.background(command(process.commands))
+    task = world.background(command(process.commands), process.node)
     process.connections.append(task)
     await asyncio.wait([task])
     if task.cancelled():

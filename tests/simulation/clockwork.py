@@ -2,6 +2,10 @@
 
 A loop of its own and not a selector's with another clock: the simulation does little but schedule, and what
 asyncio's loops do for files, threads and signals at every turn would be a quarter of its time.
+
+Many processes share it. Whose code a callback is says its context (`PROCESS`), which tasks, timers and
+futures pass on by themselves. So one process can be frozen while the others run, as by SIGSTOP: nothing of it
+runs, and when it is thawed all that came due or came in meanwhile does at once.
 """
 
 import asyncio
@@ -10,10 +14,14 @@ import sys
 from asyncio import Future, Task
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextvars import ContextVar
 from heapq import heappop, heappush
+from random import Random
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PROCESS: ContextVar[object] = ContextVar("PROCESS", default=None)
+"""Whose code runs; None is the world's own, which is never frozen."""
 
 
 class Standstill(Exception):
@@ -23,15 +31,16 @@ class Standstill(Exception):
 class _Handle:
     """One callback that is ready or due; an `asyncio.TimerHandle` to those who hold it."""
 
-    __slots__ = ("_arguments", "_callback", "_context", "_when", "gone")
+    __slots__ = ("_arguments", "_callback", "_context", "_when", "gone", "timed")
 
     def __init__(
-        self, when: float, callback: Callable[..., Any], arguments: tuple[Any, ...], context: Any
+        self, when: float, callback: Callable[..., Any], arguments: tuple[Any, ...], context: Any, timed: bool
     ) -> None:
         self._when = when
+        self.timed = timed
         self._callback = callback
         self._arguments = arguments
-        self._context = context or contextvars.copy_context()
+        self._context = contextvars.copy_context() if context is None else context  # an empty one is false
         self.gone = False
 
     def cancel(self) -> None:
@@ -46,6 +55,28 @@ class _Handle:
     def run(self) -> None:
         self._context.run(self._callback, *self._arguments)
 
+    @property
+    def process(self) -> object:
+        return self._context.get(PROCESS)
+
+
+class _Held:
+    """What a frozen process is to do when it is thawed: what came due, and what came in, each in order."""
+
+    def __init__(self) -> None:
+        self._due: list[_Handle] = []
+        self._news: list[_Handle] = []
+
+    def hold(self, handle: _Handle) -> None:
+        (self._due if handle.timed else self._news).append(handle)
+
+    def released(self, rng: Random) -> list[_Handle]:
+        """The timers first, as a loop has it whose tasks hear of the news a turn later; or both mingled."""
+        turns = [iter(self._due)] * len(self._due) + [iter(self._news)] * len(self._news)
+        if rng.random() < 0.5:
+            rng.shuffle(turns)
+        return [next(handles) for handles in turns]
+
 
 class Clockwork(asyncio.AbstractEventLoop):
     """The loop. `time()` is in virtual seconds since its start. An error in a callback ends it."""
@@ -54,6 +85,7 @@ class Clockwork(asyncio.AbstractEventLoop):
         self._now = 0.0
         self._ready: deque[_Handle] = deque()
         self._due: list[tuple[float, int, _Handle]] = []
+        self._frozen: dict[object, _Held] = {}
         self._order = 0
         self._running = self._stopping = self._closed = False
         self._generators: dict[AsyncGenerator[Any, Any], None] = {}
@@ -64,7 +96,7 @@ class Clockwork(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> _Handle:
-        handle = _Handle(self._now, callback, args, context)
+        handle = _Handle(self._now, callback, args, context, timed=False)
         self._ready.append(handle)
         return handle
 
@@ -73,7 +105,7 @@ class Clockwork(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> _Handle:
-        handle = _Handle(when, callback, args, context)
+        handle = _Handle(when, callback, args, context, timed=True)
         self._order += 1
         heappush(self._due, (when, self._order, handle))
         return handle
@@ -82,6 +114,15 @@ class Clockwork(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> _Handle:
         return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def freeze(self, process: object) -> None:
+        """Nothing of `process` runs until it is thawed; what runs now goes on to its next await."""
+        self._frozen.setdefault(process, _Held())
+
+    def thaw(self, process: object, rng: Random) -> None:
+        """`process` runs again, if it was frozen: everything that waits runs next."""
+        if (held := self._frozen.pop(process, None)) is not None:
+            self._ready.extend(held.released(rng))
 
     def create_future(self) -> "Future[Any]":
         return Future(loop=self)
@@ -120,9 +161,14 @@ class Clockwork(asyncio.AbstractEventLoop):
             self._now = max(self._now, due[0][0])
         while due and due[0][0] <= self._now:
             ready.append(heappop(due)[2])
+        frozen = self._frozen
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if not handle.gone:
+            if handle.gone:
+                continue
+            if frozen and (held := frozen.get(handle.process)) is not None:
+                held.hold(handle)
+            else:
                 handle.run()
 
     # What `asyncio.Runner`, tasks and generators ask of a loop besides.
@@ -162,6 +208,13 @@ class Clockwork(asyncio.AbstractEventLoop):
         self._generators.pop(generator, None)
         if not self._closed:
             self.create_task(generator.aclose())
+
+
+def running() -> Clockwork:
+    """The loop that runs."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Clockwork)
+    return loop
 
 
 def play(main: Coroutine[Any, Any, T]) -> T:

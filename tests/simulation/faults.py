@@ -1,11 +1,18 @@
-"""What goes wrong: processes die, stall and lag, groups rebalance, the broker hangs, the log shrinks."""
+"""What goes wrong: processes die, stop, are cut off and lag, groups rebalance, the broker hangs, the log
+shrinks.
+
+    pause      the process stops (SIGSTOP) and goes on later, with all that came due or came in meanwhile
+    isolate    the network is away: the process computes on, and its timers run
+    stun       one of both, at the worst moment: just when it is about to act. It comes back when somebody
+               else has done so
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from schemas.ids import response_id
-from schemas.records import Headers, NewRecord
+from schemas.ids import ResponseId, response_id
+from schemas.records import Headers, LogRecord, NewRecord
 from services.eventlog.port import TopicPartition
 from tests.simulation import clients, readers
 from tests.simulation.node import SESSION, Node
@@ -16,6 +23,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 BROKER_PAUSES = (3, 12, 40)
+STUN = 15.0
+"""Seconds after which whoever was stunned comes back, though nobody has acted for it."""
 ODD: list[Headers] = [[], [("kind", b"event")], [("kind", b"unheard-of"), ("v", b"9")]]
 """Headers that say nothing, too little, or what only a later version knows."""
 READERS = 2
@@ -28,9 +37,13 @@ class Faults:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._rng = world.rng
+        self._stunned: dict[ResponseId, Node] = {}
+        """By what they were about to act on."""
         self._kinds: dict[str, Callable[[Process], Awaitable[None]]] = {
             "kill": lambda process: world.kill(process.name),
             "pause": self._pause,
+            "isolate": self._isolate,
+            "stun": self._stun,
             "expel": self._expel,
             "storm": self._storm,
             "restart": self._restart,
@@ -63,28 +76,67 @@ class Faults:
                     self._world.start(f"{role}{index}")
 
     async def _pause(self, process: Process) -> None:
-        seconds = self._rng.choice((1, 6, 15, 30))
-        if process.node.paused_at is None:
-            self.stun(process.node, seconds, isolated=self._rng.random() < 0.3)
+        self.pause(process.node, self._rng.choice((1, 6, 15, 30)))
 
-    def stun(self, node: Node, seconds: float, *, isolated: bool) -> None:
-        """Pause or isolate a process for so long; its groups expel it when its session is over."""
-        self._world.say("isolate" if isolated else "pause", node, seconds)
-        node.pause(isolated=isolated)
-        self._world.later(seconds, self.resume, node)
-        if seconds > SESSION:
-            self._world.later(SESSION, expel, node)
+    async def _isolate(self, process: Process) -> None:
+        self.isolate(process.node, self._rng.choice((1, 6, 15, 30)), wholly=self._rng.random() < 0.5)
 
-    def resume(self, node: Node) -> None:
-        """A paused process goes on, and joins again what it was expelled from."""
-        self._world.say("resume", node)
-        node.resume()
-        self._world.background(rejoin(node))
+    async def _stun(self, process: Process) -> None:
+        if acts := self._world.plan.acts.get(process.name[0]):
+            process.node.ambush = self._rng.choice(acts)
+            process.node.caught = lambda act, id: self._caught(process.node, act, id)
+
+    def pause(self, node: Node, seconds: float, *, session: float = SESSION) -> None:
+        """Stop a process for so long; its groups expel it when its session is over."""
+        if node.held_since is None:
+            self._world.say("pause", node, seconds)
+            node.pause()
+            self._let_go(node, seconds, session)
+
+    def isolate(self, node: Node, seconds: float, *, wholly: bool, session: float = SESSION) -> None:
+        """Cut a process off for so long, from the broker or from everybody; its session ends as well."""
+        if node.held_since is None:
+            self._world.say("isolate", node, seconds)
+            node.isolate(wholly=wholly)
+            self._let_go(node, seconds, session)
+
+    def written(self, record: LogRecord) -> None:
+        """Whoever was stunned when it was about to act on a response wakes when somebody has."""
+        if self._stunned and (node := self._stunned.pop(_about(record), None)) is not None:
+            seconds = self._rng.expovariate(1 / self._rng.choice((0.5, 5)))
+            self._world.later(seconds, self._resume, node, node.held_since)
+
+    def _caught(self, node: Node, act: str, id: ResponseId | None) -> None:
+        """Whoever is isolated when it calls goes on, and nobody hears of it; all else is sent by a zombie."""
+        self._world.say("stun", node, act, id)
+        session = self._rng.uniform(0, SESSION)
+        if act == "call":
+            self.isolate(node, STUN, wholly=False, session=session)
+        else:
+            self.pause(node, STUN, session=session)
+        if id is not None:
+            self._stunned[id] = node
+
+    def _let_go(self, node: Node, seconds: float, session: float) -> None:
+        self._world.later(session, self._session_over, node, node.held_since)
+        self._world.later(seconds, self._resume, node, node.held_since)
+
+    @staticmethod
+    def _session_over(node: Node, held_since: float) -> None:
+        if node.held_since == held_since:
+            expel(node)
+
+    def _resume(self, node: Node, held_since: float) -> None:
+        """A process goes on, unless it does already, and joins again what it was expelled from."""
+        if node.held_since == held_since:
+            self._world.say("resume", node)
+            node.resume()
+            self._world.background(rejoin(node), node)
 
     async def _expel(self, process: Process) -> None:
         self._world.say("rebalance", process.name)
         expel(process.node)
-        await rejoin(process.node)
+        self._world.background(rejoin(process.node), process.node)
 
     async def _storm(self, process: Process) -> None:
         self._world.say("storm of rebalances")
@@ -94,7 +146,7 @@ class Faults:
 
     async def _restart(self, process: Process) -> None:
         """As in a rolling update: told to stop, awaited, replaced."""
-        if process.node.paused_at is None:
+        if process.node.held_since is None:
             self._world.background(self._world.restart(process.name))
 
     async def _roll(self, _: Process) -> None:
@@ -104,7 +156,7 @@ class Faults:
     async def _one_by_one(self) -> None:
         for index in range(ROLES["x"]):
             process = self._world.processes.get(f"x{index}")
-            if process is not None and process.node.paused_at is None and not process.stop.is_set():
+            if process is not None and process.node.held_since is None and not process.stop.is_set():
                 await self._world.restart(process.name)
 
     async def _poison(self, _: Process) -> None:
@@ -141,7 +193,7 @@ class Faults:
             expel(node)
         self._world.log.gate.set()
         for node in nodes if expelled else []:
-            self._world.background(rejoin(node, after=self._rng.expovariate(1)))
+            self._world.background(rejoin(node, after=self._rng.expovariate(1)), node)
 
     async def _compact(self, _: Process) -> None:
         """Of events what nobody who starts would read: the lag is long (P-92). Of views anything."""
@@ -176,7 +228,13 @@ class Faults:
         stories = [story for truth in world.truth for story in truth.stories.values()]
         if replays and stories:
             process, story = self._rng.choice(replays), self._rng.choice(stories)
-            process.connections.append(world.background(readers.follow(world, process, story)))
+            reading = world.background(readers.follow(world, process, story), process.node)
+            process.connections.append(reading)
+
+
+def _about(record: LogRecord) -> ResponseId:
+    """The response of a record, also of a tombstone."""
+    return ResponseId((record.key or b"").decode().partition("/")[0])
 
 
 def expel(node: Node) -> None:

@@ -12,11 +12,15 @@ from schemas.ids import ResponseId
 from services.config import Config, Model
 from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends
+from services.ingest.attach import Attachments
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
 from services.ingest.replay_client import ReplayClient
 from services.ingest.watch import Watch
+from services.replay.replay import Packed, Replay
+from services.replay.window import Window
 from services.settings import Settings
+from services.web.forward import Upstream
 from services.web.internal import LOAD_PATH, ReplayAway
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS, Process, started
@@ -27,7 +31,7 @@ LONG_S, SHORT_S = 100, 10
 """Deadlines of runs, seconds: the last ingest gives the short one."""
 GRACE_S = 2.0
 FIND = Callable[[], Process | None]
-BACKGROUND = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+BACKGROUND = Callable[[Coroutine[Any, Any, Any], Node], "asyncio.Task[Any]"]
 
 
 class Line(ReplayClient):
@@ -44,15 +48,15 @@ class Line(ReplayClient):
                 await self._node.turn()
                 answer = await self._answered(path)
                 await self._node.passage()
-                return 200, answer
+                return (204, b"") if answer is None else (200, answer)
         except TimeoutError as error:
             raise ReplayAway("no answer in time") from error
 
-    async def _answered(self, path: str) -> bytes:
+    async def _answered(self, path: str) -> bytes | None:
         process = self._find()
         if process is None:
             raise ReplayAway("nobody listens")
-        task = self._background(_answer(process, path))
+        task = self._background(_answer(process, path), process.node)
         process.connections.append(task)
         try:
             await asyncio.wait([task])
@@ -61,27 +65,43 @@ class Line(ReplayClient):
         if task.cancelled():
             raise ReplayAway("the connection broke")
         try:
-            return bytes(task.result())
+            said: bytes | None = task.result()
         except ApiError as error:
             raise ReplayAway(f"answered {error.status}") from error
+        return said
 
 
-async def _answer(process: Process, path: str) -> bytes:
-    """What a replay says, as its internal port does (`services.web.internal`)."""
+async def _answer(process: Process, path: str) -> bytes | None:
+    """What a replay says, as its internal port does (`services.web.internal`); None when there is nothing."""
     assert process.reader is not None
     await process.node.turn()
     replay, url = process.reader.replay, urlsplit(path)
     if url.path == LOAD_PATH:
         return msgspec.json.encode(replay.load())
-    offset = parse_qs(url.query).get("offset")
-    view = await replay.view(ResponseId(url.path.rpartition("/")[2]), int(offset[0]) if offset else None)
+    given = parse_qs(url.query).get("offset")
+    id, offset = ResponseId(url.path.split("/")[3]), int(given[0]) if given else None
+    if url.path.endswith("/result"):
+        return await _result(replay, id, offset)
+    view = await replay.view(id, offset)
     await process.node.passage()
     return msgspec.json.encode(view)
 
 
-def start(name: str, node: Node, settings: Settings, line: Line, clock: Callable[[], int]) -> Process:
-    """Start an ingest, put together as `services.ingest.app` does."""
-    loop = asyncio.get_running_loop()
+async def _result(replay: Replay, id: ResponseId, offset: int | None) -> bytes | None:
+    match await replay.find(id, offset):
+        case Window() as found:
+            return await replay.result(found)
+        case Packed() as found:
+            return await replay.object(found)
+        case _:
+            return None
+
+
+def start(
+    name: str, node: Node, settings: Settings, find: FIND, background: BACKGROUND, clock: Callable[[], int]
+) -> Process:
+    """Start an ingest, put together as `services.ingest.app` does. It asks the replays that `find` finds."""
+    loop, line = asyncio.get_running_loop(), Line(node, find, background)
     admission = Admission(settings.max_queue, 1 << 20, CONFIG.quota)
     appends = Appends(node.writer(delivery_timeout=DELIVERY_S), NAMES.events, clock=loop.time)
     gauge = Gauge(line, admission)
@@ -90,8 +110,12 @@ def start(name: str, node: Node, settings: Settings, line: Line, clock: Callable
     commands = Commands(CONFIG, terms, admission, appends, line, gauge, clock=clock, entropy=entropy)
     watch = Watch(node, NAMES.events, appends, gauge)
     stop, connections = asyncio.Event(), list[asyncio.Task[Any]]()
-    task = started(name, _serve((watch.run, gauge.run), stop, connections))
-    return Process(name, node, task, stop, commands=commands, connections=connections)
+    nowhere = Upstream("http://replay")  # nobody streams here
+    attachments = Attachments(commands, line, nowhere, lambda task: background(task, node), stop)
+    task = started(node, _serve((watch.run, gauge.run), stop, connections))
+    return Process(
+        name, node, task, stop, commands=commands, attachments=attachments, connections=connections
+    )
 
 
 def brief(name: str) -> bool:

@@ -1,8 +1,12 @@
-"""The simulated cluster: the log in memory, which tells the world of all that is written, and can hang."""
+"""The simulated cluster: the log in memory, which tells the world of all that is written, and can hang.
+
+What it does by itself it does in a context of its own: it answers whoever is frozen meanwhile.
+"""
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
 from typing import Any
 
 from schemas.records import NewRecord
@@ -24,7 +28,9 @@ class SimLog(MemoryLog):
         super().__init__(topics, clock=clock)
         self._on_append = on_append
         self._on_commit = on_commit
-        self._waiting: dict[TopicPartition, dict[Future[None], None]] = {}
+        self._loop, self._context = asyncio.get_running_loop(), copy_context()
+        self._polls: dict[TopicPartition, dict[Callable[[], None], None]] = {}
+        """What answers the long polls that wait."""
         self.gate = asyncio.Event()
         """Closed while the broker is paused: nothing gets through."""
         self.gate.set()
@@ -33,9 +39,18 @@ class SimLog(MemoryLog):
         """Append, and tell of it."""
         ack = super()._append(source, record)
         self._on_append(source, self._topics[source.topic][source.partition].records[-1])
-        for future in self._waiting.pop(source, ()):
-            _wake(future)
+        for answer in self._polls.pop(source, ()):
+            self._loop.call_soon(answer, context=self._context)
         return ack
+
+    def append_later(self, seconds: float, source: TopicPartition, records: Iterable[NewRecord]) -> None:
+        """Append what is on its way and arrives in so many seconds, whatever becomes of its sender."""
+
+        def arrive() -> None:
+            for record in records:
+                self.append_now(source, record)
+
+        self._loop.call_later(seconds, arrive, context=self._context)
 
     async def fetch(
         self,
@@ -49,18 +64,21 @@ class SimLog(MemoryLog):
         found = self._read(positions, max_bytes, partition_bytes)
         if found or max_wait <= 0:
             return found
-        loop = asyncio.get_running_loop()
-        future: Future[None] = loop.create_future()
+        found_later: Future[list[Batch]] = self._loop.create_future()
+
+        def answer() -> None:
+            if not found_later.done():
+                found_later.set_result(self._read(positions, max_bytes, partition_bytes))
+
         for source in positions:
-            self._waiting.setdefault(source, {})[future] = None
-        late = loop.call_later(max_wait, _wake, future)
+            self._polls.setdefault(source, {})[answer] = None
+        late = self._loop.call_later(max_wait, answer, context=self._context)
         try:
-            await future
+            return await found_later
         finally:
             late.cancel()
             for source in positions:
-                self._waiting.get(source, {}).pop(future, None)
-        return self._read(positions, max_bytes, partition_bytes)
+                self._polls.get(source, {}).pop(answer, None)
 
     def compact_below(self, source: TopicPartition, before: int, *, tombstones: bool) -> None:
         """Compact what has an offset below `before`; `tombstones` says whether those stay."""
@@ -95,8 +113,3 @@ class SimLog(MemoryLog):
     def end(self, source: TopicPartition) -> int:
         """Where a partition ends."""
         return self._topics[source.topic][source.partition].end
-
-
-def _wake(future: "Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

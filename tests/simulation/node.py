@@ -1,31 +1,39 @@
 """One simulated process's door to the log: late, lossy, and it can be shut.
 
-Everything that a process does passes here. Paused, nothing passes until it is resumed, and then what was
-queued does: that is the zombie. Killed, what it had sent may still arrive: that is the record in flight.
+Everything that a process does passes here. Paused, nothing of it runs (`clockwork`), and when it is resumed
+it does what it was about to do, on what it had heard by then: that is the zombie. Isolated it goes on, and
+nothing passes its door. Killed, what it had sent may still arrive: that is the record in flight.
 """
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextvars import copy_context
 from random import Random
+from typing import TypeVar
 
 from schemas.errors import AppendUnknown, LogError, LogUnavailable
+from schemas.ids import ResponseId
 from schemas.records import NewRecord
 from services.eventlog.memory import MemoryMembership
 from services.eventlog.port import Ack, Batch, Bounds, OnAssignment, OnFailure, TopicPartition
 from services.eventlog.topics import topics
+from tests.simulation.clockwork import PROCESS, running
 from tests.simulation.log import SimLog
 
 SESSION = 10.0
 """Seconds without a sign of life after which the group expels a member."""
 IDLE = 20.0
 """Seconds that a fetch waits for news: a slow answer is an answer, and idle polls cost real time."""
-BEATS = topics().executors
+NAMES = topics()
 Queued = tuple[NewRecord, "Future[Ack] | None"]
+OnAct = Callable[[str, ResponseId | None], None]
+"""What a process is about to do, and about which response."""
+T = TypeVar("T")
 
 
 class Node:
-    """A process that can be paused, resumed and killed."""
+    """A process that can be paused, isolated, resumed and killed. `context` is what all its code runs in."""
 
     def __init__(self, name: str, log: SimLog, rng: Random, *, trouble: float) -> None:
         self.name = name
@@ -34,79 +42,121 @@ class Node:
         self.trouble = trouble
         """The chance that an append or a commit goes wrong."""
         self.alive = True
+        self.born_at = running().time()
         self.delays: tuple[float, ...] = (1, 3, 10)
         """Mean seconds after which what was on its way arrives."""
         self.lag = 0.0
         """Mean seconds by which everything that it fetches is late."""
         self.disturbed_at = -1000.0
         """When it last had a reason to be thought gone: a pause, a beat that failed."""
-        self.paused_at: float | None = None
-        self._pauses: list[tuple[float, float]] = []
-        self._awake = asyncio.Event()
-        self._awake.set()
-        self._linked = asyncio.Event()
-        self._linked.set()
+        self.held_since: float | None = None
+        """When it was paused or isolated, if it is."""
         self.memberships: list[NodeMembership] = []
+        self.writers: list[NodeWriter] = []
         self.on_assignment: OnAssignment = lambda _: None
         self.on_append: Callable[[TopicPartition, NewRecord], None] = lambda *_: None
-        self.writers: list[NodeWriter] = []
+        self.ambush: str | None = None
+        """What it is to be caught at, and `caught` what is done to it then."""
+        self.caught: OnAct = lambda *_: None
+        self.context = copy_context()
+        self.context.run(PROCESS.set, self)
+        self._loop = running()
+        self._frozen = False
+        self._pauses: list[tuple[float, float]] = []
+        self._broker, self._others = asyncio.Event(), asyncio.Event()
+        """Set while it can reach the broker, and whom else it asks."""
+        self._broker.set()
+        self._others.set()
 
     def __repr__(self) -> str:
         return self.name
 
     async def turn(self, mean: float = 0.01) -> None:
-        """Wait as long as a request takes, and as long as the process is paused."""
+        """Wait as long as a request takes, and as long as the broker is away."""
         await asyncio.sleep(self.rng.expovariate(1 / mean))
         await self.passage()
 
     async def away(self, mean: float) -> None:
-        """Wait as long as somebody else than the broker takes, and as long as the process is paused."""
+        """Wait as long as somebody else than the broker takes, and cannot be reached."""
         await asyncio.sleep(self.rng.expovariate(1 / mean))
-        await self._awake.wait()
+        await self._others.wait()
 
     async def passage(self) -> None:
-        """Wait until the process runs and the broker answers."""
-        doors = (self._awake, self._linked, self.log.gate)
+        """Wait until the broker answers."""
+        doors = (self._broker, self.log.gate)
         while not all(door.is_set() for door in doors):
             for door in doors:
                 await door.wait()
 
+    def acts(self, act: str, id: ResponseId | None = None) -> None:
+        """The process is about to do something: is it caught at that?"""
+        if act == self.ambush and self.alive:
+            self.ambush = None
+            self.caught(act, id)
+
     def disturb(self) -> None:
         """Others may have reason to think that it is gone."""
-        self.disturbed_at = asyncio.get_running_loop().time()
+        self.disturbed_at = self._loop.time()
 
-    def pause(self, *, isolated: bool = False) -> None:
-        """Stop the process; or, `isolated`, only cut it off from the broker: it goes on and hears nothing."""
-        self.paused_at = asyncio.get_running_loop().time()
-        self.disturb()
-        (self._linked if isolated else self._awake).clear()
+    def pause(self) -> None:
+        """Stop the process, as SIGSTOP does."""
+        self._hold()
+        if self.rng.random() < 0.5 and self._broker.is_set() and self.log.gate.is_set():
+            for writer in self.writers:
+                writer.send_all()  # it was out of the process already
+        self._frozen = True
+        self._loop.freeze(self)
+
+    def isolate(self, *, wholly: bool) -> None:
+        """Cut the process off from the broker, or, `wholly`, from everybody: it goes on and hears nothing."""
+        self._hold()
+        self._broker.clear()
+        if wholly:
+            self._others.clear()
 
     def resume(self) -> None:
-        if self.paused_at is not None:
+        """The process is as it was before."""
+        if self.held_since is not None:
             self.disturb()
-            if not self._awake.is_set():
-                self._pauses.append((self.paused_at, asyncio.get_running_loop().time()))
-        self.paused_at = None
-        self._awake.set()
-        self._linked.set()
+            if self._frozen:
+                self._pauses.append((self.held_since, self._loop.time()))
+        self.held_since = None
+        self._broker.set()
+        self._others.set()
+        self._frozen = False
+        self._loop.thaw(self, self.rng)
 
     def kill(self) -> None:
-        """Some of what it had queued is on its way and arrives later."""
+        """Some of what it had queued is on its way and arrives later. Whoever is paused is not any more."""
         self.alive = False
         for writer in self.writers:
             writer.die()
         for membership in self.memberships:
-            asyncio.get_running_loop().call_later(SESSION, membership.inner.expel)
+            self._loop.call_later(SESSION, membership.inner.expel)
+        self.resume()
 
     def stalled(self, since: float) -> float:
         """The longest pause that ended after `since`, as far as it came after it."""
         return max((end - max(start, since) for start, end in self._pauses if end > since), default=0)
 
+    def _hold(self) -> None:
+        self.held_since = self._loop.time()
+        self.disturb()
+
+    async def _asked(self, answer: Callable[[], Awaitable[T]]) -> T:
+        """What the log answers: it takes a while to get there, or the answer a while to come back."""
+        if self.rng.random() < 0.5:
+            await self.turn()
+            return await answer()
+        await self.passage()
+        said = await answer()
+        await self.turn()
+        return said
+
     # The port.
 
     async def partitions(self, topic: str) -> int:
-        await self.turn()
-        return await self.log.partitions(topic)
+        return await self._asked(lambda: self.log.partitions(topic))
 
     async def fetch(
         self,
@@ -126,20 +176,19 @@ class Node:
         )
         if self.lag:
             await asyncio.sleep(self.rng.expovariate(1 / self.lag))
+            self.disturb()
         await self.passage()
         return batches
 
     async def bounds(self, topic: str, partitions: Collection[int]) -> dict[int, Bounds]:
-        await self.turn()
-        return await self.log.bounds(topic, partitions)
+        self.acts("ask")
+        return await self._asked(lambda: self.log.bounds(topic, partitions))
 
     async def offsets_at(self, topic: str, times: Mapping[int, int]) -> dict[int, int]:
-        await self.turn()
-        return await self.log.offsets_at(topic, times)
+        return await self._asked(lambda: self.log.offsets_at(topic, times))
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
-        await self.turn()
-        return await self.log.committed(group, topic, partitions)
+        return await self._asked(lambda: self.log.committed(group, topic, partitions))
 
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> "NodeMembership":
         await self.turn()
@@ -181,9 +230,10 @@ class NodeMembership:
 
     def told(self, owned: frozenset[int]) -> None:
         self._told.append(owned)
-        asyncio.get_running_loop().create_task(self._tell())
+        asyncio.get_running_loop().create_task(self._tell(), context=self._node.context)
 
     async def commit(self, checkpoints: Mapping[int, int]) -> None:
+        self._node.acts("commit")
         await self._node.turn()
         if not self.inner.owned >= set(checkpoints):
             raise LogUnavailable("the generation is over")
@@ -241,7 +291,7 @@ class NodeWriter:
             self._flusher.cancel()
         for source, queue in self._queues.items():
             sent = queue[: self._node.rng.randint(0, len(queue))]
-            self._later(source, [record for record, _ in sent])
+            self._send_later(source, [record for record, _ in sent])
             for _, future in queue:
                 if future is not None:
                     future.cancel()
@@ -253,16 +303,22 @@ class NodeWriter:
                 future.cancel()
             return
         self._queues.setdefault(source, []).append((record, future))
-        self._node.on_append(source, record)
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        self._node.on_append(source, record)
+        if self._node.ambush is not None:
+            self._node.acts(*_about(source, record))
+
+    def send_all(self) -> None:
+        """What is queued gets to the log."""
+        queues, self._queues = self._queues, {}
+        for source, queue in queues.items():
+            self._send(source, queue)
 
     async def _flush(self) -> None:
         while self._queues:
             await self._node.turn()
-            queues, self._queues = self._queues, {}
-            for source, queue in queues.items():
-                self._send(source, queue)
+            self.send_all()
 
     def _send(self, source: TopicPartition, queue: list[Queued]) -> None:
         rng = self._node.rng
@@ -276,7 +332,7 @@ class NodeWriter:
 
     def _fail(self, source: TopicPartition, queue: list[Queued]) -> None:
         """Lost, or appended without an ack, or appended when nobody waits for it any more."""
-        if source.topic == BEATS:
+        if source.topic == NAMES.executors:
             self._node.disturb()
         records = [record for record, _ in queue]
         match self._node.rng.randrange(3):
@@ -286,20 +342,24 @@ class NodeWriter:
                 for record in records:
                     self._node.log.append_now(source, record)
             case _:
-                self._later(source, records)
+                self._send_later(source, records)
         error: LogError = AppendUnknown("not acknowledged")
         posted = [record for record, future in queue if future is None]
         for _, future in queue:
             if future is not None and not future.done():
                 future.set_exception(error)
         if posted and self._on_failure is not None:
-            self._on_failure(source, posted, error)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._on_failure, source, posted, error, context=self._node.context)
 
-    def _later(self, source: TopicPartition, records: list[NewRecord]) -> None:
-        def arrive() -> None:
-            for record in records:
-                self._node.log.append_now(source, record)
-
+    def _send_later(self, source: TopicPartition, records: list[NewRecord]) -> None:
         if records:
-            delay = self._node.rng.expovariate(1 / self._node.rng.choice(self._node.delays))
-            asyncio.get_running_loop().call_later(delay, arrive)
+            seconds = self._node.rng.expovariate(1 / self._node.rng.choice(self._node.delays))
+            self._node.log.append_later(seconds, source, records)
+
+
+def _about(source: TopicPartition, record: NewRecord) -> tuple[str, ResponseId]:
+    """What the append of `record` is, and the response that it is about."""
+    kind = dict(record.headers).get("kind", b"tombstone").decode()
+    act = kind if source.topic == NAMES.events else source.topic
+    return act, ResponseId(record.key.decode().partition("/")[0])

@@ -1,12 +1,18 @@
 """What a world is like: how long the trouble lasts, and which."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, field
 
+from services.eventlog.topics import topics
+
+TOPICS = topics()
+
 FAULTS: Mapping[str, int] = {
     "kill": 6,
-    "pause": 8,
+    "pause": 6,
+    "isolate": 3,
+    "stun": 6,
     "expel": 3,
     "storm": 1,
     "restart": 2,
@@ -20,6 +26,15 @@ FAULTS: Mapping[str, int] = {
     "follow": 10,
 }
 """How often each fault comes, relative to the others."""
+ACTS: Mapping[str, Sequence[str]] = {
+    "x": ("call", "claimed", "event", "tombstone", "commit", "ask"),
+    "p": (TOPICS.transcripts, TOPICS.responses, "commit", "ask"),
+    "r": ("ask",),
+    "i": ("accepted", "cancelled", "deleted"),
+}
+"""At what executors, projectors, replays and ingests are stunned: a call of the upstream, an append (a kind
+of record, or a topic), a commit, the question where a partition ends.
+"""
 
 
 class Plan(Struct, frozen=True):
@@ -47,6 +62,10 @@ class Plan(Struct, frozen=True):
     """The chance that a POST comes twice at once, with one Idempotency-Key."""
     keyed: float = 0.3
     """The chance that another one has a key."""
+    returns: float = 0.1
+    """The chance that who has used a key comes back with it."""
+    absence: float = 5
+    """Mean seconds until then."""
     unstored: float = 0.15
     chained: float = 0.2
     words: int = 8
@@ -56,12 +75,12 @@ class Plan(Struct, frozen=True):
     max_queue: int = 7
     most_open: int | None = None
     """How many responses may be open at once, all ingests together, where that can be told."""
-    stunned: float = 0
-    """The chance that an executor is cut off when it calls an upstream: it comes back as a zombie."""
+    acts: Mapping[str, Sequence[str]] = field(default_factory=lambda: dict(ACTS))
+    """At what processes are stunned."""
     overtaken: float = 0
     """The chance that a projector is paused when it writes a transcript, and wakes when no other lives."""
-    little: bool = False
-    """Replays have hardly any memory."""
+    memories: Sequence[int] = (1 << 20, 6_000, 1_500)
+    """Bytes of frames that a replay holds, one of these: much, or hardly any."""
     slots: int = 50
     window_ms: int = 20_000
     hasty: bool = False

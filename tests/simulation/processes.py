@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 from services.eventlog.topics import topics
 from services.executor.executor import Executor
+from services.ingest.attach import Attachments
 from services.ingest.commands import Commands
 from services.projector.projector import Projector
 from services.replay.app import Service
@@ -21,7 +22,7 @@ ROLES = {"x": 3, "p": 2, "r": 1, "i": 3}
 
 
 class Process(Struct, eq=False):
-    """A running process. `reader` is set for a replay, `commands` for an ingest, `me` for an executor."""
+    """A running process. `reader` is set for a replay, `me` for an executor, the rest for an ingest."""
 
     name: str
     node: Node
@@ -30,20 +31,21 @@ class Process(Struct, eq=False):
     me: str = ""
     reader: Service | None = None
     commands: Commands | None = None
+    attachments: Attachments | None = None
     connections: list[asyncio.Task[Any]] = field(default_factory=list)
-    """Those who ask something of this process."""
+    """Those who ask something of this process, whichever it is."""
 
 
 def executor(name: str, node: Node, settings: Settings, upstreams: Any, chains: Any) -> Process:
     """Start an executor: its id is fresh."""
     it, stop = Executor(settings, node, NAMES, upstreams, chains), asyncio.Event()
-    return Process(name, node, started(name, it.run(stop)), stop, me=it.me)
+    return Process(name, node, started(node, it.run(stop)), stop, me=it.me)
 
 
 def projector(name: str, node: Node, settings: Settings) -> Process:
     """Start a projector."""
     stop = asyncio.Event()
-    return Process(name, node, started(name, Projector(settings, node, NAMES).run(stop)), stop)
+    return Process(name, node, started(node, Projector(settings, node, NAMES).run(stop)), stop)
 
 
 def replay(name: str, node: Node, settings: Settings, memory: int) -> Process:
@@ -52,9 +54,9 @@ def replay(name: str, node: Node, settings: Settings, memory: int) -> Process:
         window_ms=settings.window_ms, skew_ms=settings.skew_ms, replay_memory_bytes=memory, barrier_s=5
     )
     service = Service(little, node, NAMES, PARTITIONS)
-    return Process(name, node, started(name, service.feed.run()), asyncio.Event(), reader=service)
+    return Process(name, node, started(node, service.feed.run()), asyncio.Event(), reader=service)
 
 
-def started(name: str, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+def started(node: Node, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     """The task of a process."""
-    return asyncio.get_running_loop().create_task(coroutine, name=name)
+    return asyncio.get_running_loop().create_task(coroutine, name=node.name, context=node.context)

@@ -26,8 +26,6 @@ EXECUTORS, PROJECTORS = executors_group(Settings()), projector_group(Settings())
 VIEWS = (NAMES.transcripts, NAMES.responses)
 SIGNS_OF_LIFE = 25.0
 """Seconds after a pause or a lost beat in which an executor may be thought gone."""
-STALE = 30.0
-"""Seconds that ingest's figures of open responses may be old: nobody may have answered it."""
 LONG = 50_000
 """Milliseconds: a response with more than that until its deadline ends before it."""
 
@@ -42,8 +40,9 @@ class Promises:
         self._claimed_at: dict[tuple[ResponseId, int], float] = {}
         self.views: dict[str, dict[bytes, MemoryRecord]] = {topic: {} for topic in VIEWS}
         """The last record of every key."""
-        self._opens: deque[tuple[float, int]] = deque([(0, 0)], maxlen=2_000)
-        """How many responses were open, and since when."""
+        self._accepted = 0
+        self._opens: deque[tuple[float, int, int]] = deque([(0, 0, 0)], maxlen=2_000)
+        """From when on how many responses were open, and how many `accepted` in the log."""
         self.takeovers = 0
         self.streams: Streams = {}
         self.conduct = Conduct(world, self.streams)
@@ -74,7 +73,9 @@ class Promises:
             self.conduct.claim(partition, world.story(entry.id), entry)
         counts = world.truth[partition].append(record, entry)
         world.say("log", f"{partition}@{record.offset}", key.decode(), "counts" if counts else "-")
-        self._opens.append((world.loop.time(), sum(len(truth.open()) for truth in world.truth)))
+        self._accepted += isinstance(entry, Accepted)
+        opened = sum(len(truth.open()) for truth in world.truth)
+        self._opens.append((world.loop.time(), opened, self._accepted))
         if world.plan.most_open is not None and self._opens[-1][1] > world.plan.most_open:
             world.bad("A-10 more open than there is room for", self._opens[-1][1])
         if isinstance(entry, Tombstone):
@@ -130,14 +131,11 @@ class Promises:
             world.bad("P-45 more attempts than allowed", request.id, request.attempt)
         calls.append(request.attempt)
 
-    def most_open(self) -> int:
-        """The most responses that were open at once a while ago and since."""
-        since, most = self._world.loop.time() - STALE, 0
-        for at, number in reversed(self._opens):
-            most = max(most, number)
-            if at < since:
-                break
-        return most
+    def taken_for_open(self, seconds: float) -> int:
+        """How many responses may count as open where it is not known what has closed in so many seconds."""
+        since = self._world.loop.time() - seconds
+        _, opened, accepted = next((was for was in reversed(self._opens) if was[0] < since), self._opens[0])
+        return opened + self._accepted - accepted
 
     def _view(self, topic: str, record: MemoryRecord) -> None:
         key = record.key or b""

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from schemas.errors import ApiError
+from schemas.errors import ApiError, LogError
 from services.replay.reader import Cut
 from services.replay.replay import Deleted, Packed
 from services.replay.window import Window
@@ -45,7 +45,7 @@ async def audit(world: "World", process: Process) -> None:
             try:
                 async with asyncio.timeout(20):
                     await _audit(world, process, story)
-            except (ApiError, Cut, TimeoutError) as error:
+            except (ApiError, LogError, Cut, TimeoutError) as error:
                 world.bad("P-80 a reader that cannot answer", process.name, story, repr(error))
 
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import ADMITTING, OVERTAKEN
+from tests.simulation.planted.registry import ADMITTING, OUTRUN, OVERTAKEN, TARDY, ZOMBIES
 from tests.simulation.world import World, played
 
 SEEDS = 1000
@@ -85,9 +85,14 @@ def test_a_new_owner_leaves_what_it_has_not_seen_begin(seed: int) -> None:
     assert not played(seed, LASTING).broken
 
 
-@pytest.mark.parametrize("seed", [35, 45, *range(8)])
+@pytest.mark.parametrize("seed", range(10))
 def test_a_new_owner_finds_what_came_back_whichever_view_it_reads_first(seed: int) -> None:
     assert not played(seed, OVERTAKEN).broken
+
+
+@pytest.mark.parametrize("plan", [OUTRUN, ZOMBIES, TARDY])
+def test_who_stops_at_the_worst_moment_comes_back_without_effect(plan: Plan) -> None:
+    assert not any(played(seed, plan).broken for seed in range(5))
 
 
 def test_ingests_let_in_no_more_than_there_is_room_for() -> None:

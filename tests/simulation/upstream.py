@@ -56,6 +56,7 @@ class Upstream:
         request.calling()
         self._on_call(self._node, request, self._kind)
         self._streams[id(request)] = request.id, self._node, self._kind
+        self._node.acts("call", request.id)
         try:
             if self._kind == "silent":
                 await asyncio.Event().wait()

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -17,8 +18,8 @@ from structlog.testing import capture_logs
 from schemas.ids import ResponseId, partition_of
 from schemas.records import NewRecord
 from services.eventlog import transcript
+from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
-from services.executor.backend import RunRequest
 from services.ingest import gauge, watch
 from services.settings import Settings
 from tests.simulation import clients, ingest, processes, readers
@@ -34,8 +35,8 @@ from tests.simulation.truth import Story, Truth
 from tests.simulation.upstream import Chains, Upstreams
 
 EPOCH = 1_700_000_000_000
-MEMORIES = {False: (1 << 20, 6_000, 1_500), True: (1_500,)}
-"""Bytes of frames that a replay holds: much, or hardly any."""
+LATE = 20
+"""Seconds after which a late writer writes."""
 CALM = 90
 """Seconds after the trouble within which everything must have come to its end."""
 
@@ -71,11 +72,9 @@ class World:
 
     async def run(self) -> None:
         """The trouble, then calm, then the reckoning."""
-        self.loop = asyncio.get_running_loop()
+        self.loop, self._context = asyncio.get_running_loop(), copy_context()
         counts = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.responses: PARTITIONS}
-        self.log = SimLog(
-            counts | {NAMES.executors: 1}, self.now, self.promises.appended, self.promises.committed
-        )
+        self.log = SimLog(counts | {NAMES.executors: 1}, self.now, self._appended, self.promises.committed)
         for group in (EXECUTORS, PROJECTORS):
             self.log.watch_checkpoints(group)
         self._faults = Faults(self)
@@ -115,11 +114,11 @@ class World:
 
     def later(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> None:
         """Do something in so many seconds."""
-        self.loop.call_later(seconds, act, *arguments)
+        self.loop.call_later(seconds, act, *arguments, context=self._context)
 
-    def background(self, act: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Do something meanwhile."""
-        task = self.loop.create_task(act)
+    def background(self, act: Coroutine[Any, Any, Any], node: Node | None = None) -> asyncio.Task[Any]:
+        """Do something meanwhile; in the process of `node`, if it is that which does it."""
+        task = self.loop.create_task(act, context=self._context if node is None else node.context)
         self._background[task] = None
         task.add_done_callback(lambda task: self._background.pop(task))
         return task
@@ -130,7 +129,17 @@ class World:
         node = process.node
         sound = node.alive and not process.task.done() and executor not in self.left
         quiet = self.loop.time() - node.disturbed_at > SIGNS_OF_LIFE and not node.lag
-        return sound and quiet and node.paused_at is None
+        return sound and quiet and node.held_since is None
+
+    def undisturbed(self, roles: str, seconds: float) -> bool:
+        """Whether for so many seconds nothing has happened to any process of some roles."""
+        since = self.loop.time() - seconds
+        nodes = [process.node for process in self.processes.values() if process.name[0] in roles]
+        sound = [
+            node for node in nodes if node.disturbed_at < since and node.held_since is None and not node.lag
+        ]
+        old = [node for node in sound if node.born_at <= max(since, 0)]
+        return len(old) == len(nodes) >= sum(ROLES[role] for role in roles)
 
     def runs_at(self, executor: str, node: Node) -> bool:
         """Whether `node` is the door of an executor."""
@@ -147,7 +156,7 @@ class World:
             case "x":
                 chains = Chains(node, lambda id: self.story(ResponseId(id)))
                 streams = self.promises.streams
-                upstreams = Upstreams(node, self._called, self.promises.conduct.taken, streams)
+                upstreams = Upstreams(node, self.promises.called, self.promises.conduct.taken, streams)
                 process = processes.executor(name, node, self.settings, upstreams, chains)
                 self._executors[process.me] = process
                 node.on_assignment = lambda owned: self.promises.conduct.assigned(process.me, owned)
@@ -157,10 +166,10 @@ class World:
             case "i":
                 node.delays = (0.1, 5, 20)
                 skew = self.rng.randint(-self.settings.skew_ms, self.settings.skew_ms)
-                line = ingest.Line(node, self._some_replay, self.background)
-                process = ingest.start(name, node, self.settings, line, lambda: self.now() + skew)
+                find, clock = self._some_replay, lambda: self.now() + skew
+                process = ingest.start(name, node, self.settings, find, self.background, clock)
             case _:
-                memory = self.rng.choice(MEMORIES[self.plan.little])
+                memory = self.rng.choice(self.plan.memories)
                 process = processes.replay(name, node, self.settings, memory)
         self.say("start", name, process.me)
         self.processes[name] = process
@@ -193,26 +202,26 @@ class World:
             self._autopsy(process)
         self.start(name, process.node.trouble)
 
-    def _called(self, node: Node, request: RunRequest, kind: str) -> None:
-        self.promises.called(node, request, kind)
-        if self.rng.random() < self.plan.stunned and node.paused_at is None:
-            self._faults.stun(node, 15, isolated=True)
+    def _appended(self, source: TopicPartition, record: MemoryRecord) -> None:
+        self.promises.appended(source, record)
+        self._faults.written(record)
 
     def _written(self, node: Node, source: TopicPartition, record: NewRecord) -> None:
         """A projector has just asked for an append to a view."""
         shown = source.topic == NAMES.transcripts and record.value is not None
         if not self.plan.overtaken or not shown or record.key.endswith(b"/gone"):
             return
-        awake = node.paused_at is None and self.loop.time() < self.plan.seconds
+        awake = node.held_since is None and self.loop.time() < self.plan.seconds
         if awake and self.rng.random() < self.plan.overtaken:
-            self._faults.stun(node, 15, isolated=False)
-            self.later(15, self._kill_all_but, node)
+            self._faults.pause(node, LATE)
+            self.later(LATE, self._kill_projectors, lambda other: other is not node)
+            self.later(LATE + self.rng.expovariate(3), self._kill_projectors, lambda other: other is node)
 
-    def _kill_all_but(self, node: Node) -> None:
-        """Nobody looks when a late writer writes: the other projectors that are awake die."""
-        others = [p for p in self.processes.values() if p.name[0] == "p" and p.node is not node]
-        for process in others if self.loop.time() < self.plan.seconds else []:
-            if process.node.paused_at is None:
+    def _kill_projectors(self, wanted: Callable[[Node], bool]) -> None:
+        """Nobody looks at what a late writer writes: the other projectors that are awake die, and then it."""
+        projectors = [process for process in self.processes.values() if process.name[0] == "p"]
+        for process in projectors if self.loop.time() < self.plan.seconds else []:
+            if process.node.held_since is None and wanted(process.node):
                 self.background(self.kill(process.name))
 
     def _some_replay(self) -> Process | None:
@@ -234,9 +243,9 @@ class World:
         self.say("calm")
         self.log.gate.set()
         for process in list(self.processes.values()):
-            process.node.trouble, process.node.lag = 0, 0
+            process.node.trouble, process.node.lag, process.node.ambush = 0, 0, None
             process.node.resume()
-            await rejoin(process.node)
+            await self.background(rejoin(process.node), process.node)
         for role, count in ROLES.items():
             for index in range(count):
                 if f"{role}{index}" not in self.processes:

@@ -1,9 +1,11 @@
 """Plant from the command line: every rule, or those that it names; say what was found."""
 
+import argparse
 import os
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.simulation.planted import RULES, found
 
@@ -13,21 +15,24 @@ PATIENCE = 120.0
 
 def main() -> int:
     """Plant what the command line names, or everything; say what was found."""
-    names = sys.argv[1:] or list(RULES)
-    missed = 0
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.planted")
+    parser.add_argument("names", nargs="*", default=list(RULES), metavar="name", help="all without any")
+    parser.add_argument("--first", type=int, default=0, help="the first seed to look at")
+    options = parser.parse_args()
+    names, missed = options.names, 0
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        for name, what in zip(names, pool.map(look, names), strict=True):
+        for name, what in zip(names, pool.map(partial(look, first=options.first), names), strict=True):
             print(f"{RULES[name].number} {name}: {'not found' if what is None else what}", flush=True)
             missed += what is None
     return bool(missed)
 
 
-def look(name: str) -> str | None:
-    """Where the absence of a rule shows first, in words."""
+def look(name: str, first: int) -> str | None:
+    """Where the absence of a rule shows first, from seed `first` on, in words."""
     signal.signal(signal.SIGVTALRM, _too_long)
     signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
     try:
-        seen = found(RULES[name])
+        seen = found(RULES[name], first)
     except TooLong:
         return None
     finally:

@@ -19,19 +19,9 @@ from services.ingest import appends
 from services.projector import projection
 from services.replay import folding, frames
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import CROWDED, DELETING, REPEATED, TROUBLED, rule
+from tests.simulation.planted.registry import DELETING, OUTRUN, REPEATED, TARDY, TROUBLED, ZOMBIES, rule
 
-LATE = Plan(
-    faults=only(pause=6),
-    targets="x",
-    rate=1,
-    responses=16,
-    trouble=0.25,
-    words=60,
-    deletes=0,
-    cancels=0,
-    kinds={"resumable": 1},
-)
+GAPS = replace(TROUBLED, words=60, kinds={"resumable": 1})
 
 
 @rule("P-1")
@@ -107,7 +97,7 @@ def derived_event_encoded_anew() -> Iterator[None]:
         yield
 
 
-@rule("P-20", "P-28", "P-42", "P-62", plan=REPEATED)
+@rule("P-20", "P-28", "P-42", "P-62", plan=TARDY)
 def not_after_ignored() -> Iterator[None]:
     """An `accepted` counts however late it is."""
     original = Fold._accepted
@@ -133,7 +123,7 @@ def later_accepted_counts() -> Iterator[None]:
         yield
 
 
-@rule("P-21", "P-42", "P-28", "P-81", plan=CROWDED)
+@rule("P-21", "P-42", "P-28", "P-81", plan=OUTRUN)
 def any_claim_wins() -> Iterator[None]:
     """A claim of the current attempt takes it over."""
     original = Fold._claimed
@@ -148,7 +138,7 @@ def any_claim_wins() -> Iterator[None]:
         yield
 
 
-@rule("P-22", "P-28", "P-70", "P-81", plan=LATE)
+@rule("P-22", "P-28", "P-70", "P-81", plan=ZOMBIES)
 def fenced_events_count() -> Iterator[None]:
     """An event counts whoever tells it."""
     original = Fold._event
@@ -167,7 +157,7 @@ def fenced_events_count() -> Iterator[None]:
         yield
 
 
-@rule("P-22", "P-28", "P-70", "P-81", "A-19", "P-43", plan=TROUBLED)
+@rule("P-22", "P-28", "P-70", "P-81", "A-19", "P-43", plan=GAPS)
 def numbers_ignored() -> Iterator[None]:
     """An event of the winning claim counts whatever its number."""
     original = Fold._event
@@ -201,7 +191,7 @@ def delete_of_an_unknown_id_forgotten() -> Iterator[None]:
         yield
 
 
-@rule("P-26", "P-28", "P-70", "P-81", plan=Plan(cancels=0.9))
+@rule("P-26", "P-28", "P-70", "P-81", plan=replace(ZOMBIES, faults=only(stun=1), rate=1, cancels=1))
 def events_after_the_close_count() -> Iterator[None]:
     """A cancelled response goes on."""
     original = Fold._event

@@ -17,7 +17,7 @@ from services.replay import app
 from services.replay.feed import Feed
 from services.replay.folding import Folding
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import REPEATED, rule
+from tests.simulation.planted.registry import REPEATED, TARDY, rule
 
 BEHIND = replace(REPEATED, responses=14, faults=only(broker=2, slow=4), targets="x", rate=0.7)
 
@@ -90,7 +90,7 @@ def replay_without_a_floor() -> Iterator[None]:
         yield
 
 
-@rule("P-63", "P-42", "P-62", plan=REPEATED)
+@rule("P-63", "P-42", "P-62", plan=replace(TARDY, window_ms=20_000))
 def forgotten_too_early() -> Iterator[None]:
     """A closed response is forgotten at once."""
     original = Fold.forget

@@ -11,12 +11,13 @@ from schemas.ids import ResponseId, Tenant
 from schemas.records import Accepted, NewRecord
 from schemas.request import CreateRequest
 from services.eventlog.port import Ack
+from services.ingest import decide
 from services.ingest.admission import Admission
 from services.ingest.appends import Appends
 from services.ingest.commands import Commands, Created
 from services.ingest.decide import already_cancelled, check_visible
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import ADMITTING, ASKING, REPEATED, rule
+from tests.simulation.planted.registry import ADMITTING, ASKING, TARDY, rule
 
 
 @rule("P-2", plan=ASKING)
@@ -77,7 +78,21 @@ def void_not_noticed() -> Iterator[None]:
         yield
 
 
-@rule("P-30", plan=Plan(cancels=1, deletes=0, words=4))
+@rule(
+    "P-30",
+    plan=Plan(
+        cancels=1,
+        deletes=0,
+        unstored=0,
+        words=4,
+        responses=14,
+        max_queue=20,
+        faults=only(stun=1),
+        acts={"i": ("cancelled",)},
+        targets="i",
+        rate=2,
+    ),
+)
 def cancel_answered_at_its_ack() -> Iterator[None]:
     """A cancel is answered when its record is in the log, whether or not it was first."""
 
@@ -103,7 +118,7 @@ def answered_before_the_ack() -> Iterator[None]:
         yield
 
 
-@rule("P-65", "P-62", "P-28", "P-42", "P-20", plan=replace(REPEATED, faults=only(kill=4, expel=2, compact=3)))
+@rule("P-65", "P-62", "P-28", "P-42", "P-20", plan=TARDY)
 def validity_without_a_bound() -> Iterator[None]:
     """An `accepted` may reach the log at any time after the look-up."""
     original = Commands._accepted
@@ -112,6 +127,13 @@ def validity_without_a_bound() -> Iterator[None]:
         return replace(original(self, *of, keyed=keyed), not_after=1 << 60)
 
     with patch.object(Commands, "_accepted", accepted):
+        yield
+
+
+@rule("A-7", "A-21", plan=Plan(unstored=0.6, keyed=1, repeats=0, cancels=1, deletes=0))
+def cancelled_though_its_client_may_come_back() -> Iterator[None]:
+    """A client that goes takes its response with it, whether or not it has a key."""
+    with patch.object(decide, "ends_with_its_client", lambda request, _: not request.background):
         yield
 
 

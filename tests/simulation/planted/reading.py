@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from unittest.mock import patch
 
-from msgspec.structs import replace
-
 from schemas.events import frame
 from schemas.ids import partition_of
 from schemas.records import EventRecord, LogRecord, parse
@@ -18,7 +16,7 @@ from services.replay.reader import live_chunks
 from services.replay.seek import Seeker
 from services.replay.window import Page, Window
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import READING, rule
+from tests.simulation.planted.registry import READING, ZOMBIES, rule
 
 SHORT_OF_MEMORY = Plan(
     faults=only(follow=12, pause=6, kill=2, reader=4, expel=2),
@@ -31,8 +29,6 @@ SHORT_OF_MEMORY = Plan(
     cancels=0,
     deletes=0,
 )
-
-FENCED = replace(SHORT_OF_MEMORY, kinds={"repeatable": 1}, faults=only(follow=1), stunned=0.5, little=True)
 
 
 @rule("P-80", plan=READING)
@@ -86,7 +82,7 @@ def seek_that_believes_the_offset() -> Iterator[None]:
         yield
 
 
-@rule("P-83", "P-81", "P-70", "P-80", plan=FENCED, seeds=250)
+@rule("P-83", "P-81", "P-70", "P-80", plan=ZOMBIES)
 def index_without_claims() -> Iterator[None]:
     """The index knows a response's numbers and offsets, and not whose they are."""
     with patch.object(seek, "found_frames", _unchecked):

@@ -13,9 +13,6 @@ from tests.simulation.world import simulate
 Plant = Callable[[], AbstractContextManager[Any]]
 TROUBLED = Plan(trouble=0.2, targets="x")
 DYING = Plan(faults=only(kill=3, pause=4, expel=2), targets="x", rate=0.8, cancels=0.1, deletes=0)
-CROWDED = Plan(
-    faults=only(storm=3, expel=4, pause=3, kill=1), targets="x", rate=1.5, responses=14, trouble=0.1, words=20
-)
 REPEATED = Plan(
     repeats=1,
     unsure=0.8,
@@ -24,6 +21,38 @@ REPEATED = Plan(
     faults=only(kill=6, restart=1, expel=2, compact=3),
     targets="xp",
 )
+OUTRUN = Plan(
+    faults=only(stun=3, expel=1), acts={"x": ("claimed",)}, targets="x", rate=1.5, responses=20, max_queue=30
+)
+"""Executors stop when they send a claim, and go on when another's has won."""
+ZOMBIES = Plan(
+    faults=only(follow=20, stun=2),
+    acts={"x": ("call",)},
+    targets="xr",
+    rate=5,
+    trouble=0,
+    words=80,
+    responses=12,
+    kinds={"repeatable": 1},
+    cancels=0,
+    deletes=0,
+    memories=(15_000,),
+)
+"""Executors are isolated when they call, run on, and come back when another has begun anew; readers that come
+then read what came between.
+"""
+TARDY = Plan(
+    faults=only(stun=1),
+    acts={"i": ("accepted",)},
+    targets="i",
+    rate=1,
+    window_ms=3_000,
+    repeats=1,
+    responses=12,
+    max_queue=20,
+    words=2,
+)
+"""Ingests stop when they append an `accepted`: it comes when it is void, and its twin may have closed."""
 DELETING = Plan(deletes=0.9, repeats=0.6, targets="xp")
 OVERTAKEN = Plan(
     seconds=60,
@@ -33,7 +62,9 @@ OVERTAKEN = Plan(
     targets="p",
     faults=only(restart=1),
     rate=0.5,
-    overtaken=0.1,
+    overtaken=0.04,
+    words=4,
+    kinds={"resumable": 1},
 )
 """What comes late to the views comes when no other projector lives: whoever starts then must find it."""
 READING = Plan(faults=only(follow=12, kill=3, pause=3, expel=3, slow=3, reader=3), rate=2)
@@ -75,10 +106,10 @@ def rule(
     return register
 
 
-def found(rule: Rule) -> tuple[int, Counter[str]] | None:
-    """The first seed that notices, and what it noticed; None when none does."""
+def found(rule: Rule, first: int = 0) -> tuple[int, Counter[str]] | None:
+    """The first seed from `first` on that notices, and what it noticed; None when none does."""
     with rule.plant():
-        for seed in range(rule.seeds):
+        for seed in range(first, first + rule.seeds):
             broken = simulate(seed, rule.plan)
             seen = {what: n for what, n in broken.items() if what.startswith(rule.shows)}
             if seen:

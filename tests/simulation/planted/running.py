@@ -23,7 +23,7 @@ from services.executor.predecessors import Predecessors
 from services.executor.run import Run
 from services.executor.steward import Steward
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import CROWDED, DYING, TROUBLED, rule
+from tests.simulation.planted.registry import DYING, OUTRUN, TROUBLED, ZOMBIES, rule
 
 STALLING = Plan(
     faults=only(pause=6, kill=1), targets="x", rate=1.5, responses=16, chained=0.6, deletes=0, cancels=0
@@ -92,7 +92,7 @@ def late_upstream_call() -> Iterator[None]:
         yield
 
 
-@rule("P-42", plan=replace(CROWDED, responses=20, max_queue=30), seeds=200)
+@rule("P-42", plan=OUTRUN)
 def claim_not_read_back() -> Iterator[None]:
     """A claim that was sent is taken for won."""
     original = Engine._claimed
@@ -246,7 +246,7 @@ def claimed_before_its_predecessor_closed() -> Iterator[None]:
         yield
 
 
-@rule("P-45", plan=Plan(faults=only(kill=6, expel=1), targets="x", rate=1.2, max_attempts=1, words=30))
+@rule("P-45", plan=replace(ZOMBIES, faults=only(stun=1), rate=1, kinds={"resumable": 1}, max_attempts=1))
 def attempts_without_a_cap() -> Iterator[None]:
     """A response is attempted for ever."""
     original = decide.continuation

@@ -20,13 +20,23 @@ from services.projector.views import Views
 from services.replay.feed import Feed
 from services.replay.library import Library
 from services.replay.window import Window
-from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import DELETING, OVERTAKEN, READING, REPEATED, rule
+from tests.simulation.plan import TOPICS, Plan, only
+from tests.simulation.planted.registry import DELETING, OVERTAKEN, READING, rule
 
 LATE_WRITERS = Plan(
-    deletes=0.9, targets="p", faults=only(pause=6, expel=3), rate=1.5, responses=12, max_queue=20
+    deletes=0.9,
+    targets="p",
+    faults=only(stun=2, expel=1),
+    acts={"p": (TOPICS.transcripts, TOPICS.responses)},
+    rate=1.5,
+    responses=12,
+    max_queue=20,
 )
-FORGETFUL = replace(REPEATED, unstored=0.9, cancels=0, window_ms=3_000)
+"""Projectors stop when they write a response, and go on when it is deleted."""
+FORGETFUL = Plan(
+    unstored=1, keyed=1, cancels=0, deletes=0, returns=1, absence=15, window_ms=3_000, words=2, seconds=60
+)
+"""Clients come back with their keys when the folds have forgotten what those made."""
 
 
 @rule("P-70")
@@ -50,8 +60,14 @@ def snapshot_of_an_open_response() -> Iterator[None]:
     "P-74",
     "P-80",
     "P-81",
-    plan=Plan(targets="p", words=40, faults=only(pause=4, expel=4, kill=2), rate=1),
-    seeds=100,
+    plan=Plan(
+        targets="p",
+        words=60,
+        faults=only(stun=3, expel=2),
+        acts={"p": (TOPICS.transcripts,)},
+        rate=2,
+        responses=14,
+    ),
 )
 def chunks_cut_anywhere() -> Iterator[None]:
     """Where a chunk ends depends on who writes it."""
@@ -79,7 +95,7 @@ def forgotten_gone() -> Iterator[None]:
         yield
 
 
-@rule("P-72", plan=LATE_WRITERS, seeds=100)
+@rule("P-72", plan=replace(LATE_WRITERS, window_ms=3_000))
 def gone_not_heeded() -> Iterator[None]:
     """A reader shows what a late writer brought back, as long as nobody erases it again."""
     with (
@@ -89,14 +105,14 @@ def gone_not_heeded() -> Iterator[None]:
         yield
 
 
-@rule("P-73", plan=Plan(deletes=0.9, targets="p", faults=only(pause=6, expel=3), rate=1), seeds=200)
+@rule("P-73", plan=LATE_WRITERS)
 def zombie_write_not_read_back() -> Iterator[None]:
     """The projector does not look at what it and others wrote."""
     with patch.object(Projector, "_erase_late", lambda *_: None):
         yield
 
 
-@rule("P-73", plan=OVERTAKEN)
+@rule("P-73", plan=OVERTAKEN, seeds=150)
 def object_read_before_its_gone() -> Iterator[None]:
     """The projector passes over an object when it reads `responses` sooner than `transcripts`."""
     with patch.object(Readback, "overtaken", lambda _: []):
@@ -142,7 +158,7 @@ def started_in_the_wrong_order() -> Iterator[None]:
         yield
 
 
-@rule("P-76", "P-42", "P-62", plan=FORGETFUL, seeds=100)
+@rule("P-76", "P-42", "P-62", plan=FORGETFUL)
 def unstored_leaves_no_word() -> Iterator[None]:
     """Nothing says that a key has led to a response that was not stored."""
     with patch.object(Window, "lasting", False), patch.object(Views, "_erase", _nothing):
