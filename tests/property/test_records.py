@@ -5,10 +5,11 @@ from unittest.mock import patch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas import records
 from schemas.ids import ClaimId, ResponseId, Tenant
-from schemas.records import Entry, EventHeaders, EventRecord, parse
+from schemas.records import Deleted, Entry, EventHeaders, EventRecord, parse
 
 ID, CLAIM = ResponseId("resp_0000" + "a" * 32), ClaimId("c1")
 DELTA = EventHeaders(ID, CLAIM, 1, Tenant("acme")).event(7, "response.output_text.delta", b"{}")
@@ -58,3 +59,11 @@ def test_a_delta_goes_the_shorter_way() -> None:
     record = Stored(DELTA.key, DELTA.value, list(DELTA.headers))
     with patch.object(records, "_parse", None):
         assert parse(record) == EventRecord(ID, CLAIM, 7, "response.output_text.delta")  # type: ignore[arg-type]
+
+
+def test_a_delete_counts_wherever_it_says_that_its_response_began() -> None:
+    for said, believed in ((-1, -1), (0, 0), (8, 8), (9, -1), (10**15, -1)):
+        deleted = Deleted(ID, "n", Tenant("acme"), said)
+        key, value, written = deleted.new()
+        entry = parse(Stored(key, value, list(written), offset=9))  # type: ignore[arg-type]
+        assert entry == replace(deleted, accepted_offset=believed)
