@@ -28,7 +28,9 @@ from tests.simulation.planted.registry import DYING, OUTRUN, TROUBLED, ZOMBIES, 
 STALLING = Plan(
     faults=only(pause=6, kill=1), targets="x", rate=1.5, responses=16, chained=0.6, deletes=0, cancels=0
 )
-HANGING = Plan(faults=only(broker=1), trouble=0, rate=0.05, lossless=True, seconds=60, grace=20)
+HANGING = Plan(
+    faults=only(broker=1), trouble=0, rate=0.1, lossless=True, grace=20, words=80, responses=14, max_queue=20
+)
 FULL = Plan(slots=1, responses=16, max_queue=30, words=20, faults=only(expel=1), rate=0.2, targets="x")
 DRAINING = Plan(faults=only(restart=3, roll=1), targets="x", rate=0.4, grace=2, words=60, responses=12)
 ROLLING = Plan(
