@@ -82,6 +82,8 @@ class Plan(Struct, frozen=True):
     memories: Sequence[int] = (1 << 20, 6_000, 1_500)
     """Bytes of frames that a replay holds, one of these: much, or hardly any."""
     slots: int = 50
+    places: int = 50
+    """Calls that an executor may have at once at an upstream of each kind."""
     window_ms: int = 20_000
     hasty: bool = False
     """Compaction and retention keep no rules."""

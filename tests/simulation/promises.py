@@ -116,13 +116,15 @@ class Promises:
             world.bad("A-21 a call after the last beat", request.id, request.attempt, node)
         if story.executors.get(request.attempt) != me:
             world.bad("P-42 a call without a winning claim", request.id, request.attempt, node)
-        elif story.attempt > request.attempt:
+        elif story.executors.get(story.attempt) != me:  # its own later claim goes on with the same run
             world.bad("P-42 a call after the fence", request.id, request.attempt, node)
         elif node.stalled(self._claimed_at[request.id, request.attempt]) >= world.settings.lease_s:
             world.bad("P-42 a call on an old claim", request.id, request.attempt, node)
         open_here = [kind for _, at, kind in self.streams.values() if at is node and kind != "stubborn"]
         if len(open_here) >= world.settings.slots:
             world.bad("P-41 more runs than slots", node)
+        if open_here.count(kind) >= world.plan.places:
+            world.bad("P-49 more calls than places", kind, node)
         if request.attempt in calls:
             world.bad("P-42 two calls for one attempt", request.id, request.attempt)
         if calls and kind == "fragile":

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import ADMITTING, OUTRUN, OVERTAKEN, TARDY, ZOMBIES
+from tests.simulation.planted.registry import ADMITTING, NARROW, OUTRUN, OVERTAKEN, TARDY, ZOMBIES
 from tests.simulation.world import World, played
 
 SEEDS = 1000
@@ -93,6 +93,11 @@ def test_a_new_owner_finds_what_came_back_whichever_view_it_reads_first(seed: in
 @pytest.mark.parametrize("plan", [OUTRUN, ZOMBIES, TARDY])
 def test_who_stops_at_the_worst_moment_comes_back_without_effect(plan: Plan) -> None:
     assert not any(played(seed, plan).broken for seed in range(5))
+
+
+@pytest.mark.parametrize("seed", [26, *range(15)])
+def test_no_more_calls_than_places_and_all_come_to_their_end(seed: int) -> None:
+    assert not played(seed, NARROW).broken
 
 
 def test_ingests_let_in_no_more_than_there_is_room_for() -> None:

@@ -93,10 +93,10 @@ async def stubborn() -> None:
 
 
 class Upstreams(Registry):
-    """One upstream of each kind: the model by that name."""
+    """One upstream of each kind, with so many places: the model by that name."""
 
-    def __init__(self, node: Node, on_call: OnCall, on_batch: OnBatch, streams: Streams) -> None:
-        routes = [Model(match=kind, backend="scripted") for kind in KINDS]
+    def __init__(self, node: Node, on_call: OnCall, on_batch: OnBatch, streams: Streams, places: int) -> None:
+        routes = [Model(match=kind, backend="scripted", max_concurrency=places) for kind in KINDS]
         backends: dict[Route, Backend] = {
             route: Upstream(node, route.match, on_call, on_batch, streams) for route in routes
         }

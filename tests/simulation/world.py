@@ -156,7 +156,9 @@ class World:
             case "x":
                 chains = Chains(node, lambda id: self.story(ResponseId(id)))
                 streams = self.promises.streams
-                upstreams = Upstreams(node, self.promises.called, self.promises.conduct.taken, streams)
+                upstreams = Upstreams(
+                    node, self.promises.called, self.promises.conduct.taken, streams, self.plan.places
+                )
                 process = processes.executor(name, node, self.settings, upstreams, chains)
                 self._executors[process.me] = process
                 node.on_assignment = lambda owned: self.promises.conduct.assigned(process.me, owned)

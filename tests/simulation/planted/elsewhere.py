@@ -22,10 +22,6 @@ ELSEWHERE = {
         "nobody in the simulation appends what we did not write",
         "property/test_poison.py::test_nobody_falls_over_an_event_record_with_any_part_of_it_exchanged",
     ),
-    "P-49": Elsewhere(
-        "every upstream of the simulation has room enough",
-        "unit/test_places.py::test_no_more_calls_at_once_than_places_and_the_next_comes_at_once",
-    ),
     "P-77": Elsewhere(
         "its topics are never lost",
         "integration/test_replay_service.py::test_views_that_are_made_anew_are_filled_from_the_log",

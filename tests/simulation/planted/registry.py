@@ -53,6 +53,16 @@ TARDY = Plan(
     words=2,
 )
 """Ingests stop when they append an `accepted`: it comes when it is void, and its twin may have closed."""
+NARROW = Plan(
+    places=1,
+    trouble=0.1,
+    faults=only(kill=2, pause=2, expel=3, restart=1),
+    targets="x",
+    responses=20,
+    max_queue=30,
+    words=20,
+)
+"""Each executor may make one call at a time of each upstream, and executors die."""
 DELETING = Plan(deletes=0.9, repeats=0.6, targets="xp")
 OVERTAKEN = Plan(
     seconds=60,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from schemas.fold import State
 from schemas.ids import ExecutorId, partition_of
 from schemas.records import Cancelled, Claimed
-from services.executor import decide, executor, liveness, steward, work
+from services.executor import decide, executor, fairness, liveness, steward, work
 from services.executor.backend import Resume
 from services.executor.beats import Beats
 from services.executor.decide import Continuation, Step, View
@@ -23,7 +23,7 @@ from services.executor.predecessors import Predecessors
 from services.executor.run import Run
 from services.executor.steward import Steward
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import DYING, OUTRUN, TROUBLED, ZOMBIES, rule
+from tests.simulation.planted.registry import DYING, NARROW, OUTRUN, TROUBLED, ZOMBIES, rule
 
 STALLING = Plan(
     faults=only(pause=6, kill=1), targets="x", rate=1.5, responses=16, chained=0.6, deletes=0, cancels=0
@@ -238,6 +238,13 @@ def claimed_before_caught_up() -> Iterator[None]:
 def claimed_without_a_free_slot() -> Iterator[None]:
     """Slots are not counted."""
     with patch.object(Steward, "_free", lambda _: 100), patch.object(executor, "most", lambda *_: 100):
+        yield
+
+
+@rule("P-49", plan=NARROW)
+def called_without_a_free_place() -> Iterator[None]:
+    """Places are not counted."""
+    with patch.object(fairness.Load, "full", lambda *_: False):
         yield
 
 
