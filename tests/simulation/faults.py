@@ -15,7 +15,7 @@ from schemas.ids import ResponseId, response_id
 from schemas.records import Headers, LogRecord, NewRecord
 from services.eventlog.port import TopicPartition
 from tests.simulation import clients, readers
-from tests.simulation.node import SESSION, Node
+from tests.simulation.node import SESSION, Node, response_of
 from tests.simulation.processes import NAMES, PARTITIONS, ROLES, Process
 from tests.simulation.promises import VIEWS
 
@@ -102,7 +102,7 @@ class Faults:
 
     def written(self, record: LogRecord) -> None:
         """Whoever was stunned when it was about to act on a response wakes when somebody has."""
-        if self._stunned and (node := self._stunned.pop(_about(record), None)) is not None:
+        if self._stunned and (node := self._stunned.pop(response_of(record), None)) is not None:
             seconds = self._rng.expovariate(1 / self._rng.choice((0.5, 5)))
             self._world.later(seconds, self._resume, node, node.held_since)
 
@@ -126,9 +126,9 @@ class Faults:
         if node.held_since == held_since:
             expel(node)
 
-    def _resume(self, node: Node, held_since: float) -> None:
+    def _resume(self, node: Node, held_since: float | None) -> None:
         """A process goes on, unless it does already, and joins again what it was expelled from."""
-        if node.held_since == held_since:
+        if held_since is not None and node.held_since == held_since:
             self._world.say("resume", node)
             node.resume()
             self._world.background(rejoin(node), node)
@@ -230,11 +230,6 @@ class Faults:
             process, story = self._rng.choice(replays), self._rng.choice(stories)
             reading = world.background(readers.follow(world, process, story), process.node)
             process.connections.append(reading)
-
-
-def _about(record: LogRecord) -> ResponseId:
-    """The response of a record, also of a tombstone."""
-    return ResponseId((record.key or b"").decode().partition("/")[0])
 
 
 def expel(node: Node) -> None:

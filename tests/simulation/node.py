@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from schemas.errors import AppendUnknown, LogError, LogUnavailable
 from schemas.ids import ResponseId
-from schemas.records import NewRecord
+from schemas.records import LogRecord, NewRecord
 from services.eventlog.memory import MemoryMembership
 from services.eventlog.port import Ack, Batch, Bounds, OnAssignment, OnFailure, TopicPartition
 from services.eventlog.topics import topics
@@ -307,7 +307,7 @@ class NodeWriter:
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
         self._node.on_append(source, record)
         if self._node.ambush is not None:
-            self._node.acts(*_about(source, record))
+            self._node.acts(_act(source, record), response_of(record))
 
     def send_all(self) -> None:
         """What is queued gets to the log."""
@@ -358,8 +358,13 @@ class NodeWriter:
             self._node.log.append_later(seconds, source, records)
 
 
-def _about(source: TopicPartition, record: NewRecord) -> tuple[str, ResponseId]:
-    """What the append of `record` is, and the response that it is about."""
-    kind = dict(record.headers).get("kind", b"tombstone").decode()
-    act = kind if source.topic == NAMES.events else source.topic
-    return act, ResponseId(record.key.decode().partition("/")[0])
+def _act(source: TopicPartition, record: NewRecord) -> str:
+    """What the append of `record` is."""
+    if source.topic != NAMES.events:
+        return source.topic
+    return dict(record.headers).get("kind", b"tombstone").decode()
+
+
+def response_of(record: NewRecord | LogRecord) -> ResponseId:
+    """The response that a record is about, were it a tombstone."""
+    return ResponseId((record.key or b"").decode().partition("/")[0])
