@@ -45,14 +45,10 @@ def idempotent_response_id(tenant: Tenant, key: str, partitions: int) -> Respons
     return response_id(partition, digest[:ENTROPY_BYTES])
 
 
-def response_id_pattern(partition: int | None = None) -> str:
-    """A regular expression for the ids of `partition`, or of any."""
-    return f"resp_{'[0-9a-f]{4}' if partition is None else f'{partition:04x}'}[0-9a-f]{{32}}"
-
-
 @lru_cache
 def _response_id(partition: int | None) -> re.Pattern[str]:
-    return re.compile(response_id_pattern(partition))
+    home = "[0-9a-f]{4}" if partition is None else f"{partition:04x}"
+    return re.compile(f"resp_{home}[0-9a-f]{{32}}")
 
 
 def parse_response_id(text: str, partition: int | None = None) -> ResponseId | None:
