@@ -254,7 +254,7 @@ _number = re.compile(rb"0|[1-9][0-9]{0,%d}" % (DIGITS - 1))
 
 
 def number(digits: bytes) -> int:
-    """The number that `digits` are: plain decimals, at most `DIGITS`, so that one number has one spelling, and
+    """The number that `digits` are: plain decimals, at most `DIGITS`, so that one number has one spelling and
     fits wherever it goes on to (P-11). Raises ValueError or TypeError.
     """
     if not _number.fullmatch(digits):
@@ -264,7 +264,7 @@ def number(digits: bytes) -> int:
 
 @lru_cache(maxsize=4096)
 def _claim_of(stem: str) -> tuple[ResponseId, ClaimId, int] | None:
-    """The response and the claim whose events' keys begin with `stem`, and their partition; None: nobody's."""
+    """The response and the claim whose events' keys begin with `stem`, and their partition; None: no one's."""
     first, _, claim = stem.partition("/")
     id = parse_response_id(first)
     return None if id is None or not claim or "/" in claim else (id, ClaimId(claim), partition_of(id))
