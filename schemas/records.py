@@ -264,7 +264,7 @@ def number(digits: bytes) -> int:
 
 @lru_cache(maxsize=4096)
 def _claim_of(stem: str) -> tuple[ResponseId, ClaimId, int] | None:
-    """The response and the claim whose events' keys begin with `stem`, and their partition; None: no one's."""
+    """Whose events' keys begin with `stem`: response, claim and partition; None: nobody's."""
     first, _, claim = stem.partition("/")
     id = parse_response_id(first)
     return None if id is None or not claim or "/" in claim else (id, ClaimId(claim), partition_of(id))
