@@ -1,7 +1,7 @@
 """Records, and what counts of them (P-1 to P-28)."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -240,14 +240,12 @@ def tombstone_counts() -> Iterator[None]:
 def neighbours_erased() -> Iterator[None]:
     """Who erases a response tombstones all that lies between its records."""
 
-    async def keys(log: Any, source: Any, wanted: dict[bytes, list[tuple[int, int]]]) -> list[bytes]:
+    async def keys(log: Any, source: Any, wanted: dict[bytes, list[tuple[int, int]]]) -> AsyncIterator[bytes]:
         stretches = [stretch for of_one in wanted.values() for stretch in of_one]
         start, end = min(first for first, _ in stretches), max(end for _, end in stretches)
-        found: dict[bytes, None] = {}
         async for record in scan(log, source, start, end):
             if record.value is not None and b"/deleted/" not in (record.key or b""):
-                found[record.key or b""] = None
-        return list(found)
+                yield record.key or b""
 
     with patch.object(erasure, "_keys", keys):
         yield
