@@ -7,6 +7,7 @@
 What is found is a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
@@ -31,6 +32,9 @@ from services.replay.window import Window
 from services.web.internal import Load, ResponseView
 
 log = structlog.get_logger()
+
+COUNT_PAUSE = 0.1
+"""Seconds before a look at how many partitions there are: anybody can invent ids, so all who ask share it."""
 
 
 class Packed(Struct, frozen=True):
@@ -77,6 +81,7 @@ class Replay:
         self._transcripts = transcripts_barrier
         self._snapshots = snapshots
         self._partitions = partitions
+        self._counting: asyncio.Task[int] | None = None
         self._outgrown = False
 
     async def find(self, id: ResponseId, offset: int | None = None) -> Found:
@@ -97,8 +102,10 @@ class Replay:
 
     async def _check_beyond(self, partition: int) -> None:
         """Raises ApiError 503 unless the log has no such partition: it may have been added since."""
+        if self._counting is None or self._counting.done():
+            self._counting = asyncio.create_task(self._count())
         try:
-            count = await self._partitions()
+            count = await asyncio.shield(self._counting)
         except LogError as error:
             raise unavailable("The log cannot be reached.", reason="log_away") from error
         if partition >= count:
@@ -107,6 +114,10 @@ class Replay:
             self._outgrown = True
             log.error("partitions were added: restart replay", followed=len(self._foldings), there_are=count)
         raise unavailable("A part of the log is not read yet.", reason="outgrown")
+
+    async def _count(self) -> int:
+        await asyncio.sleep(COUNT_PAUSE)
+        return await self._partitions()
 
     def ended(self, found: Stored, cursor: int) -> bool:
         """Whether it has closed, and nothing comes after `cursor`."""

@@ -185,6 +185,22 @@ async def test_what_is_in_a_partition_that_was_added_since_is_a_503_and_what_is_
         assert (await replay.get(f"/v1/responses/{nowhere.id}")).status == 404
 
 
+async def test_ids_that_somebody_invents_ask_the_log_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, looks = new_log(), 0
+    count = log.partitions
+
+    async def counted(topic: str) -> int:
+        nonlocal looks
+        looks += 1
+        return await count(topic)
+
+    monkeypatch.setattr(log, "partitions", counted)
+    invented = [Author(log.writer(), number, partition=9).id for number in range(20)]
+    async with replaying(log) as service:
+        assert not any(await asyncio.gather(*map(service.replay.find, invented)))
+    assert looks == 1
+
+
 async def test_an_eventsource_is_not_told_503_but_refused_the_connection() -> None:
     async with site(barrier_s=0.05) as at:
         author = await Author(at.log.writer(), 1).accept()
