@@ -118,13 +118,15 @@ def answered_before_the_ack() -> Iterator[None]:
         yield
 
 
-@rule("P-65", "P-62", "P-28", "P-42", "P-20", plan=TARDY)
+@rule("P-65", "P-62", "P-28", "P-42", "P-20", plan=replace(TARDY, unsure=0.8))
 def validity_without_a_bound() -> Iterator[None]:
     """An `accepted` may reach the log at any time after the look-up."""
     original = Commands._accepted
 
     def accepted(self: Commands, *of: Any, keyed: bool) -> Accepted:
-        return replace(original(self, *of, keyed=keyed), not_after=1 << 60)
+        return replace(
+            original(self, *of, keyed=keyed), not_after=1 << 50
+        )  # a number of at most 16 digits (P-11)
 
     with patch.object(Commands, "_accepted", accepted):
         yield
