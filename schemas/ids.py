@@ -7,7 +7,6 @@ every old id still finds its log (P-1). Everything random is an argument: caller
 
 import hashlib
 import re
-from functools import lru_cache
 from typing import NewType
 
 ResponseId = NewType("ResponseId", str)
@@ -21,6 +20,7 @@ ENTROPY_BYTES = 16
 TOKEN_BYTES = 8
 """Entropy of a claim id, an executor id or a nonce, in bytes: unique within one response is enough."""
 
+_RESPONSE_ID = re.compile(r"resp_[0-9a-f]{36}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _PARTITION = slice(5, 9)
 
@@ -45,15 +45,12 @@ def idempotent_response_id(tenant: Tenant, key: str, partitions: int) -> Respons
     return response_id(partition, digest[:ENTROPY_BYTES])
 
 
-@lru_cache
-def _response_id(partition: int | None) -> re.Pattern[str]:
-    home = "[0-9a-f]{4}" if partition is None else f"{partition:04x}"
-    return re.compile(f"resp_{home}[0-9a-f]{{32}}")
-
-
 def parse_response_id(text: str, partition: int | None = None) -> ResponseId | None:
     """`text` as a response id, of `partition` if that is given, or None when it is not one of ours."""
-    return ResponseId(text) if _response_id(partition).fullmatch(text) else None
+    if not _RESPONSE_ID.fullmatch(text):
+        return None
+    id = ResponseId(text)
+    return id if partition is None or partition_of(id) == partition else None
 
 
 def partition_of(id: ResponseId) -> int:

@@ -270,6 +270,8 @@ def _claim_of(stem: str) -> tuple[ResponseId, ClaimId, int] | None:
     return None if id is None or not claim or "/" in claim else (id, ClaimId(claim), partition_of(id))
 
 
+_COMMON_KEY = 128
+"""Bytes that the key of a common event of ours never has: longer ones, of others, are not remembered."""
 _COMMON_EVENT = ("kind", "v", "tenant", "attempt", "claim", "type", "sequence_number")
 """The headers, as `EventHeaders` orders them, of an event that ends nothing and cannot be resumed at."""
 
@@ -295,6 +297,8 @@ def _common_event(record: LogRecord, partition: int | None) -> EventRecord | Non
         return None
     (kind, by), (v, _), (tenant, _), (attempt, _), (claimed, _), (named, name), (numbered, _) = headers
     if by != b"event" or (kind, v, tenant, attempt, claimed, named, numbered) != _COMMON_EVENT:
+        return None
+    if len(record.key) > _COMMON_KEY:
         return None
     stem, _, digits = record.key.decode().rpartition("/")
     whose = _claim_of(stem)

@@ -1,5 +1,6 @@
 """Reading a record: there is a shorter way for common events, and it says what the long one says."""
 
+import re
 from unittest.mock import patch
 
 from hypothesis import example, given
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from schemas import records
 from schemas.ids import ClaimId, ResponseId, Tenant
-from schemas.records import Deleted, Entry, EventHeaders, EventRecord, parse
+from schemas.records import Deleted, Entry, EventHeaders, EventRecord, Unreadable, parse
 
 ID, CLAIM = ResponseId("resp_0000" + "a" * 32), ClaimId("c1")
 DELTA = EventHeaders(ID, CLAIM, 1, Tenant("acme")).event(7, "response.output_text.delta", b"{}")
@@ -59,6 +60,24 @@ def test_a_delta_goes_the_shorter_way() -> None:
     record = Stored(DELTA.key, DELTA.value, list(DELTA.headers))
     with patch.object(records, "_parse", None):
         assert parse(record) == EventRecord(ID, CLAIM, 7, "response.output_text.delta")  # type: ignore[arg-type]
+
+
+def test_a_long_key_that_is_no_key_of_ours_is_not_remembered() -> None:
+    """Thousands of keys are, and the log takes one of a megabyte from everybody who may append to it."""
+    records._claim_of.cache_clear()
+    foreign = Stored(b"k" * 1000 + DELTA.key, b"{}", list(DELTA.headers))
+    parse(foreign)  # type: ignore[arg-type]
+    assert records._claim_of.cache_info().currsize == 0
+
+
+def test_ids_of_a_partition_more_cost_nothing_more() -> None:
+    """No expression for each: a service may follow more partitions than anybody keeps expressions."""
+    ends = EventHeaders(ResponseId("resp_fedc" + "a" * 32), CLAIM, 1, Tenant("acme"))
+    key, value, written = ends.event(7, "response.completed", b"{}", "completed")
+    record = Stored(key, value, list(written))
+    with patch.object(re, "compile", None):
+        assert isinstance(parse(record, 0xFEDC), EventRecord)  # type: ignore[arg-type]
+        assert isinstance(parse(record, 0xFEDD), Unreadable)  # type: ignore[arg-type]
 
 
 def test_a_delete_counts_wherever_it_says_that_its_response_began() -> None:
