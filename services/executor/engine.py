@@ -207,7 +207,8 @@ class Engine:
         """Posted records were not acknowledged: their runs claim anew (P-32); who claims looks again with the
         next beat.
         """
-        ids = dict.fromkeys(ResponseId(record.key.decode().partition("/")[0]) for record in records)
+        said = (record.key.decode() for record in records if record.value is not None)  # not the eraser's
+        ids = dict.fromkeys(ResponseId(key.partition("/")[0]) for key in said)
         if partition := self.partitions.get(source.partition):
             for headers in (dict(record.headers) for record in records):
                 if headers.get("kind") == Claimed.kind.encode():

@@ -111,7 +111,8 @@ async def test_an_append_error_costs_every_run_in_the_batch_a_claim(rig: Rig) ->
     ids = [await rig.accept("a b c", metadata=long) for _ in range(2)]
     async with rig.executor() as executor:
         await eventually(lambda: all(rig.events(id) for id in ids))
-        batch = [NewRecord(f"{id}/c/9".encode(), b"{}", []) for id in ids]
+        foreign = NewRecord(ids[0].encode() + b"\xff", None)  # erased with them, and nobody can read its key
+        batch = [foreign, *(NewRecord(f"{id}/c/9".encode(), b"{}", []) for id in ids)]
         executor._engine.append_failed(TopicPartition(NAMES.events, 0), batch, LogUnavailable("away"))
         await eventually(lambda: all(rig.state(id).attempt == 2 for id in ids))
         for id in ids:
