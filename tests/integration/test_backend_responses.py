@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from msgspec import structs
 
 from schemas.errors import SettingsError
@@ -390,6 +391,23 @@ async def test_one_that_does_not_read_the_request_is_silent_and_the_rest_of_it_i
         await backends.close()
         listener.close()
     assert got.failure.type == "upstream_idle"
+
+
+async def test_one_that_takes_a_large_request_slowly_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of silence begins anew with what is taken, not only when all was."""
+
+    async def script(call: Call) -> None:
+        await call.answer(200, {"id": "resp_theirs", "status": "completed", "output": []})
+
+    def noted(self: ResponseHandler) -> None:
+        begun.append(self)
+        real(self)
+
+    begun, real = list[Any](), ResponseHandler.start_timeout
+    monkeypatch.setattr(ResponseHandler, "start_timeout", noted)
+    _, got = await run(script, input=[{"role": "user", "content": "x" * 4_000_000}])
+    assert got.error is None
+    assert len(begun) > 4_000_000 / upstream.PIECE
 
 
 async def test_silence_in_mid_stream_ends_at_the_idle_limit() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 
 from schemas.checks import is_deeper
@@ -36,6 +37,7 @@ LONGEST_RETRY_AFTER = 30.0
 """Seconds; an upstream that wants more is taken at its word, and the response ends."""
 LARGE_BODY = 1 << 20
 """Bytes from which on a request is written as the upstream takes it, and not put into the transport whole."""
+PIECE = 1 << 16
 ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_TIMEOUT = 10.0
 """Seconds that the body of an error may take: its status alone is told then."""
@@ -70,6 +72,19 @@ def _told(calling: Calling) -> Iterator[None]:
         _calling.reset(token)
 
 
+class _Large(aiohttp.BytesIOPayload):
+    """A large request, written as the upstream takes it. One that does so slowly is not silent: `taken` is
+    told of every piece.
+    """
+
+    taken: Calling = staticmethod(_nothing)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, _: int | None) -> None:
+        while piece := self._value.read(PIECE):
+            await writer.write(piece)
+            self.taken()
+
+
 class _Request(aiohttp.ClientRequest):
     """Tells of itself when it is connected and about to be sent: connecting may outlast a lease (P-42). Who
     does not read it is silent, too.
@@ -77,6 +92,8 @@ class _Request(aiohttp.ClientRequest):
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         _calling.get()()
+        if isinstance(self.body, _Large) and conn.protocol is not None:
+            self.body.taken = conn.protocol.start_timeout
         answer = await super().send(conn)
         if conn.protocol is not None:
             conn.protocol.start_timeout()  # else silence counts only from when the whole body was taken
@@ -202,7 +219,7 @@ class Upstream:
     async def _request(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = self._connect()
-        data = BytesIO(body) if body is not None and len(body) > LARGE_BODY else body
+        data = _Large(BytesIO(body)) if body is not None and len(body) > LARGE_BODY else body
         return await self._session.request(
             method, self._base + path, data=data, headers=self._headers, allow_redirects=False
         )
