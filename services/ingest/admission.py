@@ -17,6 +17,7 @@ So one tenant's flood leaves room for the others, and a tenant that is alone has
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from schemas.errors import ApiError
 from schemas.ids import Tenant
@@ -29,6 +30,13 @@ RETRY_QUEUE_S = 5
 """Retry-After, seconds, when too many responses are open: runs take seconds at least."""
 RETRY_BYTES_S = 1
 """Retry-After, seconds, when too many bytes are under way: appends take milliseconds."""
+
+
+class Full(NamedTuple):
+    """There is no room: `why` for people, `reason` for metrics."""
+
+    why: str
+    reason: str
 
 
 class Admission:
@@ -75,14 +83,14 @@ class Admission:
         """Give back what `arrive` counted."""
         _subtract(self._bytes, tenant, size)
 
-    def full(self, tenant: Tenant) -> ApiError | None:
-        """The refusal (429) of one more response of `tenant`, None when it is let in now."""
+    def full(self, tenant: Tenant) -> Full | None:
+        """Why one more response of `tenant` is not let in now, None when it is."""
         total, own = self.open, self._load.tenants.get(tenant, 0) + self._mine[tenant]
         bound = self._quota(tenant).max_open
         if bound is not None and own >= bound:
-            return _refusal(f"{own} responses of tenant {tenant} are open", RETRY_QUEUE_S, "tenant_full")
+            return Full(f"{own} responses of tenant {tenant} are open", "tenant_full")
         if total >= 2 * self._max_queue or (total >= self._max_queue and own >= self._share(tenant)):
-            return _refusal("too many responses are open", RETRY_QUEUE_S, "queue_full")
+            return Full("too many responses are open", "queue_full")
         return None
 
     @contextmanager
@@ -92,8 +100,8 @@ class Admission:
         The block is given what to call once its `accepted` is in the log, with its partition and offset: from
         then on the place is held until replay has folded it.
         """
-        if refusal := self.full(tenant):
-            raise refusal
+        if full := self.full(tenant):
+            raise _refusal(full.why, RETRY_QUEUE_S, full.reason)
         held = False
 
         def hold(partition: int, offset: int) -> None:

@@ -108,11 +108,14 @@ class ReplayClient:
             self._report.succeeded()
             raise
         except (ReplayAway, Silent, aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the last
-            away = error if isinstance(error, ReplayAway) else ReplayAway(str(error) or "no answer in time")
-            if not isinstance(error, aiohttp.ClientConnectorError) or time.monotonic() > self._made + START_S:
-                self._report.failed(away)
-            raise away from error
+            raise self._told(error) from error
         self._report.succeeded()
+
+    def _told(self, error: Exception) -> ReplayAway:
+        away = error if isinstance(error, ReplayAway) else ReplayAway(str(error) or "no answer in time")
+        if not isinstance(error, aiohttp.ClientConnectorError) or time.monotonic() > self._made + START_S:
+            self._report.failed(away)
+        return away
 
 
 def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:

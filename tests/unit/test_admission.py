@@ -1,5 +1,8 @@
 """Admission: bounds on open responses and on bytes, fair between tenants, by figures a moment old (A-10)."""
 
+import gc
+import weakref
+
 import pytest
 
 from schemas.errors import ApiError
@@ -127,3 +130,18 @@ def test_one_tenant_has_at_most_its_share_of_the_bytes() -> None:
     with pytest.raises(ApiError):
         admission.arrive(A, 1)
     admission.arrive(B, 50)
+
+
+def test_a_refusal_is_gone_at_once_without_the_collector() -> None:
+    """At five times too much there are many a second: in a circle each would wait for it, with its request."""
+    admission = bounded(1)
+    assert admitted(admission, A)
+    gc.disable()
+    try:
+        with pytest.raises(ApiError) as told, admission.place(A):
+            pass
+        refusal = weakref.ref(told.value)
+        del told
+        assert refusal() is None
+    finally:
+        gc.enable()
