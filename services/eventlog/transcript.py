@@ -29,7 +29,7 @@ CHUNK_BYTES = 256 << 10
 rejoining reader unpacks for nothing, and stays far below `max.message.bytes` however badly it packs (P-9)."""
 
 MAX_CHUNKS = 1 << 16
-"""Of one response: 8 GiB of events. A reader has a place for each as soon as it meets the first (P-11)."""
+"""Of one response: 16 GiB of events. A reader has a place for each as soon as it meets the first (P-11)."""
 MAX_UNPACKED_BYTES = 256 << 20
 """More than any record holds: what claims to unpack to more is broken, and not tried."""
 

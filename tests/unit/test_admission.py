@@ -133,7 +133,7 @@ def test_one_tenant_has_at_most_its_share_of_the_bytes() -> None:
 
 
 def test_a_refusal_is_gone_at_once_without_the_collector() -> None:
-    """At five times too much there are many a second: in a circle each would wait for it, with its request."""
+    """There are many a second at times: in a circle each would wait for it, with its request."""
     admission = bounded(1)
     assert admitted(admission, A)
     gc.disable()
