@@ -243,7 +243,9 @@ def upstream_position(record: LogRecord) -> tuple[str, int | None] | None:
     try:
         headers = dict(record.headers)
         cursor = headers.get("upstream_cursor")
-        return headers["upstream_id"].decode(), None if cursor is None else number(cursor)
+        if cursor is not None and not _cursor.fullmatch(cursor):
+            return None
+        return headers["upstream_id"].decode(), None if cursor is None else int(cursor)
     except MALFORMED:
         return None
 
@@ -251,6 +253,8 @@ def upstream_position(record: LogRecord) -> tuple[str, int | None] | None:
 DIGITS = 16
 """A number has no more of them."""
 _number = re.compile(rb"0|[1-9][0-9]{0,%d}" % (DIGITS - 1))
+_cursor = re.compile(rb"-?[0-9]{1,19}")
+"""How an upstream numbers is its own affair: by nanoseconds, say."""
 
 
 def number(digits: bytes) -> int:

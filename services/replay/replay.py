@@ -235,7 +235,7 @@ class Replay:
         """Why a read failed: what expired or was erased is not found, the rest is worth another try."""
         if isinstance(error, TranscriptLost) and id not in self._library:
             return not_found(id)
-        return unavailable("The log cannot be read.")
+        return unavailable("The log cannot be read.", reason="log_away")
 
 
 def _state_view(state: State, id: ResponseId, shown: bytes = b"null") -> ResponseView:

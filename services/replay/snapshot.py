@@ -81,7 +81,7 @@ class Snapshots:
             try:
                 await self._catch_up(snapshot)
             except LogError as error:
-                raise unavailable("The log cannot be reached.") from error
+                raise unavailable("The log cannot be reached.", reason="log_away") from error
             return snapshot.object()
 
     def forget(self, id: ResponseId) -> None:

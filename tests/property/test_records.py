@@ -10,7 +10,16 @@ from msgspec.structs import replace
 
 from schemas import records
 from schemas.ids import ClaimId, ResponseId, Tenant
-from schemas.records import Deleted, Entry, EventHeaders, EventRecord, Unreadable, parse
+from schemas.records import (
+    Deleted,
+    Entry,
+    EventHeaders,
+    EventRecord,
+    Unreadable,
+    parse,
+    upstream_headers,
+    upstream_position,
+)
 
 ID, CLAIM = ResponseId("resp_0000" + "a" * 32), ClaimId("c1")
 DELTA = EventHeaders(ID, CLAIM, 1, Tenant("acme")).event(7, "response.output_text.delta", b"{}")
@@ -86,3 +95,17 @@ def test_a_delete_counts_wherever_it_says_that_its_response_began() -> None:
         key, value, written = deleted.new()
         entry = parse(Stored(key, value, list(written), offset=9))  # type: ignore[arg-type]
         assert entry == replace(deleted, accepted_offset=believed)
+
+
+@given(st.none() | st.integers(1 - 10**19, 10**19 - 1))
+def test_where_an_upstream_stands_is_read_as_it_was_written(cursor: int | None) -> None:
+    """However it numbers: by nanoseconds, say."""
+    stored = Stored(DELTA.key, b"{}", [*DELTA.headers, *upstream_headers("resp_theirs", cursor)])
+    assert upstream_position(stored) == ("resp_theirs", cursor)  # type: ignore[arg-type]
+
+
+def test_a_cursor_that_is_no_number_is_nothing_to_go_on_at() -> None:
+    for said in (b"", b"1" * 20, b"0x1", b"1_0", "٧".encode(), None):
+        headers = [("upstream_id", b"resp_theirs"), ("upstream_cursor", said)]
+        known = upstream_position(Stored(DELTA.key, b"{}", headers))  # type: ignore[arg-type]
+        assert known == (("resp_theirs", None) if said is None else None)

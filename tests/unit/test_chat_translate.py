@@ -220,7 +220,8 @@ def test_logprobs_are_kept() -> None:
 def test_content_may_be_a_list_of_parts() -> None:
     thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
     said = [{"type": "text", "text": "Hi"}, {"text": " you"}, "!", {"type": "refusal", "refusal": "No"}]
-    chunk = delta(content=[thoughts, {"type": "text", "text": ""}, *said, None])
+    beside = [{"type": "reference", "reference_ids": [0]}, {"type": "redacted_thinking", "data": "x"}]
+    chunk = delta(content=[thoughts, {"type": "text", "text": ""}, *said, None, *beside])
     chunk["choices"][0]["logprobs"] = {"content": [{"token": "Hi", "logprob": -0.5}]}
     thought, message = checked(translate(chunk, delta("stop", content=[])))[-1]["response"]["output"]
     assert thought["content"] == [{"type": "reasoning_text", "text": "Hm"}]

@@ -25,6 +25,8 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 _BROKEN = frozenset({"error", "abort"})
 """Finish reasons by which servers admit that they did not finish."""
 _TEXTS = ("text", "output_text")
+_BESIDE = ("reference", "redacted_thinking")
+"""Parts that say nothing themselves: where the words beside them come from, and thoughts that nobody may read."""
 _UNSAID = "sent content that is neither text, a refusal nor thoughts."
 
 
@@ -314,6 +316,8 @@ def _parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
             yield from _parts_of(thought, "reasoning_text")
         case {"text": text} if kind == "reasoning_text" or said.get("type", "text") in _TEXTS:
             yield from _parts_of(text, kind)
+        case {"type": type} if type in _BESIDE:
+            pass
         case _:
             raise MalformedChunkError(_UNSAID)
 
