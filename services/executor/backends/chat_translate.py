@@ -26,7 +26,7 @@ _BROKEN = frozenset({"error", "abort"})
 """Finish reasons by which servers admit that they did not finish."""
 _TEXTS = ("text", "output_text")
 _BESIDE = ("reference", "redacted_thinking")
-"""Parts that say nothing themselves: where the words beside them come from, and thoughts that nobody may read."""
+"""Parts that say nothing themselves: where the words beside them are from, thoughts that nobody may read."""
 _UNSAID = "sent content that is neither text, a refusal nor thoughts."
 
 
