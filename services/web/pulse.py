@@ -9,6 +9,9 @@ looks at `/livez`:
 
 That takes 4 s: a client hears 503 within 5 s (A-10). By several looks and not by the clock alone: when it was
 this process that stood still, the next look is answered.
+
+A service that falls silent after that is waited for, as long as the client waits. And one address is one
+process here: behind a balancer a look may land on a neighbour that lives, and probes must end what hangs.
 """
 
 import asyncio
