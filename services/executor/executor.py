@@ -78,14 +78,9 @@ class Executor:
         self._tail = Tail(log_, names.events, pace=PACE_S)
         self._liveness = Liveness(self.me)
         self._memory_ms = settings.window_ms + settings.skew_ms
+        lease = settings.lease_s
         self._engine = Engine(
-            self.me,
-            names.events,
-            self._liveness,
-            registry.route,
-            self._launch,
-            lease=settings.lease_s,
-            clock=time.time,
+            self.me, names.events, self._liveness, registry.route, self._launch, lease=lease, clock=time.time
         )
         self._writer = self._engine.writer = log_.writer(on_failure=self._engine.append_failed)
         self._predecessors = Predecessors(conversation.settle, self._engine.partitions, self._engine.stirred)
@@ -106,17 +101,11 @@ class Executor:
             calls=self._worker.calls,
             slots=settings.slots,
             most=lambda tenant: most(settings.slots, quota(tenant)),
-            lease=settings.lease_s,
+            lease=lease,
             memory_ms=self._memory_ms,
         )
         self._beats = Beats(
-            self.me,
-            log_,
-            names.executors,
-            self._writer,
-            self._liveness,
-            self._on_beat,
-            lease=settings.lease_s,
+            self.me, log_, names.executors, self._writer, self._liveness, self._on_beat, lease=lease
         )
         self._beaten = asyncio.Event()
         self._erasable = asyncio.Event()
