@@ -16,29 +16,16 @@ from services.config import load
 from services.eventlog.memory import MemoryLog, Outcome
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
-from services.executor import beats, liveness
+from services.executor import liveness
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import build
 from services.executor.engine import Engine
 from services.executor.scribe import Draft, Ending, Scribe
 from tests.conftest import PATIENCE, eventually
-from tests.executing import DEAD, FAR, NAMES, TENANT, Rig, memory
+from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
 from tests.steady import steady
 
-
-@pytest.fixture(autouse=True)
-def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "BEAT_INTERVAL", 0.01)
-
-
-@pytest.fixture
-def log() -> MemoryLog:
-    return memory()
-
-
-@pytest.fixture
-def rig(log: MemoryLog) -> Rig:
-    return Rig(log)
+pytestmark = pytest.mark.usefixtures("quick_beats")
 
 
 def text(events: list[dict[str, Any]]) -> str:

@@ -5,26 +5,12 @@ from prometheus_client import REGISTRY
 
 from schemas.records import Cancelled
 from services.eventlog.memory import MemoryLog
-from services.executor import beats
 from tests.conftest import eventually
-from tests.executing import NAMES, TENANT, Rig, memory
+from tests.executing import NAMES, TENANT, Rig
 
 LONG = {"echo.interval_ms": "20", "echo.tokens": "100000"}
 
-
-@pytest.fixture(autouse=True)
-def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "BEAT_INTERVAL", 0.01)
-
-
-@pytest.fixture
-def log() -> MemoryLog:
-    return memory()
-
-
-@pytest.fixture
-def rig(log: MemoryLog) -> Rig:
-    return Rig(log)
+pytestmark = pytest.mark.usefixtures("quick_beats")
 
 
 def shown(name: str) -> float:

@@ -10,7 +10,7 @@ from services.executor import beats
 from services.executor.backends import Registry
 from services.executor.liveness import Liveness
 from tests.conftest import eventually
-from tests.executing import Rig, memory
+from tests.executing import Rig
 from tests.upstreams import Call, Raw, Script, raw, registry
 
 LEASE_S = 0.3
@@ -22,11 +22,6 @@ def counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor that cannot know that nobody has counted it out: only the lease is left."""
     monkeypatch.setattr(beats, "BEAT_INTERVAL", 0.01)
     monkeypatch.setattr(Liveness, "unbroken", lambda *_: False)
-
-
-@pytest.fixture
-def rig() -> Rig:
-    return Rig(memory())
 
 
 @asynccontextmanager

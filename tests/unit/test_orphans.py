@@ -10,24 +10,16 @@ import pytest
 
 from schemas.ids import ClaimId, ResponseId
 from schemas.records import Cancelled, Deleted, EventHeaders, NewRecord, upstream_headers
-from services.executor import beats, liveness
+from services.executor import liveness
 from services.executor.backends import Registry
 from services.executor.conversation import Conversation
 from tests.conftest import PATIENCE, eventually
-from tests.executing import DEAD, NAMES, TENANT, Rig, memory
+from tests.executing import DEAD, NAMES, TENANT, Rig
 from tests.upstreams import Call, Raw, raw, registry
 
 THEIRS = "resp_theirs"
 
-
-@pytest.fixture(autouse=True)
-def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "BEAT_INTERVAL", 0.01)
-
-
-@pytest.fixture
-def rig() -> Rig:
-    return Rig(memory())
+pytestmark = pytest.mark.usefixtures("quick_beats")
 
 
 async def script(call: Call) -> None:

@@ -13,20 +13,12 @@ from services.executor import beats
 from services.executor.engine import Engine
 from services.executor.executor import Executor
 from tests.conftest import eventually
-from tests.executing import DEAD, NAMES, Rig, memory
+from tests.executing import DEAD, NAMES, Rig
 from tests.upstreams import Call, raw, registry
 
 DONE = {"type": "response.completed", "response": {"id": "resp_theirs", "output": []}}
 
-
-@pytest.fixture(autouse=True)
-def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "BEAT_INTERVAL", 0.01)
-
-
-@pytest.fixture
-def rig() -> Rig:
-    return Rig(memory())
+pytestmark = pytest.mark.usefixtures("quick_beats")
 
 
 class Slow:

@@ -18,7 +18,7 @@ from services import config
 from services.config import Quota, unbounded
 from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
-from services.executor import beats, steward
+from services.executor import steward
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import Registry, build
 from services.executor.conversation import Conversation
@@ -30,10 +30,7 @@ from tests.responses import Author
 
 NAMES = topics()
 
-
-@pytest.fixture(autouse=True)
-def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "BEAT_INTERVAL", 0.01)
+pytestmark = pytest.mark.usefixtures("quick_beats")
 
 
 @pytest.fixture
