@@ -25,6 +25,7 @@ from schemas.events import (
 from schemas.output import Output, are_items
 from schemas.records import EventHeaders, Headers, NewRecord
 from services.executor.backend import UpstreamError
+from services.executor.backends.surrogates import mended
 
 _encode = msgspec.json.Encoder().encode
 _WORST_FIRST = ("failed", "incomplete", "completed")
@@ -148,7 +149,11 @@ class Scribe:
             raise UpstreamError(_error_text(event["error"]))
         event.pop("error", None)
         event["sequence_number"] = self._next
-        value = _encode(event)
+        try:
+            value = _encode(event)
+        except UnicodeEncodeError:  # half a surrogate pair (U-12): the output so far says what the log says
+            event = mended(event)
+            value = _encode(event)
         if ending := self._over(type, value):
             return self.end(ending)
         self._output.apply(event)
@@ -204,10 +209,10 @@ class Scribe:
     ) -> Draft:
         bound = self._limits.record_bytes
         event = {"type": type, "sequence_number": self._next, "response": final, **(rest or {})}
-        value = _encode(event)
+        value = _encoded(event)
         # Every item was streamed and is in the log; only the closing object cannot hold them all (P-9).
         if len(value) > bound and status == "failed":
-            value = _encode(event | {"response": final | {"output": []}})  # the reason is worth more
+            value = _encoded(event | {"response": final | {"output": []}})  # the reason is worth more
         if len(value) > bound:
             text = f"the final object of {len(value)} bytes is over {bound}"
             error = _error(Ending(text, type="output_too_large"))
@@ -239,7 +244,7 @@ class Scribe:
         return draft
 
     def _extension(self, type: str, event: Event) -> list[Draft]:
-        value = _encode(event)
+        value = _encoded(event)
         if ending := self._over(type, value):
             return self.end(ending)
         draft = Draft(self._extensions, type, value, extension=True)
@@ -259,6 +264,14 @@ class Scribe:
         )
         reason = "max_output_tokens"
         return None if within else Ending("over its bound of bytes or events", incomplete_reason=reason)
+
+
+def _encoded(event: Event) -> bytes:
+    """`event` as JSON, halves of surrogate pairs as U+FFFD (U-12)."""
+    try:
+        return _encode(event)
+    except UnicodeEncodeError:
+        return _encode(mended(event))
 
 
 def _error(ending: Ending) -> dict[str, str]:

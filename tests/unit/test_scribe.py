@@ -246,3 +246,15 @@ def test_an_output_that_is_not_a_list_of_objects_is_refused_by_name(output: obje
     assert refused.value.type == "upstream_malformed"
     *_, terminal = held.end(Ending.of(refused.value))
     assert [item["id"] for item in value(terminal)["response"]["output"]] == ["msg_1"]
+
+
+def test_half_a_surrogate_pair_is_said_as_the_replacement_character_everywhere() -> None:
+    held = scribe(last=2)
+    said: list[dict[str, Any]] = [
+        dict(ADDED, new="\ud83d"),
+        {"type": "own.step", "text": "\ude00"},
+        {"type": "response.completed", "response": {"output": [], "model": "m\ud83d"}, "x": "\ud83d"},
+    ]
+    added, step, closed = (value(held.write(event, now=0)[0]) for event in said)
+    assert (added["new"], step["text"], closed["x"]) == ("\ufffd", "\ufffd", "\ufffd")
+    assert closed["response"]["model"] == "m\ufffd"

@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.response import ERROR_CODES
 from services.executor.backend import UpstreamError
+from services.executor.backends.surrogates import whole
 
 MAX_WORDS = 2000
 """Characters kept of what an upstream says."""
@@ -104,7 +105,7 @@ class Words:
         return "".join([*kept, text[end:]])
 
     def _say(self, what: str) -> str:
-        return f"{self._name} {what}"[:MAX_WORDS]  # cut last: half a secret is not found
+        return whole(f"{self._name} {what}"[:MAX_WORDS])  # cut last: half a secret is not found
 
 
 def known_code(code: object) -> str:

@@ -24,6 +24,7 @@ from aiohttp.connector import Connection
 from schemas.checks import is_deeper
 from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
+from services.executor.backends import surrogates
 from services.executor.backends.failures import Words, retry_after
 from services.executor.backends.sse import EventTooLarge, ServerSentEvent, SseParser
 
@@ -170,9 +171,11 @@ class Upstream:
         return self.words.malformed(f"answered with {what} instead of an event stream.")
 
     def decode(self, data: bytes) -> dict[str, Any]:
-        """The JSON object in `data`. Raises UpstreamError."""
+        """The JSON object in `data`; its strings may hold halves of surrogate pairs (U-12). Raises
+        UpstreamError.
+        """
         try:
-            decoded = msgspec.json.decode(data)
+            decoded = surrogates.loads(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self.words.malformed("sent something that is not JSON.") from error
         except RecursionError as error:

@@ -1,0 +1,90 @@
+"""Halves of surrogate pairs, which servers in JavaScript send when they cut a text between two UTF-16 units.
+
+JSON can say half a pair, as an escape; UTF-8 cannot, so no record and no frame can hold one. `loads` lets
+halves in, a `Seam` joins two that meet in one text across its deltas, and `mended` makes whatever is left
+U+FFFD (U-12). Pure. Text without halves, nearly all of it, costs one look.
+"""
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+_HALF = re.compile("[\ud800-\udfff]")
+_HINTS = (b"\\ud", b"\\uD", b"\xed")
+"""What bytes with half a pair contain: as an escape, or encoded like a character of its own (WTF-8)."""
+_LONGEST_INT = 18
+"""Digits that certainly fit into 64 bits: msgspec encodes no longer integer."""
+
+
+def loads(data: bytes) -> Any:
+    """The JSON value in `data`; its strings may hold halves. Raises msgspec.DecodeError, UnicodeDecodeError
+    or RecursionError when it is no JSON.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if not any(hint in data for hint in _HINTS):
+            raise
+        return _lenient(data)
+
+
+def mended(value: Any) -> Any:
+    """`value` with the halves in all its strings joined where they meet, else replaced by U+FFFD."""
+    match value:
+        case str():
+            return whole(value)
+        case list():
+            return [mended(part) for part in value]
+        case dict():
+            return {whole(name): mended(part) for name, part in value.items()}
+    return value
+
+
+class Seam:
+    """Joins one text's pieces. A half that ends a piece is held back until the next piece, or `end`."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def __repr__(self) -> str:
+        return f"<Seam held={self._held!a}>"
+
+    def add(self, text: str) -> str:
+        """What can be said of the text's next piece now; may be empty."""
+        if not self._held and (text.isascii() or not _HALF.search(text)):
+            return text
+        text = self._held + text
+        self._held = text[-1] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return whole(text.removesuffix(self._held))
+
+    def end(self) -> str:
+        """What is left when the text is over: U+FFFD for a half that was held back, else nothing."""
+        held, self._held = self._held, ""
+        return "\ufffd" if held else ""
+
+
+def whole(text: str) -> str:
+    """`text` with its halves joined where they meet, else replaced by U+FFFD."""
+    if text.isascii() or not _HALF.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _lenient(data: bytes) -> Any:
+    try:
+        text = data.decode("utf-8", "surrogatepass")
+        return json.loads(text, parse_constant=_refused, parse_int=_number)
+    except json.JSONDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def _refused(name: str) -> None:
+    raise msgspec.DecodeError(f"{name} is not JSON")
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _LONGEST_INT else float(digits)
