@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.backends.chat_request import UntranslatableError, chat_body
+from services.executor.backends.chat_request import chat_body
+from services.executor.backends.chat_tools import UntranslatableError
 
 
 def chat(input: list[dict[str, Any]] | None = None, modern: bool = False, **body: Any) -> dict[str, Any]:

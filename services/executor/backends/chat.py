@@ -15,7 +15,8 @@ import aiohttp
 from schemas.events import Event
 from services.config import Model
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
-from services.executor.backends.chat_request import UntranslatableError, chat_body
+from services.executor.backends.chat_request import chat_body
+from services.executor.backends.chat_tools import UntranslatableError
 from services.executor.backends.chat_translate import ChatTranslator, Chunk, MalformedChunkError
 from services.executor.backends.failures import UNFIT
 from services.executor.backends.sse import ServerSentEvent

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+from services.executor.backends.chat_tools import UntranslatableError
+
 Object = dict[str, Any]
 
 _LEFT_BEHIND = frozenset(
@@ -45,13 +47,6 @@ _LEFT_BEHIND = frozenset(
 
 _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 """`developer` is OpenAI's own; the chat templates of open models know `system`."""
-
-
-class UntranslatableError(Exception):
-    """The request asks for `what`, which Chat Completions cannot say; `instead` is what the client can do."""
-
-    def __init__(self, what: str, instead: str) -> None:
-        super().__init__(f"{what}; {instead}, or use a model whose server has the Responses API")
 
 
 def chat_body(body: Mapping[str, Any], input: Iterable[Object], *, max_completion_tokens: bool) -> Object:
