@@ -32,6 +32,7 @@ from services.process import until_stopped
 from services.settings import Settings, environment
 from services.topics import make_topics, require_topics
 from services.web.edge import Edge
+from services.web.hosts import LOOPBACK_NAMES
 from services.web.server import Server
 
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  # what an operator may give, not what we listen on
@@ -54,6 +55,8 @@ def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
     setproctitle("rejoinder dev")
     if "grace_s" not in chosen:
         settings = msgspec.structs.replace(settings, grace_s=GRACE_S)
+    if "hosts" not in chosen:
+        settings = msgspec.structs.replace(settings, hosts=LOOPBACK_NAMES)
     kafka = None if "kafka" in chosen else EmbeddedKafka(data)
     system = System(settings, kafka)
     until_stopped(system.run, at_once=system.kill)

@@ -7,10 +7,12 @@ standard input   with `--with-parent`: when it ends, the starter is dead, and th
 import asyncio
 import gc
 import os
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -41,9 +43,17 @@ def serve(name: str, main: Main[None], grace_s: float, *, with_parent: bool = Fa
     if with_parent:
         bound = grace_s + ORPHAN_MARGIN_S
         threading.Thread(target=_end_with_parent, args=(bound,), daemon=True).start()
+    _allow_files()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     until_stopped(main)
+
+
+def _allow_files() -> None:
+    """Take all the open files that the system grants: a connection is one, and shells begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS grants fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def until_stopped(main: Main[T], at_once: Callable[[], None] = lambda: None) -> T:

@@ -80,6 +80,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _takes("origins whose pages may call the API, such as https://app.example, with commas between"),
     ] = ()
+    hosts: Annotated[
+        tuple[str, ...],
+        _takes(
+            "names by which clients may call, such as api.example, with commas between; empty: any, but "
+            "localhost alone in `rejoinder dev`"
+        ),
+    ] = ()
     tenant_header: Annotated[
         str,
         Meta(pattern=r"^[A-Za-z0-9-]{1,100}$"),
@@ -129,6 +136,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     request_s: Annotated[
         Seconds, _takes("seconds within which a request must come whole, headers and body, or it is a 408")
     ] = 20
+    max_connections: Annotated[
+        Count, _takes("open connections of a port, above which the oldest that asked nothing is closed")
+    ] = 10_000
+    max_unfinished_heads: Annotated[
+        Count, _takes("connections of a port amid a request's headers, above which the slowest is closed")
+    ] = 1_000
+    max_connections_per_address: Annotated[
+        int,
+        Meta(ge=0),
+        _takes(
+            "open connections of one client address, 0: any number. For ports without a balancer in front"
+        ),
+    ] = 0
     socket_timeout_s: Annotated[
         Seconds, _takes("seconds without an acknowledgement after which the system drops a connection")
     ] = 30
@@ -242,6 +262,7 @@ def _bad(name: str, source: str, text: str) -> SettingsError:
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]/]+):[0-9]{1,5}")
 _HOST = re.compile(r"[0-9A-Za-z.:_-]+")
+_NAME = re.compile(r"[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?")
 _API_KEY = re.compile(r"([^=]+)=([!-~]{16,256})")
 
 
@@ -257,6 +278,8 @@ def _fits(name: str, value: Any) -> bool:
         case "api_keys":
             pairs = [_API_KEY.fullmatch(pair) for pair in value]
             return all(pair is not None and parse_tenant(pair[1]) is not None for pair in pairs)
+        case "hosts":
+            return all(_NAME.fullmatch(name) for name in value)
         case "cors_origins":
             return all(_is_url(origin) and not urlsplit(origin).path for origin in value)
         case _:

@@ -7,18 +7,24 @@ from typing import NamedTuple
 
 from starlette.routing import BaseRoute
 
+from services.web.crowd import Bounds
 from services.web.edge import Edge
 from services.web.server import Server
 
 HOST = "127.0.0.1"
+_BOUNDS = Bounds()
 
 
 @asynccontextmanager
 async def serving(
-    routes: Sequence[BaseRoute], origins: Sequence[str] = (), request_s: float = 20
+    routes: Sequence[BaseRoute],
+    origins: Sequence[str] = (),
+    request_s: float = 20,
+    hosts: Sequence[str] = (),
+    bounds: Bounds = _BOUNDS,
 ) -> AsyncIterator[tuple[Server, int]]:
     """A server with these routes, and its port."""
-    server = Server(Edge(routes, origins), request_s=request_s)
+    server = Server(Edge(routes, origins, hosts), request_s=request_s, bounds=bounds)
     port = await server.start(HOST, 0)
     try:
         yield server, port
@@ -39,7 +45,8 @@ async def ask(port: int, request: str, body: bytes = b"", headers: Sequence[str]
     """Send `request` (such as `GET /x`) on a connection of its own and read the answer, however it ends."""
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
-        lines = [f"{request} HTTP/1.1", f"host: {HOST}", *headers]
+        named = any(header.startswith("host:") for header in headers)
+        lines = [f"{request} HTTP/1.1", *([] if named else [f"host: {HOST}"]), *headers]
         if body:
             lines.append(f"content-length: {len(body)}")
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)

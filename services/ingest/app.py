@@ -60,7 +60,7 @@ async def serve(
     """Take commands over `eventlog` until `stop` is set, then drain."""
     partitions = await eventlog.partitions(names.events)
     service = Service(settings, configuration, eventlog, names, partitions, stop)
-    server = Server(service.edge, socket_timeout_s=settings.socket_timeout_s, request_s=settings.request_s)
+    server = Server.of(service.edge, settings)
     try:
         async with asyncio.TaskGroup() as tasks:
             loops = [tasks.create_task(loop(), name=loop.__qualname__) for loop in service.loops]
@@ -109,7 +109,8 @@ class Service:
         desk = Desk(settings, commands, admission, attachments)
         watch = Watch(eventlog, names.events, appends, gauge)
         self.loops = (watch.run, gauge.run)
-        self.edge = Edge([*health.routes(watch.not_ready), *desk.routes()], settings.cors_origins)
+        routes = [*health.routes(watch.not_ready), *desk.routes()]
+        self.edge = Edge(routes, settings.cors_origins, settings.hosts)
 
     async def close(self) -> None:
         """Finish what outlives its request, then the appends, then the connections."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import structlog
+from msgspec.structs import replace
 from starlette.routing import BaseRoute
 
 from services.connect import connect, projector_group, topic_names
@@ -29,6 +30,7 @@ from services.settings import Settings
 from services.web import health
 from services.web.edge import Edge, Rest
 from services.web.forward import Forward, Upstream
+from services.web.hosts import names_inside
 from services.web.internal import Report
 from services.web.server import Server
 
@@ -95,8 +97,11 @@ async def _listen(settings: Settings, service: Service, upstream: Upstream | Non
     rest: list[BaseRoute] = [Rest(_forward(settings, upstream))] if upstream else []
     public = PublicRoutes(service.replay, settings).routes()
     internal = InternalRoutes(service.replay, settings).routes()
-    public_server = _server(Edge([*health_routes, *public, *rest], settings.cors_origins), settings)
-    internal_server = _server(Edge([*health_routes, *internal]), settings)
+    edge = Edge([*health_routes, *public, *rest], settings.cors_origins, settings.hosts)
+    public_server = Server.of(edge, settings)
+    inside = Edge([*health_routes, *internal], hosts=names_inside(settings.internal_host))
+    # No bound on an address here: its clients are few, and ours.
+    internal_server = Server.of(inside, replace(settings, max_connections_per_address=0))
     internal_port = await internal_server.start(settings.internal_host, settings.internal_port)
     port = await public_server.start(settings.host, settings.port)
     log.info("listening", host=settings.host, port=port, internal_port=internal_port)
@@ -106,10 +111,6 @@ async def _listen(settings: Settings, service: Service, upstream: Upstream | Non
 def _forward(settings: Settings, upstream: Upstream) -> Forward:
     where = "REJOINDER_INGEST_URL must be the URL of ingest's port"
     return Forward(upstream, settings.max_body_bytes, Report(settings.ingest_url, "ingest", where))
-
-
-def _server(edge: Edge, settings: Settings) -> Server:
-    return Server(edge, socket_timeout_s=settings.socket_timeout_s, request_s=settings.request_s)
 
 
 def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) -> Sources:

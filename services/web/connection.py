@@ -3,8 +3,13 @@
 Every end of a stream but the honest one must look like a failure to the client: an SSE body that ends early
 but cleanly is taken for success by most clients. So `abort` resets the socket, with the chunked framing cut.
 
-A request must come whole, headers and body, within `request_s` of its first byte: else 408. That and what is
-no HTTP are answered here, in the one envelope (A-16), because no app sees such a request.
+A request must come whole, headers and body, within `request_s` of its first byte: else 408. Its head may have
+`MAX_HEAD_BYTES`: else 431. These and what is no HTTP are answered here, in the one envelope (A-16), because
+no app sees such a request. The `Crowd` says how many connections and unfinished heads there may be; one too
+many is closed without an answer.
+
+An answer whose length is not known is chunked. A client of HTTP/1.0 knows no chunks and gets it bare: the end
+of the connection is the end of the answer (RFC 9112, 6.3).
 
 No upgrade is taken, and a request that offers one is served as any other (RFC 9110, 7.8): Java's HttpClient
 and `curl --http2` offer it with the first request of a connection.
@@ -15,23 +20,31 @@ import socket
 import struct
 import sys
 from asyncio import AbstractEventLoop, TimerHandle, Transport
+from collections.abc import Iterator
 from typing import Any
 
 import httptools
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from schemas.errors import ApiError, invalid
+from schemas.errors import NO_RETRY, ApiError, invalid
 from services.web.answers import error_answer
 from services.web.cors import Cors
+from services.web.crowd import Bounds, Crowd, Leaver
+from services.web.metrics import CROWDS, TURNED_OUT
 
 EXTENSION = "rejoinder"
 """The key of the connection in an ASGI scope's `extensions`: `{"connection": Connection}`."""
 
-MAX_HEAD_BYTES = 512 << 10
+MAX_HEAD_BYTES = 64 << 10
 """Bytes of a request's line and headers: uvicorn's parser has no bound, and keeps what has come."""
+PIECE_BYTES = 16 << 10
+"""Bytes that the parser is fed at once. It does not say where in a piece a head begins, so an unfinished head
+behind a body may have so many more before it is refused."""
+LINGER_S = 1.0
+"""Seconds in which a refused client may read why: what it still sends would reset a closed connection."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 _DARWIN_TCP_RXT_CONNDROPTIME = 0x80
 """macOS's like of TCP_USER_TIMEOUT, in seconds; the socket module has no name for it."""
@@ -40,11 +53,13 @@ _DARWIN_TCP_RXT_CONNDROPTIME = 0x80
 class State(ServerState):
     """What the connections of one server share."""
 
-    def __init__(self, cors: Cors, socket_timeout_s: float, request_s: float) -> None:
+    def __init__(self, cors: Cors, socket_timeout_s: float, request_s: float, bounds: Bounds) -> None:
         super().__init__()
         self.cors = cors
         self.socket_timeout_s = socket_timeout_s
         self.request_s = request_s
+        self.crowd: Crowd[Connection] = Crowd(bounds)
+        CROWDS.add(self.crowd)
         self.draining = False
 
 
@@ -63,6 +78,7 @@ class Connection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._in_head = False
         self._head_bytes = 0
+        self._heads_begun = 0
         self._arriving = False
         self._deadline: TimerHandle | None = None
         self._refused = False
@@ -87,7 +103,8 @@ class Connection(HttpToolsProtocol):
             # uvicorn would log an unfinished answer; and what the app still sends goes nowhere.
             self._running.disconnected = True
         if self._refused:
-            return  # the refusal is on its way, and closes the connection
+            self.transport.close()  # behind the refusal, which is on its way
+            return
         if not self.transport.is_closing():
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -102,6 +119,7 @@ class Connection(HttpToolsProtocol):
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
         self._await_request()
+        _turn_out(self.server_state.crowd.came(self, self.client[0] if self.client else ""))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request under way, also when others are pipelined behind it (uvicorn tells the last)."""
@@ -111,23 +129,40 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         self._arrived()
         self._unset_keepalive_if_required()
+        self.server_state.crowd.left(self)
         super().connection_lost(exc)
         # They and the connection hold each other. Left to the garbage collector, which goes seldom
         # (services/process.py), thousands of served connections would pile up.
         self.cycle = self._running = self.scope = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Parse; hang up on a head without an end, and see to it that the rest of a request comes in time."""
+        """Parse; bound a head without an end, and see to it that the rest of a request comes in time."""
         self._unset_keepalive_if_required()
-        self._parse(data)
+        for piece in _pieces(data):
+            if self._refused or self.transport.is_closing():
+                return  # it was told so, and what it still sends is not read
+            self._take(piece)
         if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.abort()
+            _turn_out(self.server_state.crowd.begun(self))
         if self._arriving and self._deadline is None:
             self._deadline = self.loop.call_later(self.server_state.request_s, self._late)
         elif not self._arriving and not self.busy:
             self._await_request()
+
+    def _take(self, piece: memoryview) -> None:
+        """Parse one piece of what came, and refuse the head that it makes too large.
+
+        A piece counts where all of it belongs to that head. The parser does not say how much does where the
+        head begins behind something else.
+        """
+        began_before, between_requests = self._in_head, not self._arriving
+        self._heads_begun = 0
+        self._parse(piece)
+        begins_here = between_requests and self._heads_begun == 1
+        if self._in_head and (begins_here or (began_before and self._heads_begun == 0)):
+            self._head_bytes += len(piece)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(_head_too_large())
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP: an envelope, where uvicorn answers plain text."""
@@ -139,14 +174,25 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The request begins, unless it is to be parsed again."""
-        if not self.parser.should_upgrade():
-            self._in_head = False
-            super().on_headers_complete()
+        """The request begins, unless it is to be parsed again, or its head is too large."""
+        if self.parser.should_upgrade():
+            return
+        self.server_state.crowd.known(self)
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
+            return
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body; that of a refused request goes nowhere."""
+        if not self._refused:
+            super().on_body(body)
 
     def on_message_begin(self) -> None:
         """Put the connection into the scope of each request."""
         self._in_head, self._head_bytes, self._arriving = True, 0, True
+        self._heads_begun += 1
         super().on_message_begin()
         self.scope["extensions"] = {EXTENSION: {"connection": self}}
 
@@ -154,11 +200,12 @@ class Connection(HttpToolsProtocol):
         """The request is whole, unless it is to be parsed again."""
         if not self.parser.should_upgrade():
             self._arrived()
-            super().on_message_complete()
+            if not self._refused:
+                super().on_message_complete()
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: memoryview) -> None:
         """Feed the parser. It stops behind the head that offers an upgrade: another takes that without it."""
-        pieces = [memoryview(data)]
+        pieces = [data]
         while pieces:
             piece = pieces.pop(0)
             try:
@@ -185,6 +232,8 @@ class Connection(HttpToolsProtocol):
         self._running = cycle
         self.streaming = False
         cycle.keep_alive = cycle.keep_alive and not self.draining
+        if cycle.scope["http_version"] == "1.0":
+            app = _Bare(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def _await_request(self) -> None:
@@ -211,7 +260,9 @@ class Connection(HttpToolsProtocol):
             self._refuse(ApiError(408, what, code="request_timeout"))
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer in place of the app, which is told that the client went, and close."""
+        """Answer in place of the app, which is told that the client went, and close. Once is enough."""
+        if self._refused:
+            return
         cycle = self._running
         under_way = cycle is not None and not cycle.response_complete
         if cycle is not None and under_way:
@@ -229,7 +280,37 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._refused = True
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, bytes(answer.body)))
-        self.transport.close()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._arrived()
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+
+
+class _Bare:
+    """An app whose answer goes to a client of HTTP/1.0: without chunks, also where it has no length.
+
+    uvicorn sends the pieces of an answer bare when it knows their length, which it checks. Before each piece
+    it is told that this one is all that is left.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
+        self._cycle = cycle
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        measured = True
+
+        async def bare(message: Message) -> None:
+            nonlocal measured
+            if message["type"] == "http.response.start":
+                measured = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                if not measured:
+                    self._cycle.chunked_encoding = False
+            elif not measured:
+                self._cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, bare)
 
 
 def connection(scope: Scope) -> Connection:
@@ -242,3 +323,21 @@ def _user_timeout(seconds: float) -> tuple[int | None, int]:
     if sys.platform == "darwin":
         return _DARWIN_TCP_RXT_CONNDROPTIME, max(1, round(seconds))
     return getattr(socket, "TCP_USER_TIMEOUT", None), round(seconds * 1000)
+
+
+def _pieces(data: bytes) -> Iterator[memoryview]:
+    """What came, in pieces of at most PIECE_BYTES."""
+    view = memoryview(data)
+    return (view[at : at + PIECE_BYTES] for at in range(0, len(view), PIECE_BYTES))
+
+
+def _turn_out(leaver: "Leaver[Connection] | None") -> None:
+    """Close the connection that a bound says is too many, if there is one."""
+    if leaver is not None:
+        TURNED_OUT.labels(leaver.why).inc()
+        leaver.guest.abort()
+
+
+def _head_too_large() -> ApiError:
+    what = f"The request's line and headers are over {MAX_HEAD_BYTES} bytes: send fewer or shorter ones."
+    return ApiError(431, what, code="request_head_too_large", headers=NO_RETRY)

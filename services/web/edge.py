@@ -18,10 +18,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas.errors import ApiError, unavailable
+from schemas.errors import NO_RETRY, ApiError, unavailable
 from services.web.answers import error_answer
 from services.web.connection import connection
 from services.web.cors import Cors, RawHeaders
+from services.web.hosts import Hosts
 from services.web.stream import Disconnected
 
 log = structlog.get_logger()
@@ -38,8 +39,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Edge:
     """The app: `routes`, and what surrounds them."""
 
-    def __init__(self, routes: Sequence[BaseRoute], cors_origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self, routes: Sequence[BaseRoute], cors_origins: Iterable[str] = (), hosts: Iterable[str] = ()
+    ) -> None:
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
+        self._hosts = Hosts(hosts)
         self.cors = Cors(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +67,8 @@ class Edge:
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         if not scope["raw_path"].startswith(b"/"):
             raise ApiError(400, "The request's target must be a path: /v1/responses, say.", code="bad_target")
+        if scope["path"] not in OPEN_PATHS:
+            self._check_host(headers)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             return self._preflight(headers)
         if connection(scope).draining and scope["path"] not in OPEN_PATHS:
@@ -72,6 +78,13 @@ class Edge:
             raise unavailable("The server is shutting down.", retry_after=1, reason="draining")
         self._check_writer(scope, headers)
         return None
+
+    def _check_host(self, headers: Headers) -> None:
+        """Refuse what is meant for another name: a page may have pointed that here (A-18)."""
+        for host in headers.getlist("host"):
+            if host not in self._hosts:
+                what = f"This server is not called '{host}': its operator can add that to REJOINDER_HOSTS."
+                raise ApiError(421, what, param="host", code="host_not_allowed", headers=NO_RETRY)
 
     def _check_writer(self, scope: Scope, headers: Headers) -> None:
         """Refuse what another origin's page writes: a browser asks no preflight for a plain POST (A-18).

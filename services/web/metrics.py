@@ -1,6 +1,11 @@
 """What every HTTP server of ours counts, on all ports of its process."""
 
+from typing import Any
+from weakref import WeakSet
+
 from prometheus_client import Counter, Gauge
+
+from services.web.crowd import Crowd
 
 REFUSED = Counter(
     "rejoinder_http_refused_total", "Requests refused, by status and reason", ["status", "reason"]
@@ -12,3 +17,15 @@ STREAMS_ENDED = Counter(
     ["how"],
 )
 READY = Gauge("rejoinder_ready", "Whether the service is ready, as /readyz says")
+
+CROWDS: WeakSet[Crowd[Any]] = WeakSet()
+"""Whoever is connected to the servers of this process."""
+CONNECTIONS = Gauge("rejoinder_http_connections", "Connections that are open")
+CONNECTIONS.set_function(lambda: sum(len(crowd) for crowd in list(CROWDS)))
+UNFINISHED_HEADS = Gauge("rejoinder_http_unfinished_heads", "Connections that have sent a part of a head")
+UNFINISHED_HEADS.set_function(lambda: sum(crowd.unfinished for crowd in list(CROWDS)))
+TURNED_OUT = Counter(
+    "rejoinder_http_turned_out_total",
+    "Connections closed because there were too many: connections, heads or address",
+    ["why"],
+)

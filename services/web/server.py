@@ -11,12 +11,15 @@ import errno
 import socket
 import time
 from email.utils import formatdate
+from typing import Self
 
 import structlog
 import uvicorn
 
 from schemas.errors import RejoinderError
+from services.settings import Settings
 from services.web.connection import Connection, State
+from services.web.crowd import Bounds
 from services.web.edge import Edge
 
 IDLE_S = 75
@@ -26,6 +29,7 @@ LINGER_S = 1.0
 """Seconds that an idle connection stays open in a drain: longer than a request is on its way."""
 BACKLOG = 4096
 _STEP_S = 0.02
+_BOUNDS = Bounds()
 
 log = structlog.get_logger()
 
@@ -37,7 +41,9 @@ class CannotListen(RejoinderError):
 class Server:
     """Serves one app on one port."""
 
-    def __init__(self, app: Edge, *, socket_timeout_s: float = 30, request_s: float = 20) -> None:
+    def __init__(
+        self, app: Edge, *, socket_timeout_s: float = 30, request_s: float = 20, bounds: Bounds = _BOUNDS
+    ) -> None:
         self._config = uvicorn.Config(
             app,
             http=Connection,
@@ -51,9 +57,20 @@ class Server:
             timeout_keep_alive=IDLE_S,
         )
         self._config.load()
-        self._state = State(app.cors, socket_timeout_s, request_s)
+        self._state = State(app.cors, socket_timeout_s, request_s, bounds)
         self._listener: asyncio.AbstractServer | None = None
         self._clock: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of(cls, app: Edge, settings: Settings) -> Self:
+        """One for clients, bounded as the operator says."""
+        heads, per_address = settings.max_unfinished_heads, settings.max_connections_per_address
+        return cls(
+            app,
+            socket_timeout_s=settings.socket_timeout_s,
+            request_s=settings.request_s,
+            bounds=Bounds(settings.max_connections, heads, per_address),
+        )
 
     @property
     def draining(self) -> bool:

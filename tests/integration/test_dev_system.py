@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import psutil
@@ -15,6 +16,7 @@ from tests.api import Api
 from tests.process import REJOINDER, ServerProcess
 from tests.steady import steady
 from tests.system import System
+from tests.wire import ask
 
 SERVICES = ["ingest", "replay", "executor", "projector"]
 
@@ -54,6 +56,14 @@ def whole(folder: Path) -> Iterator[ServerProcess]:
     """The same with a broker of its own."""
     with with_broker(folder) as system:
         yield system
+
+
+def test_a_page_cannot_reach_it_by_a_name_of_its_own(own: System) -> None:
+    port = urlsplit(own.base_url).port
+    for host, status in [("evil.example", 421), (f"localhost:{port}", 200), (f"127.0.0.1:{port}", 200)]:
+        headers = {"host": host, "origin": f"http://{host}"}
+        answer = ask(own.base_url, "POST", "/v1/responses", {"model": "echo", "input": "hi"}, headers)
+        assert answer.status == status, answer
 
 
 def test_it_says_ready_once_and_stops_with_status_0(kafka: str, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from schemas.errors import ApiError, not_found, unavailable
+from services.web import health
 from services.web.answers import json_answer, read_body
-from services.web.edge import route
+from services.web.edge import OPEN_PATHS, route
 from tests.serving import HOST, Answer, ask, read_answer, serving
 
 ORIGIN = "https://app.example"
@@ -219,3 +220,26 @@ async def test_a_page_of_another_origin_writes_nothing(origin: str, status: int)
         if status == 403:
             assert error_of(answer)["code"] == "origin_not_allowed"
         assert (await ask(port, "GET /plain", headers=plain)).status == 200
+
+
+@pytest.mark.parametrize("request_line", ["GET /plain", "POST /size", "OPTIONS /size", "GET /nowhere"])
+async def test_what_is_meant_for_another_name_is_refused_and_told_how_to_mend_it(request_line: str) -> None:
+    async with serving(ROUTES, hosts=["api.example"]) as (_, port):
+        answer = await ask(
+            port, request_line, headers=["host: evil.example:8000", "origin: http://evil.example:8000"]
+        )
+        assert (answer.status, error_of(answer)["code"]) == (421, "host_not_allowed")
+        assert "evil.example:8000" in error_of(answer)["message"]
+        assert "REJOINDER_HOSTS" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("host", ["api.example", "API.EXAMPLE:8000", "192.0.2.7:8000", "[::1]"])
+async def test_its_names_and_addresses_are_served(host: str) -> None:
+    async with serving(ROUTES, hosts=["api.example"]) as (_, port):
+        assert (await ask(port, "GET /plain", headers=[f"host: {host}"])).status == 200
+
+
+async def test_probes_have_no_name_to_give() -> None:
+    async with serving([*ROUTES, *health.routes(list)], hosts=["api.example"]) as (_, port):
+        for path in OPEN_PATHS:
+            assert (await ask(port, f"GET {path}", headers=["host: pod-1"])).status == 200

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from services.ports import free_port
 from services.settings import Settings
 from services.web.answers import json_answer, read_body
-from services.web.connection import connection
+from services.web.connection import MAX_HEAD_BYTES, connection
 from services.web.edge import Edge, route
 from services.web.health import routes, serve_admin
 from services.web.server import CannotListen, Server
@@ -56,15 +56,38 @@ async def test_sockets_of_dead_peers_are_given_up() -> None:
         assert (await ask(port, "GET /")).body == b'{"nodelay":1,"user_timeout":30000}'
 
 
-@pytest.mark.parametrize("piece", [b"x" * 65536, b"x: y\r\n" * 10000], ids=["one header", "many headers"])
-async def test_a_head_without_an_end_is_hung_up_on(piece: bytes) -> None:
+LINE = b"GET /livez HTTP/1.1\r\nhost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x" * 4096, b"x: y\r\n" * 700, b"x: " + b"y" * 60000 + b"\r\n"], ids=["one", "many", "huge"]
+)
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"], ids=["endless", "whole"])
+async def test_a_head_over_its_bound_is_told_so_and_hung_up_on(piece: bytes, end: bytes) -> None:
     async with serving(routes(list)) as (server, port):
-        _, writer = await asyncio.open_connection(HOST, port)
-        writer.write(b"GET /livez HTTP/1.1\r\n" + piece * 20)
-        await eventually(lambda: server.connections == 1)
-        await eventually(lambda: server.connections == 0)
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(LINE + piece * 20 + end)
+        answer = await read_answer(reader)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (431, "request_head_too_large")
+        assert await reader.read() == b""
         writer.close()
-        assert (await ask(port, "GET /livez")).status == 200
+        await eventually(lambda: server.connections == 0)
+
+
+async def test_a_head_a_little_above_its_bound_is_refused_and_one_a_little_below_is_not() -> None:
+    async with serving(routes(list)) as (_, port):
+        assert (await ask(port, "GET /livez", headers=[f"x: {'y' * (MAX_HEAD_BYTES - 100)}"])).status == 200
+        assert (await ask(port, "GET /livez", headers=[f"x: {'y' * MAX_HEAD_BYTES}"])).status == 431
+
+
+async def test_requests_behind_one_another_do_not_count_for_each_others_heads() -> None:
+    one = LINE + b"x: " + b"y" * 30000 + b"\r\n\r\n"
+    async with serving(routes(list)) as (_, port):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(one * 5)
+        for _ in range(5):
+            assert (await read_answer(reader)).status == 200
+        writer.close()
 
 
 POST = b"POST /size HTTP/1.1\r\nhost: a\r\n"

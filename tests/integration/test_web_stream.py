@@ -12,10 +12,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from schemas.events import KEEP_ALIVE
+from services.web.answers import json_answer
 from services.web.edge import route
 from services.web.sse import EventStream
 from services.web.stream import End
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, eventually
 from tests.serving import HOST, ask, opened, read_answer, serving
 
 FRAME = b"event: a\nid: 0\ndata: {}\n\n"
@@ -188,3 +189,54 @@ async def test_head_answers_without_a_body() -> None:
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         assert await stage.end() == "complete"
         writer.close()
+
+
+async def old_client(port: int, request: str) -> tuple[bytes, bytes, bool]:
+    """What a client of HTTP/1.0 takes for head and body, and whether the connection ended in order."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(f"{request} HTTP/1.0\r\n\r\n".encode())
+    came = b""
+    try:
+        while piece := await reader.read(1 << 16):
+            came += piece
+        return *came.partition(b"\r\n\r\n")[::2], True
+    except ConnectionResetError:
+        return *came.partition(b"\r\n\r\n")[::2], False
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("method, body", [("GET", FRAME * 2), ("HEAD", b"")])
+async def test_a_client_of_http_1_0_gets_a_stream_without_chunks_that_its_end_closes(
+    method: str, body: bytes
+) -> None:
+    stage = Stage()
+    stage.put(FRAME, FRAME, None)
+    async with serving([stage.route()]) as (_, port):
+        head, got, orderly = await old_client(port, f"{method} /stream")
+        assert (got, orderly) == (body, True)
+        assert b"transfer-encoding" not in head.lower()
+        assert b"connection: close" in head
+        assert await stage.end() == "complete"
+
+
+async def test_a_client_of_http_1_0_sees_a_dishonest_end_as_a_reset() -> None:
+    stage = Stage()
+    stage.put(FRAME)
+    async with serving([stage.route()]) as (server, port):
+        asked = asyncio.create_task(old_client(port, "GET /stream"))
+        await eventually(lambda: stage.chunks.empty())
+        await server.drain(0)
+        _, body, orderly = await asked
+        assert not orderly
+        assert FRAME.startswith(body)
+
+
+async def test_an_answer_of_known_length_is_the_same_in_http_1_0() -> None:
+    async def plain(_: Request) -> ASGIApp:
+        return json_answer("x" * 100_000)
+
+    async with serving([route("GET", "/", plain)]) as (_, port):
+        head, body, orderly = await old_client(port, "GET /")
+        assert (len(body), orderly) == (100_002, True)
+        assert b"content-length: 100002" in head
