@@ -47,10 +47,10 @@ async def test_of_too_many_unfinished_heads_the_oldest_is_closed_and_others_are_
     turned_out = metric("rejoinder_http_turned_out_total", why="heads")
     others = metric("rejoinder_http_unfinished_heads")
     async with serving(routes(list), bounds=Bounds(heads=3)) as (server, port):
-        slow = []
-        for count in range(1, 4):
-            slow.append(await connect(port, HEAD))
-            await eventually(lambda count=count: metric("rejoinder_http_unfinished_heads") == others + count)
+        slow = [await connect(port, HEAD)]
+        await eventually(lambda: metric("rejoinder_http_unfinished_heads") == others + 1)
+        slow += [await connect(port, HEAD) for _ in range(2)]
+        await eventually(lambda: metric("rejoinder_http_unfinished_heads") == others + 3)
         slow.append(await connect(port, HEAD))
         assert await closed(slow[0])
         assert (await ask(port, "GET /livez")).status == 200
