@@ -127,7 +127,7 @@ def finished(
         "status": status,
         "output": list(output),
         "completed_at": completed_at if status == "completed" else None,
-        "error": response_error(_error_object(error or fields.get("error"))) if status == "failed" else None,
+        "error": response_error(error or _error_object(fields.get("error"))) if status == "failed" else None,
         "incomplete_details": _incomplete(incomplete_details or fields.get("incomplete_details"))
         if status == "incomplete"
         else None,
@@ -138,22 +138,34 @@ def finished(
 def response_error(error: Mapping[str, Any]) -> Object:
     """`error` as the final object has it: `code` of the closed list, `message`, our own word in `type` (A-8).
 
-    An upstream's other code is kept in `type`, when nothing better is there.
+    An upstream's other code is kept in `type`, when nothing better is there; one that is an HTTP status, as
+    many servers have it, in `upstream_status`.
     """
     code = error.get("code")
     known = isinstance(code, str) and code in ERROR_CODES
+    status = http_status(code)
     return {
         **error,
+        **({} if status is None else {"upstream_status": status}),
         "code": code if known else "server_error",
         "message": str(error.get("message") or "The response failed."),
         "type": str(error.get("type") or (code if code and not known else "upstream_error")),
     }
 
 
+def http_status(code: object) -> int | None:
+    """The HTTP status that an error's `code` is, as a number or in digits; None when it is another code."""
+    if isinstance(code, str) and len(code) == 3 and code.isascii() and code.isdigit():
+        code = int(code)
+    return code if type(code) is int and 400 <= code < 600 else None
+
+
 def _error_object(error: object) -> Mapping[str, Any]:
-    """An upstream's `error`, which may be a mere text: then that is the message."""
+    """An upstream's `error`, which may be a mere text: then that is the message. When it may be called again
+    is ours to say (A-24): it speaks of a response that was started.
+    """
     if isinstance(error, Mapping):
-        return error
+        return {name: value for name, value in error.items() if name != "retry_after"}
     return {"message": error} if isinstance(error, str) else {}
 
 

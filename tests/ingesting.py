@@ -43,13 +43,16 @@ class Ingesting:
         self.ingest_settings = Settings(port=port, replay_url=f"http://{HOST}:{internal}", **common)
         self.replay_settings = Settings(port=public, internal_port=internal, **common)
         self.public = public
+        self.config = CONFIG
+        """The text of its rejoinder.toml, for ingest and executors."""
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def start_ingest(self, text: str = CONFIG) -> None:
-        """Start ingest with `text` as its rejoinder.toml."""
+    async def start_ingest(self, text: str = "") -> None:
+        """Start ingest with `text` as its rejoinder.toml, else with what it had."""
+        self.config = text or self.config
         stop = self._stops["ingest"] = asyncio.Event()
-        configuration = config.parse(text, "rejoinder.toml")
+        configuration = config.parse(self.config, "rejoinder.toml")
         serving = ingest.serve(self.ingest_settings, configuration, self._log, self._names, stop)
         self._tasks["ingest"] = asyncio.create_task(serving)
         await eventually(lambda: self._listens("ingest", self.port))
@@ -126,19 +129,19 @@ class Ingesting:
 
 
 @asynccontextmanager
-async def ingesting(**changes: Any) -> AsyncIterator[Ingesting]:
-    """Ingest and replay over a log in memory; `changes` are settings of both."""
+async def ingesting(text: str = CONFIG, **changes: Any) -> AsyncIterator[Ingesting]:
+    """Ingest and replay over a log in memory; `text` is their rejoinder.toml, `changes` settings of both."""
     parts = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1}
-    async with started(Ingesting(MemoryLog(parts), **changes)) as running:
+    async with started(Ingesting(MemoryLog(parts), **changes), text) as running:
         yield running
         running.log.available = True
 
 
 @asynccontextmanager
-async def started(running: Ingesting) -> AsyncIterator[Ingesting]:
+async def started(running: Ingesting, text: str = CONFIG) -> AsyncIterator[Ingesting]:
     """The pair, ready; both end with the block."""
     await running.start_replay()
-    await running.start_ingest()
+    await running.start_ingest(text)
     try:
         await eventually(running.ready)
         yield running
@@ -152,7 +155,7 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
     """An executor over the same log."""
     stop = asyncio.Event()
     conversation = Conversation(running.ingest_settings.replay_url)
-    registry = build(config.load("", {}), {})
+    registry = build(config.parse(running.config, "rejoinder.toml"), {})
     executor = Executor(running.ingest_settings, running.log, NAMES, registry, conversation)
     task = asyncio.create_task(executor.run(stop))
     try:
@@ -161,6 +164,7 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
         stop.set()
         await asyncio.wait_for(task, PATIENCE)
         await conversation.close()
+        await registry.close()
 
 
 def error_of(answer: Answer) -> dict[str, Any]:

@@ -62,18 +62,35 @@ class UpstreamEvent(NamedTuple):
     cursor: int | None = None
 
 
+class Refusal(Struct, frozen=True):
+    """What the upstream's own error answer said: its HTTP `status`, and after how many seconds it may be
+    called again. `retry_after` is None unless the upstream started nothing and may take a second call.
+    """
+
+    status: int
+    retry_after: float | None = None
+
+
 class UpstreamError(RejoinderError):
     """The upstream failed for good: ends the response `failed` with this message.
 
     `code` is one of the closed list of response error codes (A-8), `type` Rejoinder's own word for the
-    failure.
+    failure, `refusal` what the upstream's error answer said, where that was the failure (A-24).
     """
 
-    def __init__(self, message: str, *, code: str = "server_error", type: str = "upstream_error") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "server_error",
+        type: str = "upstream_error",
+        refusal: Refusal | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.type = type
+        self.refusal = refusal
 
 
 class Lapsed(RejoinderError):

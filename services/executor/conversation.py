@@ -69,10 +69,12 @@ class Conversation:
         previous = body.get("previous_response_id")
         async for before, turn, size in self._back(partition, previous):
             if turn is None or turn.tenant != tenant:
-                raise UpstreamError(f"Previous response with id '{before}' not found.", type="conversation")
+                what = f"Previous response with id '{before}' not found."
+                raise UpstreamError(what, code="invalid_prompt", type="conversation")
             turns.append(turn)
             if len(turns) > MAX_TURNS:
-                raise UpstreamError(f"the conversation is longer than {MAX_TURNS} turns", type="conversation")
+                what = f"The conversation is longer than {MAX_TURNS} turns: begin a new one."
+                raise UpstreamError(what, code="invalid_prompt", type="conversation")
             total += size
             if total > self._bound:
                 what = f"The conversation is longer than {self._bound} bytes: begin a new one."

@@ -24,11 +24,13 @@ from schemas.events import (
 )
 from schemas.output import Output, are_items
 from schemas.records import EventHeaders, Headers, NewRecord
-from services.executor.backend import UpstreamError
+from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.surrogates import mended
 
 _encode = msgspec.json.Encoder().encode
 _WORST_FIRST = ("failed", "incomplete", "completed")
+_OMITTED = {"output_omitted": True}
+"""In the error of an object that does not hold the output which was streamed."""
 _TYPE = re.compile(r"[!-~]{1,128}")
 """An event's type is a header too: short, and of one line."""
 
@@ -67,11 +69,12 @@ class Ending(msgspec.Struct, frozen=True):
     code: str = "server_error"
     type: str = "upstream_error"
     incomplete_reason: str | None = None
+    refusal: Refusal | None = None
 
     @classmethod
     def of(cls, error: UpstreamError) -> "Ending":
         """The end that an upstream's failure is."""
-        return cls(error.message, error.code, error.type)
+        return cls(error.message, error.code, error.type, refusal=error.refusal)
 
 
 class Scribe:
@@ -212,10 +215,12 @@ class Scribe:
         value = _encoded(event)
         # Every item was streamed and is in the log; only the closing object cannot hold them all (P-9).
         if len(value) > bound and status == "failed":
-            value = _encoded(event | {"response": final | {"output": []}})  # the reason is worth more
+            # The reason is worth more than the output.
+            bare = final | {"output": [], "error": final["error"] | _OMITTED}
+            value = _encoded(event | {"response": bare})
         if len(value) > bound:
             text = f"the final object of {len(value)} bytes is over {bound}"
-            error = _error(Ending(text, type="output_too_large"))
+            error = _error(Ending(text, type="output_too_large")) | _OMITTED
             type, status = "response.failed", "failed"
             bare = response.finished(
                 self._initial, status=status, output=[], error=error, usage=final["usage"]
@@ -274,8 +279,16 @@ def _encoded(event: Event) -> bytes:
         return _encode(mended(event))
 
 
-def _error(ending: Ending) -> dict[str, str]:
-    return {"code": ending.code, "message": ending.message, "type": ending.type}
+def _error(ending: Ending) -> dict[str, Any]:
+    """The `error` of the final object. What the upstream's answer said is kept: whoever waited for the
+    response is answered by it, now and later (A-24).
+    """
+    error: dict[str, Any] = {"code": ending.code, "message": ending.message, "type": ending.type}
+    if ending.refusal is not None:
+        error["upstream_status"] = ending.refusal.status
+        if ending.refusal.retry_after is not None:
+            error["retry_after"] = ending.refusal.retry_after
+    return error
 
 
 def _error_text(error: object) -> str:

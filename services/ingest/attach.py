@@ -1,6 +1,7 @@
 """A client that waits for its response on the connection of its POST: for the stream, or the final object.
 
     created → replay is asked past the response's own offset → its stream or result is passed on
+    it failed unsaid     who waits for the object gets the failure as an error (A-24)
     the client goes      a response that is neither in the background nor keyed is cancelled (A-7)
     replay goes          before the answer began it is asked again for a while, later the answer is cut
     this process stops   an answer that has not begun is refused, a stream is cut; shutdown cancels nothing
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from schemas.errors import ApiError, unavailable
+from schemas.refusal import refusal
 from services.ingest.commands import Commands, Created
 from services.ingest.metrics import ABANDONED
 from services.ingest.replay_client import ReplayClient
@@ -52,19 +54,25 @@ class Attachments:
         self.spawn = spawn
         self.stopping = stopping
 
-    def attach(self, created: Created, *, stream: bool, cancels: bool) -> ASGIApp:
-        """The answer for a client that waits for `created`. `cancels`: its going cancels the response."""
-        return _Attached(self, created, stream, cancels)
+    def attach(self, created: Created, *, stream: bool, cancels: bool, keyed: bool) -> ASGIApp:
+        """The answer for a client that waits for `created`.
+
+        `cancels`: its going cancels the response; `keyed`: its POST had an Idempotency-Key.
+        """
+        return _Attached(self, created, stream, cancels, keyed)
 
 
 class _Attached:
     """An ASGI answer. Raises ApiError when there is none."""
 
-    def __init__(self, shared: Attachments, created: Created, stream: bool, cancels: bool) -> None:
+    def __init__(
+        self, shared: Attachments, created: Created, stream: bool, cancels: bool, keyed: bool
+    ) -> None:
         self._shared = shared
         self._created = created
         self._ask = self._stream if stream else self._result
         self._cancels = cancels
+        self._keyed = keyed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -81,6 +89,9 @@ class _Attached:
 
     async def _result(self) -> ASGIApp:
         result = await self._shared.replay.result(self._created.id, self._created.offset)
+        refused = refusal(result, keyed=self._keyed)
+        if refused is not None:
+            raise refused
         return Response(result, media_type="application/json")
 
     def _ended(self, end: End) -> None:

@@ -55,7 +55,7 @@ class Desk:
         if asked.background and not asked.stream:
             return Response(created.object, media_type="application/json")
         cancels = ends_with_its_client(asked, key)
-        return self._attachments.attach(created, stream=asked.stream, cancels=cancels)
+        return self._attachments.attach(created, stream=asked.stream, cancels=cancels, keyed=key is not None)
 
     async def _cancel(self, request: Request) -> ASGIApp:
         with _counted("cancel"):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 RawHeaders = list[tuple[bytes, bytes]]
 
-EXPOSED = b"x-request-id, retry-after"
+EXPOSED = b"x-request-id, retry-after, x-should-retry, x-rejoinder-response-id, openai-poll-after-ms"
 
 
 class Cors:

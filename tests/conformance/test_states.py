@@ -1,4 +1,4 @@
-"""A-8, A-9, A-10: statuses, the store, admission."""
+"""A-8, A-9, A-10, A-24: statuses, the store, admission, failures as answers."""
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +59,24 @@ def test_a8_a_synchronous_post_answers_a_failure_as_an_object(api: Api) -> None:
 
     assert (answer.status, answer.json["status"]) == (200, "failed")
     assert answer.json["error"]["code"] == "server_error"
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a24_a_synchronous_post_that_failed_before_its_output_is_answered_with_the_failure(
+    api: Api, keyed: bool
+) -> None:
+    headers = {"idempotency-key": secrets.token_hex(8)} if keyed else {}
+    body = request("one two", background=None, fail_after=0)
+
+    answer, again = api.post(body, headers), api.post(body, headers)
+
+    error = error_of(answer)
+    failed = api.response(answer.headers["x-rejoinder-response-id"])
+    assert (answer.status, answer.headers["x-should-retry"]) == (502, "false")
+    assert (error["code"], error["type"]) == ("server_error", "upstream_error")
+    assert (failed["status"], failed["error"]["message"]) == ("failed", error["message"])
+    same = again.headers["x-rejoinder-response-id"] == answer.headers["x-rejoinder-response-id"]
+    assert (again.status, again.json, same) == (502, answer.json, keyed)
 
 
 def test_a9_the_background_needs_the_store(api: Api) -> None:

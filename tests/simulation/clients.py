@@ -124,7 +124,7 @@ async def wait(world: "World", wish: Wish, created: Created) -> None:
     async def send(message: Message) -> None:
         said.extend(message.get("body", b""))
 
-    app = process.attachments.attach(created, stream=False, cancels=cancels)
+    app = process.attachments.attach(created, stream=False, cancels=cancels, keyed=wish.key is not None)
     connection = world.background(_connected(app, receive, send), process.node)
     process.connections.append(connection)
     impatient = world.rng.random() < world.plan.cancels

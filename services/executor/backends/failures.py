@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.response import ERROR_CODES
-from services.executor.backend import UpstreamError
+from schemas.response import ERROR_CODES, http_status
+from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.surrogates import whole
 
 MAX_WORDS = 2000
@@ -20,6 +20,7 @@ MAX_WORDS = 2000
 
 _PASSING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 """What a proxy says while a server restarts: no verdict on a stream that is to be rejoined."""
+_NOT_STARTED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _REFUSED_KEY = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _TOLD_IN = ("error", "incomplete_details")
 """Fields of events and of responses in which an upstream tells of an error."""
@@ -43,9 +44,15 @@ class Words:
         self._name = name
         self._secrets = [re.compile(f"(?=({re.escape(secret)}))") for secret in secrets if secret]
 
-    def failed(self, what: str, code: object = None, type: str = "upstream_error") -> UpstreamError:
+    def failed(
+        self,
+        what: str,
+        code: object = None,
+        type: str = "upstream_error",
+        refusal: Refusal | None = None,
+    ) -> UpstreamError:
         """It did `what`; `code` is the upstream's own, kept where the API knows it."""
-        return UpstreamError(self._say(what), code=known_code(code), type=type)
+        return UpstreamError(self._say(what), code=known_code(code), type=type, refusal=refusal)
 
     def malformed(self, what: str) -> UpstreamError:
         """It did `what`, and its protocol does not know that."""
@@ -55,22 +62,30 @@ class Words:
         """The connection broke: it did `what`."""
         return UpstreamLost(self._say(what), type=type)
 
-    def refused(self, status: int, body: bytes) -> UpstreamError:
-        """It answered the call with an error `status` and `body`."""
+    def refused(self, status: int, body: bytes, refusal: Refusal | None = None) -> UpstreamError:
+        """It answered the call with an error `status` and `body`; `refusal`: the call was to start it."""
         if 300 <= status < 400:
-            return self.failed(f"redirected the call ({status}); redirects are not followed.")
+            what = f"redirected the call ({status}); redirects are not followed."
+            return self.failed(what, refusal=refusal)
         said, code = error_in(body)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             code = "rate_limit_exceeded"
         if status in _REFUSED_KEY:
-            return self.failed(f"did not authorise Rejoinder ({status}); its operator can mend that.")
-        failed = self.failed(f"answered {status}: {self.cleared(said) or _phrase(status)}", code)
-        return UpstreamLost(failed.message, code=failed.code) if status in _PASSING else failed
+            what = f"did not authorise Rejoinder ({status}); its operator can mend that."
+            return self.failed(what, refusal=refusal)
+        what = f"answered {status}: {self.cleared(said) or _phrase(status)}"
+        failed = self.failed(what, code, refusal=refusal)
+        if status in _PASSING:
+            return UpstreamLost(failed.message, code=failed.code, refusal=refusal)
+        return failed
 
     def reported(self, event: dict[str, Any]) -> UpstreamError:
         """It sent an `error` event."""
         said, code = _error_of(event)
-        return self.failed(f"reported an error: {self.cleared(said) or 'without a word'}", code)
+        status = http_status(code)
+        refusal = None if status is None else Refusal(status)
+        what = f"reported an error: {self.cleared(said) or 'without a word'}"
+        return self.failed(what, code, refusal=refusal)
 
     def redact(self, event: dict[str, Any]) -> None:
         """Take the secrets out of what `event`, or the response in it, says about an error, in place. So
@@ -124,10 +139,26 @@ def error_in(body: bytes) -> tuple[str, object]:
 
 def retry_after(status: int, header: str | None, most: float) -> float | None:
     """Seconds after which to call again, or None: only where the upstream says that it started nothing."""
-    if status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE) or header is None:
+    if status not in _NOT_STARTED or header is None:
         return None
-    seconds = float(header) if _RETRY_AFTER.fullmatch(header.strip()) else None
+    seconds = _seconds(header)
     return seconds if seconds is not None and seconds <= most else None
+
+
+def refusal(status: int, header: str | None) -> Refusal:
+    """An error answer to the call that was to start a response; `header` is its Retry-After, if any.
+
+    429 and 503 say that nothing was started: without a header the call may be made again after a second.
+    """
+    if status not in _NOT_STARTED:
+        return Refusal(status)
+    said = _seconds(header) if header is not None else None
+    return Refusal(status, 1.0 if said is None else said)
+
+
+def _seconds(header: str) -> float | None:
+    """The seconds that a Retry-After says; None for a date, or for what is neither."""
+    return float(header) if _RETRY_AFTER.fullmatch(header.strip()) else None
 
 
 def _error_of(body: dict[str, Any]) -> tuple[str, object]:

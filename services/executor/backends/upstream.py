@@ -25,7 +25,7 @@ from schemas.checks import is_deeper
 from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
 from services.executor.backends import surrogates
-from services.executor.backends.failures import Words, retry_after
+from services.executor.backends.failures import Words, refusal, retry_after
 from services.executor.backends.sse import EventTooLarge, ServerSentEvent, SseParser
 
 CONNECT_TIMEOUT = 30.0
@@ -201,7 +201,10 @@ class Upstream:
                 answer = await self._answered(method, path, body)
             async with answer:
                 if answer.status >= 300:
-                    raise self.words.refused(answer.status, await _error_body(answer))
+                    # A POST starts a response. A GET asks for one that was started.
+                    starts = method == "POST"
+                    said = refusal(answer.status, answer.headers.get("retry-after")) if starts else None
+                    raise self.words.refused(answer.status, await _error_body(answer), said)
                 yield answer
 
     async def _answered(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:

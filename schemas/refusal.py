@@ -1,0 +1,121 @@
+"""A failed response as a refusal: what a create that waited for its object is answered when it failed unsaid.
+
+Pure: the final object in, an ApiError or nothing out (A-24). Everything is decided by what the log holds, so
+whoever comes later, with the same Idempotency-Key say, is answered the same. What decides, in this order:
+
+    error.upstream_status   the HTTP status with which the upstream refused
+    error.code              of the API's closed list, unless it is `server_error`, which says nothing
+    error.type              Rejoinder's own word, or the upstream's
+    else                    502: the upstream failed
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from schemas.errors import ApiError
+from schemas.events import UNDECODABLE
+from schemas.response import Object, http_status
+
+RESPONSE_ID = "x-rejoinder-response-id"
+"""The header that names the response which failed: it can be retrieved, unless it is not stored."""
+LONGEST_RETRY_AFTER = 60
+"""Seconds: openai-js fires at once when it reads more (A-10)."""
+
+_BY_UPSTREAM: Mapping[int, int] = {400: 400, 413: 400, 422: 400, 429: 429}
+"""What the client can mend, or wait for. Any other refusal is between the operator and the upstream: 502."""
+_BY_CODE: Mapping[str, int] = {"rate_limit_exceeded": 429, "vector_store_timeout": 504}
+"""The other codes speak of what the request holds: 400."""
+_BY_TYPE: Mapping[str, int] = {
+    "upstream_idle": 504,
+    "deadline": 504,
+    "no_backend": 400,
+    "unsupported": 400,
+    "invalid_request": 400,
+    "invalid_request_error": 400,
+    "rate_limit_error": 429,
+    "conversation": 500,
+    "executor_lost": 500,
+    "attempts_exhausted": 500,
+    "internal_error": 500,
+    "unreadable": 500,
+}
+_SAID_IN: Mapping[str, tuple[str, ...]] = {"message": ("content",), "reasoning": ("summary", "content")}
+"""Items that may be there and say nothing yet, and the lists of parts in which they say something."""
+
+
+class _Final(msgspec.Struct):
+    status: str = ""
+
+
+_final = msgspec.json.Decoder(_Final).decode
+_object = msgspec.json.Decoder(Object).decode
+
+
+def refusal(final: bytes, *, keyed: bool) -> ApiError | None:
+    """How to refuse a create whose response ended as `final`, its object as JSON; None: it is the answer.
+
+    That is so unless it failed before it said anything. `keyed`: the create had an Idempotency-Key, so that
+    a repetition meets the same response, and is of no use.
+    """
+    try:
+        if _final(final).status != "failed":
+            return None
+        failed = _object(final)
+    except UNDECODABLE:  # written by a stranger: it is passed on as it is
+        return None
+    error = failed.get("error")
+    if not isinstance(error, dict) or error.get("output_omitted") or says_something(failed.get("output")):
+        return None
+    status, wait = status_of(error), error.get("retry_after")
+    again = isinstance(wait, int | float)
+    repeat = "true" if again and not keyed else "false"
+    headers = {RESPONSE_ID: str(failed.get("id")), "x-should-retry": repeat}
+    if again or status == 429:
+        headers["retry-after"] = str(_seconds(wait))
+    return ApiError(
+        status,
+        str(error.get("message")),
+        type=str(error.get("type")),
+        param=param if isinstance(param := error.get("param"), str) else None,
+        code=str(error.get("code")),
+        headers=headers,
+        reason="response_failed",
+    )
+
+
+def status_of(error: Mapping[str, Any]) -> int:
+    """The HTTP status that a failed response's `error` is told with; see the module."""
+    upstream, code, type = http_status(error.get("upstream_status")), error.get("code"), error.get("type")
+    if upstream is not None:
+        return _BY_UPSTREAM.get(upstream, 502)
+    if isinstance(code, str) and code != "server_error":
+        return _BY_CODE.get(code, 400)
+    return _BY_TYPE.get(type, 502) if isinstance(type, str) else 502
+
+
+def says_something(output: object) -> bool:
+    """Whether an `output` holds more than items that were begun: a text, a thought, any call."""
+    return isinstance(output, list) and any(map(_says, output))
+
+
+def _says(item: object) -> bool:
+    if not isinstance(item, dict):
+        return True
+    kept_in = _SAID_IN.get(str(item.get("type")))
+    if kept_in is None or item.get("encrypted_content"):
+        return True
+    parts = [part for name in kept_in if isinstance(item.get(name), list) for part in item[name]]
+    return any(not isinstance(part, dict) or _part_says(part) for part in parts)
+
+
+def _part_says(part: Mapping[str, Any]) -> bool:
+    return bool(part.get("text", part.get("refusal")) != "")
+
+
+def _seconds(wait: object) -> int:
+    """Whole seconds for a Retry-After, 1 to 60 (A-10)."""
+    seconds = math.ceil(wait) if isinstance(wait, int | float) and math.isfinite(wait) else 1
+    return min(max(seconds, 1), LONGEST_RETRY_AFTER)
