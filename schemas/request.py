@@ -1,10 +1,13 @@
 """A create request: from the body's bytes to what Rejoinder acts on (A-9, A-13, A-14, A-16).
 
-    bytes → JSON, bounded in depth → an object whose known fields have the right types → CreateRequest
+    bytes → counted → the canonical form's hash → an object with fields of the right types → CreateRequest
 
-Everything fails with an ApiError (400) that names the field. Only fields that could mislead a backend or a
-client are checked; unknown ones are kept and passed on. The raw bytes are kept as well: they go into the log
-as they came. Which models and agents there are is not known here (`services.config`).
+The work comes in steps, none of which holds a process for long, whatever the body's shape (`schemas.values`).
+
+Everything fails with an ApiError (400, or 413 for too many values) that names the field. Only fields that
+could mislead a backend or a client are checked; unknown ones are kept and passed on. The raw bytes are kept
+as well: they go into the log as they came. Which models and agents there are is not known here
+(`services.config`).
 """
 
 import hashlib
@@ -30,11 +33,16 @@ from schemas.checks import (
     string,
     text_map,
 )
-from schemas.errors import ApiError, invalid
+from schemas.errors import NO_RETRY, ApiError, invalid
 from schemas.ids import ResponseId, item_id, parse_response_id
+from schemas.values import Steps, counting, finished, largest_field
 
 MAX_DEPTH = 100
 """How deep a body may be nested: far more than any schema of a tool, far less than a decoder's stack."""
+
+MAX_VALUES = 50_000
+"""JSON values that a body may have where nothing else is chosen. A decoded one takes 30 to 250 bytes, and all
+steps on one together up to 2 microseconds (`pytest tests/property/test_bodies.py`)."""
 
 Item = dict[str, Any]
 """A decoded input item."""
@@ -43,8 +51,8 @@ Item = dict[str, Any]
 class CreateRequest(Struct, frozen=True):
     """A validated create request.
 
-    `body` is the request decoded, `raw` as it came. `sha256` (hex) is that of the body re-encoded with its
-    keys sorted: two requests that mean the same have the same, whatever their white space and order of keys.
+    `body` is the request decoded, `raw` as it came. `sha256` (hex) is that of the body's canonical form: two
+    requests that mean the same have the same, whatever their white space and order of members.
     `previous` is `previous_response_id`.
     """
 
@@ -73,8 +81,11 @@ _ITEMS: Mapping[str, Check] = {
 """What must hold of the items whose shape Rejoinder looks into; items of other types only have a type."""
 
 
+_any_item = fields({"id": string(empty=False), "type": string()})
+
+
 def _item(value: Any, param: str) -> None:
-    fields({"id": string(empty=False), "type": string()})(value, param)
+    _any_item(value, param)
     check = _ITEMS.get(_type_of(value))
     if check:
         check(value, param)
@@ -130,22 +141,31 @@ _FIELDS: Mapping[str, Check] = {
     "user": string(),
 }
 _body = fields(_FIELDS)
+_Fields = msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw(b"")) for name in _FIELDS])
 
 
-def parse(raw: bytes) -> CreateRequest:
-    """The create request in the body `raw`.
+def parse(raw: bytes, most_values: int = MAX_VALUES) -> CreateRequest:
+    """The create request in the body `raw`. Raises as `parsing`."""
+    return finished(parsing(raw, most_values))
 
-    Raises ApiError: 400 that names the field, or 404 for a `previous_response_id` that cannot be one of ours.
+
+def parsing(raw: bytes, most_values: int) -> Steps[CreateRequest]:
+    """The create request in the body `raw`, in steps.
+
+    Raises ApiError: 400 that names the field, 404 for a `previous_response_id` that cannot be one of ours, or
+    413 for more than `most_values` JSON values, with the field that holds most of them.
     """
-    body = _decode(raw)
-    if not isinstance(body, dict):
-        raise invalid("The JSON body of a request must be an object.", None, "invalid_type")
+    if (yield from counting(raw, most_values)) > most_values:
+        raise (yield from _too_many(raw, most_values))
+    sha256 = yield from _hash(raw)
+    body = _object(raw)
+    yield
     _body(body, "")
     _together(body)
     return CreateRequest(
         body=body,
         raw=raw,
-        sha256=hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest(),
+        sha256=sha256,
         background=bool(body.get("background")),
         stream=bool(body.get("stream")),
         store=body.get("store") is not False,
@@ -257,19 +277,75 @@ def _previous(body: Mapping[str, Any]) -> ResponseId | None:
     return id
 
 
+def _hash(raw: bytes) -> Steps[str]:
+    """The SHA-256 of the canonical form: compact JSON with the members of every object sorted by their names'
+    code points. Once logged it is compared for as long as a response is kept: the form must never change.
+
+    Of a copy, which is gone before the body is decoded for use: what is shown keeps its order, and no body is
+    in memory twice. The encoder's own `order="deterministic"` sorts in quadratic time, and recursively.
+    """
+    body = _object(raw)
+    yield
+    if is_deeper(body, MAX_DEPTH):
+        raise _too_deep()
+    _sort(body)
+    yield
+    return hashlib.sha256(msgspec.json.encode(body)).hexdigest()
+
+
+def _sort(body: dict[str, Any]) -> None:
+    """Sort the members of every object in `body`, in place; no recursion, n log n."""
+    containers: list[Any] = [body]
+    while containers:
+        container = containers.pop()
+        children = container
+        if type(container) is dict:
+            names = sorted(container)
+            if names != list(container):
+                members = [(name, container[name]) for name in names]
+                container.clear()
+                container.update(members)
+            children = container.values()
+        containers.extend(child for child in children if type(child) is dict or type(child) is list)
+
+
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def _decode(raw: bytes) -> Any:
+def _object(raw: bytes) -> dict[str, Any]:
+    body = _decode(raw)
+    if not isinstance(body, dict):
+        raise _no_object()
+    return body
+
+
+def _decode(raw: bytes, type: Any = Any) -> Any:
     try:
-        body = msgspec.json.decode(raw)
+        return msgspec.json.decode(raw, type=type)
     except RecursionError:
         raise _too_deep() from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_json(raw, error) from error
-    if is_deeper(body, MAX_DEPTH):
-        raise _too_deep()
-    return body
+
+
+def _no_object() -> ApiError:
+    return invalid("The JSON body of a request must be an object.", None, "invalid_type")
+
+
+def _too_many(raw: bytes, most: int) -> Steps[ApiError]:
+    """413 that names the field which holds most, or 400 when it is no object that could be counted."""
+    _decode(raw, msgspec.Raw)
+    yield
+    if not raw.lstrip().startswith(b"{"):
+        return _no_object()
+    try:
+        field = yield from largest_field(raw, _Fields)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _not_json(raw, error)  # in a name, which was only passed over before
+    param = None if field is None else shown(field)
+    where = f"; '{param}' holds most of them" if param is not None else ""
+    what = f"The request is too large: its body may have at most {most} JSON values{where}."
+    return ApiError(413, what, param=param, code="request_too_large", headers=NO_RETRY)
 
 
 def _too_deep() -> ApiError:

@@ -1,4 +1,5 @@
-"""The loops of a service, which run for as long as it does: one that ends, ends the service.
+"""The loops of a service, which run for as long as it does: one that ends, ends the service. And the one loop
+under them all, which no piece of work may hold for long.
 
 A TaskGroup takes no notice of a task that is cancelled, were it by a library's mistake. The service would go
 on, deaf and seemingly alive, and nobody would start it again.
@@ -6,6 +7,11 @@ on, deaf and seemingly alive, and nobody would start it again.
 
 import asyncio
 from collections.abc import Collection
+from typing import TypeVar
+
+from schemas.values import Steps
+
+T = TypeVar("T")
 
 
 async def while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Event) -> None:
@@ -19,3 +25,14 @@ async def while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Eve
         if loop.done():
             error = None if loop.cancelled() else loop.exception()
             raise RuntimeError(f"{loop.get_name()} ended, which it never does") from error
+
+
+async def in_turns(steps: Steps[T]) -> T:
+    """What `steps` come to; everybody else gets a turn between two of them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)

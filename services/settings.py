@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from schemas.errors import SettingsError
 from schemas.ids import parse_tenant
+from schemas.request import MAX_VALUES
 
 PREFIX = "REJOINDER_"
 
@@ -101,6 +102,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[
         Bytes, _takes("bytes of the largest request body, at most max_record_bytes; a larger one is a 413")
     ] = 900 << 10
+    max_body_values: Annotated[
+        Count, _takes("JSON values in a request body, above which it is a 413; 100,000 hold ingest for 0.1 s")
+    ] = MAX_VALUES
     max_queue: Annotated[
         Count,
         _takes("open responses above which a POST is refused (429); 1.25 times all slots keep waits short"),

@@ -15,12 +15,13 @@ from starlette.types import ASGIApp
 
 from schemas.errors import ApiError, not_found
 from schemas.ids import ResponseId, Tenant, parse_response_id
-from schemas.request import parse
+from schemas.request import parsing
 from services.ingest.admission import Admission
 from services.ingest.attach import Attachments
 from services.ingest.commands import Commands
 from services.ingest.decide import IDEMPOTENCY_KEY, ends_with_its_client, parse_key
 from services.ingest.metrics import COMMANDS
+from services.loops import in_turns
 from services.settings import Settings
 from services.web.answers import json_answer, read_body
 from services.web.edge import route
@@ -50,7 +51,8 @@ class Desk:
         tenant = self._tenant(request)
         key = parse_key(request.headers.get(IDEMPOTENCY_KEY))
         with _counted("create"), self._room(tenant) as take:
-            asked = parse(await read_body(request, self._settings.max_body_bytes, take))
+            raw = await read_body(request, self._settings.max_body_bytes, take)
+            asked = await in_turns(parsing(raw, self._settings.max_body_values))
             created = await self._commands.create(asked, tenant, key)
         if asked.background and not asked.stream:
             return Response(created.object, media_type="application/json")
