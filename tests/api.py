@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from tests.wire import Answer, Connection, Frame, ask
@@ -11,6 +11,7 @@ from tests.wire import Answer, Connection, Frame, ask
 TERMINAL = {"response.completed", "response.failed", "response.incomplete"}
 CLOSED = {"completed", "failed", "incomplete", "cancelled"}
 Input = str | list[dict[str, Any]]
+Asked = TypeVar("Asked", Answer, Connection)
 SLOW_MS = 60_000
 """A pause between words that no test waits for: the response stays open until it is cancelled or deleted."""
 
@@ -39,7 +40,7 @@ class Api:
 
     def create(self, words: Input = "one two three", **fields: Any) -> str:
         """The id of a new background response of model echo; see `request`."""
-        answer = self.post(request(words, **fields))
+        answer = insisting(lambda: self.post(request(words, **fields)))
         assert answer.status == 200, answer
         return str(answer.json["id"])
 
@@ -61,7 +62,7 @@ class Api:
 
     def response(self, id: str) -> dict[str, Any]:
         """The response object; fails unless the answer is 200."""
-        answer = self.get(id)
+        answer = insisting(lambda: self.get(id))
         assert answer.status == 200, answer
         found: dict[str, Any] = answer.json
         return found
@@ -81,9 +82,10 @@ class Api:
     def stream(
         self, id: str, after: object = None, headers: Mapping[str, str] = {}, **options: Any
     ) -> Connection:
-        """The event stream of a response, its head read."""
+        """The event stream of a response, its head read; asked for again while the answer is a 503."""
         cursor = "" if after is None else f"&starting_after={quote(str(after))}"
-        return self.connect("GET", f"{_path(id)}?stream=true{cursor}", None, headers, **options)
+        path = f"{_path(id)}?stream=true{cursor}"
+        return insisting(lambda: self.connect("GET", path, None, headers, **options))
 
     def events(self, id: str, after: object = None) -> list[Frame]:
         """All frames after the cursor, to the clean end of the stream."""
@@ -94,6 +96,7 @@ class Api:
     def take(self, id: str, count: int, after: object = None) -> list[Frame]:
         """The first `count` frames after the cursor; then the reader hangs up."""
         with self.stream(id, after) as stream:
+            assert stream.status == 200, stream.body()
             frames = stream.frames()
             return [next(frames) for _ in range(count)]
 
@@ -124,13 +127,18 @@ def request(words: Input = "one two three", **fields: Any) -> dict[str, Any]:
     return {key: value for key, value in body.items() if value is not None}
 
 
-def insisting(ask: Callable[[], Answer]) -> Answer:
+def insisting(ask: Callable[[], Asked]) -> Asked:
     """What `ask` is answered, asked again while that is a 503: as clients do, where repeating is safe (A-10).
 
-    A machine that stood still for longer than an append may take has refused something, and rightly.
+    A machine that stood still for longer than an append or a look at the log may take has refused something,
+    and rightly. Fails after a minute of it.
     """
+    deadline = time.monotonic() + 60
     while (answer := ask()).status == 503:
+        assert time.monotonic() < deadline, answer
         time.sleep(int(answer.headers["retry-after"]))
+        if isinstance(answer, Connection):
+            answer.close()
     return answer
 
 

@@ -108,11 +108,18 @@ class Connection:
             self._socket.sendall(data)
 
     def read_head(self) -> None:
-        """Read the status line and the headers."""
+        """Read the status line and the headers. Raises ConnectionError when there are none, or not all.
+
+        A server may close a connection instead of answering: one that is dying, or that drains (A-18).
+        """
         line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionAbortedError(f"closed without an answer: {line!r}")
         assert line.startswith(b"HTTP/1.1 "), f"no answer: {line!r}"
         self.status = int(line.split()[1])
-        while (line := self._file.readline()) not in (b"\r\n", b""):
+        while (line := self._file.readline()) != b"\r\n":
+            if not line.endswith(b"\n"):
+                raise ConnectionAbortedError(f"closed within the headers: {line!r}")
             name, _, value = line.decode("latin-1").partition(":")
             assert name.lower() not in self.headers, f"header {name} came twice"
             self.headers[name.lower()] = value.strip()
