@@ -34,7 +34,7 @@ def longest(steps: Callable[[], Steps[Any]]) -> float:
 
 
 def _longest(steps: Steps[Any]) -> float:
-    """The objects of the test run are not walked by the collector meanwhile, as those of a service are not."""
+    """The collector leaves the objects of the test run alone meanwhile, as it does those of a service."""
     gc.collect()
     gc.freeze()
     worst, ended = 0.0, False
