@@ -9,5 +9,6 @@ embedded     `EmbeddedKafka`: start, stop, kill, pause, resume
 
 from services.broker.embedded import EmbeddedKafka
 from services.broker.errors import BrokerError
+from services.broker.properties import Member
 
-__all__ = ["BrokerError", "EmbeddedKafka"]
+__all__ = ["BrokerError", "EmbeddedKafka", "Member"]

@@ -27,7 +27,7 @@ from services.broker.data import DataDir, new_cluster_id
 from services.broker.errors import DataUnusable, PortInUse, StartFailed
 from services.broker.jars import KAFKA_VERSION, jars
 from services.broker.probe import serving_cluster
-from services.broker.properties import render, server_properties
+from services.broker.properties import Member, render, server_properties
 from services.ports import LOOPBACK, free_port, is_free
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -46,14 +46,24 @@ class EmbeddedKafka:
     """One broker over one data directory. Not for two tasks at once."""
 
     def __init__(
-        self, data: Path, *, port: int = 0, heap_mb: int = 512, properties: Mapping[str, str] = _NO_PROPERTIES
+        self,
+        data: Path,
+        *,
+        port: int = 0,
+        heap_mb: int = 512,
+        properties: Mapping[str, str] = _NO_PROPERTIES,
+        member: Member | None = None,
     ) -> None:
-        """`port` 0: a free one, kept over restarts; `properties`: Kafka's own, over our defaults."""
+        """`port` 0: a free one, kept over restarts; `properties`: Kafka's own, over our defaults.
+
+        `member`: which node of which cluster it is; None: the only one of its own.
+        """
         self._data = DataDir(data.absolute())
         self._asked_port = port
         self._port = port
         self._heap_mb = heap_mb
         self._properties = dict(properties)
+        self._member = member
         self._guard: asyncio.subprocess.Process | None = None
         self._pid = 0
 
@@ -173,7 +183,8 @@ class EmbeddedKafka:
             raise PortInUse(self._port)
 
     def _write_properties(self) -> None:
-        settings = server_properties(self._data.logs, self._port, free_port(), self._properties)
+        member = self._member or Member(1, "", {1: free_port()})
+        settings = server_properties(self._data.logs, self._port, member, self._properties)
         self._data.properties.write_text(render(settings))
 
     async def _format_once(self, class_path: str) -> None:
@@ -181,7 +192,8 @@ class EmbeddedKafka:
             return
         command = _java(class_path, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
         command += ["kafka.tools.StorageTool", "format", "--ignore-formatted"]
-        command += ["--cluster-id", new_cluster_id(), "--config", str(self._data.properties)]
+        cluster = self._member.cluster if self._member else new_cluster_id()
+        command += ["--cluster-id", cluster, "--config", str(self._data.properties)]
         with self._data.log.open("ab") as sink:
             tool = await asyncio.create_subprocess_exec(*command, stdout=sink, stderr=sink)
         if await tool.wait():

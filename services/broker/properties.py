@@ -1,23 +1,34 @@
-"""The embedded broker's configuration: one node, broker and controller in one, loopback only. Pure."""
+"""The embedded broker's configuration: broker and controller in one, loopback only. Pure."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from services.ports import LOOPBACK
 
 
-def server_properties(
-    logs: Path, port: int, controller_port: int, extra: Mapping[str, str]
-) -> dict[str, str]:
+class Member(Struct, frozen=True):
+    """One node of a cluster: which it is, which cluster that is, and where all its controllers listen."""
+
+    node: int
+    cluster: str
+    controller_ports: Mapping[int, int]
+    """By node: the port of its controller."""
+
+
+def server_properties(logs: Path, port: int, member: Member, extra: Mapping[str, str]) -> dict[str, str]:
     """Kafka's settings by their names; `extra` goes over ours.
 
     Everything replicated is on one replica, internal topics have one partition (50 would cost every start), a
     group's first member does not wait for others, and topics exist only when made on purpose.
     """
+    controllers = member.controller_ports.items()
+    controller_port = member.controller_ports[member.node]
     return {
         "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+        "node.id": str(member.node),
+        "controller.quorum.voters": ",".join(f"{node}@{LOOPBACK}:{at}" for node, at in controllers),
         "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
         "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",

@@ -7,9 +7,11 @@ call, with its address.
 
 from collections.abc import Collection, Mapping
 
+from services.eventlog.kafka_address import PLAINTEXT, KafkaAddress, KafkaSettings
+from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_fetch import LONGEST_POLL, KafkaFetcher
 from services.eventlog.kafka_group import KafkaMembership
-from services.eventlog.kafka_link import PLAINTEXT, KafkaAddress, KafkaLink, KafkaSettings
+from services.eventlog.kafka_link import KafkaLink
 from services.eventlog.kafka_offsets import KafkaOffsets
 from services.eventlog.kafka_topics import check_topics, create_topics
 from services.eventlog.kafka_writer import KafkaWriter
@@ -31,8 +33,9 @@ class KafkaLog:
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         self._address = KafkaAddress(bootstrap, client_id, settings)
+        self._brokers = Brokers(self._address)
         self._max_record_bytes = max_record_bytes
-        self._link = KafkaLink(self._address, LONGEST_POLL + 3)
+        self._link = KafkaLink(self._brokers, LONGEST_POLL + 3, watches=True)
         self._fetcher = KafkaFetcher(self._link)
         self._offsets = KafkaOffsets(self._link)
 
@@ -62,6 +65,10 @@ class KafkaLog:
         """Per partition the first offset with time >= the given ms, or the end when there is none."""
         return await self._offsets.offsets_at(topic, times)
 
+    def leader(self, topic: str, partition: int) -> int | None:
+        """The broker that leads a partition and is quick to answer, as far as is known."""
+        return self._link.answering_leader(TopicPartition(topic, partition))
+
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none. Any process may read them."""
         return await self._offsets.committed(group, topic, partitions)
@@ -69,14 +76,14 @@ class KafkaLog:
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> KafkaMembership:
         """Become a member of `group` on `topic`, in the background. Raises TopicMissing, LogUnavailable."""
         await self.partitions(topic)
-        membership = KafkaMembership(self._address, group, topic, on_assignment)
+        membership = KafkaMembership(self._brokers, group, topic, on_assignment)
         membership.start()
         return membership
 
     def writer(self, *, on_failure: OnFailure | None = None, delivery_timeout: float = 120) -> KafkaWriter:
         """A writer of its own; `delivery_timeout` seconds bound how long a record may stay unacknowledged."""
         return KafkaWriter(
-            self._address,
+            self._brokers,
             on_failure=on_failure,
             delivery_timeout=delivery_timeout,
             max_record_bytes=self._max_record_bytes,

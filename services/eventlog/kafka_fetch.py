@@ -2,7 +2,8 @@
 
 A broker answers the requests of a connection one after the other, and a long poll would hold up everything
 behind it: hence the slots. With several brokers the first answer ends the waiting; what the others were
-asked stays under way, and the next fetch from the same positions takes it up instead of asking again.
+asked stays under way, and the next fetch from the same positions takes it up instead of asking again. A
+leader that fails is no reason for the partitions of the others to wait, and is looked for anew at once.
 A batch with a wrong checksum stops its own partition only (`damage`).
 The records are aiokafka's own (Cython) objects, handed on as they are: they already are what the port calls
 a LogRecord. Transactions are not used (P-10), so nothing is filtered by isolation.
@@ -34,6 +35,8 @@ LONGEST_POLL = 5.0
 """Seconds that a broker may sit on one fetch."""
 SILENCE = 2.0
 """Seconds beyond the asked wait after which a connection counts as dead."""
+HOLD = 0.5
+"""Seconds for which a leader's failure waits for other leaders' answers."""
 UNCLAIMED = 5.0
 """Seconds that an answer waits for the next fetch from the same positions."""
 
@@ -60,6 +63,11 @@ class Unreadable(CorruptRecordException):  # type: ignore[misc]
 class _Answer(NamedTuple):
     batches: list[Batch]
     failures: list[Exception]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it brought nothing and says that there is trouble; an empty one is good news."""
+        return bool(self.failures) and not self.batches
 
 
 class _Slots:
@@ -109,9 +117,12 @@ class KafkaFetcher:
             try:
                 async with self._slots.one(busy=wait) as slot:
                     found = await self._link.send(node, request, slot, timeout=wait + SILENCE)
-                return self._noted(_read(found, positions), positions)
+                answer = self._noted(_read(found, positions), positions)
             except FAILURES as error:
-                return _Answer([], [error])
+                answer = _Answer([], [error])
+            if any(not isinstance(failure, Unreadable) for failure in answer.failures):
+                self._link.stale()  # here: nobody may be waiting for this answer any more
+            return answer
 
         return await self._link.retrying(lambda: self._fetch(positions, ask), wait + PATIENCE)
 
@@ -122,30 +133,28 @@ class KafkaFetcher:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def _fetch(self, positions: Mapping[TopicPartition, int], ask: "_Ask") -> list[Batch]:
-        """The first answer. What failed is raised when nothing else came, so that it is tried again; what
-        cannot be read, when nothing else was asked for.
+        """The first answer. Trouble is raised when no leader answered, so that it is tried again; what cannot
+        be read, when nothing else was asked for.
         """
         await self._link.client()
         resting = self._damage.resting(positions)
         by_leader, failures = self._by_leader([source for source in positions if source not in resting])
-        answers = [_Answer([], failures)]
-        if len(by_leader) == 1:
-            [(node, sources)] = by_leader.items()
-            answers.append(await ask(node, sources))
-        elif by_leader:
-            answers += await self._first(by_leader, positions, ask)
-        batches = [batch for answer in answers for batch in answer.batches]
-        failures = [failure for answer in answers for failure in answer.failures]
-        unreadable: list[Exception] = [each for each in failures if isinstance(each, Unreadable)]
-        failures = [failure for failure in failures if not isinstance(failure, Unreadable)]
-        if failures and not batches:
-            raise failures[0]
         if failures:
             self._link.stale()
+        if len(by_leader) == 1:
+            [(node, sources)] = by_leader.items()
+            answers = [await ask(node, sources)]
+        else:
+            answers = await self._first(by_leader, positions, ask) if by_leader else []
+        failures += [failure for answer in answers for failure in answer.failures]
+        unreadable: list[Exception] = [each for each in failures if isinstance(each, Unreadable)]
+        trouble = [failure for failure in failures if not isinstance(failure, Unreadable)]
+        if trouble and all(answer.failed for answer in answers):
+            raise trouble[0]
         unreadable += resting.values()
         if len(unreadable) == len(positions):
             raise unreadable[0]
-        return batches
+        return [batch for answer in answers for batch in answer.batches]
 
     def _noted(self, answer: _Answer, positions: Mapping[TopicPartition, int]) -> _Answer:
         """Keep in mind what could not be read, and what can be read again."""
@@ -178,13 +187,25 @@ class KafkaFetcher:
         positions: Mapping[TopicPartition, int],
         ask: "_Ask",
     ) -> list[_Answer]:
-        """Ask several brokers, or take up what they were asked; return with whoever answers first."""
+        """Ask several brokers, or take up what they were asked; return with whoever answers first.
+
+        A failure is held back for up to `HOLD` seconds: another leader may have something to say.
+        """
         polls: dict[_Asked, Task[_Answer]] = {}
         for node, sources in by_leader.items():
             key = node, frozenset((source, positions[source]) for source in sources)
             polls[key] = self._take_up(key) or asyncio.create_task(ask(node, sources))
         try:
-            done, _ = await asyncio.wait(polls.values(), return_when=asyncio.FIRST_COMPLETED)
+            done, under_way = await asyncio.wait(polls.values(), return_when=asyncio.FIRST_COMPLETED)
+            hold_until = asyncio.get_running_loop().time() + HOLD
+            while under_way and all(poll.result().failed for poll in done):
+                left = hold_until - asyncio.get_running_loop().time()
+                more, under_way = await asyncio.wait(
+                    under_way, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not more:
+                    break
+                done |= more
             return [poll.result() for poll in done]
         finally:
             for key, poll in polls.items():

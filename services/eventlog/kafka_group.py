@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 import structlog
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
@@ -25,7 +24,9 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from schemas.errors import LogUnavailable
 from services.eventlog.assignment import assign
-from services.eventlog.kafka_link import FAILURES, KafkaAddress
+from services.eventlog.kafka_brokers import Brokers
+from services.eventlog.kafka_client import KafkaClient
+from services.eventlog.kafka_link import FAILURES
 from services.eventlog.port import OnAssignment
 
 log = structlog.get_logger(__name__)
@@ -43,8 +44,8 @@ REJOIN_AFTER = 1.0
 class KafkaMembership:
     """`Membership` on Kafka. `start` it once; it then keeps itself joined until `close`."""
 
-    def __init__(self, address: KafkaAddress, group: str, topic: str, on_assignment: OnAssignment) -> None:
-        self._address = address
+    def __init__(self, brokers: Brokers, group: str, topic: str, on_assignment: OnAssignment) -> None:
+        self._brokers = brokers
         self._group = group
         self._topic = topic
         self._on_assignment = on_assignment
@@ -113,7 +114,7 @@ class KafkaMembership:
 
     async def _session(self) -> None:
         """One client and coordinator, from joining until closed or broken."""
-        client = self._address.client(request_timeout=REBALANCE_TIMEOUT + 5)
+        client = self._brokers.client(request_timeout=REBALANCE_TIMEOUT + 5)
         try:
             await client.bootstrap()
             subscription = SubscriptionState()
@@ -124,7 +125,7 @@ class KafkaMembership:
             self._coordinator = self._subscription = None
             await client.close()
 
-    async def _attend(self, client: AIOKafkaClient, subscription: SubscriptionState) -> None:
+    async def _attend(self, client: KafkaClient, subscription: SubscriptionState) -> None:
         coordinator = self._join(client, subscription)
         self._coordinator, self._subscription = coordinator, subscription
         closing = asyncio.create_task(self._closing.wait())
@@ -138,7 +139,7 @@ class KafkaMembership:
             closing.cancel()
             await _leave(coordinator)
 
-    def _join(self, client: AIOKafkaClient, subscription: SubscriptionState) -> GroupCoordinator:
+    def _join(self, client: KafkaClient, subscription: SubscriptionState) -> GroupCoordinator:
         return _Coordinator(
             client,
             subscription,

@@ -8,21 +8,14 @@ asking for one by name would let a careless broker create it, with the wrong set
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import (
-    CorruptRecordException,
-    KafkaConnectionError,
-    KafkaError,
-    NodeNotReadyError,
-    StaleMetadata,
-)
-from msgspec import Struct
+from aiokafka.errors import KafkaError, NodeNotReadyError, StaleMetadata
 
 from schemas.errors import LogUnavailable
+from services.eventlog.kafka_brokers import BACKOFF, Brokers
+from services.eventlog.kafka_client import SHORT, KafkaClient
 from services.eventlog.port import TopicPartition
 
 # aiokafka tells each failed attempt of each connection, 70 lines a second while a broker is away. What
@@ -31,95 +24,32 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 
-BACKOFF = 0.1
-"""Seconds between two attempts."""
 PATIENCE = 3.0
 """Seconds that a read is tried for: a client must hear 503 within 5 s (A-10)."""
 FAILURES = (KafkaError, OSError, TimeoutError)
 """What a request to a broker may raise."""
 
 
-class KafkaSettings(Struct, frozen=True):
-    """How to reach the cluster beside its addresses. Files are paths of PEM files."""
-
-    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    username: str | None = None
-    password: str | None = None
-
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments that every aiokafka client takes for it."""
-        return {
-            "security_protocol": self.security,
-            "ssl_context": self._ssl_context() if "SSL" in self.security.split("_")[-1] else None,
-            "sasl_mechanism": self.sasl_mechanism,
-            "sasl_plain_username": self.username,
-            "sasl_plain_password": self.password,
-        }
-
-    def _ssl_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if self.cert_file:
-            context.load_cert_chain(self.cert_file, self.key_file)
-        return context
-
-
-PLAINTEXT = KafkaSettings()
-
-
-class KafkaAddress(Struct, frozen=True):
-    """Where the cluster is and how to reach it: all that a client of its own needs."""
-
-    bootstrap: str
-    client_id: str = "rejoinder"
-    settings: KafkaSettings = PLAINTEXT
-
-    def client(self, request_timeout: float) -> AIOKafkaClient:
-        """A fresh client, not yet started; one request takes at most `request_timeout` seconds."""
-        return AIOKafkaClient(
-            bootstrap_servers=self.bootstrap,
-            client_id=self.client_id,
-            request_timeout_ms=int(request_timeout * 1000),
-            metadata_max_age_ms=60_000,
-            retry_backoff_ms=int(BACKOFF * 1000),
-            **self.settings.options(),
-        )
-
-    def away(self, error: BaseException) -> LogUnavailable:
-        """`error` as the port's: names the address and how to mend it."""
-        if isinstance(error, CorruptRecordException):
-            return LogUnavailable(
-                f"Kafka at {self.bootstrap}: {error}. Let a replica lead that is whole (docs/reliability.md)"
-            )
-        if isinstance(error, StaleMetadata):
-            return LogUnavailable(
-                f"Kafka at {self.bootstrap}: {error}. If it stays away: `rejoinder topics` says what is wrong"
-            )
-        no_broker = isinstance(error, KafkaConnectionError | NodeNotReadyError)
-        reason = "no broker answers" if no_broker else str(error) or "it does not answer in time"
-        return LogUnavailable(
-            f"Kafka at {self.bootstrap} is away ({reason}): is it running, "
-            "and is the address right (REJOINDER_KAFKA)?"
-        )
-
-
 class KafkaLink:
-    """One started client. Requests raise aiokafka's errors; `retrying` turns them into LogUnavailable."""
+    """One started client. Requests raise aiokafka's errors; `retrying` turns them into LogUnavailable.
 
-    def __init__(self, address: KafkaAddress, request_timeout: float) -> None:
-        self.address = address
+    `watches`: it also probes the brokers, for all links of its process.
+    """
+
+    def __init__(self, brokers: Brokers, request_timeout: float, *, watches: bool = False) -> None:
+        self.brokers = brokers
+        self.address = brokers.address
         self._request_timeout = request_timeout
-        self._client: AIOKafkaClient | None = None
+        self._watches = watches
+        self._client: KafkaClient | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
         return f"KafkaLink({self.address.bootstrap})"
 
-    async def client(self) -> AIOKafkaClient:
+    async def client(self) -> KafkaClient:
         """The client, connected once. Raises KafkaConnectionError when no broker answers."""
         if self._client is None:
             async with self._starting:
@@ -129,13 +59,15 @@ class KafkaLink:
                     self._client = await self._start()
         return self._client
 
-    async def _start(self) -> AIOKafkaClient:
-        client = self.address.client(self._request_timeout)
+    async def _start(self) -> KafkaClient:
+        client = self.brokers.client(self._request_timeout)
         try:
             await client.bootstrap()
         except BaseException:
             await client.close()
             raise
+        if self._watches:
+            self._watch = asyncio.create_task(self.brokers.watch(client))
         return client
 
     async def leader(self, source: TopicPartition) -> int:
@@ -155,6 +87,11 @@ class KafkaLink:
         node: int | None = self._client.cluster.leader_for_partition(source)
         return None if node == -1 else node
 
+    def answering_leader(self, source: TopicPartition) -> int | None:
+        """The node that leads a partition and is quick to answer, as far as is known."""
+        node = self.known_leader(source)
+        return node if node is not None and self.brokers.healthy(node) else None
+
     async def refresh(self) -> None:
         """Read the metadata anew, from the bootstrap addresses when no known broker answers."""
         client = await self.client()
@@ -172,22 +109,15 @@ class KafkaLink:
         if not await client.ready(node, group=group):
             raise NodeNotReadyError(f"no connection to broker {node}")
 
-    async def send(self, node: int, request: object, group: Hashable = "short", timeout: float = 2) -> Any:
+    async def send(self, node: int, request: object, group: Hashable = SHORT, timeout: float = 2) -> Any:
         """Send one request, return aiokafka's response. A connection silent for `timeout` s is dropped."""
         client = await self.client()
         try:
             async with asyncio.timeout(timeout):
                 return await client.send(node, request, group=group)
         except TimeoutError:
-            self._drop(client, node, group)
+            client.hang_up(node, group)  # aiokafka has one time-out for all kinds of requests
             raise
-
-    @staticmethod
-    def _drop(client: AIOKafkaClient, node: int, group: Hashable) -> None:
-        """Close one connection. aiokafka has one timeout for all kinds of requests."""
-        connection = client._conns.pop((node, group), None)
-        if connection is not None:
-            connection.close()
 
     async def retrying(self, attempt: Callable[[], Awaitable[T]], patience: float) -> T:
         """What `attempt` returns, tried for up to `patience` seconds. Raises LogUnavailable.
@@ -213,6 +143,9 @@ class KafkaLink:
         """Close all connections, and make no more."""
         self._closed = True
         async with self._starting:
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.gather(self._watch, return_exceptions=True)
             if self._client is not None:
                 client, self._client = self._client, None
                 await client.close()

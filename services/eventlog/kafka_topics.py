@@ -10,7 +10,8 @@ from aiokafka.errors import GroupIdNotFound, KafkaError, NonEmptyGroup, for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from schemas.errors import LogUnavailable, TopicMisconfigured
-from services.eventlog.kafka_link import FAILURES, PLAINTEXT, KafkaAddress, KafkaSettings
+from services.eventlog.kafka_address import PLAINTEXT, KafkaAddress, KafkaSettings
+from services.eventlog.kafka_link import FAILURES
 from services.eventlog.topics import (
     DAY,
     MAX_RECORD_BYTES,

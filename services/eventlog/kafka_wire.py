@@ -162,6 +162,23 @@ class FetchRequest(_Request):
         super().__init__(b"".join(parts))
 
 
+class _ProbeResponse:
+    @staticmethod
+    def decode(_: BytesIO) -> None:
+        """That it came is all there is to know."""
+
+
+class ProbeRequest(_Request):
+    """A question that every broker answers at once, whatever it leads: which versions it speaks."""
+
+    API_KEY = 18
+    API_VERSION = 0
+    RESPONSE_TYPE = _ProbeResponse
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+
+
 def _text(value: str) -> bytes:
     data = value.encode()
     return _INT16.pack(len(data)) + data

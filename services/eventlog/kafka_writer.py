@@ -25,8 +25,9 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge
 from schemas.records import NewRecord
+from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_lane import Lane, Producer, Queued, as_list
-from services.eventlog.kafka_link import BACKOFF, FAILURES, KafkaAddress, KafkaLink, no_leader
+from services.eventlog.kafka_link import FAILURES, KafkaLink, no_leader
 from services.eventlog.kafka_wire import Produced, ProduceRequest
 from services.eventlog.port import Ack, OnFailure, TopicPartition
 from services.eventlog.topics import MAX_RECORD_BYTES
@@ -50,13 +51,13 @@ class KafkaWriter:
 
     def __init__(
         self,
-        address: KafkaAddress,
+        brokers: Brokers,
         *,
         on_failure: OnFailure | None = None,
         delivery_timeout: float = 120,
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        self._link = KafkaLink(address, REQUEST_TIMEOUT)
+        self._link = KafkaLink(brokers, REQUEST_TIMEOUT)
         self._on_failure = on_failure
         self._delivery_timeout = delivery_timeout
         self._max_record_bytes = max_record_bytes

@@ -121,6 +121,11 @@ class MemoryLog:
         await asyncio.sleep(0)
         return {p: self._offset_at(TopicPartition(topic, p), wanted) for p, wanted in times.items()}
 
+    def leader(self, topic: str, partition: int) -> int | None:
+        """The one broker, which leads all, unless it is away."""
+        known = self.available and partition < len(self._topics.get(topic, ()))
+        return 1 if known else None
+
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none."""
         self._check()

@@ -144,6 +144,13 @@ class Log(Protocol):
         """Per partition the first offset with time >= the given ms, or the end when there is none."""
         ...
 
+    def leader(self, topic: str, partition: int) -> int | None:
+        """The broker that leads a partition, None when none does or it is not quick to answer.
+
+        As far as is known: nobody is asked. Partitions of one leader share its fate.
+        """
+        ...
+
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none. Any process may read them."""
         ...

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from schemas.errors import LogUnavailable, TopicMisconfigured
 from services.eventlog.kafka import check_topics, create_topics
-from services.eventlog.kafka_link import KafkaAddress
+from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_topics import _add_partitions, _admin, _alter, _configs
 from services.eventlog.topics import Topics, topics
 from services.settings import Settings

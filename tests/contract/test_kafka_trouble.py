@@ -15,7 +15,7 @@ from schemas.records import NewRecord
 from services.broker import EmbeddedKafka
 from services.eventlog import kafka_writer
 from services.eventlog.kafka import KafkaLog, create_topics
-from services.eventlog.kafka_link import KafkaAddress
+from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_topics import _admin, _alter
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from schemas.errors import TopicMisconfigured
 from services.connect import connect, topic_names
 from services.eventlog.kafka import KafkaLog
-from services.eventlog.kafka_link import KafkaAddress
+from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_topics import _admin, check_topics, create_topics
 from services.eventlog.topics import Topics
 from services.ports import free_port

@@ -271,14 +271,25 @@ class Nursery:
 class Broker:
     """A broker of a test's own, to be paused and killed."""
 
-    def __init__(self, portal: BlockingPortal, folder: Path, properties: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self, portal: BlockingPortal, folder: Path, properties: Mapping[str, str] = {}, **options: Any
+    ) -> None:
         self._portal = portal
         self.folder = folder
-        self._kafka = EmbeddedKafka(folder, properties=properties)
+        self._kafka = EmbeddedKafka(folder, properties=properties, **options)
 
     @property
     def pid(self) -> int:
         return self._kafka.pid
+
+    @property
+    def bootstrap(self) -> str:
+        return self._kafka.bootstrap
+
+    @property
+    def log(self) -> str:
+        """What it has said since its last start."""
+        return self._kafka.log_path.read_text(errors="replace")
 
     def start(self) -> str:
         return self._portal.call(self._kafka.start)

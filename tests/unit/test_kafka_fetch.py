@@ -1,6 +1,7 @@
 """A fetch: what one partition hands out and nobody can read is no matter of the others."""
 
-from collections.abc import Hashable
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from structlog.testing import capture_logs
 from schemas.errors import LogUnavailable
 from schemas.records import Headers, NewRecord
 from services.eventlog import damage, kafka_fetch
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_fetch import KafkaFetcher
 from services.eventlog.kafka_lane import Lane, Producer, Queued
-from services.eventlog.kafka_link import KafkaAddress, KafkaLink
+from services.eventlog.kafka_link import KafkaLink
 from services.eventlog.kafka_wire import Fetched
 from services.eventlog.port import Batch, TopicPartition
 from tests.conftest import eventually
@@ -35,7 +38,7 @@ class Link(KafkaLink):
     """A broker that leads all partitions and hands out `stored`, whatever the position."""
 
     def __init__(self) -> None:
-        super().__init__(KafkaAddress("nowhere:9"), 1)
+        super().__init__(Brokers(KafkaAddress("nowhere:9")), 1)
         self.stored = {GOOD: batch_of(b"good"), BAD: flipped(batch_of(b"bad"))}
         self.asked: list[list[TopicPartition]] = []
 
@@ -130,3 +133,77 @@ async def test_a_topic_that_is_missing_is_told_with_what_mends_it(link: Link) ->
     with pytest.raises(LogUnavailable, match=r"topic events has no partition 0.*rejoinder topics") as raised:
         await fetch(KafkaFetcher(link), GOOD)
     assert "is it running" not in str(raised.value)
+
+
+class Leaders(Link):
+    """Each partition has a leader of its own: 0 and 1. Each answers what `answers` says, when it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: dict[int, Callable[[], Awaitable[list[Fetched]]]] = {}
+        self.refreshed = 0
+
+    def known_leader(self, source: TopicPartition) -> int | None:
+        return source.partition
+
+    def stale(self) -> None:
+        self.refreshed += 1
+
+    async def send(self, node: int, request: Any, group: Hashable = "", timeout: float = 2) -> Any:  # noqa: ARG002
+        return await self.answers[node]()
+
+
+async def dead() -> list[Fetched]:
+    raise ConnectionError("refused")
+
+
+async def quiet() -> list[Fetched]:
+    return []
+
+
+@pytest.mark.usefixtures("link")
+async def test_a_dead_leader_is_no_reason_for_others_to_wait_or_fail() -> None:
+    link, news = Leaders(), asyncio.Event()
+
+    async def later() -> list[Fetched]:
+        await news.wait()
+        return [Fetched(*GOOD, 0, 1, link.stored[GOOD])]
+
+    link.answers = {0: later, 1: dead}
+    reading = asyncio.create_task(fetch(KafkaFetcher(link), GOOD, BAD))
+    await eventually(lambda: link.refreshed)
+    news.set()
+    assert keys(await reading) == [b"good"]
+
+
+@pytest.mark.usefixtures("link")
+async def test_nothing_new_from_the_living_is_no_failure_of_the_dead() -> None:
+    link = Leaders()
+    link.answers = {0: quiet, 1: dead}
+    assert await fetch(KafkaFetcher(link), GOOD, BAD) == []
+
+
+@pytest.mark.usefixtures("link")
+async def test_when_no_leader_answers_the_log_is_away() -> None:
+    link = Leaders()
+    link.answers = {0: dead, 1: dead}
+    with pytest.raises(LogUnavailable, match="refused"):
+        await fetch(KafkaFetcher(link), GOOD, BAD)
+
+
+@pytest.mark.usefixtures("link")
+async def test_a_leader_that_fails_when_nobody_waits_for_it_is_looked_for_anew() -> None:
+    """Its answer is never taken up: the failure must not be lost with it."""
+    link, fails = Leaders(), asyncio.Event()
+
+    async def fails_later() -> list[Fetched]:
+        await fails.wait()
+        raise ConnectionError("broken")
+
+    link.answers = {0: quiet, 1: fails_later}
+    fetcher = KafkaFetcher(link)
+    assert await fetch(fetcher, GOOD, BAD) == []
+    assert not link.refreshed
+    fails.set()
+    await eventually(lambda: link.refreshed)
+    await fetcher.close()

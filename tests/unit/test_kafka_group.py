@@ -10,8 +10,9 @@ from aiokafka.errors import UnknownMemberIdError
 
 from schemas.errors import LogUnavailable
 from services.eventlog import kafka_group
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_group import KafkaMembership
-from services.eventlog.kafka_link import KafkaAddress
 from tests.conftest import PATIENCE
 
 
@@ -28,7 +29,7 @@ async def test_an_error_of_whatever_kind_is_not_the_end(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(KafkaMembership, "_session", session)
     monkeypatch.setattr(kafka_group, "REJOIN_AFTER", 0.01)
-    member = KafkaMembership(KafkaAddress("127.0.0.1:9"), "g", "t", lambda _: None)
+    member = KafkaMembership(Brokers(KafkaAddress("127.0.0.1:9")), "g", "t", lambda _: None)
     member.start()
     async with asyncio.timeout(PATIENCE):
         await again.wait()
@@ -54,7 +55,7 @@ class Expelled(kafka_group._Coordinator):
 
 
 def member_of(coordinator: Expelled) -> KafkaMembership:
-    member: Any = KafkaMembership(KafkaAddress("127.0.0.1:9"), "g", "t", lambda _: None)
+    member: Any = KafkaMembership(Brokers(KafkaAddress("127.0.0.1:9")), "g", "t", lambda _: None)
     member._owned = frozenset({0})
     member._coordinator = coordinator
     member._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=None))

@@ -5,7 +5,9 @@ import time
 import pytest
 
 from schemas.errors import LogUnavailable
-from services.eventlog.kafka_link import KafkaAddress, KafkaLink
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_brokers import Brokers
+from services.eventlog.kafka_link import KafkaLink
 
 PATIENCE_S = 0.1
 
@@ -27,7 +29,7 @@ class Asleep:
 
 
 def link() -> KafkaLink:
-    return KafkaLink(KafkaAddress("127.0.0.1:1"), 1)
+    return KafkaLink(Brokers(KafkaAddress("127.0.0.1:1")), 1)
 
 
 async def test_a_process_that_stood_still_does_not_blame_kafka() -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from schemas.errors import AppendUnknown, LogUnavailable
 from schemas.records import NewRecord
-from services.eventlog.kafka_link import KafkaAddress, KafkaLink
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_brokers import Brokers
+from services.eventlog.kafka_link import KafkaLink
 from services.eventlog.kafka_wire import ProduceRequest
 from services.eventlog.kafka_writer import KafkaWriter
 from services.eventlog.port import TopicPartition
@@ -19,7 +21,7 @@ class Silent(KafkaLink):
     """A broker that takes what is sent and says nothing to it."""
 
     def __init__(self) -> None:
-        super().__init__(KafkaAddress("nowhere:9"), 1)
+        super().__init__(Brokers(KafkaAddress("nowhere:9")), 1)
         self.sent = asyncio.Event()
 
     async def ready(self, node: int, group: Hashable) -> None:
@@ -37,7 +39,7 @@ class Silent(KafkaLink):
 
 async def test_of_what_was_sent_nobody_knows_when_the_writer_is_closed() -> None:
     link = Silent()
-    writer = KafkaWriter(link.address)
+    writer = KafkaWriter(link.brokers)
     writer._link = link
     sent = asyncio.create_task(writer.append("events", 0, NewRecord(b"sent", b"{}")))
     await link.sent.wait()

@@ -1,0 +1,110 @@
+"""The brokers of the cluster, as one process sees them: who answers, for all of its clients.
+
+One client probes (`watch`). When a broker falls silent every client drops its connections, so whatever waits
+for it fails at once, and goes to whoever leads next. The decisions are in `broker_health`.
+"""
+
+import asyncio
+from asyncio import Task
+from collections.abc import Callable
+from weakref import WeakSet
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from services.eventlog.broker_health import BrokerHealth
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_client import PROBE, KafkaClient
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.2
+"""Seconds between two looks at who owes an answer."""
+BACKOFF = 0.1
+"""Seconds between two attempts."""
+
+OnUnhealthy = Callable[[int], None]
+
+
+class Brokers:
+    """What the clients of one process share. `address` is where the cluster is."""
+
+    def __init__(self, address: KafkaAddress) -> None:
+        self.address = address
+        self.health = BrokerHealth()
+        self._clients: WeakSet[KafkaClient] = WeakSet()
+        self._listeners: list[OnUnhealthy] = []
+        self._probes: dict[int, Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"Brokers({self.address.bootstrap}, {self.health})"
+
+    def client(self, request_timeout: float) -> KafkaClient:
+        """A fresh client, not yet started; one request takes at most `request_timeout` seconds."""
+        client = KafkaClient(
+            self.health,
+            request_timeout,
+            bootstrap_servers=self.address.bootstrap,
+            client_id=self.address.client_id,
+            metadata_max_age_ms=60_000,
+            retry_backoff_ms=int(BACKOFF * 1000),
+            **self.address.settings.options(),
+        )
+        self._clients.add(client)
+        return client
+
+    def on_unhealthy(self, listener: OnUnhealthy) -> None:
+        """Have `listener` called with each broker that turns unhealthy, until `forget`."""
+        self._listeners.append(listener)
+
+    def forget(self, listener: OnUnhealthy) -> None:
+        """Call `listener` no more."""
+        self._listeners.remove(listener)
+
+    def healthy(self, node: int) -> bool:
+        """Whether `node` is quick to answer, as far as is known."""
+        return self.health.healthy(node, asyncio.get_running_loop().time())
+
+    async def watch(self, client: KafkaClient) -> None:
+        """Probe, over `client`, every broker that it knows, until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                now = loop.time()
+                for node in self.health.due([broker.nodeId for broker in client.cluster.brokers()], now):
+                    self.health.probe(node, now)
+                    self._probes[node] = asyncio.create_task(self._probe(client, node))
+                self._look(client, now)
+                await asyncio.sleep(TICK_S)
+        finally:
+            for probe in self._probes.values():
+                probe.cancel()
+            await asyncio.gather(*self._probes.values(), return_exceptions=True)
+
+    def _look(self, client: KafkaClient, now: float) -> None:
+        """Act on what turned since the last look."""
+        turned = self.health.tick(now)
+        for node in turned.overdue:
+            self._probes[node].cancel()
+            client.hang_up(node, PROBE)
+        for node in turned.silent:
+            log.warning("a broker of Kafka is silent", broker=node)
+            for each in self._clients:
+                each.drop(node)
+        for node in turned.answering:
+            log.info("a broker of Kafka answers again", broker=node)
+            for each in self._clients:
+                each.force_metadata_update()
+        for node in turned.unhealthy:
+            for listener in self._listeners:
+                listener(node)
+
+    async def _probe(self, client: KafkaClient, node: int) -> None:
+        answered = False
+        try:
+            await client.probe(node)
+            answered = True
+        except (KafkaError, OSError):
+            pass
+        finally:
+            self.health.probed(node, asyncio.get_running_loop().time(), answered=answered)

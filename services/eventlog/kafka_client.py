@@ -1,0 +1,198 @@
+"""aiokafka's client, made to leave a broker that is gone as quickly as Kafka does.
+
+What aiokafka has and this replaces:
+
+    one lock for all connects        a connect to a living broker waits behind the one to a hung broker
+    bootstrap and metadata           each broker may take a whole request's time to answer
+    a request to a hung broker       waits for its own time-out, a long poll's or a rebalance's
+
+Here a connect waits for nobody, takes `CONNECT_S` at most, and none is made to a broker that is known to be
+silent. Metadata is asked of who answers, for `METADATA_S` each. `drop` ends what a silent broker was sent.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Hashable
+from math import inf
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from services.eventlog.broker_health import BrokerHealth
+from services.eventlog.kafka_wire import ProbeRequest
+
+CONNECT_S = 2.0
+"""Seconds for a connection, the TLS and SASL handshakes included."""
+METADATA_S = 1.0
+"""Seconds for one broker to answer with metadata; then the next one is asked."""
+SHORT = "short"
+"""The connection group of requests that a broker answers at once."""
+PROBE = "probe"
+"""The connection group of the probes, which alone may go to a silent broker."""
+_ANSWERED_AT_ONCE = frozenset({SHORT, ConnectionGroup.DEFAULT})
+_ANY_TOPIC = None
+
+
+class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
+    """One client; `health` is what its process knows of the brokers. Built by `kafka_brokers.Brokers`."""
+
+    _sync_task: Any
+
+    def __init__(self, health: BrokerHealth, request_timeout: float, **options: Any) -> None:
+        super().__init__(request_timeout_ms=int(request_timeout * 1000), **options)
+        self._health = health
+        self._connecting: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._metadata_from = -inf
+        """The loop time at which the metadata that it goes by was asked for."""
+
+    async def bootstrap(self) -> None:
+        """Read the metadata from the first bootstrap address that answers. Raises KafkaError or OSError.
+
+        What is raised is what the last address said.
+        """
+        last: BaseException = KafkaConnectionError("no address")
+        for host, port, _ in self.hosts:
+            try:
+                await self._bootstrap_from(host, port)
+            except (KafkaError, OSError) as error:  # TimeoutError is one of the latter
+                last = error
+            else:
+                break
+        else:
+            raise KafkaConnectionError(f"Unable to bootstrap from {self.hosts}") from last
+        if self._sync_task is None:
+            self._sync_task = asyncio.create_task(self._md_synchronizer())
+
+    async def _bootstrap_from(self, host: str, port: int) -> None:
+        asked_at = self._loop.time()
+        connection = await self._connection(host, port)
+        try:
+            async with asyncio.timeout(METADATA_S):
+                metadata = await connection.send(MetadataRequest(_ANY_TOPIC))
+        finally:
+            connection.close()
+        if not metadata.brokers:
+            raise KafkaConnectionError("no broker has joined the cluster yet")
+        self._take(metadata, asked_at)
+
+    def _take(self, metadata: Any, asked_at: float) -> None:
+        self.cluster.update_metadata(metadata)
+        self._metadata_from = asked_at
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        """Read the metadata into `cluster_metadata`; false when no broker told. Never raises."""
+        now = self._loop.time()
+        for node in self._health.order([broker.nodeId for broker in self.cluster.brokers()], now):
+            asked_at = self._loop.time()
+            request = self._health.asked(node, asked_at)
+            try:
+                connection = await self._reach(node, ConnectionGroup.DEFAULT)
+                async with asyncio.timeout(METADATA_S):
+                    metadata = await connection.send(MetadataRequest(list(topics) if topics else _ANY_TOPIC))
+            except (KafkaError, OSError):
+                self._health.suspected(node)
+                continue
+            finally:
+                self._health.answered(node, request)
+            if not metadata.brokers:
+                continue
+            if cluster_metadata is self.cluster:
+                self._take(metadata, asked_at)
+            else:
+                cluster_metadata.update_metadata(metadata)
+            return True
+        cluster_metadata.failed_update(None)
+        return False
+
+    async def _get_conn(
+        self,
+        node_id: int,
+        *,
+        group: Hashable = ConnectionGroup.DEFAULT,
+        no_hint: bool = False,  # noqa: ARG002 - aiokafka's
+    ) -> AIOKafkaConnection | None:
+        """A connection, None when there is none to be had. A silent broker gets none, and none is as good as
+        none where the metadata is older than its silence: it may think that it leads what others lead.
+        """
+        if self._health.silent(node_id) or self._metadata_from < self._health.trusted_since(node_id):
+            self.force_metadata_update()
+            return None
+        try:
+            return await self._reach(node_id, group)
+        except (KafkaError, OSError):
+            self._health.suspected(node_id)
+            self.force_metadata_update()
+            return None
+
+    async def _reach(self, node: int, group: Hashable) -> AIOKafkaConnection:
+        """The connection to `node` in `group`, made if need be. Raises KafkaError or OSError."""
+        key = node, group
+        if (found := self._conns.get(key)) is not None and found.connected():
+            return found
+        broker = self.cluster.broker_metadata(node)
+        if broker is None:
+            raise KafkaConnectionError(f"broker {node} is not in the metadata")
+        async with self._connecting[key]:
+            if (found := self._conns.get(key)) is not None and found.connected():
+                return found
+            made = await self._connection(broker.host, broker.port, self._on_connection_closed)
+            self._conns[key] = made
+            return made
+
+    async def _connection(self, host: str, port: int, on_close: Any = None) -> AIOKafkaConnection:
+        async with asyncio.timeout(CONNECT_S):
+            return await create_conn(
+                host,
+                port,
+                client_id=self._client_id,
+                request_timeout_ms=self._request_timeout_ms,
+                ssl_context=self._ssl_context,
+                security_protocol=self._security_protocol,
+                on_close=on_close,
+                max_idle_ms=self._connections_max_idle_ms,
+                sasl_mechanism=self._sasl_mechanism,
+                sasl_plain_username=self._sasl_plain_username,
+                sasl_plain_password=self._sasl_plain_password,
+                sasl_kerberos_service_name=self._sasl_kerberos_service_name,
+                sasl_kerberos_domain_name=self._sasl_kerberos_domain_name,
+                sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+            )
+
+    async def send(self, node_id: int, request: Any, *, group: Hashable = ConnectionGroup.DEFAULT) -> Any:
+        """Send one request. Raises NodeNotReadyError when nothing was sent, and other KafkaErrors."""
+        asked = self._health.asked(node_id, self._loop.time()) if group in _ANSWERED_AT_ONCE else None
+        try:
+            connection = await self._get_conn(node_id, group=group)
+            if connection is None:
+                raise NodeNotReadyError(f"no connection to broker {node_id}")
+            try:
+                return await connection.send(request)
+            except TimeoutError as error:
+                connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+                raise RequestTimedOutError from error
+        finally:
+            if asked is not None:
+                self._health.answered(node_id, asked)
+
+    def get_random_node(self) -> int | None:
+        """Any broker that answers, of those that are known: for questions that all of them can answer."""
+        nodes = [broker.nodeId for broker in self.cluster.brokers()]
+        order = self._health.order(nodes, self._loop.time()) or nodes
+        return order[0] if order else None
+
+    async def probe(self, node: int) -> None:
+        """Ask `node` for a sign of life, however long it takes. Raises KafkaError or OSError."""
+        await (await self._reach(node, PROBE)).send(ProbeRequest())
+
+    def drop(self, node: int) -> None:
+        """Close all connections to `node`, and so fail what it was sent."""
+        for key in [key for key in self._conns if key[0] == node]:
+            self._conns.pop(key).close(reason=CloseReason.CONNECTION_TIMEOUT)
+
+    def hang_up(self, node: int, group: Hashable) -> None:
+        """Close one connection, and so fail what was sent over it."""
+        if (connection := self._conns.pop((node, group), None)) is not None:
+            connection.close()

@@ -1,0 +1,87 @@
+"""Three brokers of a test's own, each broker and controller in one: to be killed, stopped and started again.
+
+Every topic has a replica on each, and an append needs two of them. Blocking, as `rig` is.
+"""
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+from anyio.from_thread import BlockingPortal
+
+from services.broker import Member
+from services.broker.data import new_cluster_id
+from services.eventlog.kafka import KafkaLog
+from services.ports import free_port
+from tests.reliability.rig import Broker
+
+NODES = (1, 2, 3)
+HEAP_MB = 256
+SESSION_S = 9.0
+"""Kafka's own default: seconds without a heartbeat after which a broker is fenced, and others lead."""
+SHORT_SESSION_S = 3.0
+"""What deploy/ sets."""
+_ACTIVE = re.compile(r"Becoming the active controller at epoch (\d+)")
+
+
+class Cluster:
+    """Three brokers. `session_s`: seconds after which one that is silent is fenced."""
+
+    def __init__(self, portal: BlockingPortal, folder: Path, session_s: float = SESSION_S) -> None:
+        self._portal = portal
+        cluster, controllers = new_cluster_id(), {node: free_port() for node in NODES}
+        properties = {
+            "broker.session.timeout.ms": str(int(session_s * 1000)),
+            "min.insync.replicas": "2",
+            "default.replication.factor": "3",
+            "offsets.topic.replication.factor": "3",
+        }
+        self.brokers = {
+            node: Broker(
+                portal,
+                folder / f"broker-{node}",
+                properties,
+                heap_mb=HEAP_MB,
+                member=Member(node, cluster, controllers),
+            )
+            for node in NODES
+        }
+
+    def __enter__(self) -> Self:
+        with ThreadPoolExecutor(len(NODES)) as pool:
+            list(pool.map(Broker.start, self.brokers.values()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ThreadPoolExecutor(len(NODES)) as pool:
+            list(pool.map(Broker.stop, self.brokers.values()))
+
+    @property
+    def bootstrap(self) -> str:
+        """HOST:PORT of all three."""
+        return ",".join(broker.bootstrap for broker in self.brokers.values())
+
+    def controller(self) -> int:
+        """The node whose controller is active."""
+        epochs = {
+            node: [int(epoch) for epoch in _ACTIVE.findall(broker.log)]
+            for node, broker in self.brokers.items()
+        }
+        return max(epochs, key=lambda node: max(epochs[node], default=-1))
+
+    def leaders(self, topic: str, partitions: Iterable[int]) -> dict[int, int | None]:
+        """Who leads each partition, and answers."""
+        partitions = list(partitions)
+
+        async def look() -> dict[int, int | None]:
+            log = KafkaLog(self.bootstrap, "rejoinder-test")
+            try:
+                await log.partitions(topic)
+                return {partition: log.leader(topic, partition) for partition in partitions}
+            finally:
+                await log.close()
+
+        found: dict[int, int | None] = self._portal.call(look)
+        return found

@@ -1,0 +1,93 @@
+"""Which brokers answer: verdicts from what was asked and answered, and when."""
+
+from services.eventlog.broker_health import OLD_S, PERIOD_S, PROBE_S, RECOVERING_S, BrokerHealth, Turned
+
+TICK = 0.2
+NOTHING = Turned([], [], [], [])
+
+
+def ticks(health: BrokerHealth, since: float, until: float) -> list[tuple[float, Turned]]:
+    """Tick from `since` to `until`, and what turned when."""
+    found = []
+    for n in range(round((until - since) / TICK) + 1):
+        now = since + n * TICK
+        if (turned := health.tick(now)) != NOTHING:
+            found.append((round(now, 1), turned))
+    return found
+
+
+def test_a_broker_of_which_nothing_is_known_is_taken_for_healthy() -> None:
+    assert BrokerHealth().healthy(1, 0)
+    assert not BrokerHealth().silent(1)
+
+
+def test_each_broker_is_probed_once_a_second_and_at_once_when_a_connection_failed() -> None:
+    health = BrokerHealth()
+    assert health.due([1, 2], 0) == [1, 2]
+    health.probe(1, 0)
+    assert health.due([1], PERIOD_S) == []  # that one is under way
+    health.probed(1, 0.1, answered=True)
+    assert health.due([1], PERIOD_S - 0.1) == []
+    health.suspected(1)
+    assert health.due([1], PERIOD_S - 0.1) == [1]
+
+
+def test_a_hung_broker_turns_unhealthy_and_then_silent() -> None:
+    health = BrokerHealth()
+    health.probe(1, 0)
+    (unhealthy_at, unhealthy), (silent_at, silent) = ticks(health, 0, PROBE_S)
+    assert (unhealthy_at, unhealthy) == (OLD_S, Turned([1], [], [], []))
+    assert (silent_at, silent) == (PROBE_S, Turned([], [1], [], [1]))
+    health.probed(1, PROBE_S, answered=False)
+    assert health.silent(1)
+
+
+def test_a_broker_that_takes_no_connection_is_silent_at_once() -> None:
+    health = BrokerHealth()
+    health.probe(1, 0)
+    health.probed(1, 0.01, answered=False)
+    assert health.tick(0.2) == Turned([1], [1], [], [])
+
+
+def test_any_short_request_that_grows_old_makes_its_broker_unhealthy() -> None:
+    health = BrokerHealth()
+    request = health.asked(1, 0)
+    assert not health.healthy(1, OLD_S)
+    assert health.healthy(2, OLD_S)
+    health.answered(1, request)
+    assert health.healthy(1, OLD_S)
+
+
+def test_a_broker_that_answers_again_is_told_once_and_trusted_from_then_on() -> None:
+    health = BrokerHealth()
+    health.probe(1, 0)
+    health.probed(1, 0.01, answered=False)
+    health.tick(0.2)
+    health.probe(1, 1)
+    health.tick(1)
+    health.probed(1, 1.5, answered=True)
+    assert health.tick(1.6).answering == [1]
+    assert health.tick(1.8) == NOTHING
+    assert health.trusted_since(1) == 1.5
+
+
+def test_a_process_that_stood_still_blames_nobody_and_trusts_no_old_metadata() -> None:
+    health = BrokerHealth()
+    health.tick(0)
+    health.probe(1, 0)
+    assert health.tick(60) == NOTHING
+    assert health.healthy(1, 60)
+    assert health.trusted_since(1) == 60
+    assert [at for at, _ in ticks(health, 60.2, 62)] == [61.0, 62.0]
+
+
+def test_metadata_is_asked_of_who_was_never_silent_first_and_of_the_silent_not_at_all() -> None:
+    health = BrokerHealth()
+    for node in (1, 2):
+        health.probe(node, 0)
+        health.probed(node, 0, answered=False)
+    health.probe(1, 1)
+    health.probed(1, 1, answered=True)
+    health.asked(3, 0)
+    assert health.order([1, 2, 3, 4], 2) == [4, 3, 1]
+    assert health.order([1, 4], 1 + RECOVERING_S) == [1, 4]

@@ -1,0 +1,191 @@
+"""Clients and brokers that hang, on real sockets: nobody waits for a broker that he does not ask."""
+
+import asyncio
+import struct
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
+
+from services.eventlog import broker_health, kafka_brokers
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_brokers import Brokers
+from services.eventlog.kafka_client import CONNECT_S, KafkaClient
+from services.eventlog.kafka_wire import ProbeRequest
+from services.ports import LOOPBACK
+from tests.conftest import eventually
+from tests.steady import steady
+
+METADATA, VERSIONS = 3, 18
+
+
+class Broker:
+    """Speaks two kinds of request: which versions, and who is there. `hung`: it reads, and says nothing."""
+
+    def __init__(self, node: int) -> None:
+        self.node = node
+        self.hung = False
+        self.cluster: Sequence[Broker] = ()
+        self.port = 0
+        self.said: list[int] = []
+        self._awake = asyncio.Event()
+        self._awake.set()
+
+    def hang(self) -> None:
+        self._awake.clear()
+
+    def wake(self) -> None:
+        self._awake.set()
+
+    async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+        try:
+            while True:
+                (size,) = struct.unpack(">i", await reader.readexactly(4))
+                kind, _, correlation = struct.unpack_from(">hhi", await reader.readexactly(size))
+                await self._awake.wait()
+                body = struct.pack(">i", correlation) + (self.metadata() if kind == METADATA else versions())
+                self.said.append(kind)
+                writer.write(struct.pack(">i", len(body)) + body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    def metadata(self) -> bytes:
+        """Version 1: brokers, controller, no topics."""
+        brokers = b"".join(
+            struct.pack(">i", one.node) + text(LOOPBACK) + struct.pack(">ih", one.port, -1)
+            for one in self.cluster
+        )
+        return struct.pack(">i", len(self.cluster)) + brokers + struct.pack(">ii", self.node, 0)
+
+
+def text(value: str) -> bytes:
+    return struct.pack(">h", len(value)) + value.encode()
+
+
+def versions() -> bytes:
+    return (
+        struct.pack(">hi", 0, 2) + struct.pack(">hhh", METADATA, 0, 1) + struct.pack(">hhh", VERSIONS, 0, 0)
+    )
+
+
+@asynccontextmanager
+async def serving(*brokers: Broker) -> AsyncIterator[Brokers]:
+    servers = []
+    for broker in brokers:
+        broker.cluster = brokers
+        servers.append(await asyncio.start_server(broker.serve, LOOPBACK, 0))
+        broker.port = servers[-1].sockets[0].getsockname()[1]
+    try:
+        yield Brokers(KafkaAddress(",".join(f"{LOOPBACK}:{broker.port}" for broker in brokers)))
+    finally:
+        for broker in brokers:
+            broker.wake()
+        for server in servers:
+            server.close()
+
+
+@asynccontextmanager
+async def started(brokers: Brokers) -> AsyncIterator[KafkaClient]:
+    client = brokers.client(30)
+    try:
+        await client.bootstrap()
+        yield client
+    finally:
+        await client.close()
+
+
+async def ask(client: KafkaClient, node: int, group: str = "some") -> Any:
+    return await client.send(node, ProbeRequest(), group=group)
+
+
+async def test_a_connect_waits_for_no_other() -> None:
+    living, hung = Broker(1), Broker(2)
+    async with serving(living, hung) as brokers, started(brokers) as client:
+        hung.hang()
+        waiting = asyncio.create_task(ask(client, 2))
+        await eventually(lambda: client._connecting[2, "some"].locked())
+        began = steady()
+        await ask(client, 1)
+        assert steady() - began < CONNECT_S / 2
+        assert not waiting.done()
+        with pytest.raises(NodeNotReadyError):
+            await waiting
+        assert steady() - began < CONNECT_S + 1
+
+
+async def test_a_hung_address_does_not_hold_up_the_start_for_long() -> None:
+    living, hung = Broker(1), Broker(2)
+    hung.hang()
+    async with serving(living, hung) as brokers:
+        for _ in range(2):  # addresses are tried in any order
+            began = steady()
+            async with started(brokers):
+                assert steady() - began < CONNECT_S + 1
+
+
+async def test_metadata_is_had_from_whoever_answers() -> None:
+    living, hung = Broker(1), Broker(2)
+    async with serving(living, hung) as brokers, started(brokers) as client:
+        hung.hang()
+        for _ in range(3):
+            began = steady()
+            assert await client.force_metadata_update()
+            assert steady() - began < CONNECT_S + 1
+
+
+async def test_all_addresses_hung_is_an_error_in_time() -> None:
+    one = Broker(1)
+    one.hang()
+    async with serving(one) as brokers:
+        client = brokers.client(30)
+        began = steady()
+        with pytest.raises(KafkaConnectionError):
+            await client.bootstrap()
+        assert steady() - began < CONNECT_S + 1
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_health, "PERIOD_S", 0.05)
+    monkeypatch.setattr(broker_health, "PROBE_S", 0.4)
+    monkeypatch.setattr(broker_health, "OLD_S", 0.2)
+    monkeypatch.setattr(kafka_brokers, "TICK_S", 0.02)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_a_hung_broker_was_sent_fails_when_it_falls_silent_and_nothing_more_is_sent() -> None:
+    living, hung = Broker(1), Broker(2)
+    async with serving(living, hung) as brokers, started(brokers) as client, started(brokers) as other:
+        watch = asyncio.create_task(brokers.watch(client))
+        unhealthy: list[int] = []
+        brokers.on_unhealthy(unhealthy.append)
+        await ask(other, 2)
+        hung.hang()
+        with pytest.raises(KafkaConnectionError):
+            await ask(other, 2)  # its own time-out is 30 s
+        assert unhealthy == [2]
+        assert (brokers.healthy(1), brokers.healthy(2)) == (True, False)
+        with pytest.raises(NodeNotReadyError):
+            await ask(other, 2)
+        await ask(other, 1)
+
+        living.said.clear()
+        hung.said.clear()
+        hung.wake()
+        await eventually(lambda: brokers.healthy(2))
+
+        async def asked_again() -> bool:
+            try:
+                await ask(other, 2)
+            except NodeNotReadyError:
+                return False
+            return True
+
+        await eventually(asked_again)
+        assert METADATA in living.said, "it went on by metadata from before the silence"
+        assert METADATA not in hung.said, "who was silent was asked who leads"
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
