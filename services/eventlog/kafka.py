@@ -15,7 +15,7 @@ from services.eventlog.kafka_link import KafkaLink
 from services.eventlog.kafka_offsets import KafkaOffsets
 from services.eventlog.kafka_topics import check_topics, create_topics
 from services.eventlog.kafka_writer import KafkaWriter
-from services.eventlog.port import Batch, Bounds, OnAssignment, OnFailure, TopicPartition
+from services.eventlog.port import Batch, Bounds, Leader, OnAssignment, OnFailure, TopicPartition
 from services.eventlog.topics import MAX_RECORD_BYTES
 
 __all__ = ["KafkaLog", "KafkaSettings", "check_topics", "create_topics"]
@@ -65,9 +65,10 @@ class KafkaLog:
         """Per partition the first offset with time >= the given ms, or the end when there is none."""
         return await self._offsets.offsets_at(topic, times)
 
-    def leader(self, topic: str, partition: int) -> int | None:
-        """The broker that leads a partition and is quick to answer, as far as is known."""
-        return self._link.answering_leader(TopicPartition(topic, partition))
+    def leader(self, topic: str, partition: int) -> Leader | None:
+        """Who leads a partition, as far as is known; None when nobody does. Asks nobody."""
+        node = self._link.known_leader(TopicPartition(topic, partition))
+        return None if node is None else Leader(node, self._brokers.healthy(node))
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none. Any process may read them."""

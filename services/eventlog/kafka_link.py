@@ -87,11 +87,6 @@ class KafkaLink:
         node: int | None = self._client.cluster.leader_for_partition(source)
         return None if node == -1 else node
 
-    def answering_leader(self, source: TopicPartition) -> int | None:
-        """The node that leads a partition and is quick to answer, as far as is known."""
-        node = self.known_leader(source)
-        return node if node is not None and self.brokers.healthy(node) else None
-
     async def refresh(self) -> None:
         """Read the metadata anew, from the bootstrap addresses when no known broker answers."""
         client = await self.client()

@@ -16,7 +16,7 @@ from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLar
 from schemas.records import NewRecord
 from services.eventlog.assignment import assign
 from services.eventlog.memory_partition import MemoryPartition, MemoryRecord, record_size
-from services.eventlog.port import Ack, Batch, Bounds, OnAssignment, OnFailure, TopicPartition
+from services.eventlog.port import Ack, Batch, Bounds, Leader, OnAssignment, OnFailure, TopicPartition
 from services.eventlog.topics import MAX_RECORD_BYTES
 
 Outcome = Literal["lost", "unknown-lost", "unknown-appended"]
@@ -121,10 +121,9 @@ class MemoryLog:
         await asyncio.sleep(0)
         return {p: self._offset_at(TopicPartition(topic, p), wanted) for p, wanted in times.items()}
 
-    def leader(self, topic: str, partition: int) -> int | None:
-        """The one broker, which leads all, unless it is away."""
-        known = self.available and partition < len(self._topics.get(topic, ()))
-        return 1 if known else None
+    def leader(self, topic: str, partition: int) -> Leader | None:
+        """The one broker, which leads all; it answers unless a test says that it is away."""
+        return Leader(1, self.available) if partition < len(self._topics.get(topic, ())) else None
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none."""

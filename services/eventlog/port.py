@@ -52,6 +52,13 @@ class Batch(NamedTuple):
     out_of_range: bool = False
 
 
+class Leader(NamedTuple):
+    """Who leads a partition: those of one broker share its fate. `healthy`: it is quick to answer."""
+
+    broker: int
+    healthy: bool
+
+
 class Writer(Protocol):
     """Appends records: idempotent, `acks=all`, batched, order kept per partition.
 
@@ -144,11 +151,8 @@ class Log(Protocol):
         """Per partition the first offset with time >= the given ms, or the end when there is none."""
         ...
 
-    def leader(self, topic: str, partition: int) -> int | None:
-        """The broker that leads a partition, None when none does or it is not quick to answer.
-
-        As far as is known: nobody is asked. Partitions of one leader share its fate.
-        """
+    def leader(self, topic: str, partition: int) -> Leader | None:
+        """Who leads a partition, as far as is known; None when nobody does. Asks nobody."""
         ...
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:

@@ -17,7 +17,7 @@ from services.eventlog.start import Start, starting_points_at
 from services.eventlog.topics import Topics
 from services.loops import while_all_run
 from services.replay import metrics
-from services.replay.barrier import Barrier, Ends
+from services.replay.barrier import Barrier, Position
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
 from services.replay.library import Library
@@ -73,10 +73,8 @@ class Service:
         hide, forget = self.library.hide, self.snapshots.forget
         self.foldings = [Folding(partition, memory, hide, forget) for partition in range(partitions)]
         self.feed = Feed(_sources(settings, eventlog, names, partitions), self.foldings, self.library)
-        events = Barrier(self.feed.folded, _ends(eventlog, names.events), settings.barrier_s * 0.9)
-        self._packed = Barrier(
-            self.feed.shelved, _ends(eventlog, names.transcripts), settings.barrier_s * 0.9
-        )
+        events = _barrier(self.feed.folded, eventlog, names.events, settings)
+        self._packed = _barrier(self.feed.shelved, eventlog, names.transcripts, settings)
         count = partial(eventlog.partitions, names.events)
         pieces = (self.foldings, self.library, self.seeker, self.snapshots)
         self.replay = Replay(*pieces, events, self._packed, count)
@@ -125,8 +123,12 @@ def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) 
     return Sources(eventlog, names.events, names.transcripts, watermarks, starts, memory_ms)
 
 
-def _ends(eventlog: Log, topic: str) -> Ends:
+def _barrier(positions: list[Position], eventlog: Log, topic: str, settings: Settings) -> Barrier:
     async def ends(partitions: frozenset[int]) -> dict[int, int]:
         return {p: bounds.end for p, bounds in (await eventlog.bounds(topic, partitions)).items()}
 
-    return ends
+    def leader(partition: int) -> int | None:
+        found = eventlog.leader(topic, partition)
+        return None if found is None else found.broker
+
+    return Barrier(positions, ends, leader, settings.barrier_s * 0.9)

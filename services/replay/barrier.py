@@ -1,13 +1,16 @@
 """Read your own write: a read waits until the tail has passed the partition's end as of its arrival (P-80).
 
-arrival → where does the partition end now? (ListOffsets, one request for all that ask meanwhile)
+arrival → where does the partition end now? (ListOffsets, one at a time to each leader, shared by all that
+                                             ask for its partitions meanwhile)
 → wait until the tail's position is there → read the fold
 → not there in time, or the log is away: 503 with Retry-After, never a false 404
+
+A leader that is gone refuses the readers of its own partitions, and holds up nobody else.
 """
 
 import asyncio
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from heapq import heappop, heappush
 from itertools import count
 
@@ -18,6 +21,8 @@ PATIENCE = 4.5
 
 Ends = Callable[[frozenset[int]], Awaitable[dict[int, int]]]
 """The next offsets to be written of some partitions, as of now."""
+Leader = Callable[[int], Hashable]
+"""Whoever is asked about a partition; partitions of the same leader are asked for together."""
 
 
 class Position:
@@ -49,7 +54,7 @@ class Position:
 
 
 class _Round:
-    """One look-up of ends; whoever comes before it starts shares it."""
+    """One look-up of ends at one leader; whoever comes before it starts shares it."""
 
     def __init__(self) -> None:
         self.partitions: set[int] = set()
@@ -59,14 +64,17 @@ class _Round:
 
 
 class Barrier:
-    """Waits for the tails of one topic. `ends` asks the log where partitions end."""
+    """Waits for the tails of one topic. `ends` asks where partitions end, `leader` says who is asked for one."""
 
-    def __init__(self, positions: list[Position], ends: Ends, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, positions: list[Position], ends: Ends, leader: Leader, patience: float = PATIENCE
+    ) -> None:
         self._positions = positions
         self._ends = ends
+        self._leader = leader
         self._patience = patience
-        self._next: _Round | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._next: dict[Hashable, _Round] = {}
+        self._asking: dict[Hashable, asyncio.Task[None]] = {}
 
     def positions(self) -> list[int]:
         """How far each partition is folded: the offset to be read next."""
@@ -87,22 +95,22 @@ class Barrier:
             raise unavailable("The log cannot be reached.", reason="log_away") from error
 
     async def _end(self, partition: int) -> int:
-        if self._next is None:
-            self._next = _Round()
-        mine = self._next
+        leader = self._leader(partition)
+        mine = self._next.get(leader)
+        if mine is None:
+            mine = self._next[leader] = _Round()
         mine.partitions.add(partition)
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
+        if leader not in self._asking:
+            self._asking[leader] = asyncio.create_task(self._ask(leader))
         return (await asyncio.shield(mine.answer))[partition]
 
-    async def _ask(self) -> None:
-        """One look-up under way at a time; what arrives during it shares the next."""
+    async def _ask(self, leader: Hashable) -> None:
+        """One look-up at a leader at a time; what arrives during it shares the next."""
         try:
-            while (asked := self._next) is not None:
-                self._next = None
+            while (asked := self._next.pop(leader, None)) is not None:
                 try:
                     asked.answer.set_result(await self._ends(frozenset(asked.partitions)))
                 except LogError as error:
                     asked.answer.set_exception(error)
         finally:
-            self._asking = None
+            del self._asking[leader]

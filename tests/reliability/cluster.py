@@ -4,7 +4,6 @@ Every topic has a replica on each, and an append needs two of them. Blocking, as
 """
 
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -71,17 +70,16 @@ class Cluster:
         }
         return max(epochs, key=lambda node: max(epochs[node], default=-1))
 
-    def leaders(self, topic: str, partitions: Iterable[int]) -> dict[int, int | None]:
-        """Who leads each partition, and answers."""
-        partitions = list(partitions)
+    def led(self, topic: str) -> dict[int, int]:
+        """The broker that leads each partition."""
 
-        async def look() -> dict[int, int | None]:
+        async def look() -> dict[int, int]:
             log = KafkaLog(self.bootstrap, "rejoinder-test")
             try:
-                await log.partitions(topic)
-                return {partition: log.leader(topic, partition) for partition in partitions}
+                found = {p: log.leader(topic, p) for p in range(await log.partitions(topic))}
             finally:
                 await log.close()
+            return {partition: leader.broker for partition, leader in found.items() if leader is not None}
 
-        found: dict[int, int | None] = self._portal.call(look)
+        found: dict[int, int] = self._portal.call(look)
         return found

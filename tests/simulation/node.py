@@ -16,7 +16,7 @@ from schemas.errors import AppendUnknown, LogError, LogUnavailable
 from schemas.ids import ResponseId
 from schemas.records import LogRecord, NewRecord
 from services.eventlog.memory import MemoryMembership
-from services.eventlog.port import Ack, Batch, Bounds, OnAssignment, OnFailure, TopicPartition
+from services.eventlog.port import Ack, Batch, Bounds, Leader, OnAssignment, OnFailure, TopicPartition
 from services.eventlog.topics import topics
 from tests.simulation.clockwork import PROCESS, running
 from tests.simulation.log import SimLog
@@ -186,6 +186,10 @@ class Node:
 
     async def offsets_at(self, topic: str, times: Mapping[int, int]) -> dict[int, int]:
         return await self._asked(lambda: self.log.offsets_at(topic, times))
+
+    def leader(self, topic: str, partition: int) -> Leader | None:
+        found = self.log.leader(topic, partition)
+        return found and found._replace(healthy=self._broker.is_set() and self.log.gate.is_set())
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         return await self._asked(lambda: self.log.committed(group, topic, partitions))

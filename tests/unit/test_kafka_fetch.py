@@ -136,7 +136,7 @@ async def test_a_topic_that_is_missing_is_told_with_what_mends_it(link: Link) ->
 
 
 class Leaders(Link):
-    """Each partition has a leader of its own: 0 and 1. Each answers what `answers` says, when it is let to."""
+    """Each partition has a leader of its own, 0 and 1. Each answers what `answers` says, in its own time."""
 
     def __init__(self) -> None:
         super().__init__()

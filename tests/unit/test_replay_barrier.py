@@ -8,6 +8,8 @@ from schemas.errors import ApiError, LogUnavailable
 from services.replay.barrier import Barrier, Position
 from tests.conftest import eventually
 
+ALL = "one broker"
+
 
 class Ends:
     """Ends of partitions as a test sets them; an answer waits for `release`, when there is one."""
@@ -29,7 +31,7 @@ class Ends:
 
 def barrier_on(ends: Ends, patience: float = 5) -> tuple[Barrier, list[Position]]:
     positions = [Position() for _ in ends.ends]
-    return Barrier(positions, ends, patience), positions
+    return Barrier(positions, ends, lambda _: ALL, patience), positions
 
 
 async def test_it_waits_for_the_end_as_of_arrival() -> None:
@@ -103,6 +105,28 @@ async def test_a_log_that_is_away_is_a_503_and_the_next_one_asks_again() -> None
     assert refused.value.status == 503
 
     ends.away = False
+    await barrier.reach(0)
+
+
+async def test_a_leader_that_is_gone_holds_up_readers_of_its_own_partitions_only() -> None:
+    positions = [Position(), Position()]
+    gone = asyncio.Event()
+
+    async def ends(partitions: frozenset[int]) -> dict[int, int]:
+        if 1 in partitions:
+            await gone.wait()
+            raise LogUnavailable("its leader is gone")
+        return dict.fromkeys(partitions, 7)
+
+    barrier = Barrier(positions, ends, lambda partition: partition)
+    positions[0].set(7)
+    waiting = asyncio.create_task(barrier.reach(1))
+    await asyncio.sleep(0)
+    await asyncio.gather(*(barrier.reach(0) for _ in range(3)))
+    assert not waiting.done()
+    gone.set()
+    with pytest.raises(ApiError, match="cannot be reached"):
+        await waiting
     await barrier.reach(0)
 
 
