@@ -64,7 +64,7 @@ class _Round:
 
 
 class Barrier:
-    """Waits for the tails of one topic. `ends` asks where partitions end, `leader` says who is asked for one."""
+    """Waits for the tails of one topic. `ends` asks where partitions end, `leader` says who knows it."""
 
     def __init__(
         self, positions: list[Position], ends: Ends, leader: Leader, patience: float = PATIENCE
