@@ -108,14 +108,11 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         return False
 
     async def _get_conn(
-        self,
-        node_id: int,
-        *,
-        group: Hashable = ConnectionGroup.DEFAULT,
-        no_hint: bool = False,  # noqa: ARG002 - aiokafka's
+        self, node_id: int, *, group: Hashable = ConnectionGroup.DEFAULT, **_: Any
     ) -> AIOKafkaConnection | None:
-        """A connection, None when there is none to be had. A silent broker gets none, and none is as good as
-        none where the metadata is older than its silence: it may think that it leads what others lead.
+        """A connection, None when none is to be had.
+
+        There is none to a silent broker, nor to one that the metadata calls a leader from before its silence.
         """
         if self._health.silent(node_id) or self._metadata_from < self._health.trusted_since(node_id):
             self.force_metadata_update()
