@@ -10,6 +10,7 @@ as well: they go into the log as they came. Which models and agents there are is
 (`services.config`).
 """
 
+import codecs
 import hashlib
 import re
 from collections.abc import Mapping
@@ -43,6 +44,10 @@ MAX_DEPTH = 100
 MAX_VALUES = 50_000
 """JSON values that a body may have where nothing else is chosen. A decoded one takes 30 to 250 bytes, and all
 steps on one together up to 2 microseconds (`pytest tests/property/test_bodies.py`)."""
+
+LONG_WINDOWS = ("2h", "8h")
+"""Completion windows for what nobody waits for: they need `background` and no stream."""
+WINDOWS = ("soonest", *LONG_WINDOWS)
 
 Item = dict[str, Any]
 """A decoded input item."""
@@ -132,7 +137,8 @@ _FIELDS: Mapping[str, Check] = {
     "reasoning": fields({"effort": string(), "summary": string()}),
     "include": array(string()),
     "truncation": one_of("auto", "disabled"),
-    "service_tier": one_of("auto", "default", "flex", "scale", "priority"),
+    "service_tier": string(),  # an open list
+    "background_options": fields({"completion_window": one_of(*WINDOWS), "continuation_id": string()}),
     "stream_options": fields({"include_obfuscation": boolean}),
     "prompt": fields({"id": string()}, required=("id",)),
     "prompt_cache_key": string(),
@@ -153,8 +159,10 @@ def parsing(raw: bytes, most_values: int) -> Steps[CreateRequest]:
     """The create request in the body `raw`, in steps.
 
     Raises ApiError: 400 that names the field, 404 for a `previous_response_id` that cannot be one of ours, or
-    413 for more than `most_values` JSON values, with the field that holds most of them.
+    413 for more than `most_values` JSON values, with the field that holds most of them. A byte order mark before
+    it, as .NET and PowerShell send, is ignored (RFC 8259, 8.1).
     """
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     if (yield from counting(raw, most_values)) > most_values:
         raise (yield from _too_many(raw, most_values))
     sha256 = yield from _hash(raw)
@@ -255,6 +263,11 @@ def _together(body: Mapping[str, Any]) -> None:
     if body.get("background") and body.get("store") is False:
         sentence = "Unsupported parameter: 'background' requires 'store' to be true."
         raise invalid(sentence, "background", "unsupported_parameter")
+    window = (body.get("background_options") or {}).get("completion_window")
+    if window in LONG_WINDOWS and (not body.get("background") or body.get("stream")):
+        sentence = f"'{window}' requires 'background' to be true, and no 'stream'."
+        param = "background_options.completion_window"
+        raise invalid(f"Invalid value for '{param}': {sentence}", param)
     if body.get("model") is None and body.get("agent_reference") is None:
         raise missing("model")
     # A turn without new input goes on from what came before, or from a stored prompt.

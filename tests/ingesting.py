@@ -48,9 +48,9 @@ class Ingesting:
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def start_ingest(self, text: str = "") -> None:
+    async def start_ingest(self, text: str | None = None) -> None:
         """Start ingest with `text` as its rejoinder.toml, else with what it had."""
-        self.config = text or self.config
+        self.config = self.config if text is None else text
         stop = self._stops["ingest"] = asyncio.Event()
         configuration = config.parse(self.config, "rejoinder.toml")
         serving = ingest.serve(self.ingest_settings, configuration, self._log, self._names, stop)

@@ -110,7 +110,7 @@ class Service:
         watch = Watch(eventlog, names.events, appends, gauge)
         self.loops = (watch.run, gauge.run)
         routes = [*health.routes(watch.not_ready), *desk.routes()]
-        self.edge = Edge(routes, settings.cors_origins, settings.hosts)
+        self.edge = Edge(routes, settings.cors_origins, settings.hosts, public=True)
 
     async def close(self) -> None:
         """Finish what outlives its request, then the appends, then the connections."""

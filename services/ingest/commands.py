@@ -21,6 +21,7 @@ from msgspec import Struct
 from schemas import ids, response
 from schemas.errors import ApiError, unavailable
 from schemas.events import AcceptedValue
+from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant
 from schemas.records import Accepted, Cancelled, Deleted
 from schemas.request import CreateRequest, previous_not_found
@@ -54,7 +55,7 @@ class Created(Struct, frozen=True):
     """What a create came to.
 
     `object` is the response's as it stands, as JSON; `offset` a barrier past which the log knows it. `store`:
-    it can be retrieved.
+    it can be retrieved. `open`: it has not closed.
     """
 
     id: ResponseId
@@ -62,6 +63,7 @@ class Created(Struct, frozen=True):
     offset: int
     object: bytes
     store: bool
+    open: bool = True
 
 
 class Commands:
@@ -217,4 +219,5 @@ def _largest(body: dict[str, Any]) -> str:
 def _met(view: ResponseView, request: CreateRequest, tenant: Tenant) -> Created:
     check_repeated(view, request)
     shown = bytes(view.object)
-    return Created(view.id, tenant, view.accepted_offset, shown, store=view.store)
+    is_open = view.status not in TERMINAL_STATUSES
+    return Created(view.id, tenant, view.accepted_offset, shown, store=view.store, open=is_open)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -23,7 +22,7 @@ from services.ingest.decide import IDEMPOTENCY_KEY, ends_with_its_client, parse_
 from services.ingest.metrics import COMMANDS
 from services.loops import in_turns
 from services.settings import Settings
-from services.web.answers import json_answer, read_body
+from services.web.answers import json_answer, object_answer, read_body
 from services.web.edge import route
 from services.web.tenant import tenant_of
 
@@ -55,7 +54,7 @@ class Desk:
             asked = await in_turns(parsing(raw, self._settings.max_body_values))
             created = await self._commands.create(asked, tenant, key)
         if asked.background and not asked.stream:
-            return Response(created.object, media_type="application/json")
+            return object_answer(created.object, open=created.open)
         cancels = ends_with_its_client(asked, key)
         return self._attachments.attach(created, stream=asked.stream, cancels=cancels, keyed=key is not None)
 
@@ -63,7 +62,7 @@ class Desk:
         with _counted("cancel"):
             tenant = self._tenant(request)
             cancelled = await self._commands.cancel(_id(request), tenant)
-        return Response(cancelled, media_type="application/json")
+        return object_answer(cancelled, open=False)
 
     async def _delete(self, request: Request) -> ASGIApp:
         with _counted("delete"):

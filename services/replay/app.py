@@ -9,7 +9,7 @@ from functools import partial
 
 import structlog
 from msgspec.structs import replace
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 
 from services.connect import connect, projector_group, topic_names
 from services.eventlog.port import Log
@@ -28,10 +28,11 @@ from services.replay.snapshot import Snapshots
 from services.replay.window import Memory
 from services.settings import Settings
 from services.web import health
-from services.web.edge import Edge, Rest
+from services.web.edge import Edge
 from services.web.forward import Forward, Upstream
 from services.web.hosts import names_inside
 from services.web.internal import Report
+from services.web.paths import SERVED
 from services.web.server import Server
 
 log = structlog.get_logger()
@@ -92,10 +93,10 @@ class Service:
 async def _listen(settings: Settings, service: Service, upstream: Upstream | None) -> list[Server]:
     """Open both ports. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
-    rest: list[BaseRoute] = [Rest(_forward(settings, upstream))] if upstream else []
     public = PublicRoutes(service.replay, settings).routes()
+    forwarded = _forwarded(_forward(settings, upstream)) if upstream else []
     internal = InternalRoutes(service.replay, settings).routes()
-    edge = Edge([*health_routes, *public, *rest], settings.cors_origins, settings.hosts)
+    edge = Edge([*health_routes, *public, *forwarded], settings.cors_origins, settings.hosts, public=True)
     public_server = Server.of(edge, settings)
     inside = Edge([*health_routes, *internal], hosts=names_inside(settings.internal_host))
     # No bound on an address here: its clients are few, and ours.
@@ -109,6 +110,11 @@ async def _listen(settings: Settings, service: Service, upstream: Upstream | Non
 def _forward(settings: Settings, upstream: Upstream) -> Forward:
     where = "REJOINDER_INGEST_URL must be the URL of ingest's port"
     return Forward(upstream, settings.max_body_bytes, Report(settings.ingest_url, "ingest", where))
+
+
+def _forwarded(forward: Forward) -> list[Route]:
+    """Every path of the API, behind replay's own routes: what those do not take goes on."""
+    return [Route(path, forward, methods=list(methods)) for path, methods in SERVED.items()]
 
 
 def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) -> Sources:

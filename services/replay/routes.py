@@ -22,8 +22,9 @@ from services.replay.cursor import START, parse_cursor, wants_stream
 from services.replay.input_items import page, parse_paging
 from services.replay.replay import Deleted, Packed, Replay, Stored
 from services.replay.turn import request_body, turn
+from services.replay.window import Window
 from services.settings import Settings
-from services.web.answers import json_answer
+from services.web.answers import json_answer, object_answer
 from services.web.connection import connection
 from services.web.edge import route
 from services.web.internal import LOAD_PATH
@@ -57,7 +58,8 @@ class PublicRoutes:
         if wants_stream(request.query_params.get("stream")):
             return await self._stream(request)
         found = await self._find(request)
-        return Response(await self._replay.object(found), media_type=_JSON)
+        is_open = isinstance(found, Window) and not found.state.closed
+        return object_answer(await self._replay.object(found), open=is_open)
 
     async def input_items(self, request: Request) -> Response:
         """A page of the input's items."""

@@ -12,12 +12,19 @@ from schemas.errors import ApiError, invalid
 from services.web.metrics import REFUSED
 
 _JSON = "application/json"
+_POLL_AFTER: Mapping[str, str] = {"openai-poll-after-ms": "1000"}
+"""For pollers that know it: milliseconds until the next GET of an open response (A-8)."""
 _NO_HEADERS: Mapping[str, str] = {}
 
 
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:
     """`value` as a JSON answer; structs and `msgspec.Raw` as they are."""
     return Response(msgspec.json.encode(value), status, dict(headers), _JSON)
+
+
+def object_answer(shown: bytes, *, open: bool) -> Response:
+    """A response object, as JSON. While it is `open` a header says when to ask again."""
+    return Response(shown, media_type=_JSON, headers=_POLL_AFTER if open else None)
 
 
 def error_answer(error: ApiError) -> Response:

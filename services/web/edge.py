@@ -7,7 +7,7 @@ becomes an answer, if none has begun; else the connection is reset.
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from services.web.answers import error_answer
 from services.web.connection import connection
 from services.web.cors import Cors, RawHeaders
 from services.web.hosts import Hosts
+from services.web.paths import refused
 from services.web.stream import Disconnected
 
 log = structlog.get_logger()
@@ -37,11 +38,18 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Edge:
-    """The app: `routes`, and what surrounds them."""
+    """The app: `routes`, and what surrounds them. `public`: they are a part of the API that clients see."""
 
     def __init__(
-        self, routes: Sequence[BaseRoute], cors_origins: Iterable[str] = (), hosts: Iterable[str] = ()
+        self,
+        routes: Sequence[BaseRoute],
+        cors_origins: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        *,
+        public: bool = False,
     ) -> None:
+        self._known = routes
+        self._public = public
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
         self._hosts = Hosts(hosts)
         self.cors = Cors(cors_origins)
@@ -61,8 +69,25 @@ class Edge:
         except (ClientDisconnect, Disconnected, asyncio.CancelledError):
             # Cancelled is what a drain gives up. It ends here: uvicorn would log each with its traceback.
             connection(scope).abort()
+        except HTTPException as error:
+            await _answer_error(self._unrouted(error, scope), scope, receive, reply)
         except Exception as error:
             await _answer_error(error, scope, receive, reply)
+
+    def _unrouted(self, error: HTTPException, scope: Scope) -> ApiError:
+        """What to tell of a request that starlette has no route for (404, 405), or does not understand."""
+        method, path = scope["method"], scope["path"]
+        if error.status_code not in (404, 405):
+            return ApiError(error.status_code, "The request is not understood.", code="invalid_request")
+        fitting = [known for known in self._known if known.matches(scope)[0] is not Match.NONE]
+        here = {one for known in fitting if isinstance(known, Route) for one in known.methods or ()}
+        if self._public:
+            return refused(method, path, here)
+        if here:
+            headers = {"allow": ", ".join(sorted(here))}
+            what = f"{method} is not allowed on {path}."
+            return ApiError(405, what, code="method_not_allowed", headers=headers)
+        return ApiError(404, f"There is no route {method} {path}.", code="not_found")
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         if not scope["raw_path"].startswith(b"/"):
@@ -121,21 +146,6 @@ def route(method: str, path: str, handler: Handler) -> Route:
     return Route(path, _Endpoint(handler), methods=[method])
 
 
-class Rest(BaseRoute):
-    """What no route before it takes, whatever its path: a Mount would not match one with a line end in it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:  # noqa: ARG002  # starlette calls it so
-        """Always."""
-        return Match.FULL, {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        await self._app(scope, receive, send)
-
-
 class _Endpoint:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -163,7 +173,7 @@ class _Reply:
 
 
 async def _answer_error(error: Exception, scope: Scope, receive: Receive, reply: _Reply) -> None:
-    told = _as_api_error(error, scope)
+    told = error if isinstance(error, ApiError) else None
     if told is None:
         log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
         told = ApiError(500, "The server had an error.", type="server_error", code="server_error")
@@ -171,27 +181,6 @@ async def _answer_error(error: Exception, scope: Scope, receive: Receive, reply:
         connection(scope).abort()
     else:
         await error_answer(told)(scope, receive, reply)
-
-
-_HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
-    404: ("not_found", "There is no route {method} {path}."),
-    405: ("method_not_allowed", "{method} is not allowed on {path}."),
-}
-
-
-def _as_api_error(error: Exception, scope: Scope) -> ApiError | None:
-    """What to tell a client, None for what is our own fault."""
-    match error:
-        case ApiError():
-            return error
-        case HTTPException():
-            code, what = _HTTP_ERRORS.get(
-                error.status_code, ("invalid_request", "The request is not understood.")
-            )
-            message = what.format(method=scope["method"], path=scope["path"])
-            return ApiError(error.status_code, message, code=code, headers=error.headers or {})
-        case _:
-            return None
 
 
 def _identify(scope: Scope, headers: Headers) -> str:

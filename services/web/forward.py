@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
-from schemas.errors import ApiError, unavailable
+from schemas.errors import ApiError, RejoinderError, unavailable
 from services.web.answers import check_body
 from services.web.internal import Report
 from services.web.pulse import Pulse, Silent
@@ -190,8 +190,12 @@ class _Body:
         return await self._receive()
 
 
+class BrokenOff(RejoinderError):
+    """The service broke off within its answer: it says why in its own log."""
+
+
 class _Chunks:
-    """The upstream's answer, whatever has arrived at a time. A cut raises aiohttp's ClientError."""
+    """The upstream's answer, whatever has arrived at a time. A cut raises BrokenOff."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -201,7 +205,11 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk = await self._read()
+        try:
+            chunk = await self._read()
+        except (aiohttp.ClientError, OSError) as error:
+            # A deleted response's stream is cut too (A-12): no fault of anybody's.
+            raise BrokenOff(f"the service broke off: {type(error).__name__}") from error
         if not chunk:
             raise StopAsyncIteration
         return chunk

@@ -70,6 +70,64 @@ def test_a16_other_paths_and_methods_answer_in_the_envelope(api: Api) -> None:
     assert (unknown.status, wrong.status) == (404, 405)
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "POST"])
+def test_a16_a_method_that_is_not_allowed_is_told_which_are(api: Api, method: str) -> None:
+    expected = {
+        "/v1/responses": "POST",
+        f"/v1/responses/{UNKNOWN}": "DELETE, GET, HEAD",
+        f"/v1/responses/{UNKNOWN}/cancel": "POST",
+        f"/v1/responses/{UNKNOWN}/input_items": "GET, HEAD",
+    }
+    for path, allow in expected.items():
+        if method not in allow:
+            error = error_of(answer := api.ask(method, path, {}))
+            assert (answer.status, answer.headers["allow"]) == (405, allow), path
+            assert error["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "responses/compact",
+        "responses/input_tokens",
+        "chat/completions",
+        "conversations",
+        "files",
+        "embeddings",
+    ],
+)
+def test_a16_a_route_of_openais_that_is_not_offered_says_so(api: Api, path: str) -> None:
+    error = error_of(answer := api.ask("POST", f"/v1/{path}", {"model": "echo", "messages": []}))
+
+    assert (answer.status, error["code"]) == (404, "not_offered")
+    assert f"/v1/{path}" in error["message"]
+    assert "POST /v1/responses" in error["message"]
+
+
+def test_a16_a_byte_order_mark_is_ignored(api: Api) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps(request("one", background=None)).encode()
+
+    assert text(api.post(body).json) == "one"
+
+
+def test_a16_a_window_is_for_what_nobody_waits_for(api: Api) -> None:
+    options = {"background_options": {"completion_window": "8h"}}
+    refused = [
+        api.post(request("one", background=None, **options)),
+        api.post(request(stream=True, **options)),
+    ]
+    unknown = api.post(request(background_options={"completion_window": "1h"}))
+
+    assert api.post(request("one", **options)).status == 200
+    assert [answer.status for answer in (*refused, unknown)] == [400] * 3
+    for answer in (*refused, unknown):
+        assert error_of(answer)["param"] == "background_options.completion_window"
+
+
+def test_a16_any_service_tier_is_taken(api: Api) -> None:
+    assert api.post(request(service_tier="of next year")).json["service_tier"] == "of next year"
+
+
 NOT_JSON = {
     "empty": b"",
     "not json": b"hello",

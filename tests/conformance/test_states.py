@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api import Api, error_of, insisting, request, text
+from tests.api import SLOW_MS, Api, error_of, insisting, request, text
 
 
 def fresh_key() -> dict[str, str]:
@@ -23,6 +23,27 @@ def test_a8_a_background_response_is_answered_queued_and_completes(api: Api) -> 
     assert (final["status"], final["error"], text(final)) == ("completed", None, "one two")
     assert isinstance(final["completed_at"], int)
     assert final["completed_at"] >= final["created_at"]
+
+
+def test_a8_an_open_response_says_when_to_ask_again(api: Api) -> None:
+    waits = "openai-poll-after-ms"
+    created = api.post(request("one", interval_ms=SLOW_MS))
+    id = created.json["id"]
+    shown, streamed = api.get(id), api.stream(id)
+    streamed.close()
+    cancelled = api.cancel(id)
+
+    assert [answer.headers.get(waits) for answer in (created, shown)] == ["1000", "1000"]
+    assert waits not in cancelled.headers
+    assert waits not in api.get(id).headers
+
+
+def test_a8_a_repeated_key_that_meets_a_closed_response_is_not_told_to_ask_again(api: Api) -> None:
+    key, body = fresh_key(), request("one")
+    id = api.post(body, key).json["id"]
+    api.events(id)
+
+    assert "openai-poll-after-ms" not in api.post(body, key).headers
 
 
 def test_a8_an_open_response_shows_its_output_so_far(api: Api) -> None:

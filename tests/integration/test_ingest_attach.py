@@ -3,11 +3,13 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from schemas.records import Cancelled
+from schemas.records import Cancelled, EventRecord
 from tests.conftest import eventually
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, read_answer
@@ -201,3 +203,20 @@ async def test_when_replay_cannot_be_asked_the_post_is_not_to_be_repeated(
         assert error_of(answer)["message"].endswith(
             f"response '{running.accepted()[0].id}' goes on and {later}."
         )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_delete_under_a_waiting_client_is_no_error_in_the_log(
+    running: Ingesting, waiting: Waiting, stream: bool
+) -> None:
+    with capture_logs() as said:
+        reader = await (waiting.stream if stream else waiting.post)(running, **SLOW)
+        await eventually(lambda: running.entries("event"))
+        entry = running.entries("event")[0]
+        assert isinstance(entry, EventRecord)
+        assert (await running.delete(entry.id)).status == 200
+        with suppress(ConnectionError):
+            await reader.read(1 << 20) if not stream else await reader.read()
+
+    loud = [line for line in said if line["log_level"] in ("warning", "error", "critical")]
+    assert not loud

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import ASGIApp
 from structlog.testing import capture_logs
 
 from services.ports import free_port
 from services.web import pulse
 from services.web.answers import json_answer, read_body
-from services.web.edge import Rest, route
+from services.web.edge import route
 from services.web.forward import Forward, Upstream
 from services.web.internal import Report
 from tests.conftest import eventually
@@ -41,7 +42,7 @@ async def mirror(request: Request) -> ASGIApp:
 async def forwarding(upstream_port: int, stall_s: float = 30, request_s: float = 20) -> AsyncIterator[int]:
     upstream = Upstream(f"http://{HOST}:{upstream_port}", stall_s=stall_s)
     forward = Forward(upstream, BOUND, Report("there", "upstream", "Look there"))
-    async with serving([Rest(forward)], request_s=request_s) as (_, port):
+    async with serving([Route("/{rest:path}", forward)], request_s=request_s) as (_, port):
         yield port
     await upstream.close()
 

@@ -61,7 +61,6 @@ def test_the_same_meaning_has_the_same_hash() -> None:
         b'{"model":"echo","input":"\xff"}',
         b'{"model":"echo","input":"\xed\xa0\x80"}',
         b'{"model":"echo","input":"raw \x00"}',
-        b"\xef\xbb\xbf{}",
         b"[" * 100_000,
         b'{"model":"echo","input":"hi","new":' + b"[" * 500 + b"]" * 500 + b"}",
     ],
@@ -146,7 +145,7 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
         ({"reasoning": {"effort": 5}}, "reasoning.effort", "invalid_type"),
         ({"include": "all"}, "include", "invalid_type"),
         ({"truncation": "some"}, "truncation", "invalid_value"),
-        ({"service_tier": "gold"}, "service_tier", "invalid_value"),
+        ({"service_tier": 7}, "service_tier", "invalid_type"),
         ({"stream_options": []}, "stream_options", "invalid_type"),
         ({"metadata": []}, "metadata", "invalid_type"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
@@ -310,3 +309,64 @@ def test_input_items_with_the_same_id_can_be_told_apart() -> None:
     references = request.input_items({"input": [{"id": "x"}] * 2}, ID)
     assert [item["type"] for item in references] == ["item_reference"] * 2
     assert references[0]["id"] != references[1]["id"]
+
+
+def test_a_byte_order_mark_is_ignored_and_not_stored() -> None:
+    plain = request.parse(b'{"model":"echo","input":"hi"}')
+    marked = request.parse(b'\xef\xbb\xbf{"model":"echo","input":"hi"}')
+    assert (marked.raw, marked.sha256) == (plain.raw, plain.sha256)
+
+
+@pytest.mark.parametrize(
+    "raw", ['{"model":"echo","input":"hi"}'.encode("utf-16"), b"\xef\xbb\xbf", b"\xef\xbb\xbf" * 2 + b"{}"]
+)
+def test_another_encoding_and_a_mark_alone_are_refused(raw: bytes) -> None:
+    assert (refused(raw).status, refused(raw).code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("tier", ["auto", "fast", "ultrafast", "one of next year"])
+def test_every_service_tier_is_taken(tier: str) -> None:
+    parsed = request.parse(body(service_tier=tier))
+    assert response.initial(parsed.body, ID, 1, "echo")["service_tier"] == tier
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"background_options": None},
+        {"background_options": {}},
+        {"background_options": {"completion_window": None}},
+        {"background_options": {"completion_window": "soonest", "continuation_id": "c"}},
+        {"background_options": {"completion_window": "soonest"}, "stream": True},
+        {"background_options": {"completion_window": "2h"}, "background": True},
+        {"background_options": {"completion_window": "8h"}, "background": True, "stream": False},
+    ],
+)
+def test_a_completion_window_that_can_be_kept_is_taken(fields: dict[str, Any]) -> None:
+    assert request.parse(body(**fields)).body["background_options"] == fields["background_options"]
+
+
+@pytest.mark.parametrize(
+    "fields, param",
+    [
+        ({"background_options": "2h"}, "background_options"),
+        ({"background_options": {"continuation_id": 7}}, "background_options.continuation_id"),
+        *[
+            (
+                {"background_options": {"completion_window": window}, **others},
+                "background_options.completion_window",
+            )
+            for window, others in [
+                ("1h", {"background": True}),
+                ("", {"background": True}),
+                (7, {"background": True}),
+                ("2h", {}),
+                ("8h", {"background": False}),
+                ("2h", {"background": True, "stream": True}),
+            ]
+        ],
+    ],
+)
+def test_a_completion_window_that_cannot_be_kept_is_refused(fields: dict[str, Any], param: str) -> None:
+    refusal = refused(body(**fields))
+    assert (refusal.status, refusal.param) == (400, param)

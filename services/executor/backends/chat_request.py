@@ -20,6 +20,7 @@ _LEFT_BEHIND = frozenset(
     {
         "agent_reference",
         "background",
+        "background_options",
         "include",
         "input",
         "instructions",

@@ -246,7 +246,7 @@ class ResponsesBackend:
     def _body(self, request: RunRequest) -> dict[str, Any]:
         """The client's body as one that stands for itself: whole input, stored only to be rejoined."""
         body = request.body | {"input": self._input(request), "stream": True, "store": self.resumable}
-        for ours in ("previous_response_id", "background"):
+        for ours in ("previous_response_id", "background", "background_options"):
             body.pop(ours, None)
         if self.resumable:
             body["background"] = True

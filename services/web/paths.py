@@ -1,0 +1,84 @@
+"""The API's paths: which methods each has, whichever service answers, and what of OpenAI's is not offered.
+
+Clients see one API; behind it replay answers reads and ingest takes commands. So neither knows from its own
+routes which methods a path has (`Allow`), and both tell the same of what nobody serves.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from starlette.routing import compile_path
+
+from schemas.errors import ApiError
+
+SERVED: Mapping[str, tuple[str, ...]] = {
+    "/v1/responses": ("POST",),
+    "/v1/responses/{id}": ("GET", "DELETE"),
+    "/v1/responses/{id}/cancel": ("POST",),
+    "/v1/responses/{id}/input_items": ("GET",),
+}
+"""The methods of every path of the public API, in starlette's notation; HEAD comes with GET."""
+
+_WHOLE = "Send the whole conversation as 'input' of POST /v1/responses, or chain with 'previous_response_id'."
+_FILES = "Send a file within the request, as an 'input_file' or 'input_image' of POST /v1/responses."
+_WITHOUT = """
+audio chatkit content_provenance_checks decisions edits embeddings engines evals fine-tunes fine_tuning images
+live moderations organization projects realtime safety skills vaults videos
+"""
+_NOT_OFFERED: Mapping[str, str] = {
+    "responses/compact": _WHOLE,
+    "responses/input_tokens": "The 'usage' of a response says how many input tokens it had.",
+    "chat": "Use POST /v1/responses: its 'input' takes the messages.",
+    "completions": "Use POST /v1/responses: its 'input' takes the prompt.",
+    "conversations": _WHOLE,
+    "assistants": "Use POST /v1/responses, with 'instructions' and 'tools' in the request.",
+    "threads": _WHOLE,
+    "agents": "Name a hosted agent in 'agent_reference' of POST /v1/responses.",
+    **dict.fromkeys(("files", "uploads", "containers", "vector_stores"), _FILES),
+    "batches": "Send each request by itself, with 'background': true.",
+    **dict.fromkeys(("webhook_endpoints", "webhook_event_types"), "Poll the response, or follow its stream."),
+    **dict.fromkeys(_WITHOUT.split(), "There is nothing in its place."),
+}
+"""OpenAI's paths below /v1/ that Rejoinder does not offer, by their beginning, and what there is instead."""
+_ALL = ", ".join(f"{method} {path}" for path, methods in SERVED.items() for method in methods)
+_PATTERNS = [(compile_path(path)[0], methods) for path, methods in SERVED.items()]
+
+
+def methods_of(path: str) -> set[str]:
+    """The methods that the public API has for `path`."""
+    return {method for pattern, methods in _PATTERNS if pattern.match(path) for method in with_head(methods)}
+
+
+def with_head(methods: Iterable[str]) -> set[str]:
+    """`methods`, and HEAD where GET is among them."""
+    found = set(methods)
+    return found | {"HEAD"} if "GET" in found else found
+
+
+def refused(method: str, path: str, here: Iterable[str]) -> ApiError:
+    """What to tell of a public request that no route of this service takes.
+
+    `here` are the methods of the path that it has routes for.
+    """
+    if (instead := _instead(path)) is not None:
+        what = f"Rejoinder does not offer {method} {path}. {instead} It serves {_ALL}."
+        return ApiError(404, what, code="not_offered")
+    allowed = methods_of(path) | set(here)
+    if method in allowed:
+        what = f"{method} {path} is answered by another service of Rejoinder: ask the front door."
+        return ApiError(421, what, code="misdirected")
+    if allowed:
+        what = f"{method} is not allowed on {path}."
+        headers = {"allow": ", ".join(sorted(allowed))}
+        return ApiError(405, what, code="method_not_allowed", headers=headers)
+    below = f"/v1{path}"
+    known = methods_of(below) or _instead(below) is not None
+    hint = " The API is below /v1: does the client's base URL end with it?" if known else ""
+    return ApiError(404, f"There is no route {method} {path}.{hint}", code="not_found")
+
+
+def _instead(path: str) -> str | None:
+    """What to use instead of one of OpenAI's paths; None where `path` is not one that is left out."""
+    root, _, rest = path.removeprefix("/").partition("/")
+    if root != "v1":
+        return None
+    return _NOT_OFFERED.get(rest) or _NOT_OFFERED.get(rest.partition("/")[0])

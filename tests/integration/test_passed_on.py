@@ -1,0 +1,95 @@
+"""What Rejoinder has no use for itself: handed on, kept in chains, or kept from the upstream (A-25)."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.ingesting import Ingesting, executing, ingesting
+from tests.upstreams import Call, Raw, framed, raw
+
+Item = dict[str, Any]
+
+SAID: list[Item] = [
+    {"type": "configuration_update", "id": "cu_1", "reasoning": {"effort": "low"}},
+    {"type": "compaction_trigger"},
+    {"type": "compaction", "id": "cmp_1", "encrypted_content": "sealed"},
+    {"type": "message", "role": "assistant", "phase": "commentary", "content": "so far"},
+    {"type": "message", "role": "user", "content": "go on"},
+]
+PUT_OUT: list[Item] = [
+    {"type": "compaction", "id": "cmp_2", "encrypted_content": "sealed, too"},
+    {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "status": "completed",
+        "phase": "final_answer",
+        "content": [{"type": "output_text", "text": "done", "annotations": [], "logprobs": []}],
+    },
+]
+
+
+class Upstream:
+    """Ends every response with `status` and puts out PUT_OUT."""
+
+    def __init__(self, status: str = "completed", **fields: Any) -> None:
+        self.final = {"id": "resp_up", "status": status, "output": PUT_OUT, **fields}
+
+    async def __call__(self, call: Call) -> None:
+        await call.head()
+        for index, item in enumerate(PUT_OUT):
+            for kind in ("added", "done"):
+                at = {"type": f"response.output_item.{kind}", "output_index": index, "item": item}
+                await call.write(framed(at))
+        await call.write(framed({"type": f"response.{self.final['status']}", "response": self.final}))
+
+
+def configured(server: Raw) -> str:
+    return f'[[models]]\nmatch = "*"\nbase_url = "{server.url}/v1"\n'
+
+
+async def asked(running: Ingesting, **body: Any) -> Any:
+    answer = await running.post({"model": "m", "input": "hi"} | body)
+    assert answer.status == 200, answer
+    return json.loads(answer.body)
+
+
+async def test_items_and_fields_that_only_models_know_are_kept_in_chains() -> None:
+    async with raw(Upstream()) as server, ingesting(configured(server)) as running, executing(running):
+        first = await asked(running, input=SAID)
+        await asked(running, previous_response_id=first["id"], input="and then?")
+
+        heard: list[Item] = server.calls[-1].body["input"]
+    kept = [{**item, "content": ...} if "content" in item else item for item in heard]
+    assert kept[:-1] == [
+        {**item, "content": ...} if "content" in item else item for item in [*SAID, *PUT_OUT]
+    ]
+    assert first["output"] == PUT_OUT
+
+
+@pytest.mark.parametrize("reason", ["max_messages", "steered", "of next year"])
+async def test_why_it_is_incomplete_is_the_upstreams_word(reason: str) -> None:
+    details = {"reason": reason}
+    upstream = Upstream("incomplete", incomplete_details=details)
+    async with raw(upstream) as server, ingesting(configured(server)) as running, executing(running):
+        final = await asked(running)
+
+    assert (final["status"], final["incomplete_details"]) == ("incomplete", details)
+
+
+async def test_what_is_handed_on_and_what_is_not() -> None:
+    fields = {
+        "service_tier": "ultrafast",
+        "truncation": "disabled",
+        "stream_options": {"include_obfuscation": False},
+    }
+    window = {"background_options": {"completion_window": "soonest", "continuation_id": "c"}}
+    async with raw(Upstream()) as server, ingesting(configured(server)) as running, executing(running):
+        final = await asked(running, **fields, **window)
+
+        body = server.calls[-1].body
+    assert {name: body[name] for name in fields} == fields
+    assert "background_options" not in body
+    assert (final["service_tier"], final["truncation"]) == ("ultrafast", "disabled")
+    assert final["status"] == "completed"
