@@ -159,8 +159,8 @@ def parsing(raw: bytes, most_values: int) -> Steps[CreateRequest]:
     """The create request in the body `raw`, in steps.
 
     Raises ApiError: 400 that names the field, 404 for a `previous_response_id` that cannot be one of ours, or
-    413 for more than `most_values` JSON values, with the field that holds most of them. A byte order mark before
-    it, as .NET and PowerShell send, is ignored (RFC 8259, 8.1).
+    413 for more than `most_values` JSON values, with the field that holds most of them.
+    A byte order mark before it, as .NET and PowerShell send, is ignored (RFC 8259, 8.1).
     """
     raw = raw.removeprefix(codecs.BOM_UTF8)
     if (yield from counting(raw, most_values)) > most_values:
