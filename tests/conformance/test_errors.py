@@ -111,7 +111,7 @@ def test_a16_a_byte_order_mark_is_ignored(api: Api) -> None:
 
 
 def test_a16_a_window_is_for_what_nobody_waits_for(api: Api) -> None:
-    options = {"background_options": {"completion_window": "8h"}}
+    options: dict[str, Any] = {"background_options": {"completion_window": "8h"}}
     refused = [
         api.post(request("one", background=None, **options)),
         api.post(request(stream=True, **options)),

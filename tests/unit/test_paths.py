@@ -27,7 +27,7 @@ def openais() -> set[str]:
 def test_the_table_is_what_ingest_and_replay_serve() -> None:
     desk = object.__new__(ingest.Desk)
     public = object.__new__(replay.PublicRoutes)
-    routes = [*desk.routes(), *public.routes()]  # type: ignore[attr-defined]
+    routes = [*desk.routes(), *public.routes()]
     served: dict[str, set[str]] = {}
     for route in routes:
         served.setdefault(route.path, set()).update(set(route.methods or ()) - {"HEAD"})  # type: ignore[attr-defined]
