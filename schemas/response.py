@@ -135,6 +135,17 @@ def finished(
     }
 
 
+def failed(final: Object, error: Mapping[str, Any]) -> Object:
+    """A final object as that of a failed response; an `error` that it has already is kept."""
+    return {
+        **final,
+        "status": "failed",
+        "completed_at": None,
+        "incomplete_details": None,
+        "error": final["error"] or response_error(error),
+    }
+
+
 def response_error(error: Mapping[str, Any]) -> Object:
     """`error` as the final object has it: `code` of the closed list, `message`, our own word in `type` (A-8).
 

@@ -93,7 +93,8 @@ class System:
         settings = await self._with_port()
         try:
             settings = await self._with_kafka(settings)
-            await make_topics(settings)
+            # Of a broker of our own nobody else can mend what an older version made.
+            await make_topics(settings, fix=self._kafka is not None, grow=False)
             await require_topics(settings)
             await self._serve(settings)
         finally:

@@ -59,7 +59,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_record_bytes: Annotated[
         Bytes,
         _takes("bytes of the largest record, 1024 or more; topics need a max.message.bytes 4096 above"),
-    ] = 1 << 20
+    ] = 12 << 20
 
     host: Annotated[str, _takes("the address to listen on for clients")] = "127.0.0.1"
     port: Annotated[Port, _takes("the public port of ingest or replay, 0 to 65535; 0: any free one")] = 8000
@@ -100,8 +100,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     config: Annotated[str, _takes("the path of rejoinder.toml (models, agents, quotas); empty: none")] = ""
 
     max_body_bytes: Annotated[
-        Bytes, _takes("bytes of the largest request body, at most max_record_bytes; a larger one is a 413")
-    ] = 900 << 10
+        Bytes,
+        _takes(
+            "bytes of the largest request body, at most max_record_bytes, of a smaller one seven eighths if "
+            "not set; a larger body is a 413"
+        ),
+    ] = 8 << 20
     max_body_values: Annotated[
         Count, _takes("JSON values in a request body, above which it is a 413; 100,000 hold ingest for 0.1 s")
     ] = MAX_VALUES
@@ -130,7 +134,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 64 << 20
     max_conversation_bytes: Annotated[
         Bytes, _takes("bytes of the turns before a response, above which it fails, 1024 or more")
-    ] = 32 << 20
+    ] = 64 << 20
     slots: Annotated[Count, _takes("responses that one executor runs at once, 1 or more")] = 500
 
     replay_memory_bytes: Annotated[
@@ -225,6 +229,10 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> 
     _refuse_misspelt(environ)
     sources |= {name: (SETTINGS[name].flag, text) for name, text in (flags or {}).items()}
     values = {name: _value(name, source, text) for name, (source, text) in sources.items() if text}
+    if "max_record_bytes" in values:
+        # One bound is enough for who has topics of another size: what must fit into a record follows it.
+        fitting = min(_DEFAULTS.max_body_bytes, values["max_record_bytes"] * 7 // 8)
+        values.setdefault("max_body_bytes", fitting)
     settings = Settings(**values)
     _check_together(settings)
     return settings

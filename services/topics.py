@@ -19,8 +19,9 @@ async def topics(settings: Settings, *, create: bool = False, fix: bool = False)
     return int(any(problem.fatal for problem in problems))
 
 
-async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:
-    """Create what is missing, and with `fix` mend what is wrong; what was done.
+async def make_topics(settings: Settings, *, fix: bool = False, grow: bool = True) -> list[str]:
+    """Create what is missing, and with `fix` mend what is wrong; what was done. Without `grow` a topic that
+    is there keeps its partitions.
 
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
@@ -30,6 +31,7 @@ async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:
         partitions=settings.partitions,
         replication=settings.replication,
         fix=fix,
+        grow=grow,
         settings=kafka_settings(settings),
         max_record_bytes=settings.max_record_bytes,
         kept=_kept(settings),

@@ -52,6 +52,7 @@ async def create_topics(
     partitions: int | None = None,
     replication: int = 1,
     fix: bool = False,
+    grow: bool = True,
     settings: KafkaSettings = PLAINTEXT,
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
@@ -60,8 +61,9 @@ async def create_topics(
     """Create the topics that are missing and say what was done, a line each.
 
     `partitions` is for `responses.events` and its views: DEFAULT_PARTITIONS when None and it does not exist.
-    `fix` also mends what can be mended safely: settings, and partitions that are too few. `projector` is the
-    group that fills the views: for a view that is made anew it begins at the log's start (P-77).
+    `fix` also mends what can be mended safely: settings and, unless `grow` is false, partitions that are
+    fewer than `partitions`. `projector` is the group that fills the views: for a view that is made anew it
+    begins at the log's start (P-77).
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
     wanted = specs(names, max_record_bytes, kept)
@@ -74,7 +76,7 @@ async def create_topics(
         done = await _fill_again(admin, projector, views) if projector and events and views else []
         done += await _create(admin, missing, count, replication)
         if fix:
-            if events and partitions and partitions > events.partitions:
+            if grow and events and partitions and partitions > events.partitions:
                 done += await _add_partitions(admin, names.events, partitions)
             done += await _fix(admin, wanted)
         return done

@@ -23,6 +23,7 @@ from schemas.events import (
     is_streamed,
 )
 from schemas.output import Output, are_items
+from schemas.pictures import PREVIEW, fitting, without_picture
 from schemas.records import EventHeaders, Headers, NewRecord
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.surrogates import mended
@@ -31,6 +32,9 @@ _encode = msgspec.json.Encoder().encode
 _WORST_FIRST = ("failed", "incomplete", "completed")
 _OMITTED = {"output_omitted": True}
 """In the error of an object that does not hold the output which was streamed."""
+_LEFT_OUT = "a picture is larger than REJOINDER_MAX_RECORD_BYTES leaves room for, and was left out"
+_MARGIN = 1024
+"""Bytes by which the error of a final object may make it larger."""
 _TYPE = re.compile(r"[!-~]{1,128}")
 """An event's type is a header too: short, and of one line."""
 
@@ -104,6 +108,8 @@ class Scribe:
         self._extensions = extensions
         self.pass_extensions = pass_extensions
         self._bytes = written
+        self._left_out: Ending | None = None
+        """How the response ends because it lacks a picture, whatever the upstream says."""
         self.ended = False
 
     def __repr__(self) -> str:
@@ -157,14 +163,21 @@ class Scribe:
         except UnicodeEncodeError:  # half a surrogate pair (U-12): the output so far says what the log says
             event = mended(event)
             value = _encode(event)
+        if type == PREVIEW and not self._has_room_for_preview(value):
+            return []
+        if len(value) > self._limits.record_bytes and (smaller := without_picture(event.get("item"))):
+            # The response goes on without it, and ends honestly (U-90).
+            event["item"] = smaller
+            value = _encode(event)
+            self._left_out = Ending(_LEFT_OUT, type="output_too_large")
         if ending := self._over(type, value):
             return self.end(ending)
         self._output.apply(event)
         return [self._number(type, value, upstream)]
 
-    def end(self, ending: Ending) -> list[Draft]:
+    def end(self, ending: Ending, usage: object = None) -> list[Draft]:
         """End the response ourselves: items cut short are done as `incomplete` (A-19), then the terminal
-        event.
+        event. `usage` is the upstream's, where it said how much.
         """
         if self.ended:
             return []
@@ -177,6 +190,7 @@ class Scribe:
             output=self._output.items(),
             error=None if reason else _error(ending),
             incomplete_details={"reason": reason} if reason else None,
+            usage=usage if isinstance(usage, dict) else None,
         )
         return [*drafts, self._terminal(f"response.{status}", status, final)]
 
@@ -186,6 +200,8 @@ class Scribe:
         said = theirs.get("status")
         if said == "cancelled":
             return self.end(Ending("the upstream cancelled the response", type="upstream_cancelled"))
+        if self._left_out is not None and not theirs.get("error"):
+            return self.end(self._left_out, usage=theirs.get("usage"))
         output = theirs.get("output")
         if output and not are_items(output):
             # Successors get it as input: what is no item is no use to anybody.
@@ -213,6 +229,13 @@ class Scribe:
         bound = self._limits.record_bytes
         event = {"type": type, "sequence_number": self._next, "response": final, **(rest or {})}
         value = _encoded(event)
+        if len(value) > bound and any(map(without_picture, final["output"])):
+            # Every picture has a record of its own; only all of them together do not fit. The others stay.
+            status = "failed"
+            final = response.failed(final, _error(Ending(_LEFT_OUT, type="output_too_large")))
+            final["output"] = fitting(final["output"], len(value) - bound + _MARGIN)
+            event |= {"type": (type := "response.failed"), "response": final}
+            value = _encoded(event)
         # Every item was streamed and is in the log; only the closing object cannot hold them all (P-9).
         if len(value) > bound and status == "failed":
             # The reason is worth more than the output.
@@ -241,6 +264,11 @@ class Scribe:
                 self._output.apply(event)
                 drafts.append(self._number(type, value))
         return drafts
+
+    def _has_room_for_preview(self, value: bytes) -> bool:
+        """Previews take half of what a response may put out at most: its result is worth more."""
+        limits = self._limits
+        return len(value) <= limits.record_bytes and self._bytes + len(value) <= limits.output_bytes // 2
 
     def _number(self, type: str, value: bytes, upstream: Headers = (), terminal: str | None = None) -> Draft:
         draft = Draft(self._next, type, value, terminal, upstream)

@@ -225,7 +225,7 @@ def test_a16_an_unknown_model_has_its_code(api: Api) -> None:
     assert "no-such-model" in error["message"]
 
 
-@pytest.mark.parametrize("length", [2_000_000, 20_000_000])
+@pytest.mark.parametrize("length", [9_000_000, 20_000_000])
 def test_a16_too_large_is_413(api: Api, length: int) -> None:
     error = error_of(answer := api.post(request("x" * length)))
 
@@ -239,7 +239,7 @@ def test_a16_a_declared_length_that_is_too_large_is_refused_before_the_body_come
         assert (connection.status, connection.headers["x-should-retry"]) == (413, "false")
 
 
-@pytest.mark.parametrize("chunks, status", [(3, 200), (200, 413)])
+@pytest.mark.parametrize("chunks, status", [(3, 200), (1000, 413)])
 def test_a16_a_body_without_a_length_is_taken_and_bounded(api: Api, chunks: int, status: int) -> None:
     body = json.dumps(request("x " * 5_000 * chunks)).encode()
     size = -(-len(body) // chunks)

@@ -85,7 +85,7 @@ async def test_topics_that_cannot_hold_the_largest_record_stop_a_service(
 ) -> None:
     chosen = {"kafka": kafka, "topic_prefix": topic_prefix}
     assert (await rejoinder("topics", "--create", **chosen))[0] == 0
-    larger = {**chosen, "max_record_bytes": 4 << 20}
+    larger = {**chosen, "max_record_bytes": 48 << 20}
     status, _, err = await rejoinder("ingest", port=0, **larger)
     assert status == 1
     last = err.splitlines()[-1]

@@ -29,7 +29,7 @@ ACCEPTED = [
 ]  # fmt: skip
 ENDLESS = ("deadline", b"9" * 30)
 NO_KEY: Any = None
-HUGE = b'"' + b"x" * ((2 << 20) - 4096) + b'"'
+HUGE = b'"' + b"x" * ((24 << 20) - 4096) + b'"'
 """Just below the topics' max.message.bytes, and far over what we write."""
 
 
@@ -88,7 +88,7 @@ def append(rig: Rig, topic: str, records: Sequence[NewRecord]) -> None:
     """Append records as a foreign program might: with nothing checked."""
 
     async def write() -> None:
-        log = KafkaLog(rig.settings.kafka, "vandal", max_record_bytes=3 << 20)
+        log = KafkaLog(rig.settings.kafka, "vandal", max_record_bytes=25 << 20)
         writer = log.writer()
         for record in records:
             await writer.append(topic, 0, record)

@@ -16,6 +16,7 @@ from services.config import load
 from services.eventlog.memory import MemoryLog, Outcome
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
+from services.eventlog.topics import MAX_RECORD_BYTES
 from services.executor import liveness
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import build
@@ -548,7 +549,7 @@ async def test_stopping_takes_no_longer_without_the_log(rig: Rig, log: MemoryLog
 async def test_an_item_larger_than_a_record_ends_its_response(rig: Rig) -> None:
     """Its `done` fits no record: the run must not wait for what was never appended."""
     id = await rig.accept("x" * 2_000, metadata={"echo.tokens": "1000"})
-    async with rig.executor():
+    async with rig.executor(max_record_bytes=MAX_RECORD_BYTES):
         state = await rig.closed(id)
     assert state.status == "failed"
     assert rig.events(id)[-1]["response"]["error"]["type"] == "event_too_large"

@@ -100,7 +100,16 @@ def test_the_variables_that_are_no_settings_are_on_the_page_and_stop_nothing() -
 
 def test_a_body_must_fit_into_a_record() -> None:
     with pytest.raises(SettingsError, match=r"REJOINDER_MAX_BODY_BYTES: .* a request must fit into a record"):
-        load({"REJOINDER_MAX_RECORD_BYTES": "2048"})
+        load({"REJOINDER_MAX_RECORD_BYTES": "2048", "REJOINDER_MAX_BODY_BYTES": "2049"})
+
+
+@pytest.mark.parametrize(
+    ("record", "body"), [(1 << 20, 7 << 17), (2048, 1792), (12 << 20, 8 << 20), (64 << 20, 8 << 20)]
+)
+def test_the_bound_of_bodies_follows_that_of_records_unless_it_is_set(record: int, body: int) -> None:
+    assert load({"REJOINDER_MAX_RECORD_BYTES": str(record)}).max_body_bytes == body
+    both = {"REJOINDER_MAX_RECORD_BYTES": str(record), "REJOINDER_MAX_BODY_BYTES": "1024"}
+    assert load(both).max_body_bytes == 1024
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.backends.sse import EventTooLarge, ServerSentEvent, SseParser
+from services.executor.backends.sse import HEAD_BYTES, EventTooLarge, ServerSentEvent, SseParser
 
 
 def parse(*chunks: bytes, max_bytes: int = 1000) -> list[tuple[str, bytes]]:
@@ -102,3 +102,30 @@ def test_an_event_over_the_bound_is_refused_after_those_before_it(large: bytes, 
 
 def test_comments_do_not_count_towards_the_bound() -> None:
     assert parse(b": keep-alive\n" * 1000, b"data: a\n\n", max_bytes=100) == [("", b"a")]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 100_000])
+@pytest.mark.parametrize("lines", [1, 3])
+def test_an_event_that_may_be_left_out_is_told_by_its_beginning(size: int, lines: int) -> None:
+    asked: list[ServerSentEvent] = []
+
+    def may(one: ServerSentEvent) -> bool:
+        asked.append(one)
+        return True
+
+    parser = SseParser(20_000, may)
+    large = b"event: big\n" + b"data: {" + b"x" * 30_000 + b"\n" + b"data: y\n" * (lines - 1) + b"\n"
+    stream = b"data: a\n\n" + large + b"event: b\ndata: b\n\n"
+    chunks = [stream[start : start + size] for start in range(0, len(stream), size)]
+    first, left, last = (event for chunk in chunks for event in parser.feed(chunk))
+    assert (first, last) == (ServerSentEvent("", b"a"), ServerSentEvent("b", b"b"))
+    assert (left.event, left.left_out, left.data[:3], len(asked)) == ("big", True, b"{xx", 1)
+    assert len(left.data) <= HEAD_BYTES
+    assert asked[0].data.startswith(b"{xx")
+
+
+def test_an_event_without_end_is_refused_even_if_it_may_be_left_out() -> None:
+    parser = SseParser(1000, lambda _: True)
+    endless = (event for _ in range(100) for event in parser.feed(b"data: " + b"x" * 1000))
+    with pytest.raises(EventTooLarge):
+        list(endless)

@@ -25,9 +25,11 @@ from msgspec import Struct
 
 from schemas.events import TERMINAL_EVENTS, Event
 from schemas.output import objects_of
+from schemas.pictures import PREVIEW
 from services.config import Agent, Route
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.failures import UNFIT, UpstreamLost
+from services.executor.backends.pictures import may_leave_out, number_of, type_of
 from services.executor.backends.sse import ServerSentEvent
 from services.executor.backends.unstreamed import streamed
 from services.executor.backends.upstream import Upstream
@@ -57,6 +59,8 @@ class Progress(Struct):
     begun: bool = False
     joining: bool = False
     """Whether the stream was rejoined and has said nothing new since."""
+    left_out: UpstreamError | None = None
+    """What the response ends with, because an item of it was too large."""
 
     @property
     def rejoinable(self) -> bool:
@@ -157,7 +161,7 @@ class ResponsesBackend:
         self, answer: aiohttp.ClientResponse, request: RunRequest, progress: Progress
     ) -> AsyncGenerator[Batch]:
         if answer.content_type == "text/event-stream":
-            async with aclosing(self._upstream.events(answer)) as arrivals:
+            async with aclosing(self._upstream.events(answer, may_leave_out)) as arrivals:
                 async for arrived in arrivals:
                     batch, failure = self._take(arrived, request, progress)
                     if batch:
@@ -179,7 +183,11 @@ class ResponsesBackend:
             for one in arrived:
                 if one.data in (b"", b"[DONE]") or progress.ended:
                     continue  # a sign of life, or what comes too late
+                if one.left_out:
+                    self._leave_out(one, progress)
+                    continue
                 event = self._decode(one)
+                self._check_whole(event["type"], progress)
                 if self._is_new(event, progress):
                     batch.append(self._progressed(event, request, progress))
         except UpstreamError as failure:
@@ -187,6 +195,23 @@ class ResponsesBackend:
         except UNFIT:
             return batch, self._words.malformed("sent an event whose fields do not fit its type.")
         return batch, None
+
+    def _leave_out(self, one: ServerSentEvent, progress: Progress) -> None:
+        """A picture fits into no record (U-90): without a preview the stream goes on, without a result it
+        goes on as well, and ends honestly.
+        """
+        type = type_of(one)
+        number = number_of(one)
+        progress.begun, progress.joining = True, False
+        progress.cursor = progress.cursor if number is None else number
+        if type != PREVIEW and progress.left_out is None:
+            progress.left_out = self._upstream.too_large()
+        self._check_whole(type, progress)
+
+    def _check_whole(self, type: str, progress: Progress) -> None:
+        """At its end a response that lacks something fails, and keeps everything else."""
+        if type in TERMINAL_EVENTS and progress.left_out is not None:
+            raise progress.left_out
 
     def _decode(self, one: ServerSentEvent) -> Event:
         event = self._upstream.decode(one.data)

@@ -5,17 +5,34 @@ data may span lines, comments are passed over. An event that the stream's end cu
 Source: the event stream section of the HTML standard; `id` and `retry` are of no use here and left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _BOM = b"\xef\xbb\xbf"
+HEAD_BYTES = 4096
+"""What is kept of an event that is left out: its type and numbers stand at its beginning."""
+PATIENCE = 8
+"""An event may be so many times as large as the bound: what has no end at all is refused."""
 
 
 class ServerSentEvent(NamedTuple):
-    """One event: its `event:` field ("" without one), and its data, lines joined by LF."""
+    """One event: its `event:` field ("" without one), and its data, lines joined by LF.
+
+    `left_out`: it was larger than the bound, and `data` is only its beginning.
+    """
 
     event: str
     data: bytes
+    left_out: bool = False
+
+
+MayLeaveOut = Callable[[ServerSentEvent], bool]
+"""Whether an event may be left out, by its beginning."""
+
+
+def whole_only(_: ServerSentEvent) -> bool:
+    """No event may be left out."""
+    return False
 
 
 class EventTooLarge(Exception):
@@ -23,12 +40,17 @@ class EventTooLarge(Exception):
 
 
 class SseParser:
-    """Parses one stream, chunk by chunk. An event's data and open line may take `max_bytes` together."""
+    """Parses one stream, chunk by chunk. An event's data and open line may take `max_bytes` together; of a
+    larger one `may_leave_out` decides whether the stream can go on without it.
+    """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, may_leave_out: MayLeaveOut = whole_only) -> None:
         self._max_bytes = max_bytes
+        self._may_leave_out = may_leave_out
         self._unfinished: list[bytes] = []
         self._unfinished_size = 0
+        self._line_size = 0
+        """Of the last whole line, with what was not kept of it."""
         self._after_cr = False
         self._first_line = True
         self._clear()
@@ -39,29 +61,52 @@ class SseParser:
             if line:
                 self._field(line)
                 continue
-            event, data = self._event, self._data
+            event, data, left_out = self._event, self._data, self._left_out
             self._clear()
             if data:
-                yield ServerSentEvent(event, b"\n".join(data))
+                yield ServerSentEvent(event, b"\n".join(data), left_out)
 
     def _clear(self) -> None:
         self._event = ""
         self._data: list[bytes] = []
         self._data_size = 0
+        self._left_out = False
 
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
         """The lines that `chunk` completes; pieces of one are joined only once, so the cost stays linear."""
         *lines, rest = self._with_lf(chunk).split(b"\n")
         for line in lines:
-            whole = b"".join((*self._unfinished, line)) if self._unfinished else line
+            self._piece(line)
+            whole = b"".join(self._unfinished) if len(self._unfinished) > 1 else self._unfinished[0]
             self._unfinished.clear()
-            self._unfinished_size = 0
-            self._check(len(whole))
+            self._line_size, self._unfinished_size = self._unfinished_size, 0
             yield self._without_bom(whole)
         if rest:
-            self._unfinished.append(rest)
-            self._unfinished_size += len(rest)
-            self._check(self._unfinished_size)
+            self._piece(rest)
+
+    def _piece(self, piece: bytes) -> None:
+        """More of the open line: kept, but for its beginning, only of an event that is not left out."""
+        self._unfinished_size += len(piece)
+        size = self._data_size + self._unfinished_size
+        if size > self._max_bytes and not self._left_out:
+            self._leave_out(b"".join((*self._unfinished, piece)))
+        elif size > self._max_bytes * PATIENCE:
+            raise self._too_large()
+        elif not self._left_out or not self._unfinished:
+            self._unfinished.append(piece[:HEAD_BYTES] if self._left_out else piece)
+
+    def _leave_out(self, line: bytes) -> None:
+        """The event has outgrown the bound: keep the beginning of it, if it may be left out."""
+        _, value = _name_and_value(line)
+        head = (b"\n".join(self._data) or value)[:HEAD_BYTES]
+        self._left_out = self._may_leave_out(ServerSentEvent(self._event, head, left_out=True))
+        if not self._left_out:
+            raise self._too_large()
+        self._unfinished = [line[:HEAD_BYTES]]
+        self._data = [head] if self._data else []
+
+    def _too_large(self) -> EventTooLarge:
+        return EventTooLarge(f"an event is larger than {self._max_bytes} bytes")
 
     def _with_lf(self, chunk: bytes) -> bytes:
         if self._after_cr and chunk.startswith(b"\n"):
@@ -77,14 +122,16 @@ class SseParser:
             return line.removeprefix(_BOM)
         return line
 
-    def _check(self, line_size: int) -> None:
-        if self._data_size + line_size > self._max_bytes:
-            raise EventTooLarge(f"an event is larger than {self._max_bytes} bytes")
-
     def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
+        name, value = _name_and_value(line)
         if name == b"data":
-            self._data.append(value.removeprefix(b" "))
-            self._data_size += len(value)
+            self._data_size += self._line_size - len(line) + len(value)
+            if not (self._left_out and self._data):
+                self._data.append(value)
         elif name == b"event":
-            self._event = value.removeprefix(b" ").decode(errors="replace")
+            self._event = value.decode(errors="replace")
+
+
+def _name_and_value(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b":")
+    return name, value.removeprefix(b" ")

@@ -26,7 +26,7 @@ from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
 from services.executor.backends import surrogates
 from services.executor.backends.failures import Words, refusal, retry_after
-from services.executor.backends.sse import EventTooLarge, ServerSentEvent, SseParser
+from services.executor.backends.sse import EventTooLarge, MayLeaveOut, ServerSentEvent, SseParser, whole_only
 
 CONNECT_TIMEOUT = 30.0
 """Seconds to connect, name look-up and TLS included."""
@@ -143,17 +143,25 @@ class Upstream:
         async with self._call("GET", path, None, calling) as answer:
             yield answer
 
-    async def events(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[list[ServerSentEvent]]:
-        """The events of a streamed answer as they arrive, until it ends. Raises UpstreamError."""
-        parser = SseParser(self._largest)
+    async def events(
+        self, answer: aiohttp.ClientResponse, may_leave_out: MayLeaveOut = whole_only
+    ) -> AsyncGenerator[list[ServerSentEvent]]:
+        """The events of a streamed answer as they arrive, until it ends. Raises UpstreamError, for one that
+        is too large unless it may be left out.
+        """
+        parser = SseParser(self._largest, may_leave_out)
         with self._translated():
             async for chunk in answer.content.iter_any():
                 events, too_large = _parsed(parser, chunk)
                 if events:
                     yield events
                 if too_large:
-                    what = f"sent an event larger than {self._largest} bytes."
-                    raise self.words.failed(what, type="event_too_large")
+                    raise self.too_large()
+
+    def too_large(self) -> UpstreamError:
+        """What to raise of an event that fits into no record (P-9)."""
+        what = f"sent an event larger than {self._largest} bytes."
+        return self.words.failed(what, type="event_too_large")
 
     async def body(self, answer: aiohttp.ClientResponse) -> bytes:
         """The body of an answer that is not streamed. Raises UpstreamError."""

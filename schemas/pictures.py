@@ -1,0 +1,40 @@
+"""Pictures in a response: output that is large by itself, and can be left out of a record (U-90). Pure.
+
+A generated picture is the `result` of an `image_generation_call`, in base64; its previews are events of their
+own, which no object repeats.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+Item = dict[str, Any]
+
+PREVIEW = "response.image_generation_call.partial_image"
+"""A picture as far as it is drawn: the next preview, and the result, are worth more."""
+
+
+def picture_bytes(item: object) -> int:
+    """The bytes of the picture in `item`; 0 without one."""
+    if not isinstance(item, dict) or item.get("type") != "image_generation_call":
+        return 0
+    result = item.get("result")
+    return len(result) if isinstance(result, str) else 0
+
+
+def without_picture(item: object) -> Item | None:
+    """`item` as it is without its picture, None when it has none."""
+    if not isinstance(item, dict) or not picture_bytes(item):
+        return None
+    return {**item, "status": "incomplete", "result": None}
+
+
+def fitting(items: Sequence[Item], excess: int) -> list[Item]:
+    """`items` with the largest pictures left out, until `excess` bytes are."""
+    left = list(items)
+    for index in sorted(range(len(left)), key=lambda index: picture_bytes(left[index]), reverse=True):
+        smaller = without_picture(left[index])
+        if excess <= 0 or smaller is None:
+            break
+        excess -= picture_bytes(left[index])
+        left[index] = smaller
+    return left

@@ -1,0 +1,35 @@
+"""Pictures that are too large for a record: which events the stream can go on without (U-90). Pure.
+
+Only the beginning of such an event is there: it is recognised by what stands before the picture.
+"""
+
+import re
+
+from schemas.events import TERMINAL_EVENTS
+from schemas.pictures import PREVIEW
+from services.executor.backends.sse import ServerSentEvent
+
+_RESULT = "response.output_item.done"
+
+_TYPE = re.compile(rb'"type"\s*:\s*"([a-z_.]+)"')
+_NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,16})\b')
+
+
+def may_leave_out(one: ServerSentEvent) -> bool:
+    """Whether the stream can go on without the event: a preview, an item with its result, or the end, which
+    repeats all items.
+    """
+    return type_of(one) in (PREVIEW, _RESULT, *TERMINAL_EVENTS)
+
+
+def type_of(one: ServerSentEvent) -> str:
+    """The type of an event, by its beginning; "" when that does not say."""
+    found = _TYPE.search(one.data)
+    first = found[1].decode() if found else ""
+    return first if first.startswith("response.") else one.event
+
+
+def number_of(one: ServerSentEvent) -> int | None:
+    """The upstream's number of an event, if it stands at its beginning."""
+    found = _NUMBER.search(one.data)
+    return int(found[1]) if found else None
