@@ -21,6 +21,10 @@ TERMINAL_EVENTS = {
     "response.incomplete": "incomplete",
 }
 """Event type to the status that it closes the response with."""
+ITEM_ADDED = "response.output_item.added"
+ITEM_DONE = "response.output_item.done"
+NAMED = "upstream_item"
+"""The field of an ITEM_ADDED, beside `item`, that says what the upstream calls the item (U-30)."""
 UNDECODABLE = (ValueError, RecursionError)
 """What decoding a value that anybody may have appended raises: msgspec's errors are ValueErrors, too deep a
 nesting is the other."""

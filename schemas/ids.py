@@ -7,7 +7,8 @@ every old id still finds its log (P-1). Everything random is an argument: caller
 
 import hashlib
 import re
-from typing import NewType
+from collections.abc import Mapping
+from typing import NamedTuple, NewType
 
 ResponseId = NewType("ResponseId", str)
 ClaimId = NewType("ClaimId", str)
@@ -20,9 +21,40 @@ ENTROPY_BYTES = 16
 TOKEN_BYTES = 8
 """Entropy of a claim id, an executor id or a nonce, in bytes: unique within one response is enough."""
 
+MAX_ITEMS = 1 << 28
+"""Of the input or of the output of a response: no record holds so many."""
+
 _RESPONSE_ID = re.compile(r"resp_[0-9a-f]{36}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _PARTITION = slice(5, 9)
+_PREFIX = re.compile(r"[a-z][a-z0-9]{0,17}")
+_ITEM_ID = re.compile(rf"{_PREFIX.pattern}_([0-9a-f]{{36}})(i?)([0-9a-f]{{4}}|[1-9a-f][0-9a-f]{{4,6}})")
+_PREFIXES: Mapping[str, str] = {
+    "apply_patch_call": "apc",
+    "apply_patch_call_output": "apco",
+    "code_interpreter_call": "ci",
+    "compaction": "cmp",
+    "computer_call": "cu",
+    "computer_call_output": "cco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "file_search_call": "fs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "image_generation_call": "ig",
+    "local_shell_call": "lsh",
+    "local_shell_call_output": "lsho",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
+    "mcp_call": "mcp",
+    "mcp_list_tools": "mcpl",
+    "message": "msg",
+    "reasoning": "rs",
+    "shell_call": "sh",
+    "shell_call_output": "sho",
+    "web_search_call": "ws",
+}
+"""Item type to the prefix of its ids, as the API has them."""
 
 
 def response_id(partition: int, entropy: bytes) -> ResponseId:
@@ -73,10 +105,48 @@ def executor_id(entropy: bytes) -> ExecutorId:
     return ExecutorId(f"exec_{entropy.hex()}")
 
 
-def item_id(prefix: str, id: ResponseId, index: int, role: str = "output") -> str:
-    """A stable id for the item at `index` of a response, `role` input or output.
+class ItemPlace(NamedTuple):
+    """Where an item lies: at `position` of the output of `response`, or of its input, if it was `given`."""
 
-    Derived, so that every replica and every later read names the item alike without storing anything.
+    response: ResponseId
+    position: int
+    given: bool
+
+
+def item_id(prefix: str, id: ResponseId, position: int, *, given: bool = False) -> str:
+    """The id of the item at `position` (0-268435455) of the output, or the `given` input, of response `id`.
+
+        msg_ 0003…b7 0000       output: the response's hex digits, then at least 4 of the position
+        msg_ 0003…b7 i0002      input
+
+    It carries its response's id as that carries its partition, so no index of items is needed to find one.
+    Whoever mints it again, an executor that takes over or another replica, mints the same. At most 63
+    characters; clients and upstreams take 64.
     """
-    digest = hashlib.sha256(f"{id}/{role}/{index}".encode()).hexdigest()
-    return f"{prefix}_{digest[:32]}"
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"{prefix!r} is no prefix of an item id")
+    if not 0 <= position < MAX_ITEMS:
+        raise ValueError(f"item {position} is outside 0..{MAX_ITEMS - 1}")
+    return f"{prefix}_{id[len('resp_') :]}{'i' if given else ''}{position:04x}"
+
+
+def parse_item_id(text: str) -> ItemPlace | None:
+    """Where the item with the id `text` lies, or None when `text` is no item id of ours."""
+    match = _ITEM_ID.fullmatch(text)
+    if match is None:
+        return None
+    response, given, position = match.groups()
+    return ItemPlace(ResponseId(f"resp_{response}"), int(position, 16), bool(given))
+
+
+def item_prefix(type: str, theirs: object = None) -> str:
+    """The prefix of the id of an item of `type`: clients, and OpenAI, tell an item's type by it.
+
+    It is the API's own. For a type that is not known here it is that of `theirs`, what an upstream calls the
+    item, where that has a plain one, else `item`.
+    """
+    known = _PREFIXES.get(type)
+    if known is not None:
+        return known
+    prefix = theirs.partition("_")[0] if isinstance(theirs, str) and "_" in theirs else ""
+    return prefix if _PREFIX.fullmatch(prefix) else "item"

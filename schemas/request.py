@@ -35,7 +35,7 @@ from schemas.checks import (
     text_map,
 )
 from schemas.errors import NO_RETRY, ApiError, invalid
-from schemas.ids import ResponseId, item_id, parse_response_id
+from schemas.ids import ResponseId, item_id, item_prefix, parse_response_id
 from schemas.values import Steps, counting, finished, largest_field
 
 MAX_DEPTH = 100
@@ -91,7 +91,7 @@ _any_item = fields({"id": string(empty=False), "type": string()})
 
 def _item(value: Any, param: str) -> None:
     _any_item(value, param)
-    check = _ITEMS.get(_type_of(value))
+    check = _ITEMS.get(item_type(value))
     if check:
         check(value, param)
 
@@ -193,7 +193,7 @@ def input_items(body: Mapping[str, Any], id: ResponseId | None = None) -> list[I
     A message's content is always a list of parts. With the response's `id` the items are as clients read them
     (A-14): each has an id, derived, so it is the same at every read, and what the SDKs' types require.
     Of items with the same id the first keeps it: pages go on after an id. Without `id` nothing is made up: so
-    upstreams get them.
+    upstreams get them, once what is referred to is in the place of references (`schemas.references`).
     """
     given = body.get("input")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
@@ -210,24 +210,15 @@ def input_items(body: Mapping[str, Any], id: ResponseId | None = None) -> list[I
     return shown
 
 
-_PREFIXES: Mapping[str, str] = {
-    "message": "msg",
-    "function_call": "fc",
-    "function_call_output": "fco",
-    "custom_tool_call": "ctc",
-    "custom_tool_call_output": "ctco",
-    "reasoning": "rs",
-    "computer_call_output": "cco",
-}
 _WITH_STATUS = frozenset({"message", "function_call", "function_call_output", "computer_call_output"})
 """Items that the API always shows with a status; what a client sends in is complete."""
 
 
 def _whole_item(item: Item, id: ResponseId | None, index: int) -> Item:
-    kind = _type_of(item)
+    kind = item_type(item)
     derived: Item = {"type": kind}
     if id is not None:
-        derived = {"id": item_id(_PREFIXES.get(kind, "item"), id, index, role="input"), "type": kind}
+        derived = {"id": item_id(item_prefix(kind), id, index, given=True), "type": kind}
     if id is not None and kind in _WITH_STATUS:
         derived["status"] = "completed"
     given = {name: value for name, value in item.items() if value is not None or name not in derived}
@@ -247,7 +238,7 @@ def _parts(message: Item, *, shown: bool) -> list[Item]:
     return [{**defaults.get(part["type"], {}), **part} for part in content]
 
 
-def _type_of(item: Item) -> str:
+def item_type(item: Item) -> str:
     """Messages may leave out their type, and so may references, which are nothing but an id."""
     kind = item.get("type")
     if kind is None:

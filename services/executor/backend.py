@@ -10,7 +10,7 @@ types and call ids stable from `added` to `done` and in the final object; the la
 whose `response` has at least `output` and `usage` where known. Events of other types are kept as extensions.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from msgspec import Struct
 from schemas.errors import RejoinderError
 from schemas.events import Event
 from schemas.ids import ResponseId, Tenant
+from services.web.internal import Name
 
 
 class RunRequest(Struct, frozen=True):
@@ -25,7 +26,7 @@ class RunRequest(Struct, frozen=True):
 
     `body` is the client's request as it came, decoded. `input` is the whole input as a list of Responses
     input items: what the chain of predecessors said and put out, then this request's own. `response` is the
-    initial object.
+    initial object. `names` are what upstreams, this one or others, call items of `input` whose ids are ours.
     """
 
     id: ResponseId
@@ -34,6 +35,7 @@ class RunRequest(Struct, frozen=True):
     body: dict[str, Any]
     input: list[dict[str, Any]]
     response: dict[str, Any]
+    names: Mapping[str, Name] = {}
     abandoned: Callable[[], bool] = lambda: False
     """Asked when the stream is closed: whether a resumable upstream is left running, for another executor."""
     calling: Callable[[], None] = lambda: None

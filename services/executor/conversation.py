@@ -1,24 +1,39 @@
-"""The whole input of a run: what the chain of predecessors said and put out, then its own (A-13).
+"""The whole input of a run: what the chain of predecessors said and put out, then its own (A-13), and what
+these refer to (A-26).
 
 A response stores its own input only; its predecessors' turns are asked of replay, which answers when they
 have closed. The cost of a turn therefore does not grow with copies. Turns of the run's own partition are kept
-there (`turns`): a conversation stays in one partition, unless an Idempotency-Key leads it out.
+there (`turns`): a conversation stays in one partition, unless an Idempotency-Key leads it out. Items that are
+referred to are asked for when the run begins. They are done, so no run waits for another one's end.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
+from msgspec.structs import replace
 
 from schemas.ids import ResponseId, Tenant, parse_response_id, partition_of
 from schemas.request import input_items
 from services.executor.backend import UpstreamError
 from services.executor.partition import Partition
-from services.web.internal import NotYet, ReplayAway, Report, Turn, refused, turn_path
+from services.executor.said import Said, said, unresolved
+from services.web.internal import (
+    ITEMS_PATH,
+    Found,
+    NotYet,
+    ReplayAway,
+    Report,
+    Turn,
+    Wanted,
+    refused,
+    turn_path,
+)
 
 MAX_TURNS = 10_000
 """A chain longer than this is refused rather than walked for ever."""
@@ -31,7 +46,9 @@ CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 75.0
 """Replay answers within a minute, were it that a response is open still; one that does not is asked anew."""
 
-Item = dict[str, Any]
+T = TypeVar("T")
+
+_found = msgspec.json.Decoder(Found).decode
 _turn = msgspec.json.Decoder(Turn).decode
 
 
@@ -58,11 +75,12 @@ class Conversation:
         self._report = Report(replay_url)
         self._session: aiohttp.ClientSession | None = None
 
-    async def input(self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]) -> list[Item]:
-        """The items of all turns before, oldest first, and of this one.
+    async def input(self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]) -> Said:
+        """The items of all turns before, oldest first, and of this one, with those that they refer to.
 
-        Raises UpstreamError when a predecessor is gone: it was deleted, or has expired, after this request
-        was accepted; or one further back was before. Also when one cannot be read, or they are too much.
+        Raises UpstreamError when a predecessor or an item is gone: it was deleted, or has expired, after this
+        request was accepted; or one further back was before. Also when one cannot be read, or they are too
+        much.
         """
         turns: list[Turn] = []
         total = 0
@@ -76,11 +94,12 @@ class Conversation:
                 what = f"The conversation is longer than {MAX_TURNS} turns: begin a new one."
                 raise UpstreamError(what, code="invalid_prompt", type="conversation")
             total += size
-            if total > self._bound:
-                what = f"The conversation is longer than {self._bound} bytes: begin a new one."
-                raise UpstreamError(what, code="invalid_prompt", type="conversation")
-        items = [item for turn in reversed(turns) for item in (*turn.input, *turn.output)]
-        return items + input_items(body)
+            self._check_size(total)
+        turns.reverse()
+        own = input_items(body)
+        before_it = parse_response_id(previous) if isinstance(previous, str) else None
+        wanted = Wanted(tenant, before_it, unresolved(turns, own))
+        return said(turns, own, await self._items(wanted, total))
 
     async def settle(self, partition: Partition, id: ResponseId) -> None:
         """Wait until response `id` and all before it have closed, or are gone, or cannot be read: the run
@@ -110,25 +129,42 @@ class Conversation:
             yield text, turn, size
             text = turn.previous if turn else None
 
+    def _check_size(self, total: int) -> None:
+        if total > self._bound:
+            what = f"The conversation is longer than {self._bound} bytes: begin a new one."
+            raise UpstreamError(what, code="invalid_prompt", type="conversation")
+
+    async def _items(self, wanted: Wanted, total: int) -> Found:
+        """What there is of the items that are wanted, beside `total` bytes of turns. Raises UpstreamError."""
+        found = Found(missing=[])
+        while wanted.ids:
+            raw, answer = await self._ask(partial(self._some_items, wanted), "What the input refers to")
+            total += len(raw)
+            self._check_size(total)
+            found.items.update(answer.items)
+            found.names.update(answer.names)
+            wanted = replace(wanted, ids=answer.left)
+        return found
+
     async def _turn(self, partition: Partition, id: ResponseId) -> tuple[Turn | None, int]:
         kept = partition.turns.get(id)
         if kept is not None:
             return kept
-        raw, turn = await self._ask(id)
+        raw, turn = await self._ask(partial(self._answer, id), f"Previous response with id '{id}'")
         before = partition.fold.get(id)
         if turn and partition_of(id) == partition.number and not (before and before.deleted):
             partition.turns.keep(turn, len(raw))
         return turn, len(raw)
 
-    async def _ask(self, id: ResponseId) -> tuple[bytes, Turn | None]:
-        """Asks until replay knows: a predecessor may still be running, a replay be on its way up. A wrong URL
-        says nothing about the conversation: the operator is told, and can mend it while runs wait. A turn
-        that stays unreadable does, and nobody waits for it: raises UpstreamError.
+    async def _ask(self, once: Callable[[], Awaitable[T]], what: str) -> T:
+        """Asks until replay knows `what`: a predecessor may still be running, a replay be on its way up. A
+        wrong URL says nothing about the conversation: the operator is told, and can mend it while runs wait.
+        An answer that stays unreadable does, and nobody waits for it: raises UpstreamError.
         """
         pause, unreadable = RETRY_SECONDS, 0
         while True:
             try:
-                answer = await self._answer(id)
+                answer = await once()
             except NotYet:
                 self._report.succeeded()
                 pause = RETRY_SECONDS
@@ -136,8 +172,7 @@ class Conversation:
                 self._report.failed(error)
                 unreadable += 1
                 if unreadable == UNREADABLE_TRIES:
-                    what = f"Previous response with id '{id}' cannot be read."
-                    raise UpstreamError(what, type="conversation") from error
+                    raise UpstreamError(f"{what} cannot be read.", type="conversation") from error
             except (ReplayAway, aiohttp.ClientError, TimeoutError) as error:
                 self._report.failed(error)
             else:
@@ -148,21 +183,35 @@ class Conversation:
 
     async def _answer(self, id: ResponseId) -> tuple[bytes, Turn | None]:
         """One answer, and the turn in it, None when there is no such response. Raises as `_ask` expects."""
+        status, raw = await self._read("GET", turn_path(id))
+        if status != 200:
+            refused(status, raw)
+            return raw, None
+        try:
+            return raw, _turn(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _unreadable(id, raw) from None
+
+    async def _some_items(self, wanted: Wanted) -> tuple[bytes, Found]:
+        """One answer, with some of the items that are wanted. Raises as `_ask` expects."""
+        status, raw = await self._read("POST", ITEMS_PATH, msgspec.json.encode(wanted))
+        if status != 200:
+            refused(status, raw)
+        try:
+            return raw, _found(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise ReplayAway("what is there is not replay: it answered with what are no items") from None
+
+    async def _read(self, method: str, path: str, asked: bytes | None = None) -> tuple[int, bytes]:
+        """Status and body of one answer of replay."""
         if self._session is None:
             # Bounded by who asks: runs by their slots, waiting predecessors by their places.
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=SILENCE_SECONDS, sock_connect=CONNECT_SECONDS),
             )
-        async with self._session.get(self._base + turn_path(id)) as answer:
-            raw = await answer.read()
-        if answer.status != 200:
-            refused(answer.status, raw)
-            return raw, None
-        try:
-            return raw, _turn(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise _unreadable(id, raw) from None
+        async with self._session.request(method, self._base + path, data=asked) as answer:
+            return answer.status, await answer.read()
 
 
 def _unreadable(id: ResponseId, raw: bytes) -> ReplayAway:

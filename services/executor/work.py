@@ -23,6 +23,7 @@ from services.executor.decide import Continuation, continuation
 from services.executor.history import History, Past
 from services.executor.partition import Partition
 from services.executor.run import Run
+from services.executor.said import Said
 from services.executor.scribe import Ending, Limits, Scribe
 
 log = structlog.get_logger()
@@ -147,7 +148,15 @@ class Worker:
                 run.begin(scribe)
 
         request = RunRequest(
-            run.id, run.tenant, run.attempt, body, input, initial, lambda: run.abandoned, calling
+            run.id,
+            run.tenant,
+            run.attempt,
+            body,
+            input.items,
+            initial,
+            names=input.names,
+            abandoned=lambda: run.abandoned,
+            calling=calling,
         )
         resume = self._resume(state, past) if how is Continuation.RESUME else None
         if await run.narrate(scribe, backend.stream(request, resume), self._time_left(state)):
@@ -158,17 +167,17 @@ class Worker:
 
     async def _input(
         self, partition: Partition, state: State, body: dict[str, Any], how: Continuation
-    ) -> tuple[list[dict[str, Any]], Ending | None]:
+    ) -> tuple[Said, Ending | None]:
         """The whole input to call the upstream with, or how the response ends without a call."""
         if how in _ENDINGS:
-            return [], _ENDINGS[how]
+            return Said([]), _ENDINGS[how]
         try:
             async with asyncio.timeout(self._time_left(state)):
                 return await self._conversation.input(partition, state.tenant, body), None
         except UpstreamError as error:
-            return [], Ending.of(error)
+            return Said([]), Ending.of(error)
         except TimeoutError:
-            return [], _ENDINGS[Continuation.END_OVERDUE]
+            return Said([]), _ENDINGS[Continuation.END_OVERDUE]
 
     def _scribe(self, state: State, initial: dict[str, Any], past: Past) -> Scribe:
         return Scribe(

@@ -1,7 +1,7 @@
 """Commands: create, cancel, delete. What a client asks becomes one record, or a refusal and no record.
 
     create   what did the Idempotency-Key make before? → is the request served here? → admission → is the
-             predecessor there? → append `accepted` → who won?
+             predecessor there? → is all there that is referred to? → append `accepted` → who won?
     cancel   look-up → may it be cancelled? → append `cancelled` → who won?
     delete   look-up → append `deleted`
 
@@ -11,7 +11,8 @@ record's own offset. A delete always counts. Everything before the append refuse
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from schemas.events import AcceptedValue
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant
 from schemas.records import Accepted, Cancelled, Deleted
+from schemas.references import Reference, checked_references, item_not_found, references, source_of
 from schemas.request import CreateRequest, previous_not_found
 from services.config import Agent, Config
 from services.eventlog.port import Ack
@@ -32,7 +34,7 @@ from services.ingest.appends import Appends
 from services.ingest.decide import already_cancelled, check_repeated, check_visible, visible, void
 from services.ingest.gauge import Gauge
 from services.ingest.replay_client import LOOKUP_S, ReplayClient
-from services.web.internal import ResponseView
+from services.web.internal import ResponseView, Wanted
 
 ABANDON_PAUSES_S = (0, 1, 4, 15)
 """Seconds before each try to cancel a response whose client is gone."""
@@ -104,8 +106,9 @@ class Commands:
         route = self._config.validate(request.body)
         model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
         initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
+        referred = checked_references(request.body)
         accepted = self._accepted(id, request, tenant, now, keyed=key is not None)
-        ack = await self._append_accepted(accepted, request, initial, by)
+        ack = await self._append_accepted(accepted, request, referred, initial, by)
         if ack.timestamp > accepted.not_after:
             raise void()
         created = Created(id, tenant, ack.offset, initial, store=request.store)
@@ -139,23 +142,35 @@ class Commands:
                 return
 
     def _id(self, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
-        """By the key (P-2), else in the predecessor's partition (P-3), else in any (P-1)."""
+        """By the key (P-2), else where the predecessor or what is referred to is (P-3), else anywhere."""
         if key:
             return ids.idempotent_response_id(tenant, key, self._terms.partitions)
+        said = source_of(references(request.body))
         if request.previous:
             partition = ids.partition_of(request.previous)
+        elif said and ids.partition_of(said) < self._terms.partitions:
+            partition = ids.partition_of(said)
         else:
             partition = int.from_bytes(self._entropy(4)) % self._terms.partitions
         return ids.response_id(partition, self._entropy(ids.ENTROPY_BYTES))
 
     async def _look_up(self, id: ResponseId, by: float) -> ResponseView:
         """What the log says of `id`, by loop time `by`. Raises ApiError (503)."""
-        try:
-            async with asyncio.timeout_at(by):
-                return await self._replay.view(id)
-        except TimeoutError as error:
-            what = "The log cannot be looked up now; nothing was stored."
-            raise unavailable(what, reason="replay_away") from error
+        async with _in_time(by):
+            return await self._replay.view(id)
+
+    async def _check_there(
+        self, referred: Sequence[Reference], tenant: Tenant, previous: ResponseId | None, by: float
+    ) -> None:
+        """Raises ApiError: 400 for the first reference that leads to nothing, 503 past loop time `by`."""
+        if not referred:
+            return
+        wanted = Wanted(tenant, previous, [reference.id for reference in referred], contents=False)
+        async with _in_time(by):
+            missing = set(await self._replay.missing(wanted))
+        for reference in referred:
+            if reference.id in missing:
+                raise item_not_found(reference)
 
     def _accepted(
         self, id: ResponseId, request: CreateRequest, tenant: Tenant, now: int, *, keyed: bool
@@ -174,9 +189,15 @@ class Commands:
         )
 
     async def _append_accepted(
-        self, accepted: Accepted, request: CreateRequest, initial: bytes, by: float
+        self,
+        accepted: Accepted,
+        request: CreateRequest,
+        referred: Sequence[Reference],
+        initial: bytes,
+        by: float,
     ) -> Ack:
-        """Append `accepted`, if there is room for it and its predecessor is there by loop time `by`.
+        """Append `accepted`, if there is room for it, and its predecessor and what it refers to are there by
+        loop time `by`.
 
         A key makes the command safe to repeat.
         """
@@ -187,6 +208,7 @@ class Commands:
             previous = request.previous
             if previous and not visible(await self._look_up(previous, by), accepted.tenant):
                 raise previous_not_found(previous)
+            await self._check_there(referred, accepted.tenant, previous, by)
             try:
                 ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=accepted.keyed)
             except ApiError as error:
@@ -210,6 +232,17 @@ class Commands:
 
     def _nonce(self) -> str:
         return self._entropy(ids.TOKEN_BYTES).hex()
+
+
+@asynccontextmanager
+async def _in_time(by: float) -> AsyncIterator[None]:
+    """A look-up, which ends by loop time `by`. Raises ApiError (503)."""
+    try:
+        async with asyncio.timeout_at(by):
+            yield
+    except TimeoutError as error:
+        what = "The log cannot be looked up now; nothing was stored."
+        raise unavailable(what, reason="replay_away") from error
 
 
 def _largest(body: dict[str, Any]) -> str:

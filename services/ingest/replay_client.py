@@ -17,12 +17,15 @@ from schemas.errors import not_found, unavailable
 from schemas.ids import ResponseId
 from services.web.forward import Upstream
 from services.web.internal import (
+    ITEMS_PATH,
     LOAD_PATH,
+    Found,
     Load,
     NotYet,
     ReplayAway,
     Report,
     ResponseView,
+    Wanted,
     refused,
     result_path,
     stream_path,
@@ -40,6 +43,7 @@ BARRIER_S = 5.0
 """Seconds for any other look-up."""
 
 _view = msgspec.json.Decoder(ResponseView).decode
+_found = msgspec.json.Decoder(Found).decode
 _load = msgspec.json.Decoder(Load).decode
 
 
@@ -59,6 +63,14 @@ class ReplayClient:
         except ReplayAway as error:
             what = "The state of the response cannot be looked up now."
             raise unavailable(what, reason="replay_away") from error
+
+    async def missing(self, wanted: Wanted) -> list[str]:
+        """Which of the `wanted` items cannot be referred to. Raises ApiError 503."""
+        try:
+            _, body = await self._read(ITEMS_PATH, BARRIER_S, msgspec.json.encode(wanted))
+            return _decoded(_found, body).missing
+        except ReplayAway as error:
+            raise unavailable("The items cannot be looked up now.", reason="replay_away") from error
 
     async def load(self) -> Load:
         """How much is open. Raises ReplayAway."""
@@ -86,14 +98,16 @@ class ReplayClient:
                 refused(answer.status, await answer.read())
         raise not_found(id)
 
-    async def _read(self, path: str, within_s: float | None) -> tuple[int, bytes]:
+    async def _read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
         """Status and body of an answer that says something: found, nothing there (204) or not found.
 
-        It comes in `within_s` seconds; without that it may take as long as replay lives.
+        It comes in `within_s` seconds; without that it may take as long as replay lives. What is `asked` is
+        posted.
         """
         bound = self._upstream.while_alive() if within_s is None else asyncio.timeout(within_s)
+        method, url = "GET" if asked is None else "POST", self._upstream.url(path)
         with self._reported():
-            async with bound, self._upstream.session.get(self._upstream.url(path)) as answer:
+            async with bound, self._upstream.session.request(method, url, data=asked) as answer:
                 body = await answer.read()
             if answer.status not in (200, 204):
                 refused(answer.status, body)

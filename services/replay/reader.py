@@ -68,6 +68,16 @@ async def live_chunks(
         yield data
 
 
+async def chunks_so_far(window: Window, seeker: Seeker) -> AsyncGenerator[bytes, None]:
+    """The frames that an open response has now; nobody waits for more. Raises Cut."""
+    number, last = 0, window.last
+    while number <= last:
+        page = window.page(number)
+        data, number_after = page.read(number), page.last + 1
+        yield data if data is not None else await _sought(window, page, number, seeker)
+        number = number_after
+
+
 async def packed_chunks(id: ResponseId, cursor: int, library: Library) -> AsyncGenerator[bytes, None]:
     """The frames after `cursor` of a closed response, from its transcript. Raises Cut."""
     end = False

@@ -22,10 +22,11 @@ from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
 from services.eventlog.transcript import Summary
 from services.replay.barrier import Barrier
+from services.replay.cursor import START
 from services.replay.folding import Folding
 from services.replay.library import Library, TranscriptLost
 from services.replay.objects import UNREADABLE, begun, final_object, first_object
-from services.replay.reader import live_chunks, packed_chunks
+from services.replay.reader import chunks_so_far, live_chunks, packed_chunks
 from services.replay.seek import Seeker
 from services.replay.snapshot import Snapshots, status_of
 from services.replay.window import Window
@@ -100,6 +101,13 @@ class Replay:
             found = await self._known(id)
         return found
 
+    async def visible(self, id: ResponseId, tenant: Tenant) -> Stored | None:
+        """What is known of `id`, if `tenant` may see it. Raises ApiError 503."""
+        found = await self.find(id)
+        if found is None or isinstance(found, Deleted) or found.tenant != tenant or not found.stored:
+            return None
+        return found
+
     async def _check_beyond(self, partition: int) -> None:
         """Raises ApiError 503 unless the log has no such partition: it may have been added since."""
         if self._counting is None or self._counting.done():
@@ -119,6 +127,10 @@ class Replay:
         await asyncio.sleep(COUNT_PAUSE)
         return await self._partitions()
 
+    def closed(self, found: Stored) -> bool:
+        """Whether it has closed."""
+        return isinstance(found, Packed) or found.state.closed
+
     def ended(self, found: Stored, cursor: int) -> bool:
         """Whether it has closed, and nothing comes after `cursor`."""
         if isinstance(found, Packed):
@@ -135,6 +147,12 @@ class Replay:
         if isinstance(found, Window):
             return live_chunks(found, cursor, self._seeker, self._library)
         return packed_chunks(found.id, cursor, self._library)
+
+    def chunks_so_far(self, found: Stored) -> AsyncGenerator[bytes, None]:
+        """The frames that there are now; all of them, when the response has closed. Raises Cut."""
+        if isinstance(found, Window) and not found.state.closed:
+            return chunks_so_far(found, self._seeker)
+        return self.chunks(found, START)
 
     async def object(self, found: Stored) -> bytes:
         """The response object as JSON, of an open response with its output so far. Raises ApiError."""

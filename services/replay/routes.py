@@ -9,7 +9,10 @@ To a client an id that is unknown, malformed, deleted, another tenant's or not s
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -17,17 +20,19 @@ from starlette.types import ASGIApp
 
 from schemas.errors import ApiError, invalid, not_found, unavailable
 from schemas.ids import ResponseId, parse_response_id
+from schemas.references import is_reference, references
 from schemas.request import input_items
 from services.replay.cursor import START, parse_cursor, wants_stream
 from services.replay.input_items import page, parse_paging
+from services.replay.items import Items
 from services.replay.replay import Deleted, Packed, Replay, Stored
-from services.replay.turn import request_body, turn
+from services.replay.turn import Item, previous_in, request_body
 from services.replay.window import Window
 from services.settings import Settings
-from services.web.answers import json_answer, object_answer
+from services.web.answers import json_answer, object_answer, read_body
 from services.web.connection import connection
 from services.web.edge import route
-from services.web.internal import LOAD_PATH
+from services.web.internal import ITEMS_PATH, LOAD_PATH, Wanted
 from services.web.sse import EventStream
 from services.web.stream import Disconnected, while_connected
 from services.web.tenant import tenant_of
@@ -35,6 +40,12 @@ from services.web.tenant import tenant_of
 RESULT_S = 60.0
 """Seconds that ingest is kept waiting for a close before it has to ask again."""
 
+ITEMS_S = 30.0
+"""Seconds for the look-up of what a request refers to; ingest does not wait so long (A-10)."""
+WANTED_BYTES = 8 << 20
+"""More than so many references have: their number and the length of each are bounded before."""
+
+_wanted = msgspec.json.Decoder(Wanted).decode
 _EVENT_STREAM = "text/event-stream"
 _JSON = "application/json"
 
@@ -44,6 +55,7 @@ class PublicRoutes:
 
     def __init__(self, replay: Replay, settings: Settings) -> None:
         self._replay = replay
+        self._items = Items(replay)
         self._settings = settings
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -66,7 +78,21 @@ class PublicRoutes:
         paging = parse_paging(request.query_params)
         found = await self._find(request)
         body = request_body(await self._replay.request(found))
-        return json_answer(page(input_items(body, found.id), paging))
+        return json_answer(page(input_items(await self._resolved(found, body), found.id), paging))
+
+    async def _resolved(self, found: Stored, body: dict[str, Any]) -> dict[str, Any]:
+        """The request with the items in the place of references, as far as these are there still."""
+        wanted = references(body)
+        if not wanted:
+            return body
+        asked = Wanted(found.tenant, previous_in(body), [reference.id for reference in wanted])
+        items: dict[str, Item] = {}
+        while asked.ids:
+            answer = await self._items.find(asked)
+            items |= {id: item | {"id": id} for id, item in answer.items.items()}
+            asked = replace(asked, ids=answer.left)
+        given = [items.get(item["id"], item) if is_reference(item) else item for item in body["input"]]
+        return body | {"input": given}
 
     async def _stream(self, request: Request) -> ASGIApp:
         query, headers = request.query_params, request.headers
@@ -87,8 +113,8 @@ class PublicRoutes:
         text = request.path_params["id"]
         tenant = tenant_of(request, self._settings)
         id = parse_response_id(text)
-        found = await self._replay.find(id) if id else None
-        if found is None or isinstance(found, Deleted) or found.tenant != tenant or not found.stored:
+        found = await self._replay.visible(id, tenant) if id else None
+        if found is None:
             raise not_found(text)
         return found
 
@@ -98,6 +124,7 @@ class InternalRoutes:
 
     def __init__(self, replay: Replay, settings: Settings) -> None:
         self._replay = replay
+        self._items = Items(replay)
         self._settings = settings
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -107,6 +134,7 @@ class InternalRoutes:
             route("GET", "/internal/responses/{id}/stream", self.stream),
             route("GET", "/internal/responses/{id}/result", self.result),
             route("GET", "/internal/responses/{id}/turn", self.turn),
+            route("POST", ITEMS_PATH, self.items),
             route("GET", LOAD_PATH, self.load),
         ]
 
@@ -129,8 +157,19 @@ class InternalRoutes:
         final = await self._closed(request, found)
         if final is None:
             raise not_found(found.id)
-        accepted, frames = await self._replay.request(found), self._replay.chunks(found, START)
-        return json_answer(await turn(found.id, found.tenant, accepted, final, frames))
+        return json_answer(await self._items.turn(found, final))
+
+    async def items(self, request: Request) -> Response:
+        """The items that a request refers to."""
+        try:
+            wanted = _wanted(await read_body(request, WANTED_BYTES))
+        except msgspec.DecodeError as error:
+            raise invalid(str(error), None) from error
+        try:
+            async with asyncio.timeout(ITEMS_S):
+                return json_answer(await self._items.find(wanted))
+        except TimeoutError:
+            raise unavailable("The items cannot be looked up in time.") from None
 
     async def load(self, _: Request) -> Response:
         """How much is open."""

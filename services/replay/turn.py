@@ -1,17 +1,24 @@
-"""What a closed response adds to the conversation that it is part of (A-13)."""
+"""What a response adds to the conversation that it is part of (A-13), and what can be referred to (A-26).
 
-from collections.abc import AsyncIterator
+completed      the items of its final object
+ended else     its finished items, from its frames; those that were cut short can only be referred to
+open           its finished items so far can be referred to
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
-from schemas.events import UNDECODABLE, accepted_value
+from schemas.events import ITEM_ADDED, ITEM_DONE, NAMED, UNDECODABLE, Event, accepted_value
 from schemas.fold import COMPLETED
 from schemas.ids import ResponseId, Tenant, parse_response_id
-from schemas.output import objects_of
+from schemas.output import Output, objects_of
 from schemas.request import input_items
 from services.replay.snapshot import events_in
-from services.web.internal import Turn
+from services.web.internal import Name, Turn
 
 Item = dict[str, Any]
 
@@ -25,31 +32,86 @@ def request_body(accepted: bytes) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-async def turn(
-    id: ResponseId, tenant: Tenant, accepted: bytes, final: bytes, frames: AsyncIterator[bytes]
-) -> Turn:
-    """The turn of a closed response, from its request, final object and, when it was cancelled, its frames.
-
-    One that did not complete gives its finished items only. They are in its frames: the object of a cancelled
-    one has no output (A-11), and that of one which put out too much has none either.
-    """
-    body = request_body(accepted)
-    closed = msgspec.json.decode(final)
-    if closed.get("status") == COMPLETED:
-        output = objects_of(closed.get("output"))
-    else:
-        done = [event["item"] async for part in frames for event in events_in(part) if _is_done(event)]
-        output = [item for item in done if _finished(item)]
-    return Turn(id, tenant, _previous(body), input_items(body), output)
-
-
-def _previous(body: dict[str, Any]) -> ResponseId | None:
+def previous_in(body: dict[str, Any]) -> ResponseId | None:
+    """The predecessor that a request names, if that can be one."""
     given = body.get("previous_response_id")
     return parse_response_id(given) if isinstance(given, str) else None
 
 
-def _is_done(event: dict[str, Any]) -> bool:
-    return event.get("type") == "response.output_item.done" and "item" in event
+class Outcome(Struct, frozen=True):
+    """What came out of a response: its finished items, those that were `cut` short, and what the upstream
+    calls them.
+    """
+
+    output: list[Item]
+    cut: list[Item]
+    names: dict[str, Name]
+
+
+async def outcome(final: bytes | None, frames: AsyncIterator[bytes]) -> Outcome:
+    """The outcome of a response, from its final object, None while it is open, and its frames.
+
+    One that did not complete gives its finished items only. They are in its frames: the object of a cancelled
+    one has no output (A-11), and that of one which put out too much has none either.
+    """
+    closed = msgspec.json.decode(final) if final is not None else {}
+    completed = closed.get("status") == COMPLETED
+    told = _Told()
+    async for part in frames:
+        for event in _added(part) if completed else events_in(part):
+            told.apply(event, output=not completed)
+    if completed:
+        return Outcome(objects_of(closed.get("output")), [], told.names)
+    return Outcome(told.finished(), told.cut(ended=final is not None), told.names)
+
+
+async def turn(
+    id: ResponseId, tenant: Tenant, accepted: bytes, final: bytes, frames: AsyncIterator[bytes]
+) -> Turn:
+    """The turn of a closed response, from its request, final object and frames."""
+    body, came = request_body(accepted), await outcome(final, frames)
+    return Turn(id, tenant, previous_in(body), input_items(body), came.output, came.names)
+
+
+class _Told(Struct):
+    """What the frames of a response say of its items."""
+
+    done: list[Any] = field(default_factory=list)
+    names: dict[str, Name] = field(default_factory=dict)
+    output: Output = field(default_factory=Output)
+
+    def apply(self, event: Event, *, output: bool) -> None:
+        """Take note of the next event; of its `output` only if that is asked for."""
+        item = event.get("item")
+        if event.get("type") == ITEM_ADDED and isinstance(item, dict) and NAMED in event:
+            with suppress(msgspec.ValidationError):
+                self.names[str(item.get("id"))] = msgspec.convert(event[NAMED], Name)
+        if output:
+            with suppress(Exception):  # what an executor let through and cannot be folded is not shown
+                self.output.apply(event)
+            if event.get("type") == ITEM_DONE and "item" in event:
+                self.done.append(item)
+
+    def finished(self) -> list[Item]:
+        """The items that are whole."""
+        return [item for item in self.done if _finished(item)]
+
+    def cut(self, *, ended: bool) -> list[Item]:
+        """The items that are done and not whole and, where no more can come, those under way."""
+        cut = [item for item in self.done if isinstance(item, dict) and not _finished(item)]
+        return cut + ([item for _, item in self.output.unfinished()] if ended else [])
+
+
+_ADDED = b"event: %b\n" % ITEM_ADDED.encode()
+
+
+def _added(frames: bytes) -> Iterator[Event]:
+    """The events that begin an item: few, so all the others stay undecoded."""
+    start = frames.find(_ADDED)
+    while start >= 0:
+        end = frames.index(b"\n\n", start) + 2
+        yield from events_in(frames[start:end])
+        start = frames.find(_ADDED, end)
 
 
 def _finished(item: object) -> bool:

@@ -7,13 +7,13 @@ client waits for. The internal port is never exposed: it trusts its caller and d
                                                      partition's end as of arrival, without `offset`)
     GET /internal/responses/{id}/stream?offset=N   → SSE from event 0, also for a response that is not stored
     GET /internal/responses/{id}/turn              → waits for the close, then Turn: what it adds to a
-    conversation;
-                                                     404 when there is no such response
+                                                     conversation; 404 when there is no such response
+    POST /internal/items                           → Wanted in, Found out: the items that a request refers to
     GET /internal/responses/{id}/result?offset=N   → waits for the close, then the final object (204: deleted)
     GET /internal/load                             → Load: how much is open, for admission
 
-The executor asks for turns, ingest for the rest. All answer 503 with Retry-After when the fold does not get
-there, or the response does not close, in time.
+The executor asks for turns and items, ingest for the rest, and whether items are there. All answer 503 with
+Retry-After when the fold does not get there, or the response does not close, in time.
 """
 
 from typing import Any
@@ -47,11 +47,18 @@ class ResponseView(msgspec.Struct, frozen=True):
     object: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class Name(msgspec.Struct, frozen=True):
+    """What an upstream calls an item whose id is ours; `at` says which upstream (U-30)."""
+
+    id: str
+    at: str
+
+
 class Turn(msgspec.Struct, frozen=True):
     """What a closed response adds to the conversation that it is part of.
 
     `input` is its own input only (normalised items), `output` its finished items, `previous` its predecessor,
-    `tenant` whose it is.
+    `tenant` whose it is. `names` are what the upstream calls items of its output, by their ids.
     """
 
     id: ResponseId
@@ -59,6 +66,29 @@ class Turn(msgspec.Struct, frozen=True):
     previous: ResponseId | None
     input: list[dict[str, Any]]
     output: list[dict[str, Any]]
+    names: dict[str, Name] = {}
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Items that a request of `tenant` behind `previous` refers to. Without `contents` it is only asked
+    whether they are there.
+    """
+
+    tenant: Tenant
+    previous: ResponseId | None
+    ids: list[str]
+    contents: bool = True
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What is there of wanted items: `items` and `names` by id, the ids of those that are `missing`, and of
+    those that are `left` to be asked for again, because the answer would be too large.
+    """
+
+    missing: list[str]
+    items: dict[str, dict[str, Any]] = {}
+    names: dict[str, Name] = {}
+    left: list[str] = []
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -148,6 +178,7 @@ class Report:
 
 
 LOAD_PATH = "/internal/load"
+ITEMS_PATH = "/internal/items"
 
 
 def turn_path(id: ResponseId) -> str:

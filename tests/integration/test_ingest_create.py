@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from schemas.ids import parse_response_id, partition_of
+from schemas.ids import item_id, parse_response_id, partition_of, response_id
 from tests.conftest import eventually
 from tests.ingesting import NAMES, PARTITIONS, error_of, ingesting
 from tests.serving import HOST, read_answer
@@ -152,6 +152,36 @@ async def test_a_successor_goes_to_its_predecessors_partition() -> None:
             await running.create(previous_response_id=first["id"])
         assert len({partition_of(entry.id) for entry in running.accepted()}) == 1
         assert {entry.previous for entry in running.accepted()} == {None, first["id"]}
+
+
+async def test_a_response_goes_to_the_partition_of_what_it_refers_to() -> None:
+    async with ingesting() as running:
+        first = await running.create()
+        referring = [{"type": "item_reference", "id": item_id("msg", first["id"], 0, given=True)}]
+        for _ in range(5):
+            await running.create(input=referring)
+        assert len({partition_of(entry.id) for entry in running.accepted()}) == 1
+        assert {entry.previous for entry in running.accepted()} == {None}
+
+
+async def test_a_reference_that_leads_to_nothing_is_a_400_and_leaves_no_record() -> None:
+    async with ingesting() as running:
+        far = response_id(0xFFFF, bytes(16))
+        for unknown in ("msg_1", item_id("msg", far, 0), item_id("msg", response_id(0, bytes(16)), 0)):
+            answer = await running.post({"input": [{"id": unknown}]})
+            error = error_of(answer)
+            assert (answer.status, error["param"], error["code"]) == (400, "input[0].id", "item_not_found")
+        assert not running.records()
+
+
+async def test_references_that_cannot_be_looked_up_now_are_a_503_to_be_repeated() -> None:
+    async with ingesting() as running:
+        first = await running.create()
+        await running.stop("replay")
+        answer = await running.post({"input": [{"id": item_id("msg", first["id"], 0, given=True)}]})
+        assert (answer.status, error_of(answer)["code"]) == (503, "service_unavailable")
+        assert "x-should-retry" not in answer.headers
+        assert len(running.records()) == 1
 
 
 async def test_a_predecessor_of_another_tenant_or_deleted_or_not_stored_is_unknown() -> None:

@@ -93,13 +93,13 @@ async def test_turns_come_oldest_first_and_are_asked_for_once() -> None:
     replay, partition = Replay(*CHAIN), Partition(0, floor=0)
     async with talking(replay) as chains:
         for _ in range(2):
-            assert await chains.input(partition, TENANT, BODY) == WHOLE
+            assert (await chains.input(partition, TENANT, BODY)).items == WHOLE
     assert replay.asked == [id_of(3), id_of(2), id_of(1)]
 
 
 async def test_without_a_predecessor_nobody_is_asked() -> None:
     chains = Conversation("http://127.0.0.1:9")  # nobody listens there
-    assert await chains.input(Partition(0, floor=0), TENANT, {"input": "now"}) == [NOW]
+    assert (await chains.input(Partition(0, floor=0), TENANT, {"input": "now"})).items == [NOW]
 
 
 async def test_a_conversation_that_is_too_long_ends_the_response_and_is_not_read_to_its_beginning() -> None:
@@ -107,7 +107,7 @@ async def test_a_conversation_that_is_too_long_ends_the_response_and_is_not_read
     replay, partition = Replay(*CHAIN), Partition(0, floor=0)
     async with talking(replay, 2 * size) as chains:
         before = BODY | {"previous_response_id": id_of(2)}
-        assert await chains.input(partition, TENANT, before) == [*WHOLE[:4], NOW]
+        assert (await chains.input(partition, TENANT, before)).items == [*WHOLE[:4], NOW]
     replay.asked.clear()
     async with talking(replay, 2 * size - 1) as chains:
         for there in (Partition(0, floor=0), partition):  # where nothing is kept, and where two turns are
@@ -155,7 +155,7 @@ async def test_a_replay_that_cannot_answer_yet_is_asked_again() -> None:
     replay = Replay(*CHAIN)
     replay.refusals = 3
     async with talking(replay) as chains:
-        assert await chains.input(Partition(0, floor=0), TENANT, BODY) == WHOLE
+        assert (await chains.input(Partition(0, floor=0), TENANT, BODY)).items == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_what_is_not_replay_says_nothing_about_a_conversation(
             asking = asyncio.create_task(chains.input(Partition(0, floor=0), TENANT, BODY))
             await eventually(lambda: len(server.calls) > 5)
             mended.set()
-            assert await asking == WHOLE
+            assert (await asking).items == WHOLE
             await chains.close()
     told = [(entry["log_level"], entry["event"]) for entry in logs]
     assert told == [("warning", "replay cannot be asked, trying again"), ("info", "replay answers again")]
@@ -206,7 +206,7 @@ async def test_a_replay_that_says_nothing_is_asked_again(monkeypatch: pytest.Mon
 
     async with raw(script) as server, asyncio.timeout(PATIENCE):
         chains = Conversation(server.url)
-        assert await chains.input(Partition(0, floor=0), TENANT, BODY) == WHOLE
+        assert (await chains.input(Partition(0, floor=0), TENANT, BODY)).items == WHOLE
         await chains.close()
 
 
