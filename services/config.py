@@ -40,6 +40,9 @@ MAX_NAME = 256
 """Characters of a model's name; globs are matched against nothing longer."""
 OPENAI_URL = "https://api.openai.com/v1"
 
+SIGNATURES = ("extra_content", "provider_specific_fields", "thought_signature")
+"""Fields of a call in which servers sign what the model thought; some refuse the next turn without (U-65)."""
+
 KEYS: Mapping[str, str] = {
     "models": "a list of [[models]] tables",
     "agents": "a list of [[agents]] tables",
@@ -56,6 +59,9 @@ KEYS: Mapping[str, str] = {
     "repeatable": "true if a call may be made again when an executor dies before any output",
     "resumable": 'true if its background streams can be rejoined with a cursor (backend "responses")',
     "extensions": '"keep" (events outside the Responses API stay beside the stream) or "pass" (they join it)',
+    "drop": 'a list of fields that are left out of every call, such as ["stream_options"]',
+    "vendor_tools": '"refuse" or "drop" tools that only a vendor can run, as web_search (backend "chat")',
+    "give_back": 'a list of fields that the server wants back, as ["reasoning_content"] (backend "chat")',
     "max_open": "how many responses of one tenant may be open, 1 or more; above, its POSTs are refused (429)",
     "max_running": "how many responses of one tenant an executor runs at once, 1 or more; the others wait",
 }
@@ -72,6 +78,14 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL = re.compile(r"[!-~]+")
+_UNDROPPABLE = frozenset({"input", "messages", "model", "stream"})
+"""Fields without which a call is none, or its answer no stream."""
+_RESUMING = frozenset({"background", "store"})
+"""Fields without which a resumable upstream keeps no stream."""
+_NEVER_GIVEN_BACK = frozenset(
+    {"arguments", "content", "function", "id", "name", "role", "tool_calls", "type"}
+)
+"""Fields of a message, a call or an item that the translation itself makes."""
 _RESERVED_HEADERS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept"}
 )
@@ -87,6 +101,7 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     repeatable: bool = False
     resumable: bool = False
     extensions: Literal["keep", "pass"] = "keep"
+    drop: tuple[str, ...] = ()
 
 
 class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,6 +110,8 @@ class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     match: str
     backend: Literal["responses", "chat", "scripted"] = "responses"
     base_url: str = ""
+    vendor_tools: Literal["refuse", "drop"] = "refuse"
+    give_back: tuple[str, ...] = SIGNATURES
 
     def __repr__(self) -> str:
         return f"<model {self.match!r} {self.backend}>"
@@ -265,6 +282,12 @@ def _wrong_model(model: Model) -> Iterator[str]:
         yield 'backend: "scripted" calls nobody; remove base_url, api_key_env and headers'
     if model.resumable and model.backend == "chat":
         yield 'resumable: Chat Completions cannot be resumed; remove it, or use backend = "responses"'
+    for key, default in (("vendor_tools", "refuse"), ("give_back", SIGNATURES)):
+        if model.backend != "chat" and getattr(model, key) != default:
+            yield f'{key}: only backend = "chat" translates; remove it, or use that backend'
+    for name in model.give_back:
+        if not name or name in _NEVER_GIVEN_BACK:
+            yield f"give_back: {name!r} is no field that goes back; it takes {KEYS['give_back']}"
     yield from _wrong_options(model)
 
 
@@ -276,6 +299,10 @@ def _wrong_options(options: Options) -> Iterator[str]:
         yield f"timeout: {options.timeout} does not fit; it takes {KEYS['timeout']}"
     if options.max_concurrency < 1:
         yield f"max_concurrency: {options.max_concurrency} does not fit; it takes {KEYS['max_concurrency']}"
+    kept = _UNDROPPABLE | _RESUMING if options.resumable else _UNDROPPABLE
+    for dropped in options.drop:
+        if not dropped or dropped in kept:
+            yield f"drop: {dropped!r} cannot be left out of a call; it takes {KEYS['drop']}"
     for name, value in options.headers.items():
         if name.lower() == "authorization" and options.api_key_env is not None:
             yield f"headers: {name} is what api_key_env sends; use one of the two"

@@ -179,9 +179,12 @@ def registry(
     kind: str = "responses",
     record_bytes: int = 1 << 20,
 ) -> Registry:
-    """A registry whose every model but echo (backend `kind`), and whose agent `helper`, are at `url`."""
+    """A registry whose every model but echo (backend `kind`), and whose agent `helper`, are at `url`.
+
+    `lines` are keys of the model, and of the agent where it has the same.
+    """
     text = f'[[models]]\nmatch = "*"\nbackend = "{kind}"\nbase_url = "{url}/v1"\n{lines}\n'
-    text += f'[[agents]]\nname = "helper"\nurl = "{url}"\n{lines}\n'
+    text += f'[[agents]]\nname = "helper"\nurl = "{url}"\n{lines if kind == "responses" else ""}\n'
     return build(config.parse(text, "rejoinder.toml"), environ or {}, record_bytes=record_bytes)
 
 

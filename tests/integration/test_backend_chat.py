@@ -216,3 +216,76 @@ async def test_a_run_of_a_lost_executor_is_not_called_again() -> None:
         assert not backend.resumable
         got = await outcome(backend, request(), Resume(None, None, 3))
     assert (got.failure.type, server.calls) == ("executor_lost", [])
+
+
+async def asked(lines: str, input: list[dict[str, Any]], **body: Any) -> dict[str, Any]:
+    """What the server is sent."""
+    async with serving(sending(*HELLO), lines) as (server, backend):
+        got = await outcome(backend, request(input, **body))
+    assert got.error is None
+    sent: dict[str, Any] = server.calls[0].body
+    return sent
+
+
+async def test_a_route_drops_what_its_server_refuses() -> None:
+    body = await asked('drop = ["stream_options", "seed"]', [{"role": "user", "content": "hi"}], seed=7)
+    assert body.keys() == {"model", "messages", "stream"}
+
+
+async def test_codex_first_turn_reaches_the_server() -> None:
+    body = await asked(
+        'vendor_tools = "drop"',
+        [
+            {"role": "developer", "content": [{"type": "input_text", "text": text} for text in "ab"]},
+            {"role": "user", "content": [{"type": "input_text", "text": "hello"}]},
+        ],
+        instructions="You are Codex",
+        tools=[
+            {"type": "function", "name": "update_plan", "parameters": {"type": "object"}, "strict": False},
+            {"type": "custom", "name": "apply_patch", "format": {"type": "text"}},
+            {"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "spawn"}]},
+            {"type": "web_search"},
+        ],
+        tool_choice="auto",
+        parallel_tool_calls=True,
+        client_metadata={"installation": "x"},
+        prompt_cache_key="k",
+        include=["reasoning.encrypted_content"],
+    )
+    assert body["messages"] == [
+        {"role": "system", "content": "You are Codex\n\na\n\nb"},
+        {"role": "user", "content": "hello"},
+    ]
+    names = [tool["function"]["name"] for tool in body["tools"]]
+    assert names == ["update_plan", "apply_patch", "agents__spawn"]
+    shared = {"model", "messages", "stream", "stream_options"}
+    assert body.keys() - shared == {"tools", "tool_choice", "parallel_tool_calls"}
+
+
+async def test_thoughts_go_back_where_the_route_says_so() -> None:
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    turn: list[dict[str, Any]] = [thought, call]
+    turn += [{"type": "function_call_output", "call_id": "a", "output": "1"}]
+    kept = await asked('give_back = ["reasoning_content"]', turn)
+    assert kept["messages"][0]["reasoning_content"] == "Hm."
+    assert "reasoning_content" not in (await asked("", turn))["messages"][0]
+
+
+@pytest.mark.parametrize(
+    ("input", "body"),
+    [
+        ([{"role": "user", "content": "hi"}], {"tools": 5}),
+        ([{"role": "user", "content": "hi"}], {"text": "x"}),
+        ([{"role": "user", "content": "hi"}], {"tools": [{"type": "namespace", "name": "n", "tools": 5}]}),
+        ([{"type": "shell_call", "call_id": "a", "action": 5}], {}),
+        ([{"type": "reasoning", "summary": 5}], {}),
+    ],
+)
+async def test_a_request_of_a_shape_that_nobody_foresaw_is_not_sent(
+    input: list[dict[str, Any]], body: dict[str, Any]
+) -> None:
+    async with serving(sending(*HELLO)) as (server, backend):
+        got = await outcome(backend, request(input, **body))
+    assert "a field of the request or of an item is not of the Responses API's type" in got.failure.message
+    assert not server.calls

@@ -109,6 +109,12 @@ async def test_the_body_stands_for_itself() -> None:
     }
 
 
+async def test_a_route_drops_what_its_server_refuses() -> None:
+    server, got = await run(whole_stream, 'drop = ["store", "metadata"]', metadata={"a": "b"}, seed=7)
+    assert got.error is None
+    assert server.calls[0].body.keys() == {"model", "input", "stream", "seed"}
+
+
 @pytest.mark.parametrize(("lines", "left_out"), [("", True), ("resumable = true", False)])
 async def test_former_thoughts_that_nobody_stored_are_left_out(lines: str, left_out: bool) -> None:
     bare = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]}

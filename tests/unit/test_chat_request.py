@@ -3,14 +3,22 @@
 from typing import Any
 
 import pytest
+from openai.types.responses.response_create_params import (
+    ResponseCreateParamsBase,
+    ResponseCreateParamsStreaming,
+)
 
-from services.executor.backends.chat_request import chat_body
+from services.executor.backends.chat_request import PASSED_ON, Dialect, chat_body, toolbox
 from services.executor.backends.chat_tools import UntranslatableError
 
 
-def chat(input: list[dict[str, Any]] | None = None, modern: bool = False, **body: Any) -> dict[str, Any]:
+def chat(
+    input: list[dict[str, Any]] | None = None, dialect: Dialect | None = None, **body: Any
+) -> dict[str, Any]:
     said = input if input is not None else [{"role": "user", "content": "hi"}]
-    return chat_body({"model": "m", "input": "hi", **body}, said, max_completion_tokens=modern)
+    return chat_body(
+        {"model": "m", "input": "hi", **body}, said, toolbox(body, said, "refuse"), dialect or Dialect()
+    )
 
 
 def messages(*items: dict[str, Any], **body: Any) -> list[dict[str, Any]]:
@@ -35,9 +43,8 @@ def test_instructions_and_developers_speak_as_one_system() -> None:
         instructions="Be brief.",
     )
     assert turns == [
-        {"role": "system", "content": "Be brief.\n\nBe kind."},
+        {"role": "system", "content": "Be brief.\n\nBe kind.\n\nBe quick."},
         {"role": "user", "content": "hi"},
-        {"role": "system", "content": "Be quick."},
     ]
 
 
@@ -57,6 +64,7 @@ def test_what_the_assistant_said_and_called_is_one_message() -> None:
         {"type": "function_call_output", "call_id": "c1", "output": "1"},
         {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "2"}]},
         {"type": "function_call", "call_id": "c3", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c3", "output": "3"},
     ) == [
         {
             "role": "assistant",
@@ -73,6 +81,7 @@ def test_what_the_assistant_said_and_called_is_one_message() -> None:
             "content": None,
             "tool_calls": [{"id": "c3", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
         },
+        {"role": "tool", "tool_call_id": "c3", "content": "3"},
     ]
 
 
@@ -151,7 +160,7 @@ def test_text_format_is_response_format(form: dict[str, Any], said: object) -> N
 
 @pytest.mark.parametrize(("modern", "name"), [(True, "max_completion_tokens"), (False, "max_tokens")])
 def test_the_bound_on_output_has_the_servers_name(modern: bool, name: str) -> None:
-    body = chat(modern=modern, max_output_tokens=7)
+    body = chat(dialect=Dialect(max_completion_tokens=modern), max_output_tokens=7)
     assert body[name] == 7
     assert len(body.keys() & {"max_tokens", "max_completion_tokens", "max_output_tokens"}) == 1
 
@@ -166,6 +175,76 @@ def test_sampling_and_fields_of_the_server_are_passed_on() -> None:
         "user": "u",
     }
     assert chat(**options).items() >= options.items()
+
+
+SHARED = {"model", "messages", "stream", "stream_options"}
+"""What every call has."""
+
+
+@pytest.mark.parametrize("params", [ResponseCreateParamsBase, ResponseCreateParamsStreaming])
+def test_no_field_of_the_responses_api_leaks(params: type) -> None:
+    """A field that the SDK gets tomorrow fails here until somebody says what becomes of it."""
+    fields = params.__annotations__.keys()
+    assert {"input", "background"} <= fields
+    translated = {"input", "max_output_tokens", "prompt", "reasoning", "text", "tools"}
+    for name in fields - translated - PASSED_ON:
+        value: Any = ["x"] if name == "include" else "x"
+        leaked = chat(**{name: value}).keys() - SHARED
+        assert not leaked or name == "top_logprobs", f"{name} reaches the server"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "access_programs",
+        "agent_reference",
+        "background_options",
+        "client_metadata",
+        "context_management",
+        "conversation",
+        "generate",
+        "moderation",
+        "prompt_cache_options",
+        "stream_id",
+    ],
+)
+def test_no_field_that_clients_of_the_responses_api_send_leaks(name: str) -> None:
+    sent: dict[str, Any] = {name: {"a": "b"}}
+    assert chat(**sent) == chat()
+
+
+def test_what_the_operator_drops_is_not_sent() -> None:
+    asked = chat(dialect=Dialect(drop=("stream_options", "seed", "max_tokens")), seed=7, max_output_tokens=9)
+    assert asked == {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+def test_options_that_the_conversation_was_given_on_the_way_hold() -> None:
+    update = {"type": "configuration_update", "reasoning": {"effort": "high"}}
+    later = {"type": "configuration_update", "text": {"format": {"type": "json_object"}}}
+    body = chat(
+        [{"role": "user", "content": "hi"}, update, later],
+        reasoning={"effort": "low"},
+        text={"verbosity": "low"},
+    )
+    assert (body["reasoning_effort"], body["verbosity"]) == ("high", "low")
+    assert body["response_format"] == {"type": "json_object"}
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_tools_that_the_input_brings_are_offered() -> None:
+    found = {"type": "function", "name": "g"}
+    body = chat(
+        [
+            {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "f"}]},
+            {"type": "tool_search_call", "call_id": "s", "execution": "client", "arguments": {"query": "g"}},
+            {"type": "tool_search_output", "call_id": "s", "execution": "client", "tools": [found]},
+        ],
+        tools=[{"type": "tool_search", "execution": "client"}],
+    )
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["tool_search", "f", "g"]
+    call, output = body["messages"]
+    assert call["tool_calls"][0]["function"] == {"name": "tool_search", "arguments": '{"query": "g"}'}
+    assert output == {"role": "tool", "tool_call_id": "s", "content": '["g"]'}
 
 
 def test_what_only_the_responses_api_knows_stays_behind() -> None:
@@ -198,7 +277,14 @@ def test_effort_and_logprobs() -> None:
 @pytest.mark.parametrize(
     ("input", "body", "says"),
     [
-        ([{"type": "item_reference", "id": "x"}], {}, "input items of type item_reference"),
+        (
+            [{"type": "item_reference", "id": "x"}],
+            {},
+            "input items of type item_reference; send the item itself",
+        ),
+        ([{"id": "x"}], {}, "input items of type item_reference"),
+        ([{"type": "compaction", "encrypted_content": "x"}], {}, "compaction; send the conversation itself"),
+        ([5], {}, "items that are no objects"),
         ([{"type": "web_search_call", "id": "x"}], {}, "input items of type web_search_call"),
         ([{"role": "king", "content": "x"}], {}, "role king"),
         (

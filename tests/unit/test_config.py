@@ -26,6 +26,9 @@ match = "*"
 backend = "chat"
 base_url = "http://127.0.0.1:8000/v1"
 repeatable = true
+drop = ["stream_options"]
+vendor_tools = "drop"
+give_back = ["reasoning_content"]
 
 [[agents]]
 name = "weather"
@@ -64,6 +67,12 @@ def test_every_key_of_the_file_is_read() -> None:
     assert (gpt.api_key_env, gpt.headers) == ("MODELS_KEY", {"x-team": "hunter2"})
     assert (gpt.timeout, gpt.max_concurrency, gpt.resumable, gpt.extensions) == (30, 5, True, "pass")
     assert (rest.backend, rest.repeatable, rest.timeout) == ("chat", True, None)
+    assert (rest.drop, rest.vendor_tools, rest.give_back) == (
+        ("stream_options",),
+        "drop",
+        ("reasoning_content",),
+    )
+    assert (gpt.drop, gpt.vendor_tools, gpt.give_back) == ((), "refuse", config.SIGNATURES)
     assert parsed().agents == (Agent(name="weather", url="http://127.0.0.1:8088", timeout=5),)
 
 
@@ -142,6 +151,18 @@ def test_validate_refuses_what_echo_cannot_run() -> None:
         (model('backend = "magic"'), ["models[0].backend", "magic", '"chat"']),
         (model('extensions = "drop"'), ["models[0].extensions", '"pass"']),
         (model('backend = "chat"\nresumable = true'), ["models[0].resumable"]),
+        (model('drop = "stream_options"'), ["models[0].drop", 'such as ["stream_options"]']),
+        (model('drop = ["model"]'), ["models[0].drop: 'model' cannot be left out", "a list of fields"]),
+        (model("drop = ['']"), ["models[0].drop: ''"]),
+        (model('resumable = true\ndrop = ["store"]'), ["models[0].drop: 'store' cannot be left out"]),
+        (model('vendor_tools = "drop"'), ["models[0].vendor_tools", 'backend = "chat"']),
+        (model("give_back = []"), ["models[0].give_back", 'backend = "chat"']),
+        (model('backend = "chat"\nvendor_tools = "run"'), ["models[0].vendor_tools", '"refuse" or "drop"']),
+        (
+            model('backend = "chat"\ngive_back = ["role"]'),
+            ["models[0].give_back: 'role'", "a list of fields"],
+        ),
+        ('[[agents]]\nname = "a"\nurl = "http://a"\ndrop = ["input"]', ["agents[0].drop: 'input'"]),
         (model('backend = "scripted"'), ["models[0].backend", "remove base_url"]),
         (model('api_key_env = "sk-12345"'), ["models[0].api_key_env", "environment variable"]),
         (model('headers = { "a b" = "c" }'), ["models[0].headers", "'a b'"]),

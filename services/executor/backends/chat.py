@@ -15,8 +15,8 @@ import aiohttp
 from schemas.events import Event
 from services.config import Model
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
-from services.executor.backends.chat_request import chat_body
-from services.executor.backends.chat_tools import UntranslatableError
+from services.executor.backends.chat_request import Dialect, chat_body, toolbox
+from services.executor.backends.chat_tools import Object, Toolbox, UntranslatableError
 from services.executor.backends.chat_translate import ChatTranslator, Chunk, MalformedChunkError
 from services.executor.backends.failures import UNFIT
 from services.executor.backends.sse import ServerSentEvent
@@ -33,7 +33,9 @@ class ChatBackend:
     def __init__(self, model: Model, upstream: Upstream) -> None:
         self.repeatable = model.repeatable
         self.pass_extensions = model.extensions == "pass"
-        self._is_openai = (urlsplit(model.base_url).hostname or "").endswith(_OPENAI_HOSTS)
+        is_openai = (urlsplit(model.base_url).hostname or "").endswith(_OPENAI_HOSTS)
+        self._dialect = Dialect(is_openai, model.give_back, model.drop)
+        self._vendor_tools = model.vendor_tools
         self._upstream = upstream
         self._words = upstream.words
 
@@ -45,9 +47,10 @@ class ChatBackend:
             raise self._words.failed(
                 "cannot resume a call of an executor that is gone.", type="executor_lost"
             )
+        _, body = self._asked(request)
         translator = ChatTranslator(request.id)
         try:
-            async with aclosing(self._batches(request, translator)) as batches:
+            async with aclosing(self._batches(request, body, translator)) as batches:
                 async for batch in batches:
                     yield batch
         except UpstreamError:
@@ -66,9 +69,8 @@ class ChatBackend:
         await self._upstream.close()
 
     async def _batches(
-        self, request: RunRequest, translator: ChatTranslator
+        self, request: RunRequest, body: Object, translator: ChatTranslator
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
-        body = self._body(request)
         async with (
             self._upstream.post("/chat/completions", body, request.calling) as answer,
             aclosing(self._chunks(answer)) as arrivals,
@@ -82,13 +84,17 @@ class ChatBackend:
                 if done:
                     return
 
-    def _body(self, request: RunRequest) -> dict[str, object]:
+    def _asked(self, request: RunRequest) -> tuple[Toolbox, Object]:
+        """The request's tools, and the body that asks the server. Raises UpstreamError."""
         try:
-            return chat_body(request.body, request.input, max_completion_tokens=self._is_openai)
+            tools = toolbox(request.body, request.input, self._vendor_tools)
+            return tools, chat_body(request.body, request.input, tools, self._dialect)
         except UntranslatableError as error:
-            raise self._words.failed(
-                f"speaks Chat Completions, which has no {error}.", type="unsupported"
-            ) from error
+            what = f"speaks Chat Completions, which has no {error}."
+            raise self._words.failed(what, type="unsupported") from error
+        except UNFIT as error:
+            what = "was not asked: a field of the request or of an item is not of the Responses API's type."
+            raise self._words.failed(what, type="unsupported") from error
 
     async def _chunks(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[Sequence[ServerSentEvent]]:
         """What arrives, event by event; one whole completion, from a server that cannot stream, is one."""

@@ -1,35 +1,44 @@
 """From a Responses request to a Chat Completions one. Pure.
 
-    instructions, input items → messages        tools, tool_choice → nested under `function`
+    instructions, input items → messages        tools, tool_choice → functions, nested under `function`
     text.format → response_format               max_output_tokens → max_tokens or max_completion_tokens
 
-Fields that only the Responses API knows stay behind; sampling options and fields that neither names
+Fields that only the Responses API knows stay behind (U-69); sampling options and fields that neither names
 (`top_k`, `seed`, `chat_template_kwargs`, …) are passed on as they are. What cannot be said in Chat
 Completions is refused, never left out: a model that silently lacks a tool or an image gives a wrong answer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
-from services.executor.backends.chat_tools import UntranslatableError
+from msgspec import Struct
 
-Object = dict[str, Any]
+from services.executor.backends.chat_messages import messages
+from services.executor.backends.chat_tools import Object, Toolbox, UntranslatableError, VendorTools
 
-_LEFT_BEHIND = frozenset(
+PASSED_ON = frozenset({"model", "temperature", "top_p", "user"})
+"""Fields of the Responses API that mean the same in Chat Completions, and that servers know."""
+
+_RESPONSES_OWN = frozenset(
     {
-        "agent_reference",
+        "access_programs",
         "background",
         "background_options",
+        "context_management",
+        "conversation",
+        "image",
         "include",
         "input",
         "instructions",
         "max_output_tokens",
         "max_tool_calls",
         "metadata",
+        "moderation",
         "parallel_tool_calls",
         "previous_response_id",
+        "prompt",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "reasoning",
         "safety_identifier",
@@ -44,150 +53,87 @@ _LEFT_BEHIND = frozenset(
         "truncation",
     }
 )
-"""What the translation itself deals with, and what Chat Completions has no word for."""
+"""What the translation deals with, and what servers have no word for: of `openai`'s ResponseCreateParams."""
+_CLIENTS_OWN = frozenset(
+    {
+        "agent",
+        "agent_reference",
+        "client_metadata",
+        "generate",
+        "personality",
+        "stream_id",
+        "structured_inputs",
+    }
+)
+"""What clients of the Responses API send beside that: Codex, sockets, hosted agents, counts of tokens."""
 
-_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
-"""`developer` is OpenAI's own; the chat templates of open models know `system`."""
 
-
-def chat_body(body: Mapping[str, Any], input: Iterable[Object], *, max_completion_tokens: bool) -> Object:
-    """The body of a streamed Chat Completions call for the request `body` with the whole `input`.
+class Dialect(Struct, frozen=True):
+    """How one server wants to be asked.
 
     `max_completion_tokens` is what OpenAI calls the bound on output; other servers know `max_tokens`.
+    `give_back` names fields of its answers that it wants back, `drop` fields of a body that it refuses.
+    """
+
+    max_completion_tokens: bool = False
+    give_back: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+def toolbox(body: Mapping[str, Any], input: Iterable[Any], vendor_tools: VendorTools) -> Toolbox:
+    """The tools of the request `body` and of its `input`, where a client's search may have found some.
+
+    Raises UntranslatableError.
+    """
+    later = [tool for item in input if _brings_tools(item) for tool in item.get("tools") or ()]
+    return Toolbox([*(body.get("tools") or ()), *later], vendor_tools)
+
+
+def chat_body(body: Mapping[str, Any], input: Sequence[Any], tools: Toolbox, dialect: Dialect) -> Object:
+    """The body of a streamed Chat Completions call for the request `body` with the whole `input`.
+
     Raises UntranslatableError.
     """
     if body.get("prompt") is not None:
         raise UntranslatableError("stored prompts", "send the text of 'prompt' as 'instructions'")
-    chat: Object = {k: v for k, v in body.items() if k not in _LEFT_BEHIND and v is not None}
-    chat["messages"] = _one_system([*_instructions(body.get("instructions")), *_turns(input)])
+    body = _configured(body, input)
+    own = _RESPONSES_OWN | _CLIENTS_OWN
+    chat: Object = {k: v for k, v in body.items() if k not in own and v is not None}
+    chat["messages"] = messages(body.get("instructions"), input, tools, dialect.give_back)
     chat |= {"stream": True, "stream_options": {"include_usage": True}}
     limit = body.get("max_output_tokens")
     if limit is not None:
-        chat["max_completion_tokens" if max_completion_tokens else "max_tokens"] = limit
-    return chat | _tooling(body) | _text(body.get("text") or {}) | _thinking(body) | _logprobs(body)
+        chat["max_completion_tokens" if dialect.max_completion_tokens else "max_tokens"] = limit
+    chat |= _tooling(body, tools) | _text(body.get("text") or {}) | _thinking(body) | _logprobs(body)
+    return {name: value for name, value in chat.items() if name not in dialect.drop}
 
 
-def _instructions(instructions: object) -> list[Object]:
-    if isinstance(instructions, str) and instructions:
-        return [{"role": "system", "content": instructions}]
-    return _turns(instructions) if isinstance(instructions, list) else []
+def _brings_tools(item: object) -> bool:
+    if not isinstance(item, dict):
+        return False
+    kind = item.get("type")
+    return kind == "additional_tools" or (kind == "tool_search_output" and item.get("execution") == "client")
 
 
-def _turns(items: Iterable[Object]) -> list[Object]:
-    """The messages of `items`: what the assistant says and the calls it makes are one message."""
-    turns: list[Object] = []
-    for item in items:
-        match item.get("type", "message"):
-            case "message":
-                turns.append(_said(item))
-            case "function_call":
-                _calls_of(turns).append(_call(item))
-            case "function_call_output":
-                output = _content(item.get("output"))
-                turns.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
-            case "reasoning":
-                pass  # Servers refuse or ignore it: a model's own thoughts do not go back to it.
-            case kind:
-                raise UntranslatableError(f"input items of type {kind}", "leave them out of 'input'")
-    return turns
+def _configured(body: Mapping[str, Any], input: Iterable[Any]) -> Mapping[str, Any]:
+    """The body with the options that the conversation was given on the way: the latest of each holds."""
+    configured = dict(body)
+    for item in input:
+        if isinstance(item, dict) and item.get("type") == "configuration_update":
+            for field in ("reasoning", "text"):
+                configured[field] = {**(configured.get(field) or {}), **(item.get(field) or {})}
+    return configured
 
 
-def _one_system(turns: list[Object]) -> list[Object]:
-    """`turns` with one system message at most to begin with: many chat templates refuse a second one."""
-    leading = list(takewhile(lambda turn: turn["role"] == "system", turns))
-    if len(leading) < 2 or not all(isinstance(turn["content"], str) for turn in leading):
-        return turns
-    text = "\n\n".join(turn["content"] for turn in leading)
-    return [{"role": "system", "content": text}, *turns[len(leading) :]]
-
-
-def _said(item: Object) -> Object:
-    role = _ROLES.get(str(item.get("role")))
-    if role is None:
-        raise UntranslatableError(f"role {item.get('role')}", "use another 'role'")
-    content = _content(item.get("content"))
-    if role == "assistant" and isinstance(content, list):
-        content = "".join(map(_spoken, content))
-    return {"role": role, "content": content}
-
-
-def _spoken(part: Object) -> str:
-    if part["type"] != "text":
-        raise UntranslatableError(f"{part['type']} parts of an assistant", "send them as the user's")
-    return str(part["text"])
-
-
-def _calls_of(turns: list[Object]) -> list[Object]:
-    """The tool calls of the assistant's message that is being said."""
-    if not turns or turns[-1]["role"] != "assistant":
-        turns.append({"role": "assistant", "content": None})
-    calls: list[Object] = turns[-1].setdefault("tool_calls", [])
-    return calls
-
-
-def _call(item: Object) -> Object:
-    function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
-    return {"id": item.get("call_id"), "type": "function", "function": function}
-
-
-def _content(content: object) -> str | list[Object]:
-    """Text as a string wherever it is all there is: every server takes that."""
-    if isinstance(content, str):
-        return content
-    parts = [_part(part) for part in content] if isinstance(content, list) else []
-    if not parts:
-        return ""
-    return parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
-
-
-def _part(part: Object) -> Object:
-    match part:
-        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
-            return {"type": "text", "text": text}
-        case {"type": "refusal", "refusal": str(refusal)}:
-            return {"type": "text", "text": refusal}
-        case {"type": "input_image", "image_url": str(url)}:
-            detail = part.get("detail")
-            image = {"url": url, "detail": detail} if detail else {"url": url}
-            return {"type": "image_url", "image_url": image}
-        case {"type": "input_file", "file_data": str(data)}:
-            return {"type": "file", "file": {"filename": part.get("filename") or "file", "file_data": data}}
-        case {"type": "input_audio", "input_audio": dict(audio)}:
-            return {"type": "input_audio", "input_audio": audio}
-        case {"type": kind}:
-            raise UntranslatableError(f"content of type {kind} as it stands", "send its text, data or URL")
-    raise UntranslatableError("content without a type", "give each part of 'content' a 'type'")
-
-
-def _tooling(body: Mapping[str, Any]) -> Object:
-    tools = [_tool(tool) for tool in body.get("tools") or ()]
-    if not tools:
+def _tooling(body: Mapping[str, Any], tools: Toolbox) -> Object:
+    if not tools.functions:
         return {}
-    said: Object = {"tools": tools}
-    if body.get("tool_choice") is not None:
-        said["tool_choice"] = _choice(body["tool_choice"])
+    said: Object = {"tools": tools.functions}
+    if body.get("tool_choice") is not None and (choice := tools.choice(body["tool_choice"])) is not None:
+        said["tool_choice"] = choice
     if body.get("parallel_tool_calls") is not None:
         said["parallel_tool_calls"] = body["parallel_tool_calls"]
     return said
-
-
-def _tool(tool: Object) -> Object:
-    if tool.get("type") != "function":
-        raise UntranslatableError(f"tools of type {tool.get('type')}", "leave them out of 'tools'")
-    keys = ("name", "description", "parameters", "strict")
-    return {"type": "function", "function": _present(tool, keys)}
-
-
-def _choice(choice: object) -> object:
-    match choice:
-        case str():
-            return choice
-        case {"type": "function", "name": name}:
-            return {"type": "function", "function": {"name": name}}
-        case {"type": "allowed_tools", "mode": mode, "tools": list(tools)}:
-            allowed = [_choice(tool) for tool in tools]
-            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}
-    raise UntranslatableError("such a 'tool_choice'", "name a function")
 
 
 def _text(text: Object) -> Object:

@@ -220,6 +220,10 @@ class Toolbox:
             tool = self._by_bare_name(name, kind) or tool
         return self.sent(tool)
 
+    def names(self, tools: Iterable[Any]) -> list[str]:
+        """The functions' names for `tools`, as a search of the client's found them."""
+        return [self.sent(tool) for one in tools for tool, _ in self._offered(one, None)]
+
     def choice(self, choice: object) -> object:
         """The `tool_choice` for the server, None where nothing is to be said. Raises UntranslatableError."""
         match choice:

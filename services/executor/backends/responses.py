@@ -76,6 +76,7 @@ class ResponsesBackend:
         self.resumable = route.resumable
         self.pass_extensions = route.extensions == "pass"
         self._is_agent = isinstance(route, Agent)
+        self._drop = frozenset(route.drop)
         self._upstream = upstream
         self._words = upstream.words
 
@@ -277,7 +278,7 @@ class ResponsesBackend:
             body["background"] = True
         if not self._is_agent:
             body.pop("agent_reference", None)
-        return body
+        return {name: value for name, value in body.items() if name not in self._drop}
 
     def _input(self, request: RunRequest) -> list[dict[str, Any]]:
         """The whole input. Model servers refuse what hosted agents add to their items. One that is to store
