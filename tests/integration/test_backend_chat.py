@@ -101,10 +101,15 @@ async def test_a_completion_that_is_not_streamed_is_translated() -> None:
     ("pieces", "says", "type"),
     [
         (HELLO[:3], "ended its stream without a finish reason", "upstream_truncated"),
-        ([*HELLO[:3], DONE], "ended its stream without a finish reason", "upstream_truncated"),
         ([*HELLO[:3], b"data: {oops\n\n"], "sent something that is not JSON", "upstream_malformed"),
-        ([*HELLO[:3], b"data: {}\n\n"], "sent a chunk without choices", "upstream_malformed"),
-        ([*HELLO[:3], chunk("error")], "broke the generation off (error)", "upstream_malformed"),
+        ([*HELLO[:3], b'data: {"content":"x"}\n\n'], "sent a chunk without choices", "upstream_malformed"),
+        ([*HELLO[:3], chunk("error"), DONE], "broke the generation off (error)", "upstream_malformed"),
+        ([*HELLO[:3], chunk("bored"), DONE], "not known as success (bored)", "upstream_malformed"),
+        (
+            [*HELLO[:3], chunk("stop", tool_calls=[{"function": {"arguments": "{}"}}]), DONE],
+            "sent a tool call without a name",
+            "upstream_malformed",
+        ),
         (
             [*HELLO[:3], b'data: {"error": {"message": "out of memory"}}\n\n'],
             "reported an error: out of memory",
@@ -119,6 +124,18 @@ async def test_a_completion_that_is_not_streamed_is_translated() -> None:
             [*HELLO[:3], b'data: {"choices": ' + b"[" * 50_000 + b"\n\n"],
             "sent JSON that is nested too deeply",
             "upstream_malformed",
+        ),
+        (
+            [*HELLO[:3], b'data: [{"error": {"message": "quota"}}]\n\n'],
+            "reported an error: quota",
+            "upstream_error",
+        ),
+        ([*HELLO[:3], b'data: {"errors": ["quota"]}\n\n'], "reported an error: quota", "upstream_error"),
+        ([*HELLO[:3], b'data: {"detail": "quota"}\n\n'], "reported an error: quota", "upstream_error"),
+        (
+            [*HELLO[:3], b'data: {"choices": [{"delta": {}, "error": {"message": "quota"}}]}\n\n'],
+            "reported an error: quota",
+            "upstream_error",
         ),
         ([*HELLO[:3], b"event: error\ndata: {}\n\n"], "reported an error: without a word", "upstream_error"),
         (
@@ -154,9 +171,35 @@ async def test_a_server_that_goes_silent_after_its_finish_reason_has_finished() 
     assert checked(got.events)[-1]["type"] == "response.completed"
 
 
-async def test_empty_events_are_signs_of_life() -> None:
-    _, got = await run(sending(b"data:\n\n", *HELLO[:2], b"event: ping\ndata:\n\n", *HELLO[2:]))
+@pytest.mark.parametrize(
+    "alive",
+    [
+        b"data:",
+        b"event: ping\ndata:",
+        b"event: ping\ndata: now",
+        b"data: {}",
+        b"data: null",
+        b'data: {"type":"ping"}',
+    ],
+)
+async def test_some_events_are_signs_of_life(alive: bytes) -> None:
+    """U-56."""
+    _, got = await run(sending(alive + b"\n\n", *HELLO[:2], alive + b"\n\n", *HELLO[2:]))
     assert checked(got.events)[-1]["response"]["output"][0]["content"][0]["text"] == "Good day"
+
+
+async def test_the_servers_word_that_it_is_over_is_taken() -> None:
+    """U-48."""
+    _, got = await run(sending(*HELLO[:3], USAGE, b"data:  [DONE]\n\n"))
+    assert got.error is None
+    assert checked(got.events)[-1]["response"]["output"][0]["content"][0]["text"] == "Good day"
+
+
+async def test_what_waits_for_more_is_told_before_a_failure() -> None:
+    """U-47: `ha` behind `ha` waits for what shows that it is a piece; the connection breaks instead."""
+    _, got = await run(sending(chunk(content="ha"), chunk(content="ha")))
+    assert [event["delta"] for event in got.events if "delta" in event] == ["ha", "ha"]
+    assert got.failure.type == "upstream_truncated"
 
 
 async def test_silence_before_it_is_a_failure() -> None:

@@ -282,13 +282,12 @@ def test_a_bad_chunk_takes_the_finish_back() -> None:
 @pytest.mark.parametrize(
     ("chunk", "says"),
     [
-        ({"object": "x"}, "without choices"),
+        ({"message": {"content": "x"}}, "without choices"),
         ({"choices": {}}, "without choices"),
         ({"choices": [{"delta": "x"}]}, "delta is not an object"),
-        (delta(tool_calls=[{"index": 0}]), "not a function's"),
+        (delta(tool_calls=[{"index": 0, "function": "f"}]), "not a function's"),
+        (delta(tool_calls=[call(0, name=5)]), "whose name is not a string"),  # type: ignore[arg-type]
         (delta(tool_calls=["x"]), "not a function's"),
-        (delta(tool_calls=[call(0, "c1")]), "without a name"),
-        (delta("error"), r"broke the generation off \(error\)"),
         (delta(tool_calls=5), "tool_calls that are not a list"),
         (delta(tool_calls=[call(0, "c", "f", [1])]), "arguments are neither a string nor an object"),  # type: ignore[arg-type]
         ({"choices": [{"delta": {}, "finish_reason": {}}]}, "a finish_reason that is not a string"),
@@ -296,7 +295,6 @@ def test_a_bad_chunk_takes_the_finish_back() -> None:
         ({"choices": [{"delta": {"content": "x"}, "logprobs": {"content": [1]}}]}, "sent logprobs that"),
         ({"choices": [None]}, "a choice that is not an object"),
         (delta(function_call="f"), "not a function's"),
-        (delta(function_call={"arguments": "{}"}), "without a name"),
         (delta(content=5), "neither text, a refusal nor thoughts"),
         (delta(content={"a": 1}), "neither text, a refusal nor thoughts"),
         (delta(content=[{"type": "image_url", "image_url": {"url": "x"}}]), "neither text, a refusal nor"),
@@ -310,6 +308,27 @@ def test_a_bad_chunk_takes_the_finish_back() -> None:
 def test_bad_chunks_are_refused(chunk: dict[str, Any], says: str) -> None:
     with pytest.raises(MalformedChunkError, match=says):
         ChatTranslator(ID).chunk(chunk)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "says"),
+    [
+        (delta("tool_calls", tool_calls=[call(0, "c1")]), "sent a tool call without a name."),
+        (delta("stop", tool_calls=[call(0, "c1", arguments="{}")]), "sent a tool call without a name."),
+        (delta("stop", function_call={"arguments": "{}"}), "sent a tool call without a name."),
+        (delta("error", content="Hi"), "broke the generation off (error)."),
+        (delta("Network_Error"), "broke the generation off (Network_Error)."),
+        (delta("bored", content="x"), "stopped for a reason that is not known as success (bored)."),
+    ],
+)
+def test_what_only_the_end_shows_as_bad_is_told_then(chunk: dict[str, Any], says: str) -> None:
+    """U-45, U-46, U-44: what came before is kept, and usage may still come."""
+    translator = ChatTranslator(ID)
+    translator.chunk(chunk)
+    translator.flush()
+    assert (translator.finished, translator.failure) == (True, says)
+    with pytest.raises(MalformedChunkError):
+        translator.end()
 
 
 def test_arguments_that_are_an_object_are_passed_on_as_its_json() -> None:
@@ -328,9 +347,7 @@ def test_odd_details_of_the_usage_are_left_out() -> None:
 
 pieces = st.lists(
     st.one_of(
-        st.tuples(st.just("reasoning_content"), st.text(min_size=1, max_size=3)),
-        st.tuples(st.just("content"), st.text(min_size=1, max_size=3)),
-        st.tuples(st.just("refusal"), st.text(min_size=1, max_size=3)),
+        st.tuples(st.sampled_from(["reasoning_content", "content", "refusal"]), st.text(max_size=3)),
         st.tuples(st.just("call"), st.integers(0, 2)),
     ),
     max_size=12,
@@ -339,6 +356,8 @@ pieces = st.lists(
 
 @given(pieces, st.sampled_from(["stop", "length"]))
 def test_any_order_of_pieces_gives_a_sequence_that_adds_up(said: list[tuple[str, Any]], finish: str) -> None:
+    # Each text begins unlike the first one: no server that repeats all of it is meant here.
+    said = [(kind, what if kind == "call" else f"{at:x}{what}") for at, (kind, what) in enumerate(said)]
     chunks = [
         delta(tool_calls=[call(what, f"c{what}", "f", "x")]) if kind == "call" else delta(**{kind: what})
         for kind, what in said

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from schemas.events import Event
+from schemas.output import objects_of
 from services.config import Model
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.chat_request import Dialect, chat_body, toolbox
@@ -22,6 +23,10 @@ from services.executor.backends.failures import UNFIT
 from services.executor.backends.sse import ServerSentEvent
 from services.executor.backends.upstream import Upstream
 
+_ALIVE = frozenset({"ping", "heartbeat", "keepalive", "keep-alive"})
+"""Names of events that only say that the server is alive."""
+_NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
+"""Data that says nothing else."""
 _OPENAI_HOSTS = (".openai.com", ".azure.com")
 
 
@@ -49,16 +54,20 @@ class ChatBackend:
             )
         _, body = self._asked(request)
         translator = ChatTranslator(request.id)
+        failure: UpstreamError = self._words.lost("ended its stream without a finish reason.")
         try:
             async with aclosing(self._batches(request, body, translator)) as batches:
                 async for batch in batches:
                     yield batch
-        except UpstreamError:
-            # All was said when the finish reason came: a server that goes away then takes nothing back.
-            if not translator.finished:
-                raise
+        except UpstreamError as error:
+            failure = error
+        if rest := translator.flush():  # what came before a failure is kept
+            yield _batch(rest)
+        # All was said when the finish reason came: a server that goes away then takes nothing back.
         if not translator.finished:
-            raise self._words.lost("ended its stream without a finish reason.")
+            raise failure
+        if translator.failure:
+            raise self._words.malformed(translator.failure)
         yield _batch(translator.end())
 
     async def stop(self, upstream_id: str) -> None:
@@ -103,7 +112,7 @@ class ChatBackend:
                 async for arrived in arrivals:
                     yield arrived
         elif answer.content_type == "application/json":
-            yield [ServerSentEvent("", await self._upstream.body(answer))]
+            yield [ServerSentEvent("", await self._upstream.body(answer)), ServerSentEvent("", b"[DONE]")]
         else:
             raise self._upstream.no_stream(answer)
 
@@ -114,11 +123,11 @@ class ChatBackend:
         events: list[Event] = []
         try:
             for one in arrived:
-                if one.data == b"[DONE]":
+                if one.data.strip() == b"[DONE]":
+                    events += translator.over()
                     return events, None, True
-                if not one.data:
-                    continue  # a sign of life
-                events += translator.chunk(self._decode(one))
+                for chunk in self._decode(one):
+                    events += translator.chunk(chunk)
         except MalformedChunkError as error:
             return events, self._words.malformed(str(error)), False
         except UpstreamError as failure:
@@ -127,11 +136,35 @@ class ChatBackend:
             return events, self._words.malformed("sent a chunk whose fields do not fit."), False
         return events, None, False
 
-    def _decode(self, one: ServerSentEvent) -> Chunk:
-        chunk = self._upstream.decode(one.data)
-        if chunk.get("error") or "error" in (one.event, chunk.get("type"), chunk.get("object")):
-            raise self._words.reported(chunk)
+    def _decode(self, one: ServerSentEvent) -> list[Chunk]:
+        """The chunks in an event: one, or none in a sign of life (U-56); some servers wrap errors in a list.
+
+        Raises UpstreamError when it tells of an error.
+        """
+        if one.event in _ALIVE or one.data.strip() in _NOTHING:
+            chunks = []
+        elif one.data.lstrip().startswith(b"["):
+            chunks = objects_of(self._upstream.decode(b'{"chunks":%b}' % one.data)["chunks"])
+        else:
+            chunks = [self._upstream.decode(one.data)]
+        for chunk in chunks:
+            if (told := _error_in(chunk)) is not None:
+                raise self._words.reported(told)
+        if one.event == "error":
+            raise self._words.reported(chunks[0] if chunks else {})
+        return chunks
+
+
+def _error_in(chunk: Chunk) -> Chunk | None:
+    """What tells of an error in a chunk: the chunk itself, a choice, or a list of errors (U-57)."""
+    if chunk.get("error") or "error" in (chunk.get("type"), chunk.get("object"), chunk.get("status")):
         return chunk
+    choices, errors = objects_of(chunk.get("choices")), chunk.get("errors")
+    if errors and not choices:
+        return {"error": errors[0] if isinstance(errors, list) else errors}
+    if not choices and chunk.get("detail"):
+        return chunk
+    return next((choice for choice in choices if choice.get("error")), None)
 
 
 def _batch(events: Sequence[Event]) -> list[UpstreamEvent]:

@@ -1,342 +1,352 @@
 """From Chat Completions chunks to the events of the Responses API. Pure: chunks in, events out.
 
-    reasoning_content → a reasoning item      content, refusal → a message item and its parts
-    tool_calls[i]     → a function_call item each, side by side; function_call, their forerunner, is one
-    finish_reason, usage → the terminal event, made when the stream is over (`end`)
+    thoughts (`chat_reading`) → a reasoning item      content, refusal → a message item and its parts
+    tool_calls (`chat_calls`) → an item each, side by side; function_call, their forerunner, is one
+    annotations and sources (`chat_citations`) → annotations of the text
+    finish_reason (`chat_finish`), usage (`chat_usage`) → the terminal event, when the stream is over (`end`)
 
-One of reasoning and message is open at a time; when something else begins, it is done. Function calls stay
-open to the end, for their pieces may come interleaved. A `length` or `content_filter` finish leaves what is
-open then `incomplete`. What is said in a form that no event has (sound, images) is refused, never left out.
+`delta` is a piece and `message` is all of it so far; what only repeats is told once (`chat_repeats`). One of
+reasoning and message is open at a time; when something else begins, it is done. Calls stay open to the end,
+for their pieces may come interleaved. A cut leaves what is open then `incomplete`. What is said in a form
+that no event has (sound, images) is refused, never left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-import msgspec
-
 from schemas.events import Event
-from schemas.ids import ResponseId, item_id
-from services.executor.backends.compose import Item, text_part
+from schemas.ids import ResponseId
+from services.executor.backends.chat_calls import SIGNATURES, Call, Calls, MalformedCallError, Step
+from services.executor.backends.chat_citations import Citations
+from services.executor.backends.chat_finish import INCOMPLETE, Verdict, verdict
+from services.executor.backends.chat_output import Message, OutputItem, Reasoning, TextItem, ToolCall
+from services.executor.backends.chat_reading import UNSAID, Thoughts, UnsaidError, parts_of, thoughts_of
+from services.executor.backends.chat_repeats import Repeats
+from services.executor.backends.chat_tools import Toolbox
+from services.executor.backends.chat_usage import Usage
+from services.executor.backends.surrogates import Seam, whole
 
 Chunk = dict[str, Any]
 """A decoded `chat.completion.chunk`."""
 
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-_BROKEN = frozenset({"error", "abort"})
-"""Finish reasons by which servers admit that they did not finish."""
-_TEXTS = ("text", "output_text")
-_BESIDE = ("reference", "redacted_thinking")
-"""Parts that say nothing themselves: where the words beside them are from, thoughts that nobody may read."""
-_UNSAID = "sent content that is neither text, a refusal nor thoughts."
+_KINDS = ("reasoning_text", "output_text", "refusal")
+_LONGEST_WORD = 100
+"""Characters of a finish reason that are told."""
+_SPEAKS = ("delta", "message", "content", "text", "response", "output", "tool_calls")
+"""Fields by which a chunk without choices says something in another protocol."""
 
 
 class MalformedChunkError(Exception):
     """A chunk is not what Chat Completions says: the text begins with a verb, the server is its subject."""
 
 
-class _Open:
-    """An output item under way."""
+class _Text:
+    """One kind of text of the stream: whole characters, each told once."""
 
-    def __init__(self, prefix: str, response: ResponseId, index: int) -> None:
-        self.place = Item(index, item_id(prefix, response, index))
+    def __init__(self) -> None:
+        self.repeats = Repeats()
+        self.seam = Seam()
+        self.logprobs: list[Any] = []
+        """Those of the text that waits."""
 
-    def begin(self) -> Iterator[Event]:
-        """The event that adds it."""
-        yield self.place.added(self.item("in_progress"))
-
-    def end(self, status: str) -> Iterator[Event]:
-        """The events that it is done with `status`."""
-        yield self.place.done(self.item(status))
-
-    def item(self, status: str) -> dict[str, Any]:
-        """The item as far as it has come."""
-        raise NotImplementedError
-
-
-class _Parts(_Open):
-    """An item of content parts: a message, or reasoning."""
-
-    def __init__(self, prefix: str, response: ResponseId, index: int) -> None:
-        super().__init__(prefix, response, index)
-        self._parts: list[dict[str, Any]] = []
-        self._pieces: list[str] = []
-        self._logprobs: list[Any] = []
-
-    def add(self, kind: str, delta: str, logprobs: list[Any]) -> Iterator[Event]:
-        """More of a part of type `kind`; a new part when the last one is of another type."""
-        if not self._parts or self._parts[-1]["type"] != kind:
-            yield from self._end_part()
-            self._parts.append(_empty_part(kind))
-            yield self.place.part_added(len(self._parts) - 1, _empty_part(kind))
-        self._pieces.append(delta)
-        self._logprobs += logprobs
-        more = {"logprobs": logprobs} if kind == "output_text" else {}
-        yield self.place.delta(kind, len(self._parts) - 1, delta, **more)
-
-    def end(self, status: str) -> Iterator[Event]:
-        yield from self._end_part()
-        yield from super().end(status)
-
-    def _end_part(self) -> Iterator[Event]:
-        if self._parts:
-            part = self._parts[-1]
-            part["refusal" if part["type"] == "refusal" else "text"] = "".join(self._pieces)
-            if part["type"] == "output_text":
-                part["logprobs"] = self._logprobs
-            self._pieces, self._logprobs = [], []
-            yield from self.place.part_events(len(self._parts) - 1, dict(part))
-
-
-class _Message(_Parts):
-    def __init__(self, response: ResponseId, index: int) -> None:
-        super().__init__("msg", response, index)
-
-    def item(self, status: str) -> dict[str, Any]:
-        content = [] if status == "in_progress" else self._parts
-        return {
-            "id": self.place.id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": content,
-        }
-
-
-class _Reasoning(_Parts):
-    def __init__(self, response: ResponseId, index: int) -> None:
-        super().__init__("rs", response, index)
-
-    def item(self, status: str) -> dict[str, Any]:
-        content = [] if status == "in_progress" else self._parts
-        return {
-            "id": self.place.id,
-            "type": "reasoning",
-            "status": status,
-            "summary": [],
-            "content": content,
-        }
-
-
-class _Call(_Open):
-    """A function call. Its name must have come before it can be added."""
-
-    def __init__(self, response: ResponseId, index: int, call_id: str, name: str) -> None:
-        super().__init__("fc", response, index)
-        self.call_id = call_id or item_id("call", response, index)
-        self._name = name
-        self._pieces: list[str] = []
-
-    def add(self, delta: str) -> Iterator[Event]:
-        """More of the arguments."""
-        if delta:
-            self._pieces.append(delta)
-            yield self.place.arguments_delta(delta)
-
-    def end(self, status: str) -> Iterator[Event]:
-        if not self._pieces and status == "completed":
-            yield from self.add("{}")  # No arguments, as JSON: clients decode the string.
-        yield self.place.arguments_done(self._name, "".join(self._pieces))
-        yield from super().end(status)
-
-    def item(self, status: str) -> dict[str, Any]:
-        return {
-            "id": self.place.id,
-            "type": "function_call",
-            "status": status,
-            "call_id": self.call_id,
-            "name": self._name,
-            "arguments": "".join(self._pieces),
-        }
+    def flush(self) -> str:
+        """What waits."""
+        rest = self.seam.end()
+        return self.repeats.flush() + self.repeats.piece(rest) + self.repeats.flush()
 
 
 class ChatTranslator:
-    """Translates one stream. `response` is the id that item ids are derived from."""
+    """Translates one stream. `response` is the id that item ids are derived from, `tools` the request's."""
 
-    def __init__(self, response: ResponseId) -> None:
+    def __init__(self, response: ResponseId, tools: Toolbox | None = None) -> None:
         self._response = response
-        self._items: list[_Open] = []
-        self._open: _Parts | None = None
-        self._calls: dict[int, _Call] = {}
-        self._usage: dict[str, Any] | None = None
+        self._tools = tools or Toolbox(())
+        self._items: list[OutputItem] = []
+        self._open: TextItem | None = None
+        self._texts = {kind: _Text() for kind in _KINDS}
+        self._thoughts = Thoughts()
+        self._citations = Citations()
+        self._extras: dict[str, Any] = {}
+        """What the server wants back with the message that is to come."""
+        self._calls = Calls([function["function"]["name"] for function in self._tools.functions])
+        self._begun: dict[Call, ToolCall] = {}
+        self._usage = Usage()
         self._model: str | None = None
-        self._finish: str | None = None
+        self._streamed = False
+        """Whether a delta said anything: then a message repeats."""
+        self._verdict: Verdict | None = None
+        self._word = ""
+        """The finish reason that the verdict is of."""
+        self._is_over = False
+        self._bad = ""
+        """What is bad about the calls, which only the end shows."""
+        self._index: int | None = None
+        """The index of the choice that is told."""
+        self._others: list[Any] = []
+        """What came of an alternative to it, while it may be that the server counts from 1."""
+        self._is_spoilt = False
+        """Whether events of a chunk were never told, because the rest of it is bad."""
 
     @property
     def finished(self) -> bool:
-        """Whether the server has said why it stopped; only then the stream may end."""
-        return self._finish is not None
+        """Whether the server has said that it is done, and how: only then the stream may end."""
+        return self._verdict is not None or (self._is_over and bool(self._items or self._calls.any))
+
+    @property
+    def failure(self) -> str:
+        """Why the stream is no answer though it is over: a text that begins with a verb; "" if it is one."""
+        match self._verdict:
+            case Verdict.BROKEN:
+                return f"broke the generation off ({self._word})."
+            case Verdict.UNKNOWN:
+                return f"stopped for a reason that is not known as success ({self._word})."
+        return self._bad
 
     def chunk(self, chunk: Chunk) -> list[Event]:
         """The events of one chunk. Raises MalformedChunkError."""
-        usage, model = chunk.get("usage"), chunk.get("model")
-        if isinstance(usage, dict):
-            self._usage = usage
+        counted, model = self._usage.take(chunk), chunk.get("model")
         if isinstance(model, str) and model:
             self._model = model
         choices = chunk.get("choices")
-        if choices is None and ("choices" in chunk or isinstance(usage, dict)):
-            return []
+        if choices is None and (counted or "choices" in chunk or not any(map(chunk.get, _SPEAKS))):
+            return []  # usage, or a sign of life
         if not isinstance(choices, list):
             raise MalformedChunkError("sent a chunk without choices.")
+        self._citations.take(chunk)
+        return self._all(choices)
+
+    def over(self) -> list[Event]:
+        """The server says that the stream is over, with a finish reason or without one (U-48).
+
+        Raises MalformedChunkError.
+        """
+        self._is_over = True
+        others, self._others = self._others, []
+        self._index = others[0]["index"] if others else self._index
+        return self._all(others)
+
+    def _all(self, choices: Iterable[Any]) -> list[Event]:
         try:
-            return [event for choice in choices for event in self._choice(choice)]
-        except Exception:
-            self._finish = None  # what a bad choice began is never told, and would be in the end's output
+            return [
+                event for choice in choices for one in self._chosen(choice) for event in self._choice(one)
+            ]
+        except Exception as error:
+            self._verdict, self._is_spoilt = None, True
+            if isinstance(error, UnsaidError | MalformedCallError):
+                raise MalformedChunkError(str(error)) from error
             raise
 
+    def flush(self) -> list[Event]:
+        """The events of what waits for more: nothing more comes."""
+        if self._is_spoilt:
+            return []
+        events = [event for kind in _KINDS for event in self._release(kind)]
+        steps, self._bad = self._calls.end(cut=self._verdict is not Verdict.DONE and not self._is_over)
+        return [*events, *self._told(steps)]
+
     def end(self) -> list[Event]:
-        """The events that close what is open, and the terminal event. Only when `finished`."""
-        reason = _INCOMPLETE.get(self._finish or "")
+        """The events that close what is open, and the terminal event. Only when `finished`.
+
+        Raises MalformedChunkError where there is a `failure`.
+        """
+        events = self.flush()
+        if self.failure:
+            raise MalformedChunkError(self.failure)
+        reason = INCOMPLETE.get(self._verdict) if self._verdict is not None else self._doubt()
         status = "incomplete" if reason else "completed"
-        events = [*self._close_open(status)]
-        for call in self._calls.values():
+        events += self._close_open(status)
+        events += self._unheard("completed")
+        for call in self._begun.values():
             events += call.end(status)
         output = [item.item(self._status(item, status)) for item in self._items]
         final = {
             "status": status,
             "model": self._model,
             "output": output,
-            "usage": _usage(self._usage),
+            "usage": self._usage.told(),
             "incomplete_details": {"reason": reason} if reason else None,
         }
         return [*events, {"type": f"response.{status}", "response": final}]
 
-    def _status(self, item: _Open, status: str) -> str:
-        """Only what the finish found open is cut short by it."""
-        return status if item is self._open or isinstance(item, _Call) else "completed"
+    def _doubt(self) -> str | None:
+        """Why an end without a finish reason is no whole answer, or None: half a call shows that it was cut,
+        and a bound is what cuts; a text shows nothing, so the server's word is taken (U-48).
+        """
+        return None if self._calls.are_whole else "max_output_tokens"
 
-    def _choice(self, choice: Any) -> Iterator[Event]:
+    def _status(self, item: OutputItem, status: str) -> str:
+        """Only what the finish found open is cut short by it."""
+        return status if item is self._open or isinstance(item, ToolCall) else "completed"
+
+    def _chosen(self, choice: Any) -> list[Any]:
+        """What is to be told now that `choice` came: one choice is told, the others are alternatives to it.
+
+        That is the one with index 0, or without any. A server that counts from 1 is known at its end.
+        """
         if not isinstance(choice, dict):
             raise MalformedChunkError("sent a choice that is not an object.")
-        if choice.get("index"):
-            return  # an alternative to the first one
-        delta = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
-        if not isinstance(delta, dict):
-            raise MalformedChunkError("sent a chunk whose delta is not an object.")
-        yield from self._delta(delta, _logprobs(choice))
-        finish = choice.get("finish_reason")
-        if not isinstance(finish, str | None):
+        index = choice.get("index")
+        if not index or index == self._index:
+            self._index = self._index or 0
+            self._others.clear()
+            return [choice] if bool(index) == bool(self._index) else []
+        if self._index is None and (not self._others or self._others[0]["index"] == index):
+            self._others.append(choice)
+            if choice.get("finish_reason"):
+                self._index = index
+                others, self._others = self._others, []
+                return others
+        return []
+
+    def _choice(self, choice: dict[str, Any]) -> Iterator[Event]:
+        self._usage.take(choice)
+        self._citations.take(choice)
+        last = self._finish(choice.get("finish_reason"))
+        delta, message = choice.get("delta"), choice.get("message")
+        if not delta and not message:
+            delta = {"content": choice.get("text")}
+        logprobs = _logprobs(choice)
+        for said, is_whole in ((delta, False), (message, True)):
+            if said and not isinstance(said, dict):
+                raise MalformedChunkError("sent a chunk whose delta is not an object.")
+            if said:
+                yield from self._said(said, [] if is_whole and self._streamed else logprobs, last, is_whole)
+
+    def _finish(self, reason: Any) -> bool:
+        """Take a finish reason, the worst of which counts (U-46); whether there is one."""
+        if not isinstance(reason, str | None):
             raise MalformedChunkError("sent a finish_reason that is not a string.")
-        if finish in _BROKEN:
-            raise MalformedChunkError(f"broke the generation off ({finish}).")
-        if finish:
-            self._finish = finish
+        said = verdict(reason) if reason else None
+        if said is not None and (self._verdict is None or said > self._verdict):
+            self._verdict, self._word = said, str(reason)[:_LONGEST_WORD]
+        return said is not None
 
-    def _delta(self, delta: dict[str, Any], logprobs: list[Any]) -> Iterator[Event]:
+    def _said(
+        self, delta: dict[str, Any], logprobs: list[Any], last: bool, is_whole: bool
+    ) -> Iterator[Event]:
+        """What a delta says, or a message that is all of it so far (`is_whole`)."""
         if delta.get("audio") or delta.get("images"):
-            raise MalformedChunkError(_UNSAID)
-        thought = delta.get("reasoning_content") or delta.get("reasoning")
-        for kind, said in (
-            ("reasoning_text", thought),
-            ("output_text", delta.get("content")),
-            ("refusal", delta.get("refusal")),
-        ):
-            for part, text in _parts_of(said, kind) if said else ():
-                yield from self._say(part, text, logprobs if part == "output_text" else [])
-                logprobs = [] if part == "output_text" else logprobs
+            raise MalformedChunkError(UNSAID)
+        thoughts, texts = _split(delta)
+        repeats = is_whole and self._streamed
+        thought = next(iter(thoughts.values()), "") if repeats else self._thoughts.take(thoughts)
+        if not repeats:
+            self._thoughts.keep(delta)
+        yield from self._say("reasoning_text", thought, [], last, is_whole)
+        self._citations.take(delta)
+        self._extras |= {name: delta[name] for name in SIGNATURES if delta.get(name)} if texts or last else {}
+        for kind, pieces in groupby(texts, key=itemgetter(0)):
+            text = "".join(piece for _, piece in pieces)
+            yield from self._say(kind, text, logprobs if kind == "output_text" else [], last, is_whole)
+            logprobs = [] if kind == "output_text" else logprobs
+        if isinstance(self._open, Message) and self._open.has_text:
+            for annotation in self._citations.waiting():
+                yield from self._open.annotate(annotation)
         calls = delta.get("tool_calls") or _forerunner(delta.get("function_call"))
-        if not isinstance(calls, list):
-            raise MalformedChunkError("sent tool_calls that are not a list.")
-        for number, call in enumerate(calls):
-            yield from self._call(number, call)
+        yield from self._told(self._calls.snapshot(calls) if repeats else self._calls.take(calls, last=last))
+        self._streamed = self._streamed or (not is_whole and bool(texts or thoughts or calls))
 
-    def _say(self, part: str, text: str, logprobs: list[Any]) -> Iterator[Event]:
-        kind: type[_Message] | type[_Reasoning] = _Reasoning if part == "reasoning_text" else _Message
-        item = self._open
-        if not isinstance(item, kind):
+    def _say(self, kind: str, text: str, logprobs: list[Any], last: bool, is_whole: bool) -> Iterator[Event]:
+        """A piece of a text of `kind`, or all of it (`is_whole`): what is new of it is told."""
+        held = self._texts[kind]
+        if is_whole:
+            new = held.repeats.snapshot(whole(text), alone=not self._streamed)
+        else:
+            new = held.repeats.piece(held.seam.add(text), last=last)
+        held.logprobs += logprobs
+        if new:
+            for other in _KINDS:
+                yield from self._release(other) if other != kind else ()
+            yield from self._grow(kind, new)
+        elif not held.repeats.holding:
+            held.logprobs = []
+
+    def _release(self, kind: str) -> Iterator[Event]:
+        """Tell what waits of a text: something else comes, or nothing more."""
+        if text := self._texts[kind].flush():
+            yield from self._grow(kind, text)
+
+    def _grow(self, kind: str, text: str) -> Iterator[Event]:
+        """More of a part of type `kind`, in the open item or in a new one."""
+        item, held = self._open, self._texts[kind]
+        if not isinstance(item, Reasoning if kind == "reasoning_text" else Message):
             yield from self._close_open("completed")
-            item = kind(self._response, len(self._items))
+            at = len(self._items)
+            if kind == "reasoning_text":
+                item = Reasoning(self._response, at)
+            else:
+                item = Message(self._response, at, self._citations.of)
+            yield from self._begin(item)
             self._open = item
-            self._items.append(item)
-            yield from item.begin()
-        yield from item.add(part, text, logprobs)
+        assert item is not None
+        logprobs, held.logprobs = held.logprobs, []
+        yield from item.add(kind, text, logprobs if kind == "output_text" else [])
 
-    def _call(self, number: int, piece: Any) -> Iterator[Event]:
-        function = piece.get("function") if isinstance(piece, dict) else None
-        if not isinstance(function, dict):
-            raise MalformedChunkError("sent a tool call that is not a function's.")
-        slot, name, call_id = self._slot(number, piece), function.get("name"), piece.get("id")
-        call = self._calls.get(slot)
-        if call is None:
-            if not isinstance(name, str) or not name:
-                raise MalformedChunkError("sent a tool call without a name.")
-            yield from self._close_open("completed")
-            given = call_id if isinstance(call_id, str) else ""
-            call = _Call(self._response, len(self._items), given, name)
-            self._calls[slot] = call
-            self._items.append(call)
-            yield from call.begin()
-        yield from call.add(_arguments(function.get("arguments")))
+    def _told(self, steps: Iterable[Step]) -> Iterator[Event]:
+        """The events of what happens to calls."""
+        for call, arguments in steps:
+            if arguments is None:
+                for kind in _KINDS:
+                    yield from self._release(kind)
+                yield from self._close_open("completed")
+                yield from self._unheard("completed")
+                item = ToolCall(self._response, len(self._items), call.id, self._tools.called(call.name))
+                item.extras = call.extras
+                self._begun[call] = item
+                yield from self._begin(item)
+            else:
+                yield from self._begun[call].add(arguments)
 
-    def _slot(self, number: int, piece: dict[str, Any]) -> int:
-        """Where a call's pieces meet: its index, unless a server leaves it out or gives it to two calls."""
-        index, call_id = piece.get("index"), piece.get("id")
-        if not isinstance(index, int) and not call_id and self._calls:
-            return max(self._calls)
-        slot = index if isinstance(index, int) else number
-        known = self._calls.get(slot)
-        if known and call_id and call_id != known.call_id:
-            return next(
-                (at for at, call in self._calls.items() if call.call_id == call_id), max(self._calls) + 1
-            )
-        return slot
+    def _begin(self, item: OutputItem) -> Iterator[Event]:
+        self._items.append(item)
+        yield from item.begin()
 
     def _close_open(self, status: str) -> Iterator[Event]:
-        if self._open:
-            yield from self._open.end(status)
-            if status == "completed":
-                self._open = None
+        if self._open is None:
+            return
+        if isinstance(self._open, Reasoning):
+            self._open.extras = self._thoughts.taken()
+        else:
+            self._open.extras, self._extras = self._extras, {}
+        yield from self._open.end(status)
+        if status == "completed":
+            self._open = None
+
+    def _unheard(self, status: str) -> Iterator[Event]:
+        """An item for thoughts without a text, encrypted or signed, which the server wants back."""
+        if self._thoughts.are_sealed:
+            item = Reasoning(self._response, len(self._items))
+            yield from self._begin(item)
+            item.extras = self._thoughts.taken()
+            yield from item.end(status)
 
 
-def _empty_part(kind: str) -> dict[str, Any]:
-    match kind:
-        case "output_text":
-            return text_part("")
-        case "refusal":
-            return {"type": "refusal", "refusal": ""}
-        case _:
-            return {"type": kind, "text": ""}
+def _split(delta: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The thoughts of a delta by their field, and its other texts with their kinds. Raises UnsaidError."""
+    texts = [
+        part
+        for field, kind in (("content", _kind_of_content(delta)), ("refusal", "refusal"))
+        for part in parts_of(delta.get(field), kind)
+    ]
+    thoughts = thoughts_of(delta)
+    if thought := "".join(text for kind, text in texts if kind == "reasoning_text"):
+        thoughts["content"] = thought
+    return thoughts, [(kind, text) for kind, text in texts if kind != "reasoning_text"]
 
 
-def _parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
-    """Kind and text of each part of the Responses API that a field stands for: one of `kind` where it is
-    text; some servers send a list, of refusals and thoughts too. Raises MalformedChunkError.
-    """
-    match said:
-        case None | "":
-            pass
-        case str():
-            yield kind, said
-        case list():
-            for part in said:
-                yield from _parts_of(part, kind)
-        case {"type": "refusal", "refusal": refused}:
-            yield from _parts_of(refused, "refusal")
-        case {"type": "thinking", "thinking": thought}:
-            yield from _parts_of(thought, "reasoning_text")
-        case {"text": text} if kind == "reasoning_text" or said.get("type", "text") in _TEXTS:
-            yield from _parts_of(text, kind)
-        case {"type": type} if type in _BESIDE:
-            pass
-        case _:
-            raise MalformedChunkError(_UNSAID)
+def _kind_of_content(delta: dict[str, Any]) -> str:
+    """Gemini sends its thoughts as content, and says so beside it."""
+    match delta.get("extra_content"):
+        case {"google": {"thought": True}}:
+            return "reasoning_text"
+    return "output_text"
 
 
 def _forerunner(function: Any) -> list[Any]:
     """The tool calls that a `function_call` stands for: one, which takes no other's place."""
     return [{"index": -1, "function": function}] if function else []
-
-
-def _arguments(given: Any) -> str:
-    """A piece of the arguments' JSON; some servers send the object that it stands for, whole."""
-    match given:
-        case None:
-            return ""
-        case str():
-            return given
-        case dict():
-            return msgspec.json.encode(given).decode()
-    raise MalformedChunkError("sent a tool call whose arguments are neither a string nor an object.")
 
 
 def _logprobs(choice: Chunk) -> list[Any]:
@@ -350,25 +360,3 @@ def _logprobs(choice: Chunk) -> list[Any]:
 
 def _present(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value is not None}
-
-
-def _usage(usage: dict[str, Any] | None) -> dict[str, Any] | None:
-    if usage is None:
-        return None
-    read, wrote = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    return {
-        "input_tokens": read,
-        "input_tokens_details": {
-            "cached_tokens": _count(prompt, "cached_tokens"),
-            "cache_write_tokens": _count(prompt, "cache_write_tokens"),
-        },
-        "output_tokens": wrote,
-        "output_tokens_details": {"reasoning_tokens": _count(completion, "reasoning_tokens")},
-        "total_tokens": _count(usage, "total_tokens") or read + wrote,
-    }
-
-
-def _count(counts: Any, key: str) -> int:
-    value = counts.get(key) if isinstance(counts, dict) else None
-    return value if type(value) is int else 0

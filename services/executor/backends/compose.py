@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from schemas.events import Event
 
+_ARGUMENTS = "response.function_call_arguments"
+
 
 class Item(NamedTuple):
     """An output item at `output_index`, with its id."""
@@ -43,16 +45,27 @@ class Item(NamedTuple):
         done = {"type": f"response.{kind}.done", **self._at(index), **said, **more}
         return [done, self.part_done(index, part)]
 
+    def annotation_added(self, index: int, number: int, annotation: dict[str, Any]) -> Event:
+        """The `number`th annotation of a text part."""
+        kind = "response.output_text.annotation.added"
+        return {"type": kind, **self._at(index), "annotation_index": number, "annotation": annotation}
+
+    def call_delta(self, stream: str, delta: str) -> Event:
+        """More of what a call of a tool says; `stream` is the type of its events without their last word."""
+        at = {"item_id": self.id, "output_index": self.output_index}
+        return {"type": f"{stream}.delta", **at, "delta": delta}
+
+    def call_done(self, stream: str, said: dict[str, str]) -> Event:
+        """All that a call of a tool says, in the fields of its kind."""
+        return {"type": f"{stream}.done", "item_id": self.id, "output_index": self.output_index, **said}
+
     def arguments_delta(self, delta: str) -> Event:
         """More of a function call's arguments."""
-        kind = "response.function_call_arguments.delta"
-        return {"type": kind, "item_id": self.id, "output_index": self.output_index, "delta": delta}
+        return self.call_delta(_ARGUMENTS, delta)
 
     def arguments_done(self, name: str, arguments: str) -> Event:
         """A function call's arguments are whole."""
-        kind = "response.function_call_arguments.done"
-        at = {"item_id": self.id, "output_index": self.output_index}
-        return {"type": kind, **at, "name": name, "arguments": arguments}
+        return self.call_done(_ARGUMENTS, {"name": name, "arguments": arguments})
 
     def summary_events(self, index: int, part: dict[str, Any]) -> list[Event]:
         """A whole part of a reasoning summary, at once."""

@@ -1,0 +1,129 @@
+"""The arguments of a tool call while they come, and how far their JSON has come. Pure.
+
+Which call a piece belongs to is often told by its text alone: whole arguments take nothing more, and an
+object cannot begin where none may stand. Each character is looked at once.
+"""
+
+import re
+
+import msgspec
+
+_STRING = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
+"""The inside of a string up to its quote, or to where the text ends."""
+_MARK = re.compile(r'["{}\[\]]')
+_OPENS = {"{": "}", "[": "]"}
+
+
+class Arguments:
+    """A text that should be a JSON object."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._open: list[str] = []
+        """The brackets that are to come, the next one last."""
+        self._in_string = False
+        self._escaped = False
+        """Whether the text so far ends in a backslash that escapes what comes."""
+        self._last = ""
+        """The last character outside strings that is no white space; "" before the first."""
+        self.broken = False
+        """Whether it is no object, nor the beginning of one."""
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything but white space has come."""
+        return bool(self._last) or self._in_string
+
+    @property
+    def whole(self) -> bool:
+        """Whether an object, or a list, has come to its end."""
+        return bool(self._last) and not self._open and not self._in_string and not self.broken
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is an empty object, which some servers send ahead of the arguments."""
+        return self.whole and len(self.text) < 8 and "".join(self.text.split()) == "{}"
+
+    def add(self, text: str) -> None:
+        """More of it."""
+        self._pieces.append(text)
+        if not self.begun and text.strip() and text.lstrip()[0] not in _OPENS:
+            self.broken = True  # no object: nothing can be said of how far it has come
+        at = 0
+        while at < len(text):
+            at = self._string(text, at) if self._in_string else self._structure(text, at)
+
+    def takes(self, text: str) -> bool:
+        """Whether `text` can be more of it."""
+        begins = text.lstrip()[:1]
+        if not begins or self._in_string:
+            return True
+        if self.broken:
+            return begins not in _OPENS
+        if not self._last:
+            return True
+        if begins in _OPENS:
+            return self._last in ":[" or (self._last == "," and self._open[-1:] == ["]"])
+        return bool(self._open)
+
+    def _string(self, text: str, at: int) -> int:
+        """Read on from `at`, within a string; where it ends."""
+        if self._escaped:
+            self._escaped = False
+            at += 1
+        run = _STRING.match(text, at)
+        at = run.end() if run else at
+        if at < len(text):
+            self._escaped = text[at] == "\\"
+            self._in_string = self._escaped
+            self._last = self._last if self._escaped else '"'
+            at += 1
+        return at
+
+    def _structure(self, text: str, at: int) -> int:
+        """Read on from `at`, outside strings, past the next mark."""
+        mark = _MARK.search(text, at)
+        end = mark.start() if mark else len(text)
+        if between := text[at:end].rstrip()[-1:]:
+            self._last = between
+            self.broken = self.broken or not self._open
+        if mark is None:
+            return end
+        match mark[0]:
+            case '"':
+                self._in_string = True
+                self.broken = self.broken or not self._open
+            case "{" | "[" as bracket:
+                self.broken = self.broken or (bool(self._last) and not self._open)
+                self._open.append(_OPENS[bracket])
+                self._last = bracket
+            case bracket:
+                self.broken = self.broken or not self._open or self._open.pop() != bracket
+                self._last = bracket
+        return end + 1
+
+
+def same_json(one: str, other: str) -> bool:
+    """Whether two texts say the same JSON, spaces and the order of members aside."""
+    if one == other:
+        return True
+    try:
+        return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
+    except (ValueError, RecursionError):
+        return False
+
+
+def is_json(text: str) -> bool:
+    """Whether `text` is whole JSON; no arguments at all are."""
+    try:
+        msgspec.json.decode(text or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,446 @@
+"""Tool calls, put together from the pieces that Chat Completions servers send. Pure.
+
+    tool_calls of a delta → `Calls.take` → steps: this call begins, this is more of its arguments
+
+A piece has an index, an id, a name and some arguments, each of which servers leave out, repeat, number anew
+or send late (U-40 to U-44). So nothing of these alone tells which call a piece belongs to; all of them do,
+together with how far the arguments of the calls so far have come:
+
+1. Its id is a call's: it is more of that call, if its arguments can go on there.
+2. Its index is a call's: the same, unless it names another function, or brings a new id with the name. A list
+   without indices counts by position.
+3. Without an index: the latest call that can go on with it.
+4. Otherwise it begins a call.
+
+A call begins for the client when its name is known for sure: names come in fragments, and the request's tools
+tell a fragment from a name. Arguments wait for that.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from services.executor.backends.chat_arguments import Arguments, is_json, same_json
+from services.executor.backends.surrogates import Seam
+
+SIGNATURES = ("extra_content", "provider_specific_fields", "thought_signature")
+"""Fields of a call that its server wants back with it (U-58)."""
+
+
+class MalformedCallError(Exception):
+    """A tool call is none: the text begins with a verb, the server is its subject."""
+
+
+class Piece(Struct):
+    """What one entry of `tool_calls` says; "" and None where it says nothing."""
+
+    index: int | None
+    id: str
+    name: str
+    arguments: str
+    extras: dict[str, Any]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it brings no arguments."""
+        return not self.arguments.strip()
+
+    @property
+    def begins(self) -> bool:
+        """Whether arguments can begin with it."""
+        return self.arguments.lstrip().startswith(("{", "["))
+
+
+class Call:
+    """A call as far as it has come."""
+
+    def __init__(self, index: int | None, position: int) -> None:
+        self.index = index
+        self.position = position
+        """Its place in the list that it came in."""
+        self.id = ""
+        self.ids: set[str] = set()
+        self.name = ""
+        self.arguments = Arguments()
+        self.instead: Arguments | None = None
+        """What the arguments are if the last piece was all of them again, where that is not clear yet."""
+        self.seam = Seam()
+        self.extras: dict[str, Any] = {}
+        self.begun = False
+        self.told = 0
+        """Characters of the arguments that were handed out."""
+        self.headless = False
+        """Whether arguments came before the name: then more of the name may come behind them."""
+        self.doubtful = False
+        """Whether it may be no call but a name said again behind whole arguments."""
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id} {self.name}({self.arguments.text})>"
+
+
+class Step(NamedTuple):
+    """What is to be told of `call`: that it begins (None), or more of its arguments."""
+
+    call: Call
+    arguments: str | None
+
+
+class Calls:
+    """The calls of one stream. `names` are the functions that the request offers."""
+
+    def __init__(self, names: Collection[str] = ()) -> None:
+        self._names = frozenset(names)
+        self._calls: list[Call] = []
+
+    def take(self, pieces: Any, *, last: bool = False) -> list[Step]:
+        """What the `tool_calls` of one delta bring; `last`: the server stops with them.
+
+        Raises MalformedCallError.
+        """
+        read = [_piece(piece) for piece in _listed(pieces)]
+        known = list(self._calls)
+        again = self._repeated(read, last)
+        for call, piece in zip(known, read[:again], strict=False):
+            self._note(call, piece)
+        several = len(read) > 1
+        return [
+            step
+            for number, piece in enumerate(read[again:], again)
+            for step in self._take(piece, number, several, known)
+        ]
+
+    def snapshot(self, pieces: Any) -> list[Step]:
+        """What a list of whole calls brings beyond what was told: the calls of a message that was streamed.
+
+        Raises MalformedCallError.
+        """
+        known, steps = list(self._calls), []
+        for number, piece in enumerate(map(_piece, _listed(pieces))):
+            call = self._by_id(piece.id) or (known[number] if number < len(known) else None)
+            if call and piece.name and call.name and self._joined(call, piece.name) is None:
+                call = next((one for one in known if _is_same(one, piece)), None)
+            if call is None:
+                call = self._new(piece, number)
+            elif not piece.arguments.startswith(call.arguments.text):
+                piece.arguments = ""  # the stream is what the client has seen
+            steps += self._add(call, piece)
+        return steps
+
+    def end(self, *, cut: bool) -> tuple[list[Step], str]:
+        """What waited for more, and what is bad about the calls ("": nothing).
+
+        `cut`: the server was cut short, so a call may lack its name, and is left out.
+        """
+        steps: list[Step] = []
+        for call in self._calls:
+            if not call.begun and call.name and not call.doubtful and (call.arguments.begun or not cut):
+                steps += self._begin(call)
+            call.arguments.add(call.seam.end())
+            if call.begun:
+                steps += self._rest(call)
+        lost = [call for call in self._calls if not call.name]
+        bad = any(call.arguments.begun for call in lost) or (lost and len(lost) == len(self._calls))
+        return steps, "sent a tool call without a name." if bad and not cut else ""
+
+    @property
+    def any(self) -> bool:
+        """Whether there are calls."""
+        return bool(self._calls)
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether no call waits for more arguments, or for its name."""
+        return all(
+            call.name and is_json((call.instead or call.arguments).text)
+            for call in self._calls
+            if call.arguments.begun
+        )
+
+    def _take(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Iterator[Step]:
+        if not (piece.id or piece.name or piece.extras or piece.arguments):
+            return
+        call = self._of(piece, number, several, known)
+        if call is None:
+            call = self._new(piece, number)
+        yield from self._add(call, piece)
+
+    def _of(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Call | None:
+        """The call that a piece is more of; None: it begins one."""
+        mine = self._by_id(piece.id)
+        if mine and self._goes_on(mine, piece, same_id=True):
+            return mine
+        if piece.index is not None:
+            there = [call for call in self._calls if call.index == piece.index]
+            if there:
+                return self._latest(there, piece)
+            return None if piece.name or mine else self._unnumbered(piece)
+        if several:
+            there = [call for call in known if call.position == number]
+            if call := self._latest(there, piece):
+                return call
+            if piece.name or piece.id:
+                return None
+        return self._latest(self._calls, piece)
+
+    def _latest(self, calls: Sequence[Call], piece: Piece) -> Call | None:
+        return next((call for call in reversed(calls) if self._goes_on(call, piece)), None)
+
+    def _unnumbered(self, piece: Piece) -> Call | None:
+        """The call of a piece without a name whose index is nobody's: one that came without an index, or one
+        whose server counts pieces, not calls.
+        """
+        without = [call for call in self._calls if call.index is None]
+        if without and piece.index is not None:
+            at = min(piece.index, len(without) - 1)
+            if self._goes_on(without[at], piece):
+                without[at].index = piece.index
+                return without[at]
+        return None if piece.begins or piece.id else self._latest(self._calls, piece)
+
+    def _goes_on(self, call: Call, piece: Piece, *, same_id: bool = False) -> bool:
+        """Whether `piece` can be more of `call`; `same_id`: it has an id of that call."""
+        named, held = bool(piece.name and call.name), call.arguments
+        foreign = bool(piece.id and call.id and not same_id)
+        if named:
+            joined = self._joined(call, piece.name)
+            if joined is None:
+                return False
+            if joined != call.name:  # a name in fragments; ids that change say otherwise, unless tools agree
+                return (not foreign or bool(self._names)) and held.takes(piece.arguments)
+        # A name with an id, or an index, of its own is the head of another call of the same function.
+        apart = named and (foreign or _is_renumbered(call, piece))
+        if piece.is_blank:
+            if named and not same_id:
+                return not foreign and not held.whole
+            return not (foreign and held.whole) and not (apart and (held.whole or not held.begun))
+        if same_id and not apart and _is_again(held, piece.arguments):
+            return True
+        if call.instead and not apart and _repeats(call.instead, piece.arguments):
+            return True
+        if held.empty and call.told == 0 and not foreign and (same_id or not named):
+            return not apart and piece.begins
+        if apart and piece.begins:
+            return False
+        return _grown(held, piece.arguments) or held.takes(piece.arguments)
+
+    def _add(self, call: Call, piece: Piece) -> list[Step]:
+        self._note(call, piece)
+        if not piece.is_blank:
+            call.doubtful = False
+        repeated = piece.name == call.name and call.arguments.begun
+        call.headless = call.headless or (not call.name and call.arguments.begun)
+        if piece.name and not call.begun:
+            joined = self._joined(call, piece.name)
+            call.name = piece.name if joined is None else joined
+        self._extend(call, piece.arguments)
+        if not call.begun and self._is_settled(call, repeated or not piece.name):
+            return self._begin(call) + self._more(call)
+        return self._more(call) if call.begun else []
+
+    def _extend(self, call: Call, text: str) -> None:
+        instead, call.instead = call.instead, None
+        if instead and _repeats(instead, text):
+            call.arguments = instead
+        held, text = call.arguments, call.seam.add(text)
+        if _is_again(held, text):
+            return
+        if _grown(held, text):
+            if held.takes(text):  # {"a": and {"a":1} are an object in an object, or one object twice
+                call.instead = _read(text)
+            else:
+                text = text[len(held.text) :]
+        elif held.empty and call.told == 0 and text.strip():
+            call.arguments = held = Arguments()  # an empty object ahead of the arguments stands for none
+        if text:
+            held.add(text)
+        if call.instead and (held.whole or held.broken or call.instead.broken):
+            call.arguments = call.instead if held.broken else held
+            call.instead = None
+
+    def _begin(self, call: Call) -> list[Step]:
+        call.begun = True
+        return [Step(call, None)]
+
+    def _more(self, call: Call) -> list[Step]:
+        """The arguments that were not handed out: all but an empty object, which may stand for others."""
+        return [] if call.instead or (call.told == 0 and call.arguments.empty) else self._rest(call)
+
+    def _rest(self, call: Call) -> list[Step]:
+        if call.instead and call.instead.whole:
+            call.arguments = call.instead
+        text = call.arguments.text[call.told :]
+        call.told += len(text)
+        return [Step(call, text)] if text else []
+
+    def _note(self, call: Call, piece: Piece) -> None:
+        if piece.id:
+            call.ids.add(piece.id)
+            if not call.id and not any(piece.id in one.ids for one in self._calls if one is not call):
+                call.id = piece.id  # one that two calls have would make their outputs one
+        call.extras |= piece.extras
+        if call.index is None:
+            call.index = piece.index
+
+    def _new(self, piece: Piece, number: int) -> Call:
+        call = Call(piece.index, number)
+        before = self._calls[-1] if self._calls else None
+        if before and piece.name == before.name and piece.index == before.index:
+            call.doubtful = piece.is_blank and not piece.id
+        self._calls.append(call)
+        return call
+
+    def _by_id(self, id: str) -> Call | None:
+        return next((call for call in reversed(self._calls) if id in call.ids), None) if id else None
+
+    def _is_settled(self, call: Call, goes_on: bool) -> bool:
+        """Whether the name of `call` is known for sure; `goes_on`: the last piece brought no more of it.
+
+        Models say a name before its arguments, so it is whole when these begin.
+        """
+        name = call.name
+        if not name:
+            return False
+        longer = any(known != name and known.startswith(name) for known in self._names)
+        if name in self._names and not longer:
+            return True
+        if name not in self._names and longer:
+            return False
+        return call.arguments.whole or (call.arguments.begun and (goes_on or not call.headless))
+
+    def _joined(self, call: Call, name: str) -> str | None:
+        """The name of `call` when a piece of it says `name`; None: that is another function's."""
+        old = call.name
+        if not old:
+            return name
+        if call.begun:
+            return old if name == old else None
+        both = old + name
+        if self._names:
+            if old in self._names and name in self._names:
+                return (
+                    old
+                    if name == old
+                    else name
+                    if name.startswith(old) and not call.arguments.begun
+                    else None
+                )
+            if self._begins_a_name(both):
+                return both
+            if name.startswith(old) and self._begins_a_name(name):
+                return name
+        if name == old:
+            return old
+        if old in self._names or name in self._names:
+            return None
+        if name.startswith(old):
+            return name
+        return None if call.arguments.begun else both
+
+    def _begins_a_name(self, text: str) -> bool:
+        return any(known.startswith(text) for known in self._names)
+
+    def _repeated(self, pieces: Sequence[Piece], last: bool) -> int:
+        """How many pieces repeat the calls so far: all of these, whole, in the last delta or ahead of more
+        calls that have an index of their own.
+        """
+        count = len(self._calls)
+        if not count or len(pieces) < count or not all(map(_is_repeated, self._calls, pieces)):
+            return 0
+        indices = [piece.index for piece in pieces]
+        numbered = None not in indices and len({*indices}) == len(indices)
+        return count if last or (len(pieces) > count and numbered) else 0
+
+
+def _is_repeated(call: Call, piece: Piece) -> bool:
+    """Whether a piece of a delta is a whole call again; one with its own id or index is another call."""
+    apart = (piece.id and call.id and piece.id not in call.ids) or _is_renumbered(call, piece)
+    return not apart and _is_same(call, piece)
+
+
+def _is_renumbered(call: Call, piece: Piece) -> bool:
+    return piece.index is not None and call.index is not None and piece.index != call.index
+
+
+def _is_same(call: Call, piece: Piece) -> bool:
+    """Whether a piece says all that a call says."""
+    if piece.name != call.name or not call.arguments.whole or piece.is_blank:
+        return False
+    return same_json(call.arguments.text, piece.arguments)
+
+
+def _is_again(held: Arguments, text: str) -> bool:
+    """Whether `text` is what `held` has already: whole, or the same beginning once more."""
+    if not held.begun or not text.strip():
+        return False
+    if held.whole:
+        return same_json(held.text, text)
+    return text == held.text and text[:1] in ("{", "[") and not held.takes(text)
+
+
+def _grown(held: Arguments, text: str) -> bool:
+    """Whether `text` is all of `held` and more: from a server that sends the arguments whole each time."""
+    begins = text[:1] in ("{", "[") and held.begun and not held.whole
+    return begins and len(text) > len(held.text) and text.startswith(held.text)
+
+
+def _repeats(held: Arguments, text: str) -> bool:
+    return _is_again(held, text) or _grown(held, text)
+
+
+def _read(text: str) -> Arguments:
+    arguments = Arguments()
+    arguments.add(text)
+    return arguments
+
+
+def _listed(pieces: Any) -> list[Any]:
+    if pieces is None:
+        return []
+    if isinstance(pieces, dict):
+        return [pieces]
+    if not isinstance(pieces, list):
+        raise MalformedCallError("sent tool_calls that are not a list.")
+    return pieces
+
+
+def _piece(given: Any) -> Piece:
+    if given is None:
+        return Piece(None, "", "", "", {})
+    if not isinstance(given, dict):
+        raise MalformedCallError("sent a tool call that is not a function's.")
+    function = given.get("function")
+    if function is None:  # some servers leave the object out and say its fields themselves
+        function = {key: given[key] for key in ("name", "arguments") if key in given}
+    if not isinstance(function, dict):
+        raise MalformedCallError("sent a tool call that is not a function's.")
+    name, id = function.get("name"), given.get("id")
+    if name is not None and not isinstance(name, str):
+        raise MalformedCallError("sent a tool call whose name is not a string.")
+    extras = {key: held[key] for held in (function, given) for key in SIGNATURES if held.get(key)}
+    return Piece(
+        _index(given.get("index")),
+        str(id) if isinstance(id, str | int) and not isinstance(id, bool) else "",
+        name or "",
+        _arguments(function.get("arguments")),
+        extras,
+    )
+
+
+def _index(given: Any) -> int | None:
+    if isinstance(given, str) and given.strip().isdecimal():
+        return int(given)
+    return int(given) if isinstance(given, int | float) and not isinstance(given, bool) else None
+
+
+def _arguments(given: Any) -> str:
+    """A piece of the arguments' JSON; some servers send the object that it stands for, whole."""
+    match given:
+        case None:
+            return ""
+        case str():
+            return given
+        case dict():
+            return msgspec.json.encode(given).decode()
+    raise MalformedCallError("sent a tool call whose arguments are neither a string nor an object.")

@@ -1,0 +1,111 @@
+"""Where an answer's words are from, as Chat Completions servers say it, and as the Responses API does. Pure.
+
+    annotations of a delta or message → annotations, as they come
+    a list of sources beside the answer → annotations of the text, once it is whole
+
+OpenAI and OpenRouter send annotations with places. Perplexity and others send a list of sources with each
+chunk, and the text refers to the nth of them as `[n]` (U-53).
+"""
+
+from typing import Any
+
+Annotation = dict[str, Any]
+
+_LISTS = ("citations", "search_results", "web_search", "references", "sources")
+"""Fields that servers have a list of sources in: of the chunk, the choice, the delta or the message."""
+_URLS = ("url", "link", "uri", "source_url")
+_REQUIRED: dict[str, dict[str, Any]] = {
+    "url_citation": {"url": "", "title": "", "start_index": 0, "end_index": 0},
+    "file_citation": {"file_id": "", "filename": "", "index": 0},
+    "container_file_citation": {
+        "container_id": "",
+        "file_id": "",
+        "filename": "",
+        "start_index": 0,
+        "end_index": 0,
+    },
+    "file_path": {"file_id": "", "index": 0},
+}
+"""Types of annotations, and the fields that each must have."""
+
+
+class Citations:
+    """The citations of one stream."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Annotation] = []
+        self._known: list[Annotation] = []
+        self._sources: dict[str, str] = {}
+        """URL to title, in the order of their numbers."""
+        self._cited: set[str] = set()
+
+    def take(self, holder: dict[str, Any]) -> None:
+        """What a chunk, a choice, a delta or a message says of sources. What is no citation says nothing."""
+        annotations = holder.get("annotations")
+        for given in annotations if isinstance(annotations, list) else ():
+            annotation = _annotation(given)
+            if annotation and annotation not in self._known:  # a whole message repeats those of its pieces
+                self._known.append(annotation)
+                self._waiting.append(annotation)
+                self._cited.add(annotation.get("url", ""))
+        context = holder.get("context")
+        for held in (holder, context if isinstance(context, dict) else {}):
+            for name in _LISTS:
+                self._list(held.get(name))
+
+    def waiting(self) -> list[Annotation]:
+        """The annotations that came since the last call."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def of(self, text: str) -> list[Annotation]:
+        """The annotations of a whole `text`: those that wait, and the sources that none of them names."""
+        annotations = self.waiting()
+        for number, (url, title) in enumerate(self._sources.items(), 1):
+            if url not in self._cited:
+                self._cited.add(url)
+                annotations.append(_source(text, number, url, title))
+        return annotations
+
+    def _list(self, given: Any) -> None:
+        for source in given if isinstance(given, list) else ():
+            url, title = _url(source), source.get("title") if isinstance(source, dict) else ""
+            if url:
+                self._sources[url] = self._sources.get(url) or (title if isinstance(title, str) else "")
+
+
+def _source(text: str, number: int, url: str, title: str) -> Annotation:
+    """The annotation of a source: at the first place that refers to it, else at the beginning."""
+    for mark in (f"[{number}]", f"[doc{number}]", f"【{number}】"):
+        at = text.find(mark)
+        if at >= 0:
+            break
+    start, end = (at, at + len(mark)) if at >= 0 else (0, 0)
+    return {"type": "url_citation", "url": url, "title": title, "start_index": start, "end_index": end}
+
+
+def _url(source: Any) -> str:
+    if isinstance(source, str):
+        return source
+    found = [source[name] for name in _URLS if source.get(name)] if isinstance(source, dict) else []
+    return found[0] if found and isinstance(found[0], str) else ""
+
+
+def _annotation(given: Any) -> Annotation | None:
+    """The Responses API's annotation: flat, with every field that it requires; None: there is none for it."""
+    if not isinstance(given, dict):
+        return None
+    kind = given.get("type")
+    nested = given.get(kind) if isinstance(kind, str) else None
+    flat = {**nested, "type": kind} if isinstance(nested, dict) else dict(given)
+    if not isinstance(kind, str) or kind not in _REQUIRED:
+        if not _url(flat):
+            return None
+        flat |= {"type": "url_citation", "url": _url(flat)}
+    for name, empty in _REQUIRED[flat["type"]].items():
+        value = flat.get(name)
+        if isinstance(value, float) and isinstance(empty, int):
+            flat[name] = int(value)
+        elif type(value) is not type(empty):
+            flat[name] = empty
+    return flat

@@ -1,0 +1,87 @@
+"""Why a Chat Completions server stopped: its finish reason, an open vocabulary. Pure.
+
+    finish_reason → `verdict` → DONE, a cut with the API's reason for it, BROKEN or UNKNOWN
+
+Servers have their own words, in their own letter case. A word that is not known as success is no success
+(U-45): half an answer must never be told as a whole one.
+"""
+
+import re
+from enum import IntEnum
+
+
+class Verdict(IntEnum):
+    """What a finish reason says. The higher is the worse, and the worst of a stream wins (U-46)."""
+
+    DONE = 0
+    """The model said all that it wanted to say, or calls tools."""
+    LENGTH = 1
+    """It was cut by a bound on tokens: `max_output_tokens`."""
+    FILTER = 2
+    """It was cut by a filter: `content_filter`."""
+    UNKNOWN = 3
+    """Nobody knows: the response fails and names the word."""
+    BROKEN = 4
+    """The server admits that it did not finish."""
+
+
+INCOMPLETE = {Verdict.LENGTH: "max_output_tokens", Verdict.FILTER: "content_filter"}
+"""The API's `incomplete_details.reason` of a cut."""
+
+_WORDS = {
+    Verdict.DONE: """
+        stop stop_sequence stop_sequences stop_token stop_string stop_str stop_word stop_reason_stop
+        end end_turn end_of_turn end_of_text end_of_sequence endoftext eos eos_token eot eot_id
+        complete completed done finish finished success succeeded normal natural
+        tool_call tool_calls tool_use tool function_call function_calls function call
+    """,
+    Verdict.LENGTH: """
+        length max_length length_limit max_tokens max_token token_limit tokens_limit max_output_tokens
+        max_completion_tokens max_new_tokens max_tokens_reached max_output_reached max_tokens_exceeded
+        model_length model_max_length context_length context_limit context_window max_context_length
+        context_length_exceeded context_window_exceeded model_context_window_exceeded max_model_len
+        max_context context_full output_limit limit limit_reached truncated truncation error_limit
+        length_capped max_seq_len
+    """,
+    Verdict.FILTER: """
+        content_filter content_filtered content_filter_triggered contentfilter filter filtered safety
+        sensitive refusal refused recitation blocklist blocked prohibited_content spii image_safety
+        image_prohibited_content image_recitation language guardrail guardrails guardrail_intervened
+        moderation moderated content_moderation content_policy content_policy_violation policy_violation
+        policy risk risk_control error_toxic toxic dlp
+    """,
+    Verdict.BROKEN: """
+        error errored abort aborted cancel canceled cancelled fail failed failure exception crash crashed
+        network_error connection_error server_error internal_error internal_server_error api_error
+        upstream_error provider_error model_error engine_error generation_error runtime_error
+        insufficient_system_resource insufficient_resources resource_exhausted out_of_memory oom
+        overloaded overloaded_error server_overloaded rate_limit rate_limited timeout timed_out time_limit
+        deadline_exceeded interrupted disconnect disconnected preempted evicted unavailable
+        malformed_function_call malformed_response malformed_tool_call unexpected_tool_call
+        too_many_tool_calls missing_thought_signature no_response unexpected_error
+    """,
+}
+_KNOWN = {word: verdict for verdict, words in _WORDS.items() for word in words.split()}
+_NONE = frozenset({"", "null", "none", "undefined", "unspecified", "finish_reason_unspecified"})
+"""Words by which servers say that they have not stopped."""
+_PREFIXES = ("finish_reason_", "finishreason_", "stop_reason_", "reason_")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_BETWEEN = re.compile(r"[\s.:/-]+|_+")
+_FAILURES = frozenset({"error", "failed", "failure", "exception", "timeout", "aborted"})
+"""A word that is not known, and has one of these in it, is no unknown end but a failure."""
+
+
+def verdict(reason: str) -> Verdict | None:
+    """What `reason` says, in any letter case and spelling (`MAX_TOKENS`, `maxTokens`, `FinishReason.STOP`);
+    None: it says that nothing is over.
+    """
+    word = _BETWEEN.sub("_", _CAMEL.sub("_", reason.strip())).strip("_").lower()
+    if word in _NONE:
+        return None
+    for prefix in _PREFIXES:
+        word = word.removeprefix(prefix) or word
+    if word in _NONE:
+        return None
+    if (known := _KNOWN.get(word)) is not None:
+        return known
+    return Verdict.UNKNOWN if _FAILURES.isdisjoint(word.split("_")) else Verdict.BROKEN

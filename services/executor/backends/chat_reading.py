@@ -1,0 +1,163 @@
+"""What a delta, or a message, says: its texts, by kind, and its thoughts. Pure.
+
+    content, refusal → (kind, text) in their order      reasoning, thinking, reasoning_details, … → thoughts
+
+Thoughts have many names (U-50). A server that sends two of them says the same thing twice, so one name is
+read: the first that brought a text. The others are followed, for what that one leaves out.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+_TEXTS = ("text", "output_text")
+_BESIDE = ("reference", "redacted_thinking")
+"""Parts that say nothing themselves: where the words beside them are from, thoughts that nobody may read."""
+UNSAID = "sent content that is neither text, a refusal nor thoughts."
+
+_THOUGHTS = (
+    "reasoning_content",
+    "reasoning",
+    "reasoning_text",
+    "thinking",
+    "thinking_content",
+    "thoughts",
+    "thought",
+    "thinking_blocks",
+    "reasoning_details",
+)
+"""Fields that servers have thoughts in, those that have the text alone first."""
+_HELD_IN = ("text", "thinking", "content", "reasoning", "summary", "reasoning_content")
+"""Fields of an object of thoughts that hold its text."""
+KEPT = ("reasoning_details", "thinking_blocks")
+"""Lists of thoughts with signatures, which a server wants back as they were (U-58)."""
+_GROWING = ("text", "thinking", "summary")
+"""Fields of such a thought that come in pieces."""
+
+
+class UnsaidError(Exception):
+    """A delta has what no event can say: the text begins with a verb, the server is its subject."""
+
+
+def parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
+    """Kind and text of each part of the Responses API that a field stands for: one of `kind` where it is
+    text; some servers send a list, of refusals and thoughts too. Raises UnsaidError.
+    """
+    match said:
+        case None | "":
+            pass
+        case str():
+            yield kind, said
+        case list():
+            for part in said:
+                yield from parts_of(part, kind)
+        case {"type": "refusal", "refusal": refused}:
+            yield from parts_of(refused, "refusal")
+        case {"type": "thinking" | "reasoning", **held}:
+            yield from (("reasoning_text", text) for text in _texts(held))
+        case {"text": text} if kind == "reasoning_text" or said.get("type", "text") in _TEXTS:
+            yield from parts_of(text, kind)
+        case {"type": type} if type in _BESIDE:
+            pass
+        case _:
+            raise UnsaidError(UNSAID)
+
+
+def thoughts_of(delta: dict[str, Any]) -> dict[str, str]:
+    """The thoughts in `delta` by the field that has them, but for empty ones. Raises UnsaidError."""
+    found = {name: "".join(_texts(delta.get(name))) for name in _THOUGHTS}
+    return {name: text for name, text in found.items() if text}
+
+
+class Thoughts:
+    """The thoughts of one stream: under several names, told once."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+        self._source = ""
+        self._read: dict[str, int] = {}
+        """How many characters of what was said each other field has said too."""
+        self._kept: dict[str, list[Any]] = {}
+        """The thoughts that the server wants back, by their field."""
+
+    def take(self, found: dict[str, str]) -> str:
+        """What is new in the thoughts that one delta has, by field."""
+        if not found:
+            return ""
+        self._source = self._source or next(iter(found))
+        new = found.get(self._source, "")
+        if new:
+            self._said.append(new)
+        for name, text in found.items():
+            if name != self._source:
+                rest = self._follow(name, text)
+                if not new:
+                    self._said.append(rest)
+                    new = rest
+        return new
+
+    def keep(self, delta: dict[str, Any]) -> None:
+        """Keep what the server wants back of `delta`."""
+        for name in KEPT:
+            given = delta.get(name)
+            for block in given if isinstance(given, list) else ():
+                if isinstance(block, dict):
+                    _merge(self._kept.setdefault(name, []), block)
+
+    @property
+    def are_sealed(self) -> bool:
+        """Whether what was kept is more than texts that were told."""
+        blocks = [block for blocks in self._kept.values() for block in blocks]
+        return any(block.get(key) for block in blocks for key in ("signature", "data"))
+
+    def taken(self) -> dict[str, list[Any]]:
+        """What was kept since the last call."""
+        kept, self._kept = self._kept, {}
+        return {name: blocks for name, blocks in kept.items() if blocks}
+
+    def _follow(self, name: str, text: str) -> str:
+        """What another field than the source says beyond what was said."""
+        said = "".join(self._said)
+        self._said = [said]
+        at = self._read.get(name, 0)
+        ahead = said[at : at + len(text)]
+        same = text.startswith(ahead)
+        rest = text[len(ahead) :] if same else text
+        self._read[name] = (at if same else len(said)) + len(text)
+        return rest
+
+
+def _texts(held: Any) -> Iterator[str]:
+    """The texts of a field of thoughts. A flag, a number or an encrypted thought has none."""
+    match held:
+        case str():
+            yield held
+        case list():
+            for part in held:
+                yield from _texts(part)
+        case dict():
+            texts = [held[name] for name in _HELD_IN if isinstance(held.get(name), str | list)]
+            if texts:
+                yield from _texts(texts[0])
+            elif not isinstance(held.get("type"), str):
+                raise UnsaidError(UNSAID)
+
+
+def _merge(blocks: list[Any], block: dict[str, Any]) -> None:
+    """Add a piece of a thought to the last one of its type, and of its index where it has one, unless both
+    are whole.
+    """
+    for one in reversed(blocks):
+        if one.get("type") == block.get("type") and one.get("index") == block.get("index"):
+            break
+    else:
+        blocks.append({key: value for key, value in block.items() if value is not None})
+        return
+    if block.get("data") or (one.get("signature") and any(block.get(key) for key in _GROWING)):
+        if block != one:
+            blocks.append(dict(block))
+        return
+    for key, value in block.items():
+        if key in _GROWING and isinstance(value, str) and isinstance(one.get(key), str):
+            one[key] += value
+        elif value is not None:
+            one[key] = value

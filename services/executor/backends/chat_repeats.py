@@ -1,0 +1,158 @@
+"""A text that comes in pieces, from a server that may repeat all of it. Pure.
+
+    delta.content → `piece`      message.content → `snapshot`      → what of it is new
+
+Some servers send in every chunk, or in the last one, the whole text so far. Told as pieces it would be
+doubled. A model may repeat itself as well, and then nothing may be lost (U-47). What tells them apart:
+
+- A server that sends the whole each time does so from its second chunk on. The first piece that does not
+  begin with all that was said shows that the stream has pieces, and most streams show it at once.
+- Whole texts grow. `ha`, `ha` is a model that laughs; `He`, `Hello` is a text that grows.
+- A piece that is as long as all before it together, and begins with it, is that text again: at the end of
+  the stream, or when it is too long for chance.
+
+Where two pieces do not decide, the text waits for the next one, and never longer.
+"""
+
+_LONG = 32
+"""Characters of a text which no model says again in one piece by chance."""
+_MARGIN = 16
+"""White space, in characters, that a repetition may lack at its ends."""
+_UNDECIDED = 3
+"""Equal pieces after which a stream has pieces: a whole text that does not grow is sent no more often."""
+
+
+class Repeats:
+    """One kind of text of one stream."""
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+        self._size = 0
+        self._count = 0
+        self._whole: bool | None = None
+        """Whether each piece is the whole text so far; None: nobody knows yet."""
+        self._held: list[str] = []
+
+    @property
+    def holding(self) -> bool:
+        """Whether a text waits for what comes next."""
+        return bool(self._held)
+
+    def piece(self, text: str, *, last: bool = False) -> str:
+        """What is to be told now of a further piece; `last`: nothing is to follow it."""
+        if not text:
+            return ""
+        self._count += 1
+        if self._whole:
+            return self._rest(text)
+        if self._whole is None:
+            return self._first(text, last)
+        return self._later(text, last)
+
+    def snapshot(self, text: str, *, alone: bool) -> str:
+        """What is new in a text that a server calls its message; `alone`: it sends no pieces beside that, so
+        what does not repeat anything is a piece itself.
+        """
+        out = ""
+        if self._held:
+            pieces = "".join((*self._told, *self._held))
+            if text.startswith(pieces):
+                out = self._release("")
+            elif text.startswith(self._held[-1]):
+                self._held.clear()
+            else:
+                out = self.flush()
+        said = self.said()
+        if text.startswith(said):
+            return out + self._tell(text[len(said) :])
+        return out + (self._tell(text) if alone and not said.startswith(text) else "")
+
+    def flush(self) -> str:
+        """What waits: something else comes now, or the end."""
+        held, self._held = self._held, []
+        if not held:
+            return ""
+        said = self.said()
+        if self._whole is None and not _grows(said, held[-1]):
+            return self._tell("".join(held))
+        return self._tell(held[-1][len(said) :])
+
+    def said(self) -> str:
+        """All that was told."""
+        if len(self._told) > 1:
+            self._told = ["".join(self._told)]
+        return self._told[0] if self._told else ""
+
+    def _first(self, text: str, last: bool) -> str:
+        """A piece while nobody knows whether pieces repeat."""
+        if not self._told:
+            return self._tell(text)
+        before = self._held[-1] if self._held else self.said()
+        if not text.startswith(before):
+            self._whole = False
+            return self._release(text)
+        if len(before) >= _LONG and not self._held:
+            self._whole = True
+            return self._rest(text)
+        if last and not self._held and text == before:
+            return ""
+        self._held.append(text)
+        said = self.said()
+        if len(said) < len(before) < len(text) and not _is_times(said, text):
+            self._whole = True
+            self._held.clear()
+            return self._rest(text)
+        if len(self._held) >= _UNDECIDED:
+            self._whole = False
+            return self._release("")
+        return self.flush() if last else ""
+
+    def _later(self, text: str, last: bool) -> str:
+        """A piece of a stream that has pieces: only one that repeats all of it is none."""
+        if (
+            self._count < 3 or len(text) < self._size - _MARGIN
+        ):  # before anything is joined: this is each piece
+            return self._release(text)
+        said = self.said()
+        repeats = text.startswith(said) or (last and text.strip() == said.strip())
+        if not repeats or _is_periodic(said):
+            return self._release(text)
+        if last or self._size >= _LONG:
+            self._held.clear()
+            return self._tell(text[len(said) :])
+        if self._held and not text.startswith(self._held[-1]):
+            return self._release(text)
+        self._held = [text]
+        return ""
+
+    def _rest(self, text: str) -> str:
+        """What a whole text brings beyond what was told."""
+        said = self.said()
+        if text.startswith(said):
+            return self._tell(text[len(said) :])
+        return "" if said.startswith(text) else self._tell(text)
+
+    def _release(self, text: str) -> str:
+        held, self._held = self._held, []
+        return self._tell("".join((*held, text)))
+
+    def _tell(self, text: str) -> str:
+        if text:
+            self._told.append(text)
+            self._size += len(text)
+        return text
+
+
+def _grows(said: str, text: str) -> bool:
+    """Whether `text` is `said` and more, and not `said` over and over."""
+    return len(text) > len(said) and not _is_times(said, text) and any(map(str.isalnum, said))
+
+
+def _is_times(unit: str, text: str) -> bool:
+    times, rest = divmod(len(text), len(unit))
+    return not rest and unit * times == text
+
+
+def _is_periodic(text: str) -> bool:
+    """Whether `text` is a shorter one over and over: then a model that repeats itself is at work."""
+    return text in (text + text)[1:-1]
