@@ -40,8 +40,18 @@ MAX_NAME = 256
 """Characters of a model's name; globs are matched against nothing longer."""
 OPENAI_URL = "https://api.openai.com/v1"
 
-SIGNATURES = ("extra_content", "provider_specific_fields", "thought_signature")
-"""Fields of a call in which servers sign what the model thought; some refuse the next turn without (U-65)."""
+GiveBack = Literal[
+    "extra_content",
+    "provider_specific_fields",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "thinking_blocks",
+    "thought_signature",
+]
+"""Fields of an answer that some server wants back with the assistant's turn (U-65)."""
+SIGNATURES: tuple[GiveBack, ...] = ("extra_content", "provider_specific_fields", "thought_signature")
+"""Those in which servers sign a call; some refuse the next turn without them, none refuses its own."""
 
 KEYS: Mapping[str, str] = {
     "models": "a list of [[models]] tables",
@@ -61,7 +71,9 @@ KEYS: Mapping[str, str] = {
     "extensions": '"keep" (events outside the Responses API stay beside the stream) or "pass" (they join it)',
     "drop": 'a list of fields that are left out of every call, such as ["stream_options"]',
     "vendor_tools": '"refuse" or "drop" tools that only a vendor can run, as web_search (backend "chat")',
-    "give_back": 'a list of fields that the server wants back, as ["reasoning_content"] (backend "chat")',
+    "give_back": 'a list of fields that the server wants back: any of "extra_content", '
+    '"provider_specific_fields", "reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", '
+    '"thought_signature" (backend "chat")',
     "max_open": "how many responses of one tenant may be open, 1 or more; above, its POSTs are refused (429)",
     "max_running": "how many responses of one tenant an executor runs at once, 1 or more; the others wait",
 }
@@ -82,10 +94,6 @@ _UNDROPPABLE = frozenset({"input", "messages", "model", "stream"})
 """Fields without which a call is none, or its answer no stream."""
 _RESUMING = frozenset({"background", "store"})
 """Fields without which a resumable upstream keeps no stream."""
-_NEVER_GIVEN_BACK = frozenset(
-    {"arguments", "content", "function", "id", "name", "role", "tool_calls", "type"}
-)
-"""Fields of a message, a call or an item that the translation itself makes."""
 _RESERVED_HEADERS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept"}
 )
@@ -111,7 +119,7 @@ class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     backend: Literal["responses", "chat", "scripted"] = "responses"
     base_url: str = ""
     vendor_tools: Literal["refuse", "drop"] = "refuse"
-    give_back: tuple[str, ...] = SIGNATURES
+    give_back: tuple[GiveBack, ...] = SIGNATURES
 
     def __repr__(self) -> str:
         return f"<model {self.match!r} {self.backend}>"
@@ -285,9 +293,6 @@ def _wrong_model(model: Model) -> Iterator[str]:
     for key, default in (("vendor_tools", "refuse"), ("give_back", SIGNATURES)):
         if model.backend != "chat" and getattr(model, key) != default:
             yield f'{key}: only backend = "chat" translates; remove it, or use that backend'
-    for name in model.give_back:
-        if not name or name in _NEVER_GIVEN_BACK:
-            yield f"give_back: {name!r} is no field that goes back; it takes {KEYS['give_back']}"
     yield from _wrong_options(model)
 
 
@@ -364,7 +369,7 @@ def _explain(why: str) -> str:
     if found := _MISSING.search(why):
         return f"{found['at']}.{_missing(_table(found['at']), found['key'])}"
     if found := _AT.fullmatch(why):
-        key = re.split(r"[.\[]", found["at"].replace("[...]", ""))[-1]
+        key = re.sub(r"\[[^\]]*\]", "", found["at"]).rpartition(".")[2]
         takes = f"; it takes {KEYS[key]}" if key in KEYS else ""
         return f"{found['at']}: {found['why']}{takes}"
     return why

@@ -332,3 +332,83 @@ async def test_a_request_of_a_shape_that_nobody_foresaw_is_not_sent(
         got = await outcome(backend, request(input, **body))
     assert "a field of the request or of an item is not of the Responses API's type" in got.failure.message
     assert not server.calls
+
+
+def calling(index: int, name: str, arguments: str, **more: Any) -> list[bytes]:
+    """A call in three pieces."""
+    head = {"index": index, "id": f"call_{index}", "type": "function", **more}
+    cut = len(arguments) // 2
+    pieces = [{**head, "function": {"name": name, "arguments": ""}}]
+    pieces += [
+        {"index": index, "function": {"arguments": said}} for said in (arguments[:cut], arguments[cut:])
+    ]
+    return [chunk(tool_calls=[piece]) for piece in pieces]
+
+
+PATCH = '*** Begin Patch\n+a "b" é 😀\n'
+AGENTS = {"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "spawn"}]}
+TOOLS = [{"type": "custom", "name": "apply_patch"}, AGENTS, {"type": "local_shell"}]
+SIGNED = {"google": {"thought_signature": "SIG=="}}
+ALL_CALLS = [
+    *calling(0, "apply_patch", json.dumps({"input": PATCH}), extra_content=SIGNED),
+    *calling(1, "agents__spawn", '{"task": "x"}'),
+    *calling(2, "local_shell", '{"command": ["ls"]}'),
+    chunk(content="\n\n"),
+    chunk("tool_calls"),
+    DONE,
+]
+
+
+async def test_every_tool_is_called_by_its_own_kind_and_name() -> None:
+    _, got = await run(sending(*ALL_CALLS), tools=TOOLS)
+    assert got.error is None
+    patch, spawn, shell, _ = checked(got.events)[-1]["response"]["output"]
+    assert (patch["type"], patch["name"], patch["input"]) == ("custom_tool_call", "apply_patch", PATCH)
+    assert (spawn["type"], spawn["namespace"], spawn["name"]) == ("function_call", "agents", "spawn")
+    assert (spawn["arguments"], shell["type"]) == ('{"task": "x"}', "local_shell_call")
+    assert shell["action"] == {"type": "exec", "env": {}, "command": ["ls"]}
+    said = [event for event in got.events if event["type"] == "response.custom_tool_call_input.delta"]
+    assert "".join(event["delta"] for event in said) == PATCH
+    assert len(said) > 1, "the input comes as the model writes it"
+    (done,) = [event for event in got.events if event["type"] == "response.custom_tool_call_input.done"]
+    assert done["input"] == PATCH
+
+
+async def test_what_a_model_called_is_what_it_hears_in_the_next_turn() -> None:
+    """The items of a chain: its own calls, the line break behind them, and the client's outputs."""
+    _, got = await run(sending(*ALL_CALLS), tools=TOOLS)
+    output = got.events[-1]["response"]["output"]
+    answers = [
+        {"type": "local_shell_call_output", "id": "call_2", "output": "a"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "b"},
+        {"type": "custom_tool_call_output", "call_id": "call_0", "output": "c"},
+    ]
+    body = await asked("", [{"role": "user", "content": "go"}, *output, *answers], tools=TOOLS)
+    _, assistant, *outputs = body["messages"]
+    assert assistant["content"] is None
+    calls = assistant["tool_calls"]
+    names = [call["function"]["name"] for call in calls]
+    assert names == ["apply_patch", "agents__spawn", "local_shell"]
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [
+        {"input": PATCH},
+        {"task": "x"},
+        {"command": ["ls"]},
+    ]
+    assert [call.get("extra_content") for call in calls] == [SIGNED, None, None]
+    assert [(one["tool_call_id"], one["content"]) for one in outputs] == [
+        ("call_0", "c"),
+        ("call_1", "b"),
+        ("call_2", "a"),
+    ]
+
+
+async def test_thoughts_of_a_server_go_back_as_it_said_them() -> None:
+    details = [{"type": "reasoning.encrypted", "data": "AA", "index": 0}]
+    thinking = chunk(reasoning_content="Hm.", reasoning_details=details)
+    _, got = await run(sending(thinking, *calling(0, "f", "{}"), chunk("tool_calls"), DONE))
+    turn = [*got.events[-1]["response"]["output"]]
+    turn += [{"type": "function_call_output", "call_id": "call_0", "output": "1"}]
+    body = await asked('give_back = ["reasoning_content", "reasoning_details"]', turn)
+    assert body["messages"][0]["reasoning_content"] == "Hm."
+    assert body["messages"][0]["reasoning_details"] == details
+    assert not (await asked("", turn))["messages"][0].keys() & {"reasoning_content", "reasoning_details"}

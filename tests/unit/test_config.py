@@ -160,7 +160,7 @@ def test_validate_refuses_what_echo_cannot_run() -> None:
         (model('backend = "chat"\nvendor_tools = "run"'), ["models[0].vendor_tools", '"refuse" or "drop"']),
         (
             model('backend = "chat"\ngive_back = ["role"]'),
-            ["models[0].give_back: 'role'", "a list of fields"],
+            ["models[0].give_back", "'role'", "a list of fields"],
         ),
         ('[[agents]]\nname = "a"\nurl = "http://a"\ndrop = ["input"]', ["agents[0].drop: 'input'"]),
         (model('backend = "scripted"'), ["models[0].backend", "remove base_url"]),

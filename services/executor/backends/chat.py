@@ -6,6 +6,7 @@ The translation is pure and elsewhere (`chat_request`, `chat_translate`); here i
 keeps nothing, so a run cannot be resumed; closing the connection is its cancel.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from urllib.parse import urlsplit
@@ -52,8 +53,8 @@ class ChatBackend:
             raise self._words.failed(
                 "cannot resume a call of an executor that is gone.", type="executor_lost"
             )
-        _, body = self._asked(request)
-        translator = ChatTranslator(request.id)
+        tools, body = await asyncio.to_thread(self._asked, request)  # Python code: a conversation may be long
+        translator = ChatTranslator(request.id, tools)
         failure: UpstreamError = self._words.lost("ended its stream without a finish reason.")
         try:
             async with aclosing(self._batches(request, body, translator)) as batches:

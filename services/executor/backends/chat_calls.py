@@ -22,11 +22,9 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from services.config import SIGNATURES
 from services.executor.backends.chat_arguments import Arguments, is_json, same_json
 from services.executor.backends.surrogates import Seam
-
-SIGNATURES = ("extra_content", "provider_specific_fields", "thought_signature")
-"""Fields of a call that its server wants back with it (U-58)."""
 
 
 class MalformedCallError(Exception):
@@ -418,7 +416,9 @@ def _piece(given: Any) -> Piece:
     name, id = function.get("name"), given.get("id")
     if name is not None and not isinstance(name, str):
         raise MalformedCallError("sent a tool call whose name is not a string.")
-    extras = {key: held[key] for held in (function, given) for key in SIGNATURES if held.get(key)}
+    extras: dict[str, Any] = {
+        key: held[key] for held in (function, given) for key in SIGNATURES if held.get(key)
+    }
     return Piece(
         _index(given.get("index")),
         str(id) if isinstance(id, str | int) and not isinstance(id, bool) else "",

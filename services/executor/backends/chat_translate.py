@@ -18,7 +18,8 @@ from typing import Any
 
 from schemas.events import Event
 from schemas.ids import ResponseId
-from services.executor.backends.chat_calls import SIGNATURES, Call, Calls, MalformedCallError, Step
+from services.config import SIGNATURES
+from services.executor.backends.chat_calls import Call, Calls, MalformedCallError, Step
 from services.executor.backends.chat_citations import Citations
 from services.executor.backends.chat_finish import INCOMPLETE, Verdict, verdict
 from services.executor.backends.chat_output import Message, OutputItem, Reasoning, TextItem, ToolCall
