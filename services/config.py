@@ -34,10 +34,9 @@ from msgspec import Struct, field
 
 from schemas.errors import SettingsError, invalid
 from schemas.ids import Tenant
+from schemas.models import MAX_NAME
 from services import echo
 
-MAX_NAME = 256
-"""Characters of a model's name; globs are matched against nothing longer."""
 OPENAI_URL = "https://api.openai.com/v1"
 
 GiveBack = Literal[
@@ -180,9 +179,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         model = body.get("model")
         if not isinstance(model, str) or not 0 < len(model) <= MAX_NAME:
             raise invalid(f"model must be a string of 1 to {MAX_NAME} characters.", "model")
-        for candidate in self.models:
-            if fnmatchcase(model, candidate.match):
-                return candidate
+        served = next((served for served in self.models if fnmatchcase(model, served.match)), None)
+        if served is None or is_glob(served.match):
+            # An agent goes by its name as well: clients pick it from the list of models (A-26).
+            named = (agent for agent in self.agents if agent.name == model)
+            found: Route | None = next(named, served)
+        else:
+            found = served
+        if found is not None:
+            return found
         raise invalid(f"The model '{model}' does not exist.", "model", "model_not_found")
 
     def validate(self, body: Mapping[str, Any]) -> Route:
@@ -210,6 +215,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
                 return agent
         what = f"The agent '{str(name)[:MAX_NAME]}' does not exist."
         raise invalid(what, "agent_reference.name", "agent_not_found")
+
+
+def is_glob(match: str) -> bool:
+    """Whether `match` fits more names than itself."""
+    return any(sign in match for sign in "*?[")
 
 
 def unbounded(_: Tenant) -> Quota:

@@ -122,6 +122,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 5
     run_deadline_s: Annotated[Seconds, _takes("seconds that a response may stay open, above 0")] = 21_600
     upstream_idle_s: Annotated[Seconds, _takes("seconds of silence that an upstream may take, above 0")] = 600
+    models_s: Annotated[
+        float,
+        Meta(gt=0, le=200),
+        _takes("seconds after which an executor asks its upstreams anew for their models, at most 200"),
+    ] = 30
     lease_s: Annotated[
         float,
         Meta(gt=0, le=6),

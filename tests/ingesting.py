@@ -18,6 +18,7 @@ from services.eventlog.topics import Topics, topics
 from services.executor.backends import build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
+from services.executor.listing import Lister
 from services.ingest import app as ingest
 from services.ports import free_port
 from services.replay import app as replay
@@ -155,8 +156,11 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
     """An executor over the same log."""
     stop = asyncio.Event()
     conversation = Conversation(running.ingest_settings.replay_url)
-    registry = build(config.parse(running.config, "rejoinder.toml"), {})
-    executor = Executor(running.ingest_settings, running.log, NAMES, registry, conversation)
+    settings, log = running.ingest_settings, running.log
+    configuration = config.parse(running.config, "rejoinder.toml")
+    registry = build(configuration, {})
+    lister = Lister(log, NAMES.executors, configuration, registry.upstreams, settings.models_s)
+    executor = Executor(settings, log, NAMES, registry, conversation, beside=[lister.run])
     task = asyncio.create_task(executor.run(stop))
     try:
         yield

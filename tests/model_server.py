@@ -35,8 +35,8 @@ class ModelServer:
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """The bodies of all calls so far."""
-        return [call.body for call in self._server.calls]
+        """The bodies of all calls so far, but for those that ask which models there are."""
+        return [call.body for call in self._server.calls if call.method == "POST"]
 
     def asked_for(self, model: str) -> dict[str, Any]:
         """The body of the last call for a model."""
@@ -50,6 +50,9 @@ class ModelServer:
             self.gate.set()
 
     async def _answer(self, call: Call) -> None:
+        if call.path.endswith("/models"):
+            await call.answer(200, {"object": "list", "data": []})
+            return
         what = ["tool"] if call.body.get("tools") else call.body["model"].rpartition("-")[2].split("+")
         await call.head()
         if call.path.endswith("/chat/completions"):

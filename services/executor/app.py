@@ -8,6 +8,7 @@ from services.connect import connect, topic_names
 from services.executor.backends import build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
+from services.executor.listing import Lister
 from services.settings import Settings
 from services.web.health import serve_admin
 
@@ -23,8 +24,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     log = connect(settings, "executor")
     try:
         names = topic_names(settings)
-        executor = Executor(settings, log, names, registry, conversation, quota=configuration.quota)
-        async with serve_admin(settings, executor.not_ready):
+        lister = Lister(log, names.executors, configuration, registry.upstreams, settings.models_s)
+        beside = [lister.run]
+        quota = configuration.quota
+        executor = Executor(settings, log, names, registry, conversation, quota=quota, beside=beside)
+        async with serve_admin(settings, lambda: [*executor.not_ready(), *lister.not_ready()]):
             await executor.run(stop)
     finally:
         await registry.close()

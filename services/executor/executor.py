@@ -14,7 +14,7 @@ rest and says with a last beat that they are up for takeover. Shutdown is never 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 
 import structlog
@@ -58,6 +58,10 @@ LEAVING_SECONDS = 2.0
 """What leaving may take beyond the grace period, for each of its two steps."""
 
 
+Loop = Callable[[], Coroutine[object, object, None]]
+"""What runs until it is cancelled."""
+
+
 class Executor:
     """One executor over a log. `run` serves until it is told to stop."""
 
@@ -70,7 +74,9 @@ class Executor:
         conversation: Conversation,
         *,
         quota: Callable[[Tenant], Quota] = unbounded,
+        beside: Sequence[Loop] = (),
     ) -> None:
+        """`beside` are loops of others that run for as long as it does."""
         self.me: ExecutorId = executor_id(secrets.token_bytes(TOKEN_BYTES))
         self._settings = settings
         self._log = log_
@@ -90,6 +96,7 @@ class Executor:
             events=settings.max_events,
         )
         self._registry = registry
+        self._beside = beside
         self._history = History(log_, names.events)
         self._worker = Worker(
             self._history, registry, conversation, limits, settings.max_attempts, lambda: self._steward.now
@@ -142,6 +149,7 @@ class Executor:
                 self._assignments,
                 self._beats.write,
                 self._beats.read,
+                *self._beside,
             )
             tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
             await while_all_run(tasks, stop)

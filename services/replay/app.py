@@ -21,6 +21,7 @@ from services.replay.barrier import Barrier, Position
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
 from services.replay.library import Library
+from services.replay.models import Catalogue, ModelRoutes
 from services.replay.replay import Replay
 from services.replay.routes import InternalRoutes, PublicRoutes
 from services.replay.seek import Seeker
@@ -79,6 +80,7 @@ class Service:
         count = partial(eventlog.partitions, names.events)
         pieces = (self.foldings, self.library, self.seeker, self.snapshots)
         self.replay = Replay(*pieces, events, self._packed, count)
+        self.catalogue = Catalogue(eventlog, names.executors, within_s=settings.barrier_s)
         metrics.watch(self.feed, memory, self.seeker)
 
     def not_ready(self) -> list[str]:
@@ -93,7 +95,10 @@ class Service:
 async def _listen(settings: Settings, service: Service, upstream: Upstream | None) -> list[Server]:
     """Open both ports. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
-    public = PublicRoutes(service.replay, settings).routes()
+    public = [
+        *PublicRoutes(service.replay, settings).routes(),
+        *ModelRoutes(service.catalogue, settings).routes(),
+    ]
     forwarded = _forwarded(_forward(settings, upstream)) if upstream else []
     internal = InternalRoutes(service.replay, settings).routes()
     edge = Edge([*health_routes, *public, *forwarded], settings.cors_origins, settings.hosts, public=True)

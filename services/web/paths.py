@@ -15,6 +15,8 @@ SERVED: Mapping[str, tuple[str, ...]] = {
     "/v1/responses/{id}": ("GET", "DELETE"),
     "/v1/responses/{id}/cancel": ("POST",),
     "/v1/responses/{id}/input_items": ("GET",),
+    "/v1/models": ("GET",),
+    "/v1/models/{id:path}": ("GET",),
 }
 """The methods of every path of the public API, in starlette's notation; HEAD comes with GET."""
 
@@ -39,7 +41,9 @@ _NOT_OFFERED: Mapping[str, str] = {
     **dict.fromkeys(_WITHOUT.split(), "There is nothing in its place."),
 }
 """OpenAI's paths below /v1/ that Rejoinder does not offer, by their beginning, and what there is instead."""
-_ALL = ", ".join(f"{method} {path}" for path, methods in SERVED.items() for method in methods)
+_ALL = ", ".join(
+    f"{method} {path.replace(':path', '')}" for path, methods in SERVED.items() for method in methods
+)
 _PATTERNS = [(compile_path(path)[0], methods) for path, methods in SERVED.items()]
 
 

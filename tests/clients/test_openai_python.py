@@ -310,3 +310,23 @@ def test_idempotency_key(openai: OpenAI) -> None:
 
 def test_every_answer_carries_its_request_id(openai: OpenAI) -> None:
     assert echo(openai)._request_id
+
+
+def test_models_are_listed_and_retrieved(openai: OpenAI) -> None:
+    models = list(openai.models.list())
+
+    assert "echo" in [model.id for model in models]
+    assert openai.models.retrieve("echo") in models
+    with pytest.raises(sdk.NotFoundError, match="does not exist"):
+        openai.models.retrieve("no/such model")
+
+
+def test_a_failure_before_any_output_is_raised(openai: OpenAI) -> None:
+    with pytest.raises(sdk.InternalServerError) as failed:
+        openai.with_options(max_retries=1).responses.create(
+            model="echo", input=WORDS, metadata={"echo.fail_after": "0"}
+        )
+
+    id = failed.value.response.headers["x-rejoinder-response-id"]
+    assert (failed.value.status_code, failed.value.code) == (502, "server_error")
+    assert openai.responses.retrieve(id).status == "failed"

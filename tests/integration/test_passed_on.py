@@ -93,3 +93,13 @@ async def test_what_is_handed_on_and_what_is_not() -> None:
     assert "background_options" not in body
     assert (final["service_tier"], final["truncation"]) == ("ultrafast", "disabled")
     assert final["status"] == "completed"
+
+
+async def test_an_agent_that_is_asked_for_as_a_model_hears_its_name() -> None:
+    async with raw(Upstream()) as server:
+        text = f'[[agents]]\nname = "helper"\nurl = "{server.url}"\n'
+        async with ingesting(text) as running, executing(running):
+            final = await asked(running, model="helper")
+        body = server.calls[-1].body
+    assert (final["status"], final["model"]) == ("completed", "helper")
+    assert body["agent_reference"] == {"type": "agent_reference", "name": "helper"}

@@ -33,11 +33,19 @@ _accepted = msgspec.json.Decoder(_Accepted).decode
 
 
 class Registry:
-    """Finds the backend of a request. `backends` has one for each of the configuration's routes."""
+    """Finds the backend of a request. `backends` has one for each of the configuration's routes, `upstreams`
+    the servers that these call.
+    """
 
-    def __init__(self, config: Config, backends: Mapping[Route, Backend]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        backends: Mapping[Route, Backend],
+        upstreams: Mapping[Route, Upstream] | None = None,
+    ) -> None:
         self._config = config
         self._backends = backends
+        self.upstreams = upstreams or {}
 
     def route(self, accepted: bytes) -> Route | None:
         """Where a response goes, by the value of its `accepted`; None: nobody can say; its run tells why."""
@@ -77,7 +85,9 @@ def build(
     """
 
     def upstream(route: Route) -> Upstream:
-        return Upstream(route, environ, idle, record_bytes)
+        return upstreams.setdefault(route, Upstream(route, environ, idle, record_bytes))
+
+    upstreams: dict[Route, Upstream] = {}
 
     def backend(route: Route) -> Backend:
         if isinstance(route, Agent):
@@ -91,4 +101,4 @@ def build(
                 return ChatBackend(route, upstream(route))
         assert_never(route.backend)
 
-    return Registry(config, {route: backend(route) for route in config.routes()})
+    return Registry(config, {route: backend(route) for route in config.routes()}, upstreams)

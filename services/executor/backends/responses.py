@@ -77,6 +77,9 @@ class ResponsesBackend:
         self.pass_extensions = route.extensions == "pass"
         self._is_agent = isinstance(route, Agent)
         self._drop = frozenset(route.drop)
+        self._reference = (
+            {"type": "agent_reference", "name": route.name} if isinstance(route, Agent) else None
+        )
         self._upstream = upstream
         self._words = upstream.words
 
@@ -276,8 +279,10 @@ class ResponsesBackend:
             body.pop(ours, None)
         if self.resumable:
             body["background"] = True
-        if not self._is_agent:
+        if self._reference is None:
             body.pop("agent_reference", None)
+        elif body.get("agent_reference") is None:
+            body["agent_reference"] = self._reference  # it was asked for by its name, as a model
         return {name: value for name, value in body.items() if name not in self._drop}
 
     def _input(self, request: RunRequest) -> list[dict[str, Any]]:

@@ -163,12 +163,16 @@ class Upstream:
         what = f"sent an event larger than {self._largest} bytes."
         return self.words.failed(what, type="event_too_large")
 
-    async def body(self, answer: aiohttp.ClientResponse) -> bytes:
-        """The body of an answer that is not streamed. Raises UpstreamError."""
+    async def body(self, answer: aiohttp.ClientResponse, most: int = 0) -> bytes:
+        """The body of an answer that is not streamed, up to `most` bytes, else the size of an event.
+
+        Raises UpstreamError.
+        """
+        most = most or self._largest
         with self._translated():
-            body = await _read(answer, self._largest + 1)
-        if len(body) > self._largest:
-            what = f"sent an answer larger than {self._largest} bytes."
+            body = await _read(answer, most + 1)
+        if len(body) > most:
+            what = f"sent an answer larger than {most} bytes."
             raise self.words.failed(what, type="event_too_large")
         return body
 

@@ -1,0 +1,121 @@
+"""The models that clients may ask for, as the API lists them, and the record in which executors say so.
+
+An executor's `listing` record stands in `responses.executors`, beside its beats. Only its last one counts,
+for as long as it says itself. It has no say in who is alive (P-51). `together` is what all listings say.
+Pure.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from schemas.errors import ApiError
+from schemas.records import MALFORMED, SCHEMA_VERSION, LogRecord, NewRecord
+
+KIND = b"listing"
+MAX_NAME = 256
+"""Characters of a model's name."""
+MAX_LISTING_BYTES = 512 << 10
+"""Bytes of one listing, half of a record (P-9): thousands of models. What does not fit is left out."""
+LONGEST_GOOD_S = 600
+"""Seconds for which a listing is good at most: a reader looks no further back."""
+
+
+class Model(Struct, frozen=True):
+    """A model as the API shows it. `created` is in seconds since the epoch, 0 where nobody knows."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "rejoinder"
+
+
+class Listing(Struct, frozen=True):
+    """What one executor serves, good for `good_s` seconds of log time after the record."""
+
+    source: str
+    good_s: float
+    models: tuple[Model, ...]
+
+    def record(self) -> NewRecord:
+        """The record that says so."""
+        headers = [("kind", KIND), ("v", SCHEMA_VERSION), ("executor", self.source.encode())]
+        return NewRecord(f"{self.source}/models".encode(), msgspec.json.encode(self), headers)
+
+
+_listing = msgspec.json.Decoder(Listing).decode
+
+
+def listing_in(record: LogRecord) -> Listing | None:
+    """The listing in a record of `responses.executors`; None in any other, and in what nobody can read."""
+    if dict(record.headers).get("kind") != KIND:
+        return None
+    try:
+        return _listing(record.value or b"")
+    except (*MALFORMED, RecursionError):
+        return None
+
+
+def together(records: Iterable[LogRecord], now: int) -> Sequence[Model] | None:
+    """The models of all listings that are good at `now` (ms), the newest first; None without any."""
+    last: dict[str, tuple[int, Listing]] = {}
+    for record in records:
+        if (listing := listing_in(record)) is not None:
+            last[listing.source] = record.timestamp, listing
+    newest_first = sorted(last.values(), key=lambda said: said[0], reverse=True)
+    good = [listing for at, listing in newest_first if at + min(listing.good_s, LONGEST_GOOD_S) * 1000 >= now]
+    return distinct(model for listing in good for model in listing.models) if good else None
+
+
+def distinct(models: Iterable[Model]) -> Sequence[Model]:
+    """`models`, the first of each id."""
+    found: dict[str, Model] = {}
+    for model in models:
+        found.setdefault(model.id, model)
+    return list(found.values())
+
+
+def fitting(models: Iterable[Model]) -> tuple[Model, ...]:
+    """As many of `models`, from the first on, as fit into one listing."""
+    taken, size = list[Model](), 0
+    for model in models:
+        size += len(msgspec.json.encode(model)) + 1
+        if size > MAX_LISTING_BYTES:
+            break
+        taken.append(model)
+    return tuple(taken)
+
+
+def models_in(answer: bytes) -> list[Model]:
+    """The models in what an upstream answers to GET /models.
+
+    That is a list of objects or names, bare or in `data` or `models`; what is no model is passed over. Raises
+    ValueError when there is no list.
+    """
+    decoded = msgspec.json.decode(answer)
+    found = decoded.get("data", decoded.get("models")) if isinstance(decoded, dict) else decoded
+    if not isinstance(found, list):
+        raise ValueError("there is no list of models in it")  # noqa: TRY004  # bad data, not a bad call
+    return [model for entry in found if (model := _model(entry)) is not None]
+
+
+def _model(entry: Any) -> Model | None:
+    fields = {"id": entry} if isinstance(entry, str) else entry
+    if not isinstance(fields, dict):
+        return None
+    name = fields.get("id") or fields.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        return None
+    created, owner = fields.get("created"), fields.get("owned_by")
+    return Model(
+        name,
+        created=created if type(created) is int and abs(created) < 1 << 53 else 0,
+        owned_by=owner if isinstance(owner, str) else "rejoinder",
+    )
+
+
+def model_not_found(id: str) -> ApiError:
+    """404, in OpenAI's words."""
+    return ApiError(404, f"The model '{id}' does not exist.", param="model", code="model_not_found")
