@@ -89,7 +89,7 @@ class Lister:
     async def _ask(self, route: Route, upstream: Upstream) -> Sequence[Model]:
         """What `upstream` lists; nothing when it does not, and the operator is told once why."""
         try:
-            async with asyncio.timeout(ASK_S), upstream.get("/models") as answer:
+            async with asyncio.timeout(ASK_S), upstream.get("/models", calls=1) as answer:
                 models = models_in(await upstream.body(answer, MAX_ANSWER_BYTES))
         except UpstreamError as error:
             return self._told(route, error.message)

@@ -49,6 +49,12 @@ def configured(server: Raw) -> str:
     return f'[[models]]\nmatch = "*"\nbase_url = "{server.url}/v1"\n'
 
 
+def heard(server: Raw) -> dict[str, Any]:
+    """The body of the last call of a model."""
+    body: dict[str, Any] = [call.body for call in server.calls if call.method == "POST"][-1]
+    return body
+
+
 async def asked(running: Ingesting, **body: Any) -> Any:
     answer = await running.post({"model": "m", "input": "hi"} | body)
     assert answer.status == 200, answer
@@ -60,8 +66,8 @@ async def test_items_and_fields_that_only_models_know_are_kept_in_chains() -> No
         first = await asked(running, input=SAID)
         await asked(running, previous_response_id=first["id"], input="and then?")
 
-        heard: list[Item] = server.calls[-1].body["input"]
-    kept = [{**item, "content": ...} if "content" in item else item for item in heard]
+        said: list[Item] = heard(server)["input"]
+    kept = [{**item, "content": ...} if "content" in item else item for item in said]
     assert kept[:-1] == [
         {**item, "content": ...} if "content" in item else item for item in [*SAID, *PUT_OUT]
     ]
@@ -88,7 +94,7 @@ async def test_what_is_handed_on_and_what_is_not() -> None:
     async with raw(Upstream()) as server, ingesting(configured(server)) as running, executing(running):
         final = await asked(running, **fields, **window)
 
-        body = server.calls[-1].body
+        body = heard(server)
     assert {name: body[name] for name in fields} == fields
     assert "background_options" not in body
     assert (final["service_tier"], final["truncation"]) == ("ultrafast", "disabled")
@@ -100,6 +106,6 @@ async def test_an_agent_that_is_asked_for_as_a_model_hears_its_name() -> None:
         text = f'[[agents]]\nname = "helper"\nurl = "{server.url}"\n'
         async with ingesting(text) as running, executing(running):
             final = await asked(running, model="helper")
-        body = server.calls[-1].body
+        body = heard(server)
     assert (final["status"], final["model"]) == ("completed", "helper")
     assert body["agent_reference"] == {"type": "agent_reference", "name": "helper"}

@@ -138,9 +138,11 @@ class Upstream:
             yield answer
 
     @asynccontextmanager
-    async def get(self, path: str, calling: Calling = _nothing) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET `path` (query included). Raises UpstreamError, and what `calling` does, as for `post`."""
-        async with self._call("GET", path, None, calling) as answer:
+    async def get(
+        self, path: str, calling: Calling = _nothing, calls: int = CALLS
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """GET `path` (query included), in up to `calls` calls. Raises UpstreamError, and what `calling` does."""
+        async with self._call("GET", path, None, calling, calls) as answer:
             yield answer
 
     async def events(
@@ -206,11 +208,11 @@ class Upstream:
 
     @asynccontextmanager
     async def _call(
-        self, method: str, path: str, body: bytes | None, calling: Calling
+        self, method: str, path: str, body: bytes | None, calling: Calling, calls: int = CALLS
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         with self._translated():
             with _told(calling):
-                answer = await self._answered(method, path, body)
+                answer = await self._answered(method, path, body, calls)
             async with answer:
                 if answer.status >= 300:
                     # A POST starts a response. A GET asks for one that was started.
@@ -219,9 +221,11 @@ class Upstream:
                     raise self.words.refused(answer.status, await _error_body(answer), said)
                 yield answer
 
-    async def _answered(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+    async def _answered(
+        self, method: str, path: str, body: bytes | None, calls: int
+    ) -> aiohttp.ClientResponse:
         """The first answer that is not an invitation to call again."""
-        for call in range(1, CALLS):
+        for call in range(1, calls):
             try:
                 answer = await self._request(method, path, body)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
