@@ -181,7 +181,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             raise invalid(f"model must be a string of 1 to {MAX_NAME} characters.", "model")
         served = next((served for served in self.models if fnmatchcase(model, served.match)), None)
         if served is None or is_glob(served.match):
-            # An agent goes by its name as well: clients pick it from the list of models.
+            # An agent goes by its name as well: clients pick it from the list of models.
             named = (agent for agent in self.agents if agent.name == model)
             found: Route | None = next(named, served)
         else:

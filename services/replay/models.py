@@ -1,7 +1,7 @@
 """GET /v1/models and GET /v1/models/{id}: what the executors say there is, read from the log when asked.
 
 Nothing follows the executors' topic: a few hundred records are read for a request, and answer all requests of
-the next second. Every tenant sees all models (A-26).
+the next second. Every tenant sees all models (A-27).
 """
 
 import asyncio

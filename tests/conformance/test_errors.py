@@ -321,7 +321,7 @@ def test_a16_refusals_that_a_retry_cannot_mend_say_so(api: Api) -> None:
         assert answer.status != 409
 
 
-def test_a26_the_models_are_listed_and_found_by_name(api: Api) -> None:
+def test_a27_the_models_are_listed_and_found_by_name(api: Api) -> None:
     listed = api.ask("GET", "/v1/models")
     models = {model["id"]: model for model in listed.json["data"]}
 
@@ -332,12 +332,12 @@ def test_a26_the_models_are_listed_and_found_by_name(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "no/such/model", "%C3%A9", "ECHO"])
-def test_a26_an_unknown_model_is_404(api: Api, name: str) -> None:
+def test_a27_an_unknown_model_is_404(api: Api, name: str) -> None:
     error = error_of(answer := api.ask("GET", f"/v1/models/{name}"))
 
     assert (answer.status, error["code"]) == (404, "model_not_found")
     assert error["message"].endswith("does not exist.")
 
 
-def test_a26_every_tenant_sees_all_models(api: Api, stranger: Api) -> None:
+def test_a27_every_tenant_sees_all_models(api: Api, stranger: Api) -> None:
     assert api.ask("GET", "/v1/models").json == stranger.ask("GET", "/v1/models").json

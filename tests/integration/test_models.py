@@ -1,4 +1,4 @@
-"""GET /v1/models through replay: what executors ask of upstreams, and what clients see of it (A-26)."""
+"""GET /v1/models through replay: what executors ask of upstreams, and what clients see of it (A-27)."""
 
 import json
 from typing import Any

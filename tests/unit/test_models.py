@@ -1,4 +1,4 @@
-"""The list of models: what an upstream's answer says, an executor makes of it, all say together (A-26)."""
+"""The list of models: what an upstream's answer says, an executor makes of it, all say together (A-27)."""
 
 import json
 from typing import Any

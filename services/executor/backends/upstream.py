@@ -141,7 +141,7 @@ class Upstream:
     async def get(
         self, path: str, calling: Calling = _nothing, calls: int = CALLS
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET `path`, query included, in up to `calls` calls. Raises UpstreamError, and what `calling` does."""
+        """GET `path` and its query, in up to `calls` calls. Raises UpstreamError, and what `calling` does."""
         async with self._call("GET", path, None, calling, calls) as answer:
             yield answer
 
