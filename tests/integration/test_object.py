@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai.types.responses import ResponseItem
+from openai.types.responses import ResponseItem, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from tests.api import Api, request, text
@@ -58,6 +58,7 @@ WEATHER = {
     "description": "The weather at a place",
     "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
 }
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
 
@@ -112,6 +113,43 @@ def test_what_the_upstream_said_is_in_the_object(api: Api, backend: str) -> None
     assert final("incomplete")["incomplete_details"] == {"reason": "max_output_tokens"}
     assert final("cut")["error"]["type"] == "upstream_truncated"
     assert final("text")["usage"]["total_tokens"] == 12
+
+
+def test_a_custom_tool_of_a_chat_server_is_called_and_answered_in_a_chain(
+    api: Api, server: ModelServer
+) -> None:
+    """The model server calls the request's first tool twice, by a name that a chat server can take. Open
+    Responses knows no custom tools, so the openai SDK's types are the judge.
+    """
+    tool = {"type": "custom", "name": "apply.patch"}
+    tools = [{"type": "namespace", "name": "files", "description": "The files.", "tools": [tool]}]
+    frames = posted(api, request("mend it", model="chat-tool", tools=tools, client_metadata={"a": "b"}))
+    events = [EVENT.validate_python(frame.event, strict=True) for frame in frames]
+    assert "".join(one.delta for one in events if one.type.endswith("_input.delta")) == "here" * 2
+    first = frames[-1].event["response"]
+    calls = first["output"]
+    assert [(one["type"], one["namespace"], one["name"]) for one in calls] == [
+        ("custom_tool_call", "files", "apply.patch")
+    ] * 2
+    assert [one["input"] for one in calls] == ["here", "here"]
+    assert "client_metadata" not in server.asked_for("chat-tool")
+
+    outputs = [
+        {"type": "custom_tool_call_output", "call_id": one["call_id"], "output": f"{number}."}
+        for number, one in reversed(list(enumerate(calls)))
+    ]
+    said = [{"role": "user", "content": "Well?"}, {"role": "developer", "content": "Be brief."}, *outputs]
+    answer = api.post(request(said, model="chat-text", previous_response_id=first["id"], background=False))
+    assert text(checked_response(answer.json)) == "Good day, Sir."
+    system, user, assistant, *rest = server.asked_for("chat-text")["messages"]
+    assert (system, user["content"]) == ({"role": "system", "content": "Be brief."}, "mend it")
+    (name,) = {one["function"]["name"] for one in assistant["tool_calls"]}
+    assert "." not in name
+    assert [(one["role"], one["content"]) for one in rest] == [
+        ("tool", "0."),
+        ("tool", "1."),
+        ("user", "Well?"),
+    ]
 
 
 def test_echo_is_whole_in_every_state(api: Api) -> None:

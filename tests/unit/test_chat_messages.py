@@ -176,6 +176,8 @@ def test_calls_of_one_id_or_none_are_told_apart() -> None:
 def test_texts_are_one_string() -> None:
     texts = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
     assert said({"role": "user", "content": texts}) == [user("a\n\nb")]
+    blank = {"type": "input_text", "text": ""}
+    assert said({"role": "user", "content": [blank, *texts, blank]}) == [user("a\n\nb")]
     assert said(call("a"), output("a", texts))[1] == tool("a", "a\n\nb")
     system = said({"role": "developer", "content": texts}, user(), instructions="You are Codex")[0]
     assert system == {"role": "system", "content": "You are Codex\n\na\n\nb"}

@@ -102,7 +102,7 @@ def entries(items: Iterable[Any], tools: Toolbox, give_back: Sequence[str]) -> I
 
 def text_of(parts: Iterable[Object], between: str = "\n\n") -> str:
     """The texts among `parts`, joined."""
-    return between.join(part["text"] for part in parts if part["type"] == "text")
+    return between.join(part["text"] for part in parts if part["type"] == "text" and part["text"])
 
 
 def _entry(item: Object, tools: Toolbox, give_back: Sequence[str]) -> Iterator[Entry]:
