@@ -225,7 +225,7 @@ def expected(said: list[tuple[str, str]]) -> list[str]:
     return sorted(f"{name}({text})" for name, text in said)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.data(), calls, st.sampled_from(STYLES))
 def test_calls_come_out_as_they_were(data: st.DataObject, made: list[tuple[str, Any]], style: Any) -> None:
     said = [(name, json.dumps(given)) for name, given in made]
@@ -243,7 +243,7 @@ def test_calls_come_out_as_they_were(data: st.DataObject, made: list[tuple[str, 
     assert expected(told(deltas, TOOLS)) == expected(said)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), calls, st.sampled_from([heads, all_repeated, fresh_ids, shared_index, no_index]))
 def test_a_message_that_repeats_the_calls_adds_nothing(
     data: st.DataObject, made: list[tuple[str, Any]], style: Any
@@ -257,7 +257,7 @@ def test_a_message_that_repeats_the_calls_adds_nothing(
     assert expected(told(deltas, TOOLS, whole=[whole])) == expected(said)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), calls, st.sampled_from([heads, all_repeated]))
 def test_a_last_delta_that_repeats_the_calls_adds_nothing(
     data: st.DataObject, made: list[tuple[str, Any]], style: Any
@@ -268,7 +268,7 @@ def test_a_last_delta_that_repeats_the_calls_adds_nothing(
     assert expected(told(style(data.draw, said), TOOLS, last=[whole])) == expected(said)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data(), calls, st.sampled_from([heads, all_repeated, fresh_ids, shared_index, objects]))
 def test_tools_need_not_be_known(data: st.DataObject, made: list[tuple[str, Any]], style: Any) -> None:
     said = [(name, json.dumps(given)) for name, given in made]
@@ -279,7 +279,7 @@ def test_tools_need_not_be_known(data: st.DataObject, made: list[tuple[str, Any]
     assert sorted(name for name, _ in found) == sorted(name for name, _ in said)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data(), st.sampled_from(TOOLS), arguments)
 def test_a_name_in_fragments_needs_no_tools_when_the_arguments_follow_it(
     data: st.DataObject, name: str, given: Any

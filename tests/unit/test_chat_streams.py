@@ -358,3 +358,19 @@ def test_a_custom_tool_is_itself_again() -> None:
     )
     (item,) = response["output"]
     assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "patch", "*** Begin")
+
+
+def test_fields_that_the_route_gives_back_are_kept_on_what_they_came_with() -> None:
+    translator = ChatTranslator(ID, give_back=["reasoning_opaque", "sealed"])
+    thought = delta(reasoning_text="Hm", reasoning_opaque="OP")
+    one = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}, "sealed": "S"}
+    for chunk in (thought, delta(tool_calls=[one], sealed="M"), delta("tool_calls")):
+        translator.chunk(chunk)
+    thoughts, made = translator.end()[-1]["response"]["output"]
+    assert (thoughts["reasoning_opaque"], thoughts["sealed"], made["sealed"]) == ("OP", "M", "S")
+
+
+def test_content_that_gemini_marks_as_thought_leaves_no_mark() -> None:
+    mark = {"google": {"thought": True}}
+    response = final(delta(content="Hm", extra_content=mark), delta(content="A"), STOP)
+    assert all("extra_content" not in item for item in response["output"])

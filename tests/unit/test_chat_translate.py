@@ -288,6 +288,7 @@ def test_a_bad_chunk_takes_the_finish_back() -> None:
         (delta(tool_calls=[{"index": 0, "function": "f"}]), "not a function's"),
         (delta(tool_calls=[call(0, name=5)]), "whose name is not a string"),  # type: ignore[arg-type]
         (delta(tool_calls=["x"]), "not a function's"),
+        (delta(tool_calls=[call(at, name="f") for at in range(513)]), "more than 512 tool calls"),
         (delta(tool_calls=5), "tool_calls that are not a list"),
         (delta(tool_calls=[call(0, "c", "f", [1])]), "arguments are neither a string nor an object"),  # type: ignore[arg-type]
         ({"choices": [{"delta": {}, "finish_reason": {}}]}, "a finish_reason that is not a string"),

@@ -54,7 +54,7 @@ class ChatBackend:
                 "cannot resume a call of an executor that is gone.", type="executor_lost"
             )
         tools, body = await asyncio.to_thread(self._asked, request)  # Python code: a conversation may be long
-        translator = ChatTranslator(request.id, tools)
+        translator = ChatTranslator(request.id, tools, self._dialect.give_back)
         failure: UpstreamError = self._words.lost("ended its stream without a finish reason.")
         try:
             async with aclosing(self._batches(request, body, translator)) as batches:

@@ -19,6 +19,8 @@ class Arguments:
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
+        self.size = 0
+        """Characters so far."""
         self._open: list[str] = []
         """The brackets that are to come, the next one last."""
         self._in_string = False
@@ -49,11 +51,12 @@ class Arguments:
     @property
     def empty(self) -> bool:
         """Whether it is an empty object, which some servers send ahead of the arguments."""
-        return self.whole and len(self.text) < 8 and "".join(self.text.split()) == "{}"
+        return self.whole and self.size < 8 and "".join(self.text.split()) == "{}"
 
     def add(self, text: str) -> None:
         """More of it."""
         self._pieces.append(text)
+        self.size += len(text)
         if not self.begun and text.strip() and text.lstrip()[0] not in _OPENS:
             self.broken = True  # no object: nothing can be said of how far it has come
         at = 0

@@ -26,6 +26,9 @@ from services.config import SIGNATURES
 from services.executor.backends.chat_arguments import Arguments, is_json, same_json
 from services.executor.backends.surrogates import Seam
 
+MAX_CALLS = 512
+"""Calls of one answer: each piece may be looked for among all of them."""
+
 
 class MalformedCallError(Exception):
     """A tool call is none: the text begins with a verb, the server is its subject."""
@@ -67,12 +70,19 @@ class Call:
         self.seam = Seam()
         self.extras: dict[str, Any] = {}
         self.begun = False
+        self.waiting: list[str] = []
+        """Pieces of the arguments that were not handed out."""
         self.told = 0
         """Characters of the arguments that were handed out."""
         self.headless = False
         """Whether arguments came before the name: then more of the name may come behind them."""
         self.doubtful = False
         """Whether it may be no call but a name said again behind whole arguments."""
+
+    def take_instead(self, instead: Arguments) -> None:
+        """The arguments are `instead`, of which the same was handed out."""
+        self.arguments = instead
+        self.waiting = [instead.text[self.told :]]
 
     def __repr__(self) -> str:
         return f"<Call {self.id} {self.name}({self.arguments.text})>"
@@ -86,18 +96,25 @@ class Step(NamedTuple):
 
 
 class Calls:
-    """The calls of one stream. `names` are the functions that the request offers."""
+    """The calls of one stream. `names` are the functions that the request offers, `keep` the fields of a call
+    that its server wants back with it (U-58).
+    """
 
-    def __init__(self, names: Collection[str] = ()) -> None:
+    def __init__(self, names: Collection[str] = (), keep: Collection[str] = SIGNATURES) -> None:
         self._names = frozenset(names)
+        self._keep = frozenset(keep)
         self._calls: list[Call] = []
+        self._current: Call | None = None
+        """The call that the last piece was of, if a piece like it can be of no other."""
 
     def take(self, pieces: Any, *, last: bool = False) -> list[Step]:
         """What the `tool_calls` of one delta bring; `last`: the server stops with them.
 
         Raises MalformedCallError.
         """
-        read = [_piece(piece) for piece in _listed(pieces)]
+        if (step := self._usual(pieces)) is not None:
+            return [step]
+        read = [_piece(piece, self._keep) for piece in _listed(pieces)]
         known = list(self._calls)
         again = self._repeated(read, last)
         for call, piece in zip(known, read[:again], strict=False):
@@ -115,7 +132,8 @@ class Calls:
         Raises MalformedCallError.
         """
         known, steps = list(self._calls), []
-        for number, piece in enumerate(map(_piece, _listed(pieces))):
+        for number, given in enumerate(_listed(pieces)):
+            piece = _piece(given, self._keep)
             call = self._by_id(piece.id) or (known[number] if number < len(known) else None)
             if call and piece.name and call.name and self._joined(call, piece.name) is None:
                 call = next((one for one in known if _is_same(one, piece)), None)
@@ -135,7 +153,9 @@ class Calls:
         for call in self._calls:
             if not call.begun and call.name and not call.doubtful and (call.arguments.begun or not cut):
                 steps += self._begin(call)
-            call.arguments.add(call.seam.end())
+            if half := call.seam.end():
+                call.arguments.add(half)
+                call.waiting.append(half)
             if call.begun:
                 steps += self._rest(call)
         lost = [call for call in self._calls if not call.name]
@@ -163,6 +183,37 @@ class Calls:
         if call is None:
             call = self._new(piece, number)
         yield from self._add(call, piece)
+        mine = (one for one in reversed(self._calls) if piece.index is None or one.index == piece.index)
+        usual = call.told and piece.arguments.isascii() and call is next(mine, None)
+        self._current = call if usual else None
+
+    def _usual(self, pieces: Any) -> Step | None:
+        """The step of what nearly all deltas are, some more arguments of the call that the last piece was of;
+        None: it is to be looked into.
+        """
+        call = self._current
+        if call is None or pieces.__class__ is not list or len(pieces) != 1 or call.instead:
+            return None
+        piece = pieces[0]
+        function = piece.get("function") if piece.__class__ is dict else None
+        if function.__class__ is not dict or piece.get("id") or function.get("name"):
+            return None
+        text = function.get("arguments")
+        if (
+            text.__class__ is not str
+            or not text.isascii()
+            or not text
+            or text[0] in "{["
+            or call.arguments.whole
+        ):
+            return None
+        if piece.get("index") != call.index or not (
+            self._keep.isdisjoint(piece) and self._keep.isdisjoint(function)
+        ):
+            return None
+        call.arguments.add(text)
+        call.told += len(text)
+        return Step(call, text)
 
     def _of(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Call | None:
         """The call that a piece is more of; None: it begins one."""
@@ -240,7 +291,7 @@ class Calls:
     def _extend(self, call: Call, text: str) -> None:
         instead, call.instead = call.instead, None
         if instead and _repeats(instead, text):
-            call.arguments = instead
+            call.take_instead(instead)
         held, text = call.arguments, call.seam.add(text)
         if _is_again(held, text):
             return
@@ -251,10 +302,13 @@ class Calls:
                 text = text[len(held.text) :]
         elif held.empty and call.told == 0 and text.strip():
             call.arguments = held = Arguments()  # an empty object ahead of the arguments stands for none
+            call.waiting.clear()
         if text:
             held.add(text)
+            call.waiting.append(text)
         if call.instead and (held.whole or held.broken or call.instead.broken):
-            call.arguments = call.instead if held.broken else held
+            if not is_json(held.text) and not call.instead.broken:
+                call.take_instead(call.instead)
             call.instead = None
 
     def _begin(self, call: Call) -> list[Step]:
@@ -267,8 +321,9 @@ class Calls:
 
     def _rest(self, call: Call) -> list[Step]:
         if call.instead and call.instead.whole:
-            call.arguments = call.instead
-        text = call.arguments.text[call.told :]
+            call.take_instead(call.instead)
+        text = "".join(call.waiting)
+        call.waiting.clear()
         call.told += len(text)
         return [Step(call, text)] if text else []
 
@@ -282,7 +337,9 @@ class Calls:
             call.index = piece.index
 
     def _new(self, piece: Piece, number: int) -> Call:
-        call = Call(piece.index, number)
+        if len(self._calls) >= MAX_CALLS:
+            raise MalformedCallError(f"sent more than {MAX_CALLS} tool calls.")
+        self._current, call = None, Call(piece.index, number)
         before = self._calls[-1] if self._calls else None
         if before and piece.name == before.name and piece.index == before.index:
             call.doubtful = piece.is_blank and not piece.id
@@ -374,13 +431,14 @@ def _is_again(held: Arguments, text: str) -> bool:
         return False
     if held.whole:
         return same_json(held.text, text)
-    return text == held.text and text[:1] in ("{", "[") and not held.takes(text)
+    return len(text) == held.size and text == held.text and text[:1] in ("{", "[") and not held.takes(text)
 
 
 def _grown(held: Arguments, text: str) -> bool:
     """Whether `text` is all of `held` and more: from a server that sends the arguments whole each time."""
-    begins = text[:1] in ("{", "[") and held.begun and not held.whole
-    return begins and len(text) > len(held.text) and text.startswith(held.text)
+    if len(text) <= held.size or not held.begun or held.whole or text[:1] not in ("{", "["):
+        return False  # nearly always, before anything is joined
+    return text.startswith(held.text)
 
 
 def _repeats(held: Arguments, text: str) -> bool:
@@ -403,7 +461,7 @@ def _listed(pieces: Any) -> list[Any]:
     return pieces
 
 
-def _piece(given: Any) -> Piece:
+def _piece(given: Any, keep: Collection[str]) -> Piece:
     if given is None:
         return Piece(None, "", "", "", {})
     if not isinstance(given, dict):
@@ -416,9 +474,7 @@ def _piece(given: Any) -> Piece:
     name, id = function.get("name"), given.get("id")
     if name is not None and not isinstance(name, str):
         raise MalformedCallError("sent a tool call whose name is not a string.")
-    extras: dict[str, Any] = {
-        key: held[key] for held in (function, given) for key in SIGNATURES if held.get(key)
-    }
+    extras: dict[str, Any] = {key: held[key] for held in (function, given) for key in keep if held.get(key)}
     return Piece(
         _index(given.get("index")),
         str(id) if isinstance(id, str | int) and not isinstance(id, bool) else "",

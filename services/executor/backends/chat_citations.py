@@ -13,6 +13,7 @@ Annotation = dict[str, Any]
 
 _LISTS = ("citations", "search_results", "web_search", "references", "sources")
 """Fields that servers have a list of sources in: of the chunk, the choice, the delta or the message."""
+_FIELDS = frozenset({*_LISTS, "annotations", "context"})
 _URLS = ("url", "link", "uri", "source_url")
 _REQUIRED: dict[str, dict[str, Any]] = {
     "url_citation": {"url": "", "title": "", "start_index": 0, "end_index": 0},
@@ -41,6 +42,8 @@ class Citations:
 
     def take(self, holder: dict[str, Any]) -> None:
         """What a chunk, a choice, a delta or a message says of sources. What is no citation says nothing."""
+        if _FIELDS.isdisjoint(holder):
+            return
         annotations = holder.get("annotations")
         for given in annotations if isinstance(annotations, list) else ():
             annotation = _annotation(given)

@@ -26,6 +26,7 @@ _THOUGHTS = (
     "reasoning_details",
 )
 """Fields that servers have thoughts in, those that have the text alone first."""
+_THOUGHT_NAMES = frozenset(_THOUGHTS)
 _HELD_IN = ("text", "thinking", "content", "reasoning", "summary", "reasoning_content")
 """Fields of an object of thoughts that hold its text."""
 KEPT = ("reasoning_details", "thinking_blocks")
@@ -64,6 +65,8 @@ def parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
 
 def thoughts_of(delta: dict[str, Any]) -> dict[str, str]:
     """The thoughts in `delta` by the field that has them, but for empty ones. Raises UnsaidError."""
+    if _THOUGHT_NAMES.isdisjoint(delta):
+        return {}
     found = {name: "".join(_texts(delta.get(name))) for name in _THOUGHTS}
     return {name: text for name, text in found.items() if text}
 
@@ -73,6 +76,7 @@ class Thoughts:
 
     def __init__(self) -> None:
         self._said: list[str] = []
+        self._size = 0
         self._source = ""
         self._read: dict[str, int] = {}
         """How many characters of what was said each other field has said too."""
@@ -84,19 +88,23 @@ class Thoughts:
         if not found:
             return ""
         self._source = self._source or next(iter(found))
-        new = found.get(self._source, "")
+        new, before = found.get(self._source, ""), self._size
         if new:
-            self._said.append(new)
+            self._tell(new)
         for name, text in found.items():
-            if name != self._source:
+            if text == new and self._read.get(name, 0) == before:
+                self._read[name] = self._size  # nearly always: the same piece under both names
+            elif name != self._source:
                 rest = self._follow(name, text)
                 if not new:
-                    self._said.append(rest)
+                    self._tell(rest)
                     new = rest
         return new
 
     def keep(self, delta: dict[str, Any]) -> None:
         """Keep what the server wants back of `delta`."""
+        if _THOUGHT_NAMES.isdisjoint(delta):
+            return
         for name in KEPT:
             given = delta.get(name)
             for block in given if isinstance(given, list) else ():
@@ -113,6 +121,10 @@ class Thoughts:
         """What was kept since the last call."""
         kept, self._kept = self._kept, {}
         return {name: blocks for name, blocks in kept.items() if blocks}
+
+    def _tell(self, text: str) -> None:
+        self._said.append(text)
+        self._size += len(text)
 
     def _follow(self, name: str, text: str) -> str:
         """What another field than the source says beyond what was said."""

@@ -11,7 +11,7 @@ for their pieces may come interleaved. A cut leaves what is open then `incomplet
 that no event has (sound, images) is refused, never left out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -22,8 +22,9 @@ from services.config import SIGNATURES
 from services.executor.backends.chat_calls import Call, Calls, MalformedCallError, Step
 from services.executor.backends.chat_citations import Citations
 from services.executor.backends.chat_finish import INCOMPLETE, Verdict, verdict
+from services.executor.backends.chat_items import THOUGHTS
 from services.executor.backends.chat_output import Message, OutputItem, Reasoning, TextItem, ToolCall
-from services.executor.backends.chat_reading import UNSAID, Thoughts, UnsaidError, parts_of, thoughts_of
+from services.executor.backends.chat_reading import KEPT, UNSAID, Thoughts, UnsaidError, parts_of, thoughts_of
 from services.executor.backends.chat_repeats import Repeats
 from services.executor.backends.chat_tools import Toolbox
 from services.executor.backends.chat_usage import Usage
@@ -52,16 +53,20 @@ class _Text:
         self.logprobs: list[Any] = []
         """Those of the text that waits."""
 
-    def flush(self) -> str:
-        """What waits."""
-        rest = self.seam.end()
-        return self.repeats.flush() + self.repeats.piece(rest) + self.repeats.flush()
+    def flush(self, over: bool) -> str:
+        """What waits; half a character goes on waiting for its other half unless all is `over`."""
+        text = self.repeats.flush()
+        return text + self.repeats.piece(self.seam.end()) + self.repeats.flush() if over else text
 
 
 class ChatTranslator:
-    """Translates one stream. `response` is the id that item ids are derived from, `tools` the request's."""
+    """Translates one stream. `response` is the id that item ids are derived from, `tools` the request's;
+    `give_back` names fields that the server wants back with what it says (U-58).
+    """
 
-    def __init__(self, response: ResponseId, tools: Toolbox | None = None) -> None:
+    def __init__(
+        self, response: ResponseId, tools: Toolbox | None = None, give_back: Collection[str] = SIGNATURES
+    ) -> None:
         self._response = response
         self._tools = tools or Toolbox(())
         self._items: list[OutputItem] = []
@@ -71,7 +76,8 @@ class ChatTranslator:
         self._citations = Citations()
         self._extras: dict[str, Any] = {}
         """What the server wants back with the message that is to come."""
-        self._calls = Calls([function["function"]["name"] for function in self._tools.functions])
+        self._keep = frozenset(give_back) - {*THOUGHTS, *KEPT}
+        self._calls = Calls([function["function"]["name"] for function in self._tools.functions], self._keep)
         self._begun: dict[Call, ToolCall] = {}
         self._usage = Usage()
         self._model: str | None = None
@@ -83,6 +89,8 @@ class ChatTranslator:
         self._is_over = False
         self._bad = ""
         """What is bad about the calls, which only the end shows."""
+        self._spoken = "output_text"
+        """The kind of text that came last: of no other one anything waits."""
         self._index: int | None = None
         """The index of the choice that is told."""
         self._others: list[Any] = []
@@ -143,7 +151,7 @@ class ChatTranslator:
         """The events of what waits for more: nothing more comes."""
         if self._is_spoilt:
             return []
-        events = [event for kind in _KINDS for event in self._release(kind)]
+        events = [event for kind in _KINDS for event in self._release(kind, over=True)]
         steps, self._bad = self._calls.end(cut=self._verdict is not Verdict.DONE and not self._is_over)
         return [*events, *self._told(steps)]
 
@@ -235,38 +243,42 @@ class ChatTranslator:
         thought = next(iter(thoughts.values()), "") if repeats else self._thoughts.take(thoughts)
         if not repeats:
             self._thoughts.keep(delta)
-        yield from self._say("reasoning_text", thought, [], last, is_whole)
+        if thought:
+            yield from self._say("reasoning_text", thought, [], last, is_whole)
         self._citations.take(delta)
-        self._extras |= {name: delta[name] for name in SIGNATURES if delta.get(name)} if texts or last else {}
-        for kind, pieces in groupby(texts, key=itemgetter(0)):
-            text = "".join(piece for _, piece in pieces)
+        if not self._keep.isdisjoint(delta) and _kind_of_content(delta) == "output_text":
+            self._extras |= {name: delta[name] for name in self._keep if delta.get(name)}
+        for kind, text in texts:
             yield from self._say(kind, text, logprobs if kind == "output_text" else [], last, is_whole)
             logprobs = [] if kind == "output_text" else logprobs
         if isinstance(self._open, Message) and self._open.has_text:
             for annotation in self._citations.waiting():
                 yield from self._open.annotate(annotation)
-        calls = delta.get("tool_calls") or _forerunner(delta.get("function_call"))
-        yield from self._told(self._calls.snapshot(calls) if repeats else self._calls.take(calls, last=last))
+        if calls := delta.get("tool_calls") or _forerunner(delta.get("function_call")):
+            yield from self._told(
+                self._calls.snapshot(calls) if repeats else self._calls.take(calls, last=last)
+            )
         self._streamed = self._streamed or (not is_whole and bool(texts or thoughts or calls))
 
     def _say(self, kind: str, text: str, logprobs: list[Any], last: bool, is_whole: bool) -> Iterator[Event]:
         """A piece of a text of `kind`, or all of it (`is_whole`): what is new of it is told."""
         held = self._texts[kind]
+        if kind != self._spoken:
+            yield from self._release(self._spoken)
+            self._spoken = kind
         if is_whole:
             new = held.repeats.snapshot(whole(text), alone=not self._streamed)
         else:
             new = held.repeats.piece(held.seam.add(text), last=last)
         held.logprobs += logprobs
         if new:
-            for other in _KINDS:
-                yield from self._release(other) if other != kind else ()
             yield from self._grow(kind, new)
         elif not held.repeats.holding:
             held.logprobs = []
 
-    def _release(self, kind: str) -> Iterator[Event]:
-        """Tell what waits of a text: something else comes, or nothing more."""
-        if text := self._texts[kind].flush():
+    def _release(self, kind: str, *, over: bool = False) -> Iterator[Event]:
+        """Tell what waits of a text: something else comes, or nothing more (`over`)."""
+        if text := self._texts[kind].flush(over):
             yield from self._grow(kind, text)
 
     def _grow(self, kind: str, text: str) -> Iterator[Event]:
@@ -289,8 +301,7 @@ class ChatTranslator:
         """The events of what happens to calls."""
         for call, arguments in steps:
             if arguments is None:
-                for kind in _KINDS:
-                    yield from self._release(kind)
+                yield from self._release(self._spoken)
                 yield from self._close_open("completed")
                 yield from self._unheard("completed")
                 item = ToolCall(self._response, len(self._items), call.id, self._tools.called(call.name))
@@ -307,34 +318,33 @@ class ChatTranslator:
     def _close_open(self, status: str) -> Iterator[Event]:
         if self._open is None:
             return
+        self._open.extras, self._extras = self._extras, {}
         if isinstance(self._open, Reasoning):
-            self._open.extras = self._thoughts.taken()
-        else:
-            self._open.extras, self._extras = self._extras, {}
+            self._open.extras |= self._thoughts.taken()
         yield from self._open.end(status)
         if status == "completed":
             self._open = None
 
     def _unheard(self, status: str) -> Iterator[Event]:
         """An item for thoughts without a text, encrypted or signed, which the server wants back."""
-        if self._thoughts.are_sealed:
+        if self._thoughts.are_sealed or self._extras:
             item = Reasoning(self._response, len(self._items))
             yield from self._begin(item)
-            item.extras = self._thoughts.taken()
+            item.extras, self._extras = {**self._extras, **self._thoughts.taken()}, {}
             yield from item.end(status)
 
 
 def _split(delta: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """The thoughts of a delta by their field, and its other texts with their kinds. Raises UnsaidError."""
-    texts = [
-        part
-        for field, kind in (("content", _kind_of_content(delta)), ("refusal", "refusal"))
-        for part in parts_of(delta.get(field), kind)
-    ]
-    thoughts = thoughts_of(delta)
+    thoughts, content, refusal = thoughts_of(delta), delta.get("content"), delta.get("refusal")
+    kind = _kind_of_content(delta)
+    if content.__class__ is str and not refusal and kind == "output_text":
+        return thoughts, [(kind, content)] if content else []  # nearly all
+    texts = [*parts_of(content, kind), *parts_of(refusal, "refusal")]
     if thought := "".join(text for kind, text in texts if kind == "reasoning_text"):
         thoughts["content"] = thought
-    return thoughts, [(kind, text) for kind, text in texts if kind != "reasoning_text"]
+    said = groupby((part for part in texts if part[0] != "reasoning_text"), key=itemgetter(0))
+    return thoughts, [(kind, "".join(text for _, text in pieces)) for kind, pieces in said]
 
 
 def _kind_of_content(delta: dict[str, Any]) -> str:

@@ -31,6 +31,8 @@ class Usage:
 
     def take(self, holder: dict[str, Any]) -> bool:
         """What a chunk or a choice says of tokens; whether it says anything."""
+        if "usage" not in holder and "x_groq" not in holder:
+            return False
         beside = holder.get("x_groq")
         given = holder.get("usage") or (beside.get("usage") if isinstance(beside, dict) else None)
         if not isinstance(given, dict):
