@@ -24,7 +24,7 @@ def test_a_reason_is_known_in_any_letter_case_and_spelling_or_is_no_success(
     assert {reason: verdict(reason) for reason in reasons.split()} == dict.fromkeys(reasons.split(), says)
 
 
-@pytest.mark.parametrize("reason", ["", " ", "null", "None", "FINISH_REASON_UNSPECIFIED"])
+@pytest.mark.parametrize("reason", ["", " ", "null", "None", "FINISH_REASON_UNSPECIFIED", "in_progress"])
 def test_a_reason_that_says_nothing_ends_nothing(reason: str) -> None:
     assert verdict(reason) is None
 

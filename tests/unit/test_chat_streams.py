@@ -86,6 +86,11 @@ TOOLS = [{"type": "function", "name": name} for name in ("get_weather", "get_tim
         ),
         ([calls(("0", "c", "f", '{"a"')), calls((0.0, None, None, ":1}"))], ['f({"a":1})']),
         ([calls({"name": "f", "arguments": "{}", "id": "c"})], ["f({})"]),
+        ([calls((0, "c", "f")), calls((1, "c", None, '{"a"')), calls((2, "c", None, ":1}"))], ['f({"a":1})']),
+        (
+            [calls((0, "c", "f")), calls((1, None, None, '{"a"')), calls((2, None, None, ":1}"))],
+            ['f({"a":1})'],
+        ),
         ([delta(tool_calls={"index": 0, "function": {"name": "f", "arguments": "{}"}})], ["f({})"]),
         ([calls((0, "f", "f", '{"a":1}'), (1, "f", "f", '{"a":2}'))], ['f({"a":1})', 'f({"a":2})']),
     ],

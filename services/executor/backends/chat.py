@@ -124,7 +124,7 @@ class ChatBackend:
         events: list[Event] = []
         try:
             for one in arrived:
-                if one.data.strip() == b"[DONE]":
+                if one.data.strip(b'" ') == b"[DONE]":
                     events += translator.over()
                     return events, None, True
                 for chunk in self._decode(one):

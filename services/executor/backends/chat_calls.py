@@ -246,7 +246,12 @@ class Calls:
             if self._goes_on(without[at], piece):
                 without[at].index = piece.index
                 return without[at]
-        return None if piece.begins or piece.id else self._latest(self._calls, piece)
+        if piece.id:
+            return None
+        # Where an object begins, it is the call that waits for one, or another call.
+        latest = self._calls[-1:] if piece.begins else self._calls
+        found = self._latest(latest, piece)
+        return None if piece.begins and found and (found.arguments.begun or not found.name) else found
 
     def _goes_on(self, call: Call, piece: Piece, *, same_id: bool = False) -> bool:
         """Whether `piece` can be more of `call`; `same_id`: it has an id of that call."""

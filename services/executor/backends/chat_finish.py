@@ -62,7 +62,11 @@ _WORDS = {
     """,
 }
 _KNOWN = {word: verdict for verdict, words in _WORDS.items() for word in words.split()}
-_NONE = frozenset({"", "null", "none", "undefined", "unspecified", "finish_reason_unspecified"})
+_GOES_ON = """
+    null none undefined unspecified in_progress running generating ongoing processing streaming continue
+    not_finished unfinished
+"""
+_NONE = frozenset(["", *_GOES_ON.split()])
 """Words by which servers say that they have not stopped."""
 _PREFIXES = ("finish_reason_", "finishreason_", "stop_reason_", "reason_")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
