@@ -49,6 +49,8 @@ def test_a_text_that_is_sent_again_as_a_whole_is_told_once(pieces: list[str], la
         ["no ", "no ", "no no "],
         ["ab", "c", "abc", "d"],
         ["I", "I mean", " you"],
+        ["\n", "\n\n", "\n\nHi", " you"],
+        [" ", "  ", "   x", " "],
     ],
 )
 def test_a_model_that_repeats_itself_loses_nothing(pieces: list[str]) -> None:
@@ -61,6 +63,10 @@ def test_a_message_beside_the_pieces_adds_what_they_left_out(pieces: list[str]) 
     said = [text.piece(piece) for piece in pieces]
     said += [text.snapshot(whole, alone=False), text.snapshot(f"{whole}!", alone=False)]
     assert "".join([*said, text.flush()]) == f"{whole}!"
+
+
+def test_a_stream_that_turns_out_to_have_pieces_loses_none_of_them_from_then_on() -> None:
+    assert told("a", "ab", "abc", "x", "a", "a") == "abcxaa"
 
 
 def test_a_message_settles_whether_pieces_are_all_of_it() -> None:

@@ -98,7 +98,8 @@ class Repeats:
             return ""
         self._held.append(text)
         said = self.said()
-        if len(said) < len(before) < len(text) and not _is_times(said, text):
+        grows = len(said) < len(before) < len(text) and any(map(str.isalnum, before))
+        if grows and not _is_times(said, text):
             self._whole = True
             self._held.clear()
             return self._rest(text)
@@ -130,7 +131,10 @@ class Repeats:
         said = self.said()
         if text.startswith(said):
             return self._tell(text[len(said) :])
-        return "" if said.startswith(text) else self._tell(text)
+        if said.startswith(text) and 2 * len(text) >= len(said):
+            return ""  # a text of before comes late
+        self._whole = False  # it never was all of it
+        return self._tell(text)
 
     def _release(self, text: str) -> str:
         held, self._held = self._held, []
