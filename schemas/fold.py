@@ -96,6 +96,15 @@ class State:
         return self.status not in OPEN_STATUSES or self.deleted
 
     @property
+    def ephemeral(self) -> bool:
+        """Whether it is kept for some time after its end, and erased then (P-76)."""
+        return self.accepted is not None and self.accepted.ephemeral
+
+    def kept_until(self, ephemeral_ms: int) -> int:
+        """The log time (ms) of a closed response's end; an ephemeral one is kept for `ephemeral_ms` more."""
+        return self.touched + (ephemeral_ms if self.ephemeral else 0)
+
+    @property
     def output_counted(self) -> bool:
         """Whether an event beyond the first states counted, so that running again would say things twice."""
         return self.last > self.origin + 1
@@ -138,9 +147,12 @@ class Fold:
             case _:
                 return Verdict.IGNORED
 
-    def forget(self, before: int) -> list[State]:
-        """Drop closed responses untouched since log time `before` (ms) and return them (P-63)."""
-        gone = [s for s in self.responses.values() if s.closed and s.touched < before]
+    def forget(self, before: int, ephemeral_ms: int) -> list[State]:
+        """Drop closed responses untouched since log time `before` (ms) and return them (P-63).
+
+        Ephemeral ones stay `ephemeral_ms` longer: until then they are seen, and not erased.
+        """
+        gone = [s for s in self.responses.values() if s.closed and s.kept_until(ephemeral_ms) < before]
         for state in gone:
             del self.responses[state.id]
         return gone

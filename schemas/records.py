@@ -89,6 +89,16 @@ class Accepted(Struct, frozen=True, gc=False):
     keyed: bool = False
     """Its id is that of an Idempotency-Key (P-2): it may be asked for again at any time."""
 
+    @property
+    def key(self) -> bytes:
+        """The record's key."""
+        return f"{self.id}/accepted/{self.nonce}".encode()
+
+    @property
+    def ephemeral(self) -> bool:
+        """Not stored, but in the background: its tenant sees it until some time after its end (P-76)."""
+        return self.background and not self.store
+
     def new(self, value: bytes) -> NewRecord:
         """The record that says so around `value`, the encoded `AcceptedValue`."""
         headers = [
@@ -103,7 +113,7 @@ class Accepted(Struct, frozen=True, gc=False):
             headers.append(("previous", self.previous.encode()))
         if self.keyed:
             headers.append(("keyed", b"1"))
-        return NewRecord(f"{self.id}/accepted/{self.nonce}".encode(), value, headers)
+        return NewRecord(self.key, value, headers)
 
 
 class Claimed(Struct, frozen=True, gc=False):

@@ -187,6 +187,12 @@ def previous_not_found(id: str) -> ApiError:
     return ApiError(404, sentence, param="previous_response_id", code="previous_response_not_found")
 
 
+def previous_not_stored(id: str) -> ApiError:
+    """404: `previous_response_id` is ephemeral (A-13). The code is that at which clients send everything."""
+    sentence = f"Previous response with id '{shown(id)}' is not stored: send its items as 'input' instead."
+    return ApiError(404, sentence, param="previous_response_id", code="previous_response_not_found")
+
+
 def input_items(body: Mapping[str, Any], id: ResponseId | None = None) -> list[Item]:
     """The input in `body`, a validated request, as items with a type; text is one user message.
 
@@ -251,9 +257,6 @@ def _together(body: Mapping[str, Any]) -> None:
     if body.get("conversation") is not None:
         sentence = "Unsupported parameter: 'conversation'. Chain with 'previous_response_id' instead."
         raise invalid(sentence, "conversation", "unsupported_parameter")
-    if body.get("background") and body.get("store") is False:
-        sentence = "Unsupported parameter: 'background' requires 'store' to be true."
-        raise invalid(sentence, "background", "unsupported_parameter")
     window = (body.get("background_options") or {}).get("completion_window")
     if window in LONG_WINDOWS and (not body.get("background") or body.get("stream")):
         sentence = f"'{window}' requires 'background' to be true, and no 'stream'."

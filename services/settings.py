@@ -121,6 +121,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, _takes("seconds that a read waits for the log before it answers 503, above 0")
     ] = 5
     run_deadline_s: Annotated[Seconds, _takes("seconds that a response may stay open, above 0")] = 21_600
+    ephemeral_s: Annotated[
+        Seconds,
+        _takes("seconds that a background response with store: false is kept after its end, above 0"),
+    ] = 600
     upstream_idle_s: Annotated[Seconds, _takes("seconds of silence that an upstream may take, above 0")] = 600
     models_s: Annotated[
         float,

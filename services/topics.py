@@ -57,7 +57,8 @@ async def _check(settings: Settings) -> list[Problem]:
 
 
 def _kept(settings: Settings) -> int:
-    return kept_ms(int(settings.run_deadline_s * 1000) + settings.window_ms + settings.skew_ms)
+    needed = int((settings.run_deadline_s + settings.ephemeral_s) * 1000)
+    return kept_ms(needed + settings.window_ms + settings.skew_ms)
 
 
 def _say(lines: Sequence[object]) -> None:

@@ -51,8 +51,8 @@ class Rig:
         body = {"model": "echo", "background": True, "input": text, **body}
         initial = response.initial(body, id, 1_700_000_000, "echo")
         entry = Accepted(
-            id, "n", TENANT, "sha", FAR, deadline, background=True, store=body.get("store", True),
-            previous=body.get("previous_response_id"),
+            id, "n", TENANT, "sha", FAR, deadline, background=body["background"],
+            store=body.get("store", True), previous=body.get("previous_response_id"),
         )  # fmt: skip
         value = raw_value or json.dumps({"request": body, "response": initial}).encode()
         await self.put(entry.new(value))

@@ -131,12 +131,13 @@ _VIEW = (
 )
 
 
-def kept_ms(open_ms: int = 0) -> int:
+def kept_ms(needed_ms: int = 0) -> int:
     """Milliseconds for which nothing may be compacted or removed, a day at least (P-92).
 
-    `open_ms` is how long a response may be open, with the acceptance window and the skew.
+    `needed_ms` is how long a response may be open, and an ephemeral one be seen after its end, with the
+    acceptance window and the skew.
     """
-    return max(DAY, open_ms + LONGEST_OUTAGE)
+    return max(DAY, needed_ms + LONGEST_OUTAGE)
 
 
 def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = DAY) -> list[TopicSpec]:
@@ -145,7 +146,7 @@ def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = D
     `max_record_bytes` is the size of the largest record, `kept` what `kept_ms` says.
     """
     every = (*_ALL, _holding(max_record_bytes))
-    lower = "or lower REJOINDER_RUN_DEADLINE_S" if kept > DAY else ""
+    lower = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S" if kept > DAY else ""
     return [
         TopicSpec(
             names.events,

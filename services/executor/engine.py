@@ -50,7 +50,10 @@ FindRoute = Callable[[bytes], Route | None]
 
 
 class Engine:
-    """One process's partitions and runs. `lease` is in seconds; `clock` gives wall-clock seconds."""
+    """One process's partitions and runs. `lease` is in seconds; `clock` gives wall-clock seconds.
+
+    `ephemeral_ms`: how long (log time) an ephemeral response is kept after its end.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Engine:
         start: Start,
         *,
         lease: float,
+        ephemeral_ms: int,
         clock: Callable[[], float],
     ) -> None:
         self.me = me
@@ -77,6 +81,7 @@ class Engine:
         self._route = route
         self._start = start
         self._lease = lease
+        self._ephemeral_ms = ephemeral_ms
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -125,7 +130,7 @@ class Engine:
                 at = f"{self.topic}/{partition.number}@{record.offset}"
                 log.warning("unreadable record passed over", at=at, why=entry.why)
         if not counts:
-            _erase_late(partition, record, entry, verdict)
+            self._erase_late(partition, record, entry, verdict)
 
     def _event(self, partition: Partition, entry: EventRecord, record: LogRecord, counts: bool) -> None:
         run = self.runs.get(entry.id)
@@ -177,8 +182,8 @@ class Engine:
     def _closed(self, partition: Partition, id: ResponseId, record: LogRecord, *, from_outside: bool) -> None:
         partition.closed(id)
         state = partition.fold.responses[id]
-        if not _stored(state):
-            partition.erase(id, state.offset, record, at=state.offset)  # the close alone does not say why
+        if not _stored(state):  # held from its `accepted` on: the close alone does not say why it is erased
+            partition.erase(id, state.offset, record, at=state.offset, after=self._kept_until(state))
         run = self.runs.get(id)
         if from_outside and (run is None or (run.attempt > 1 and not run.called)):
             partition.orphaned(state, record.offset, self.liveness.beats)
@@ -187,6 +192,32 @@ class Engine:
             if from_outside:
                 self.stop(run)  # P-46: the upstream must stop
         self.stirred.set()
+
+    # What is erased.
+
+    def _kept_until(self, state: State) -> int:
+        """The log time (ms) before which nothing of a closed, unstored response is erased; 0: none."""
+        return state.kept_until(self._ephemeral_ms) if state.ephemeral and not state.deleted else 0
+
+    def _erase_late(self, partition: Partition, record: LogRecord, entry: Entry, verdict: Verdict) -> None:
+        """Erase a record that never counts where no later delete would find it (P-90).
+
+        Void ones, those of a response that is erased already or will be, and those that come late for one
+        that was accepted, and dealt with, before the floor.
+        """
+        id: ResponseId | None = getattr(entry, "id", None)
+        if id is None or isinstance(entry, Deleted):
+            return
+        state = partition.fold.get(id)
+        if isinstance(entry, Tombstone):
+            if state is None and b"/accepted/" not in (record.key or b""):
+                partition.unknown_erased(id)
+        elif verdict is Verdict.VOID or (state is not None and state.offset < partition.floor):
+            partition.erase_stray(id, record.offset)
+        elif state is None:
+            partition.unknown_read(id, record.offset, closes=_closes(entry))
+        elif state.deleted or (state.closed and not _stored(state)):
+            partition.erase(id, record.offset, record, after=self._kept_until(state))
 
     # What is sent.
 
@@ -266,27 +297,6 @@ class Engine:
             return
         for id in [id for id in self.runs if id in partition.fold]:
             self.abandon(self.runs[id])
-
-
-def _erase_late(partition: Partition, record: LogRecord, entry: Entry, verdict: Verdict) -> None:
-    """Erase a record that never counts where no later delete would find it (P-90).
-
-    Void ones, those of a response that is erased already, and those that come late for one that was accepted,
-    and dealt with, before the floor.
-    """
-    id: ResponseId | None = getattr(entry, "id", None)
-    if id is None or isinstance(entry, Deleted):
-        return
-    state = partition.fold.get(id)
-    if isinstance(entry, Tombstone):
-        if state is None and b"/accepted/" not in (record.key or b""):
-            partition.unknown_erased(id)
-    elif verdict is Verdict.VOID or (state is not None and state.offset < partition.floor):
-        partition.erase_stray(id, record.offset)
-    elif state is None:
-        partition.unknown_read(id, record.offset, closes=_closes(entry))
-    elif state.deleted or (state.closed and not _stored(state)):
-        partition.erase(id, record.offset, record)
 
 
 def _closes(entry: Entry) -> bool:

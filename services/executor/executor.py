@@ -84,9 +84,17 @@ class Executor:
         self._tail = Tail(log_, names.events, pace=PACE_S)
         self._liveness = Liveness(self.me)
         self._memory_ms = settings.window_ms + settings.skew_ms
+        ephemeral_ms = int(settings.ephemeral_s * 1000)
         lease = settings.lease_s
         self._engine = Engine(
-            self.me, names.events, self._liveness, registry.route, self._launch, lease=lease, clock=time.time
+            self.me,
+            names.events,
+            self._liveness,
+            registry.route,
+            self._launch,
+            lease=lease,
+            ephemeral_ms=ephemeral_ms,
+            clock=time.time,
         )
         self._writer = self._engine.writer = log_.writer(on_failure=self._engine.append_failed)
         self._predecessors = Predecessors(conversation.settle, self._engine.partitions, self._engine.stirred)
@@ -110,6 +118,7 @@ class Executor:
             most=lambda tenant: most(settings.slots, quota(tenant)),
             lease=lease,
             memory_ms=self._memory_ms,
+            ephemeral_ms=ephemeral_ms,
         )
         self._beats = Beats(
             self.me, log_, names.executors, self._writer, self._liveness, self._on_beat, lease=lease

@@ -9,6 +9,10 @@ UNREADABLE = Counter(
     "rejoinder_executor_unreadable_total", "Records that could not be read and were passed over"
 )
 ERASED = Counter("rejoinder_executor_erased_total", "Responses erased from the log")
+EPHEMERAL = Gauge(
+    "rejoinder_executor_ephemeral_responses",
+    "Ended responses in the owned partitions that are not stored and still seen, as of the last beat",
+)
 OWNED = Gauge("rejoinder_executor_partitions_owned", "Partitions that this executor owns")
 QUEUED = Gauge(
     "rejoinder_executor_queued_responses",

@@ -27,7 +27,8 @@ class Erasure(Struct, frozen=True):
     """Records to be erased: those with offsets in [`start`, `end`); `start` is -1 when there are none.
 
     `at` is where whoever starts must see why, so the watermark must not pass it. A `stray` is one record:
-    what else there is of its response may be there to stay.
+    what else there is of its response may be there to stay. Nothing is erased while log time has not passed
+    `after` (ms): an ephemeral response is seen until then (P-93).
     """
 
     id: ResponseId
@@ -35,6 +36,7 @@ class Erasure(Struct, frozen=True):
     end: int
     at: int
     stray: bool = False
+    after: int = 0
 
     @property
     def key(self) -> tuple[ResponseId, int]:
@@ -114,11 +116,13 @@ class Partition(Struct):
             self.values[state.id] = value
             self.values_bytes += len(value)
 
-    def erase(self, id: ResponseId, start: int, record: LogRecord, *, at: int | None = None) -> None:
+    def erase(
+        self, id: ResponseId, start: int, record: LogRecord, *, at: int | None = None, after: int = 0
+    ) -> None:
         """`record` asks to erase all of `id` from offset `start` (-1: unknown) up to itself (P-90).
 
-        `at`: the offset that the watermark must not pass before, where that is not the record's own. What
-        lies before the floor was erased before the watermark passed it.
+        `at`: the offset that the watermark must not pass before, where that is not the record's own. `after`:
+        the log time (ms) to wait for. What lies before the floor was erased before the watermark passed it.
         """
         if record.offset < self.floor:
             return
@@ -126,8 +130,8 @@ class Partition(Struct):
         asked = self.erasures.get((id, -1))
         if asked is not None:
             start = min(start, asked.start) if min(start, asked.start) >= 0 else max(start, asked.start)
-            at = min(at, asked.at)
-        erasure = Erasure(id, start, record.offset + 1, at)
+            at, after = min(at, asked.at), min(after, asked.after)
+        erasure = Erasure(id, start, record.offset + 1, at, after=after)
         self.erasures[erasure.key] = erasure
 
     def erase_stray(self, id: ResponseId, offset: int) -> None:
@@ -170,6 +174,10 @@ class Partition(Struct):
         running = state.status in OPEN_STATUSES or (state.status == CANCELLED and not state.deleted)
         if running and state.executor is not None and state.offset >= self.floor:
             self.orphans[state.id] = Orphan(state.id, state.offset, end, state.executor, beats)
+
+    def due(self, now: int) -> list[Erasure]:
+        """What is to be erased at log time `now` (ms)."""
+        return [erasure for erasure in self.erasures.values() if erasure.after < now]
 
     def erased(self, before: int) -> None:
         """The owner's watermark is at offset `before`: what was asked for before it is erased."""

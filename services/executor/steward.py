@@ -52,6 +52,7 @@ class Steward:
         most: Callable[[Tenant], int],
         lease: float,
         memory_ms: int,
+        ephemeral_ms: int,
     ) -> None:
         self._engine = engine
         self._tail = tail
@@ -61,6 +62,7 @@ class Steward:
         self._most = most
         self._lease = lease
         self._memory_ms = memory_ms
+        self._ephemeral_ms = ephemeral_ms
         self.now = 0
         """Log time of my last beat, ms."""
         self.accepting = True
@@ -90,7 +92,7 @@ class Steward:
         for partition in self._engine.partitions.values():
             partition.expire(before=loop_now - CLAIMS_S)
             self._reclaim_again(partition, loop_now)
-            for state in partition.fold.forget(partition.time - self._memory_ms):
+            for state in partition.fold.forget(partition.time - self._memory_ms, self._ephemeral_ms):
                 partition.orphans.pop(state.id, None)
         if not self._may_claim():
             return
@@ -109,6 +111,8 @@ class Steward:
         metrics.QUEUED.set(sum(map(len, queues)))
         metrics.OLDEST.set(max(0, self.now - oldest) / 1000)
         metrics.FREE_SLOTS.set(max(0, self._free()))
+        waiting = (erasure for p in acting for erasure in p.erasures.values() if erasure.after >= self.now)
+        metrics.EPHEMERAL.set(sum(1 for _ in waiting))
 
     def claiming(self) -> bool:
         """Whether claims are under way that may still become runs: sent within a lease (P-42)."""
@@ -122,8 +126,10 @@ class Steward:
         return {n: mark for n, mark in marks.items() if mark > self._engine.partitions[n].committed}
 
     def erasures(self) -> list[tuple[Partition, list[Erasure]]]:
-        """What the owner has to erase now."""
-        return [(p, list(p.erasures.values())) for p in self._acting() if p.erasures]
+        """What the owner has to erase now: of an ephemeral response nothing before a beat of mine says that
+        its time is over (P-93).
+        """
+        return [(p, due) for p in self._acting() if (due := p.due(self.now))]
 
     def orphans(self) -> list[tuple[Partition, Orphan]]:
         """Those whose upstreams are to be told now, once each.

@@ -121,7 +121,7 @@ class _Attached:
 
 def detached(created: Created, why: str) -> ApiError:
     """503: the response goes on without this connection; a repeated POST would make another one."""
-    later = "can be retrieved" if created.store else "is not stored, so it cannot be retrieved"
+    later = "can be retrieved" if created.retrievable else "is not stored, so it cannot be retrieved"
     return unavailable(f"{why}; response '{created.id}' goes on and {later}.", outcome_unknown=True)
 
 

@@ -26,12 +26,18 @@ from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant
 from schemas.records import Accepted, Cancelled, Deleted
 from schemas.references import Reference, checked_references, item_not_found, references, source_of
-from schemas.request import CreateRequest, previous_not_found
+from schemas.request import CreateRequest
 from services.config import Agent, Config
 from services.eventlog.port import Ack
 from services.ingest.admission import Admission
 from services.ingest.appends import Appends
-from services.ingest.decide import already_cancelled, check_repeated, check_visible, visible, void
+from services.ingest.decide import (
+    already_cancelled,
+    check_predecessor,
+    check_repeated,
+    check_visible,
+    void,
+)
 from services.ingest.gauge import Gauge
 from services.ingest.replay_client import LOOKUP_S, ReplayClient
 from services.web.internal import ResponseView, Wanted
@@ -56,15 +62,15 @@ class Terms(Struct, frozen=True):
 class Created(Struct, frozen=True):
     """What a create came to.
 
-    `object` is the response's as it stands, as JSON; `offset` a barrier past which the log knows it. `store`:
-    it can be retrieved. `open`: it has not closed.
+    `object` is the response's as it stands, as JSON; `offset` a barrier past which the log knows it.
+    `retrievable`: others than its connection can get it (A-9). `open`: it has not closed.
     """
 
     id: ResponseId
     tenant: Tenant
     offset: int
     object: bytes
-    store: bool
+    retrievable: bool
     open: bool = True
 
 
@@ -111,7 +117,7 @@ class Commands:
         ack = await self._append_accepted(accepted, request, referred, initial, by)
         if ack.timestamp > accepted.not_after:
             raise void()
-        created = Created(id, tenant, ack.offset, initial, store=request.store)
+        created = Created(id, tenant, ack.offset, initial, retrievable=request.store or request.background)
         return await self._winner(created, request) if key else created
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
@@ -206,8 +212,8 @@ class Commands:
             await self._gauge.refresh()
         with self._admission.place(accepted.tenant) as hold:
             previous = request.previous
-            if previous and not visible(await self._look_up(previous, by), accepted.tenant):
-                raise previous_not_found(previous)
+            if previous:
+                check_predecessor(await self._look_up(previous, by), accepted.tenant)
             await self._check_there(referred, accepted.tenant, previous, by)
             try:
                 ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=accepted.keyed)
@@ -252,5 +258,5 @@ def _largest(body: dict[str, Any]) -> str:
 def _met(view: ResponseView, request: CreateRequest, tenant: Tenant) -> Created:
     check_repeated(view, request)
     shown = bytes(view.object)
-    is_open = view.status not in TERMINAL_STATUSES
-    return Created(view.id, tenant, view.accepted_offset, shown, store=view.store, open=is_open)
+    is_open, retrievable = view.status not in TERMINAL_STATUSES, view.store or view.background
+    return Created(view.id, tenant, view.accepted_offset, shown, retrievable=retrievable, open=is_open)

@@ -3,7 +3,7 @@
 from schemas.errors import NO_RETRY, ApiError, invalid, not_found, unavailable
 from schemas.fold import CANCELLED, TERMINAL_STATUSES
 from schemas.ids import Tenant
-from schemas.request import CreateRequest
+from schemas.request import CreateRequest, previous_not_found, previous_not_stored
 from services.web.internal import ResponseView
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -19,8 +19,8 @@ def parse_key(given: str | None) -> str | None:
 
 
 def visible(view: ResponseView, tenant: Tenant) -> bool:
-    """Whether `tenant` may see the response: it exists, is its own, is not deleted and is stored (P-76)."""
-    return view.found and not view.deleted and view.store and view.tenant == tenant
+    """Whether `tenant` may see the response: it exists, is its own, is not deleted and not hidden (P-76)."""
+    return view.found and not view.deleted and (view.store or view.background) and view.tenant == tenant
 
 
 def check_visible(view: ResponseView, tenant: Tenant) -> ResponseView:
@@ -28,6 +28,16 @@ def check_visible(view: ResponseView, tenant: Tenant) -> ResponseView:
     if not visible(view, tenant):
         raise not_found(view.id)
     return view
+
+
+def check_predecessor(view: ResponseView, tenant: Tenant) -> None:
+    """Whether a response of `tenant` may follow this one (A-13), or ApiError (404): what is kept for minutes
+    only must not be needed by what is kept for good.
+    """
+    if not visible(view, tenant):
+        raise previous_not_found(view.id)
+    if not view.store:
+        raise previous_not_stored(view.id)
 
 
 def already_cancelled(view: ResponseView) -> bool:
@@ -51,7 +61,7 @@ def ends_with_its_client(request: CreateRequest, key: str | None) -> bool:
 def check_repeated(view: ResponseView, request: CreateRequest) -> None:
     """Whether the response that an Idempotency-Key met is what `request` asks for. Raises ApiError (422)."""
     if view.deleted:
-        raise _unusable("made a response that was deleted", "response_deleted")
+        raise _unusable("made a response that was deleted, or not stored and erased", "response_deleted")
     if view.body_sha256 != request.sha256:
         raise _unusable("was used with another request body", "idempotency_key_reused")
 

@@ -7,7 +7,9 @@
 
 Pure: the projector does what the work says, and reports it done. Until then the work holds the low watermark,
 as every open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62);
-those that are not stored are followed for the watermark, and leave `gone` if a key leads to them (P-76).
+those that are not stored are followed for the watermark, and leave `gone` if a key leads to them (P-76). An
+ephemeral one holds the watermark after its end as well, so that a replay that starts finds it in the log,
+until log time says that nobody sees it any more, or the owner has erased it.
 
 Memory: an open response holds at most one chunk unpacked. When all of them together hold more than
 the bound, the largest let go of their frames and are read from the log again when they close.
@@ -29,6 +31,7 @@ from schemas.records import (
     EventRecord,
     LogRecord,
     NewRecord,
+    Tombstone,
     Unreadable,
     parse,
 )
@@ -98,10 +101,23 @@ class _Open:
         self.accepted, self.packer = b"", None
 
 
-class Projection:
-    """One partition, from `start` on. `floor` is the first offset whose responses are its own to write."""
+class _Kept(Struct, frozen=True):
+    """A closed ephemeral response: offset and key of its `accepted`, and the last log time (ms) of its being
+    seen.
+    """
 
-    def __init__(self, partition: int, start: int, floor: int) -> None:
+    at: int
+    key: bytes
+    until: int
+
+
+class Projection:
+    """One partition, from `start` on. `floor` is the first offset whose responses are its own to write.
+
+    `ephemeral_ms`: how long (log time) an ephemeral response is kept after its end.
+    """
+
+    def __init__(self, partition: int, start: int, floor: int, *, ephemeral_ms: int = 0) -> None:
         self.partition = partition
         self.fold = Fold()
         self.position = start
@@ -111,7 +127,9 @@ class Projection:
         self.floor = floor
         self.poison: list[Poison] = []
         """What could not be read since somebody last emptied this."""
+        self._ephemeral_ms = ephemeral_ms
         self._open: dict[ResponseId, _Open] = {}
+        self._kept: dict[ResponseId, _Kept] = {}
         self._chunks: dict[ResponseId, int] = {}
         self._pending: dict[int, Work] = {}
 
@@ -155,14 +173,15 @@ class Projection:
         self._pending.pop(work.at, None)
 
     def watermark(self) -> int:
-        """The offset that may be committed now: nothing before it is open or not yet written."""
+        """The offset that may be committed now: nothing before it is open, still seen or not yet written."""
+        self._release()
         oldest = next(iter(self._open.values()), None)
-        held = min(self._pending, default=self.position)
+        held = min([*self._pending, *(kept.at for kept in self._kept.values())], default=self.position)
         return min(held, self.position if oldest is None else oldest.at)
 
     def forget(self, before: int) -> None:
         """Forget closed responses untouched since log time `before` (ms) (P-63). O(responses)."""
-        for state in self.fold.forget(before):
+        for state in self.fold.forget(before, self._ephemeral_ms):
             self._chunks.pop(state.id, None)
 
     def shed(self, excess: int) -> int:
@@ -177,6 +196,12 @@ class Projection:
             count += 1
         return count
 
+    def _release(self) -> None:
+        """Hold what log time has passed no longer. The partition's own will do: in one that is idle the owner
+        tells by erasing it.
+        """
+        self._kept = {id: kept for id, kept in self._kept.items() if kept.until >= self.time}
+
     def _rare(self, record: LogRecord, entry: object, verdict: Verdict) -> Iterator[Work]:
         """Everything but an event."""
         match entry:
@@ -186,6 +211,8 @@ class Projection:
                 yield from self._cancel(record, entry)
             case Deleted() if record.offset >= self.floor:
                 yield self._erase(record, entry)
+            case Tombstone(id=id) if (kept := self._kept.get(id)) is not None and record.key == kept.key:
+                del self._kept[id]
             case Unreadable(why=why):
                 self.poison.append(Poison(record.offset, why))
             case _:
@@ -215,6 +242,9 @@ class Projection:
         opened, state = self._open.pop(id), self.fold.responses[id]
         assert state.accepted is not None
         if not state.accepted.store:
+            if state.ephemeral:
+                until = state.kept_until(self._ephemeral_ms)
+                self._kept[id] = _Kept(opened.at, state.accepted.key, until)
             if state.accepted.keyed:
                 yield Erase(id, opened.at, state.tenant, 0, state.offset)
             return
@@ -247,6 +277,7 @@ class Projection:
     def _erase(self, record: LogRecord, entry: Deleted) -> Erase:
         state = self.fold.responses[entry.id]
         was_open = self._open.pop(entry.id, None) is not None
+        self._kept.pop(entry.id, None)
         known = state.accepted is not None and state.offset >= self.floor  # else it may be a repetition
         never_written = was_open or (known and state.accepted is not None and not state.accepted.store)
         chunks = 0 if never_written else self._chunks.get(entry.id)

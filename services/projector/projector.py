@@ -261,7 +261,9 @@ class Projector:
             start, end = starts[number], ends[number].end
             if number not in self._assigned:
                 continue
-            projection = Projection(number, start.offset, start.floor)
+            projection = Projection(
+                number, start.offset, start.floor, ephemeral_ms=int(self._settings.ephemeral_s * 1000)
+            )
             self._partitions[number] = Partition(
                 number, projection, acts_from=end, end=end, committed=start.floor
             )

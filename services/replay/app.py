@@ -18,6 +18,7 @@ from services.eventlog.topics import Topics
 from services.loops import while_all_run
 from services.replay import metrics
 from services.replay.barrier import Barrier, Position
+from services.replay.beats import LastBeat
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
 from services.replay.library import Library
@@ -72,14 +73,16 @@ class Service:
         self.library = Library(eventlog, names.transcripts, self._catch_up)
         self.seeker = Seeker(eventlog, names.events)
         self.snapshots = Snapshots(self.seeker)
-        hide, forget = self.library.hide, self.snapshots.forget
-        self.foldings = [Folding(partition, memory, hide, forget) for partition in range(partitions)]
+        ephemeral_ms = int(settings.ephemeral_s * 1000)
+        hooks = (self.library.hide, self.snapshots.forget)
+        self.foldings = [Folding(n, memory, *hooks, ephemeral_ms=ephemeral_ms) for n in range(partitions)]
         self.feed = Feed(_sources(settings, eventlog, names, partitions), self.foldings, self.library)
         events = _barrier(self.feed.folded, eventlog, names.events, settings)
         self._packed = _barrier(self.feed.shelved, eventlog, names.transcripts, settings)
+        beats = LastBeat(eventlog, names.executors, settings.barrier_s * 0.9)
         count = partial(eventlog.partitions, names.events)
         pieces = (self.foldings, self.library, self.seeker, self.snapshots)
-        self.replay = Replay(*pieces, events, self._packed, count)
+        self.replay = Replay(*pieces, events, self._packed, beats, count)
         self.catalogue = Catalogue(eventlog, names.executors, within_s=settings.barrier_s)
         metrics.watch(self.feed, memory, self.seeker)
 

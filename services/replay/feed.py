@@ -55,7 +55,6 @@ class Feed:
         self._library = library
         self._events = Tail(sources.log, sources.events)
         self._transcripts = Tail(sources.log, sources.transcripts)
-        self._times = [0] * len(foldings)
         self._ends = [0] * len(foldings)
         self.folded = [Position() for _ in foldings]
         self.shelved = [Position() for _ in foldings]
@@ -127,7 +126,7 @@ class Feed:
                 self._passed_over(batch.source, record, why)
         folding.settle()
         if batch.records:
-            self._times[partition] = batch.records[-1].timestamp
+            folding.time = batch.records[-1].timestamp
         self._ends[partition] = batch.end
         self.folded[partition].set(batch.next_offset)
 
@@ -169,8 +168,8 @@ class Feed:
         starts: dict[int, int] = {}
         while True:
             await asyncio.sleep(SWEEP)
-            for folding, time in zip(self._foldings, self._times, strict=True):
-                folding.forget(time - self._sources.keep_ms, self._library.knows)
+            for folding in self._foldings:
+                folding.forget(folding.time - self._sources.keep_ms, self._library.knows)
                 await asyncio.sleep(0)
             shelves = await self._bounds(self._sources.transcripts)
             if starts != (starts := {partition: bounds.start for partition, bounds in shelves.items()}):

@@ -33,8 +33,12 @@ class Folding:
         memory: Memory,
         on_deleted: Callable[[ResponseId], None],
         on_closed: Callable[[ResponseId], None],
+        *,
+        ephemeral_ms: int,
     ) -> None:
-        """`on_closed` is told of every open response that closes, or is dropped with the fold."""
+        """`on_closed` is told of every open response that closes, or is dropped with the fold.
+        `ephemeral_ms`: how long (log time) an ephemeral one is kept after its end.
+        """
         self.partition = partition
         self.fold = Fold()
         self.windows: dict[ResponseId, Window] = {}
@@ -44,6 +48,9 @@ class Folding:
         self.floor = 0
         """What was accepted before this offset is known to the fold alone: it is closed and served from its
         transcript, or it is none (P-62)."""
+        self.time = 0
+        """Log time of the last record folded, ms."""
+        self._ephemeral_ms = ephemeral_ms
         self._memory = memory
         self._on_deleted = on_deleted
         self._on_closed = on_closed
@@ -90,11 +97,15 @@ class Folding:
         O(responses), for every now and then. One that somebody reads is kept, and so is one that is not yet
         `elsewhere`, where it is to be.
         """
-        self.fold.forget(before)
-        closed = [w for w in self.windows.values() if w.state.closed and w.state.touched < before]
+        self.fold.forget(before, self._ephemeral_ms)
+        closed = [w for w in self.windows.values() if w.state.closed and self.kept_until(w.state) < before]
         for window in closed:
             if not window.readers and (not window.lasting or elsewhere(window.id)):
                 self.windows.pop(window.id).drop()
+
+    def kept_until(self, state: State) -> int:
+        """The last log time (ms) at which a closed response is seen that `transcripts` does not get."""
+        return state.kept_until(self._ephemeral_ms)
 
     def clear(self) -> None:
         """Drop everything, to start again (P-64). Who reads is cut off."""

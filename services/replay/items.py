@@ -88,7 +88,7 @@ class Items:
                 yield group
         previous = wanted.previous
         while previous is not None and left:
-            found = await self._replay.visible(previous, wanted.tenant)
+            found = await self._stored(previous, wanted.tenant)
             if found is None:
                 return
             body = request_body(await self._replay.request(found))
@@ -98,10 +98,17 @@ class Items:
             yield group
             previous = previous_in(body)
 
+    async def _stored(self, id: ResponseId, tenant: Tenant) -> Stored | None:
+        """Response `id`, if `tenant` may see it and it is not ephemeral: what is erased in minutes must not be
+        needed by what is kept for good (A-9).
+        """
+        found = await self._replay.visible(id, tenant)
+        return found if found is not None and found.stored else None
+
     async def _in_response(self, tenant: Tenant, id: ResponseId, ids: Sequence[str]) -> Group:
         """Those of the items with `ids`, which name response `id`, that it has, if `tenant` may see it."""
         try:
-            found = await self._replay.visible(id, tenant)
+            found = await self._stored(id, tenant)
             if found is None:
                 return {}
             places = {item: place for item in ids if (place := parse_item_id(item)) is not None}

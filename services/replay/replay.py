@@ -2,6 +2,7 @@
 
     find: barrier (P-80) → the window, open or closed → else the transcript → else, once `transcripts` was
     read to its end as well, nobody knows it
+    an ephemeral one that has closed is there until log time says that its time is over (P-85)
     a partition that was added since the start (P-1): 503, until replay is started again
 
 What is found is a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
@@ -22,6 +23,7 @@ from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
 from services.eventlog.transcript import Summary
 from services.replay.barrier import Barrier
+from services.replay.beats import LastBeat
 from services.replay.cursor import START
 from services.replay.folding import Folding
 from services.replay.library import Library, TranscriptLost
@@ -43,7 +45,7 @@ class Packed(Struct, frozen=True):
 
     id: ResponseId
     summary: Summary
-    stored = True
+    visible = stored = True
 
     @property
     def tenant(self) -> Tenant:
@@ -52,7 +54,9 @@ class Packed(Struct, frozen=True):
 
 
 class Deleted(Struct, frozen=True):
-    """A response that was deleted; `state` is what the fold still knows of it."""
+    """A response that was deleted, or was not stored and is not kept any longer; `state` is what the fold
+    still knows of it.
+    """
 
     id: ResponseId
     state: State | None
@@ -73,6 +77,7 @@ class Replay:
         snapshots: Snapshots,
         events_barrier: Barrier,
         transcripts_barrier: Barrier,
+        beats: LastBeat,
         partitions: Callable[[], Awaitable[int]],
     ) -> None:
         self._foldings = foldings
@@ -80,6 +85,7 @@ class Replay:
         self._seeker = seeker
         self._events = events_barrier
         self._transcripts = transcripts_barrier
+        self._beats = beats
         self._snapshots = snapshots
         self._partitions = partitions
         self._counting: asyncio.Task[int] | None = None
@@ -99,14 +105,27 @@ class Replay:
         if found is None:
             await self._transcripts.reach(partition)
             found = await self._known(id)
+        if isinstance(found, Window) and await self._is_over(found.state):
+            return Deleted(id, found.state)
         return found
 
     async def visible(self, id: ResponseId, tenant: Tenant) -> Stored | None:
         """What is known of `id`, if `tenant` may see it. Raises ApiError 503."""
         found = await self.find(id)
-        if found is None or isinstance(found, Deleted) or found.tenant != tenant or not found.stored:
+        if found is None or isinstance(found, Deleted) or found.tenant != tenant or not found.visible:
             return None
         return found
+
+    async def _is_over(self, state: State) -> bool:
+        """Whether log time says that nobody sees the response any more (P-85). Raises ApiError 503.
+
+        In a partition where nothing happens log time stands still: then the last beat tells it.
+        """
+        if not (state.ephemeral and state.closed):
+            return False
+        folding = self._foldings[partition_of(state.id)]
+        until = folding.kept_until(state)
+        return folding.time > until or await self._beats.time() > until
 
     async def _check_beyond(self, partition: int) -> None:
         """Raises ApiError 503 unless the log has no such partition: it may have been added since."""

@@ -4,7 +4,7 @@
     GET /v1/responses/{id}?stream=true[&starting_after=N]   its events after the cursor, as they come
     GET /v1/responses/{id}/input_items                      its input, in pages
 
-To a client an id that is unknown, malformed, deleted, another tenant's or not stored is the same 404 (A-15).
+To a client an id that is unknown, malformed, deleted, another tenant's or hidden is the same 404 (A-15).
 """
 
 import asyncio

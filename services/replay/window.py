@@ -144,13 +144,19 @@ class Window:
 
     @property
     def stored(self) -> bool:
-        """Whether anybody but the connection that created it may see it (P-76)."""
+        """Whether it is kept for good."""
         return self.state.accepted is not None and self.state.accepted.store
+
+    @property
+    def visible(self) -> bool:
+        """Whether others than the connection that created it may see it (P-76), for as long as it is kept."""
+        return self.stored or self.state.ephemeral
 
     @property
     def lasting(self) -> bool:
         """Whether `transcripts` is to have something of it: itself, or that it is gone (P-76)."""
-        return self.stored or (self.state.accepted is not None and self.state.accepted.keyed)
+        accepted = self.state.accepted
+        return accepted is not None and (accepted.store or accepted.keyed)
 
     def append(self, frame: bytes, offset: int, claim: ClaimId | None) -> None:
         """Add the next frame, of the record at `offset`; `claim` is None for a derived one."""

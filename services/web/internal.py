@@ -30,7 +30,8 @@ log = structlog.get_logger()
 class ResponseView(msgspec.Struct, frozen=True):
     """What the log says of one id. All but `id` and `found` are meaningless when `found` is false.
 
-    `found` is true also for a deleted response (`deleted` then) and for one that is not stored.
+    `found` is true also for a deleted response (`deleted` then) and for one that is not stored; one that was
+    kept for some time after its end (`store` false, `background`) is `deleted` then.
     `accepted_offset` is the offset of the `accepted` that won (-1 when the log no longer has it), `status`
     the response's, `object` the response object as a GET would show it, but for the output of an open one.
     """

@@ -259,9 +259,18 @@ def test_chain(openai: OpenAI) -> None:
     assert second.usage.input_tokens == 2 + 2 + 1
 
 
+def test_a_background_response_that_is_not_stored_is_polled(openai: OpenAI) -> None:
+    response = openai.responses.create(model="echo", input=WORDS, background=True, store=False)
+    while response.status in ("queued", "in_progress"):
+        response = openai.responses.retrieve(response.id)
+
+    assert (response.status, response.output_text) == ("completed", WORDS)
+    openai.responses.delete(response.id)
+
+
 REFUSED: list[tuple[dict[str, Any], type[sdk.APIStatusError], str | None]] = [
     ({"model": "no-such-model"}, sdk.BadRequestError, "model"),
-    ({"store": False}, sdk.BadRequestError, "background"),
+    ({"store": 7}, sdk.BadRequestError, "store"),
     ({"previous_response_id": UNKNOWN}, sdk.NotFoundError, None),
     ({"extra_body": {"conversation": "conv_1"}}, sdk.BadRequestError, "conversation"),
     ({"extra_body": {"agent_reference": {"type": "agent_reference", "name": "x"}}}, sdk.BadRequestError,

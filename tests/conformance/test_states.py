@@ -100,11 +100,60 @@ def test_a24_a_synchronous_post_that_failed_before_its_output_is_answered_with_t
     assert (again.status, again.json, same) == (502, answer.json, keyed)
 
 
-def test_a9_the_background_needs_the_store(api: Api) -> None:
-    error = error_of(answer := api.post(request(store=False)))
+def test_a9_in_the_background_what_is_not_stored_is_read_as_any_other(api: Api, stranger: Api) -> None:
+    id = api.create("one two", store=False)
+    live = api.events(id)
+    closed = api.response(id)
 
-    assert answer.status == 400
-    assert (error["code"], error["param"]) == ("unsupported_parameter", "background")
+    assert (closed["status"], closed["store"], closed["background"]) == ("completed", False, True)
+    assert text(closed) == "one two"
+    assert api.events(id) == live
+    assert api.events(id, 3) == live[4:]
+    assert api.input_items(id).json["data"][0]["content"][0]["text"] == "one two"
+    assert error_of(api.cancel(id))["message"] == "Cannot cancel a completed response."
+    for foreign in (stranger.get(id), stranger.input_items(id), stranger.cancel(id), stranger.delete(id)):
+        assert foreign.status == 404
+
+
+def test_a9_in_the_background_what_is_not_stored_is_cancelled_and_deleted_as_any_other(api: Api) -> None:
+    id = api.open(store=False)
+    with api.stream(id) as stream:
+        frames = stream.frames()
+        next(frames)
+        assert api.cancel(id).json["status"] == "cancelled"
+        assert list(frames)[-1].event["response"]["status"] == "cancelled"
+    assert api.response(id)["status"] == "cancelled"
+    assert api.delete(id).status == 200
+    answers = [api.get(id), api.get(id, "?stream=true"), api.cancel(id), api.input_items(id), api.delete(id)]
+    assert [answer.status for answer in answers] == [404] * 5
+
+
+def test_a9_a_key_meets_what_is_not_stored_in_the_background(api: Api) -> None:
+    key, body = fresh_key(), request("one two", store=False)
+    id = api.post(body, key).json["id"]
+    final = api.eventually(id, lambda response: response["status"] == "completed")
+
+    assert api.post(body, key).json == final
+    api.delete(id)
+    assert api.post(body, key).status == 422
+
+
+def test_a13_nothing_follows_what_is_not_stored(api: Api) -> None:
+    stored = api.closed("one")
+    id = api.closed("two", store=False, previous_response_id=stored)
+
+    error = error_of(answer := api.post(request("three", previous_response_id=id)))
+
+    assert answer.status == 404
+    assert (error["code"], error["param"]) == ("previous_response_not_found", "previous_response_id")
+    refused = [api.post(request([{"type": "item_reference", "id": item}])) for item in _items_of(api, id)]
+    assert [(answer.status, error_of(answer)["code"]) for answer in refused] == [(400, "item_not_found")] * 2
+
+
+def _items_of(api: Api, id: str) -> list[str]:
+    """The ids of what went in and came out."""
+    items = [*api.input_items(id).json["data"], *api.response(id)["output"]]
+    return [item["id"] for item in items]
 
 
 def test_a9_a_response_that_is_not_stored_runs_and_is_gone(api: Api) -> None:

@@ -54,7 +54,6 @@ async def test_an_agent_needs_no_model_and_gives_its_name() -> None:
         ({"model": None}, 400, "model"),
         ({"model": None, "agent_reference": {"name": "nobody"}}, 400, "agent_reference.name"),
         ({"metadata": {"echo.tokens": "many"}}, 400, "metadata.echo.tokens"),
-        ({"background": True, "store": False}, 400, "background"),
         ({"conversation": "conv_1"}, 400, "conversation"),
         ({"previous_response_id": "resp_nope"}, 404, "previous_response_id"),
         ({"previous_response_id": "resp_0000" + "0" * 32}, 404, "previous_response_id"),
@@ -193,6 +192,20 @@ async def test_a_predecessor_of_another_tenant_or_deleted_or_not_stored_is_unkno
         for author in (theirs, unstored, deleted):
             answer = await running.post({"previous_response_id": author.id})
             assert (answer.status, error_of(answer)["code"]) == (404, "previous_response_not_found")
+        assert len(running.records()) == before
+
+
+async def test_nothing_may_follow_what_is_ephemeral_and_the_refusal_says_what_to_do() -> None:
+    async with ingesting() as running:
+        stored = await (await (await running.author().accept()).take()).complete()
+        made = await running.create(store=False, previous_response_id=stored.id)
+        before = len(running.records())
+        for chained in ({}, {"store": False}, {"background": True, "store": False}):
+            answer = await running.post({"previous_response_id": made["id"], **chained})
+            error = error_of(answer)
+            assert (answer.status, error["param"]) == (404, "previous_response_id")
+            assert error["code"] == "previous_response_not_found"
+            assert error["message"].endswith("is not stored: send its items as 'input' instead.")
         assert len(running.records()) == before
 
 

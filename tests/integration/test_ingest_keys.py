@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from schemas.ids import Tenant, idempotent_response_id
-from tests.ingesting import PARTITIONS, Ingesting, error_of, executing, ingesting
+from schemas.records import NewRecord
+from tests.ingesting import NAMES, PARTITIONS, Ingesting, error_of, executing, ingesting
 
 KEY = "Idempotency-Key: once"
 
@@ -110,6 +111,27 @@ async def test_what_is_not_stored_is_met_by_its_key_and_by_nobody_else() -> None
         again = await running.post({"store": False}, KEY)
         assert (first.status, first.body) == (again.status, again.body) == (200, first.body)
         assert (await running.get(json.loads(first.body)["id"])).status == 404
+        assert len(running.accepted()) == 1
+
+
+async def test_what_is_ephemeral_is_met_by_its_key_while_it_is_seen_and_never_made_again() -> None:
+    """P-76, P-85: the last beat in the log says that its time is over."""
+    body = {"background": True, "store": False}
+    async with ingesting(ephemeral_s=60) as running:
+        made = await running.create(KEY, **body)
+        closed = json.loads((await running.cancel(made["id"])).body)
+        again = await running.post(body, KEY)
+        assert (again.status, json.loads(again.body)) == (200, closed)
+        assert (await running.get(made["id"])).status == 200
+
+        clock = running.log._clock
+        running.log._clock = lambda: clock() + 61_000
+        beat = NewRecord(b"exec_1", b"{}", [("kind", b"beat")])
+        await running.log.writer().append(NAMES.executors, 0, beat)
+        refused = await running.post(body, KEY)
+        assert (refused.status, error_of(refused)["code"]) == (422, "response_deleted")
+        for gone in (running.get, running.cancel, running.delete):
+            assert (await gone(made["id"])).status == 404
         assert len(running.accepted()) == 1
 
 

@@ -31,6 +31,7 @@ from schemas.records import (
 T = Tenant("acme")
 IDS = [response_id(0, bytes([n]) * 16) for n in range(3)]
 WINDOW = 60
+EPHEMERAL = 40
 """ms, short: histories are as well."""
 STATUSES = ["completed", "failed", "incomplete"]
 
@@ -431,7 +432,7 @@ def test_p63_forgetting_after_the_window_changes_nothing(history: History) -> No
     whole, verdicts = read(history.records)
     fold = Fold()
     for record in history.records:
-        fold.forget(record.timestamp - WINDOW)
+        fold.forget(record.timestamp - WINDOW, EPHEMERAL)
         verdict = fold.apply(record.offset, record.timestamp, parse(record))
         if verdict is not verdicts[record.offset]:
             assert {verdict, verdicts[record.offset]} <= {
@@ -592,6 +593,16 @@ def test_p63_closed_responses_are_forgotten_and_open_ones_never() -> None:
     for id in IDS[:2]:
         history.accept(id)
     history.cancel(ID)
-    assert [state.id for state in history.fold.forget(history.time)] == []
-    assert [state.id for state in history.fold.forget(history.time + 1)] == [ID]
+    assert [state.id for state in history.fold.forget(history.time, EPHEMERAL)] == []
+    assert [state.id for state in history.fold.forget(history.time + 1, EPHEMERAL)] == [ID]
     assert list(history.fold.responses) == [IDS[1]]
+
+
+def test_p63_an_ephemeral_response_is_remembered_for_as_long_as_it_is_kept() -> None:
+    history = History()
+    history.accept(ID, store=False)
+    history.cancel(ID)
+    kept_until = history.fold.responses[ID].kept_until(EPHEMERAL)
+    assert kept_until == history.time + EPHEMERAL
+    assert [state.id for state in history.fold.forget(kept_until, EPHEMERAL)] == []
+    assert [state.id for state in history.fold.forget(kept_until + 1, EPHEMERAL)] == [ID]

@@ -239,7 +239,7 @@ def transcripts_are_read(log: Sequence[Any]) -> None:
 
 
 def replay_folds(log: Sequence[Any]) -> None:
-    folding = Folding(0, Memory(1 << 16), lambda _: None, lambda _: None)
+    folding = Folding(0, Memory(1 << 16), lambda _: None, lambda _: None, ephemeral_ms=1_000)
     for record in log:
         folding.apply(record)
     folding.settle()
@@ -294,7 +294,14 @@ def projector_folds(log: Sequence[Any]) -> None:
 
 def executor_folds(log: Sequence[Any]) -> None:
     engine = Engine(
-        EXECUTOR, NAMES.events, Liveness(EXECUTOR), lambda _: None, _never, lease=5, clock=lambda: 0
+        EXECUTOR,
+        NAMES.events,
+        Liveness(EXECUTOR),
+        lambda _: None,
+        _never,
+        lease=5,
+        ephemeral_ms=9,
+        clock=lambda: 0,
     )
     partition = engine.partitions[0] = Partition(0, floor=0)
     engine.read(Batch(EVENTS, log, len(log), len(log)))
@@ -355,7 +362,7 @@ def test_who_follows_each_other_in_a_circle_holds_nobody_up() -> None:
 
 
 def test_a_response_of_a_status_of_tomorrow_closes_once_also_when_it_is_deleted() -> None:
-    folding = Folding(0, Memory(1 << 16), lambda _: None, lambda _: None)
+    folding = Folding(0, Memory(1 << 16), lambda _: None, lambda _: None, ephemeral_ms=1_000)
     event = EventHeaders(IDS[0], ClaimId("c"), 1, TENANT).event(1, "response.expired", b"{}", "expired")
     accepted = Accepted(IDS[0], "n", TENANT, "sha", FAR, FAR, background=False, store=True)
     claimed = Claimed(IDS[0], 1, ClaimId("c"), EXECUTOR, TENANT)

@@ -126,6 +126,50 @@ def test_after_a_delete_and_compaction_the_plaintext_is_nowhere_on_the_disk(rig:
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
+def test_what_is_ephemeral_is_read_over_restarts_of_everything_and_then_erased_from_the_disk(
+    broker: Broker, portal: BlockingPortal, tmp_path: Path
+) -> None:
+    """While no executor lives log time stands still, however long that takes: nothing is a matter of luck."""
+    secret = f"secret{secrets.token_hex(8)}"
+    with Rig(broker.start(), tmp_path, portal, partitions=1, ephemeral_s=20) as rig:
+        rig.start_all()
+        completed = rig.api.closed(f"my {secret} was said", store=False)
+        cancelled = rig.api.open(f"and {secret} was cut off", store=False)
+        rig.named("executor")[0].kill()
+        assert rig.api.cancel(cancelled).status == 200
+        told = {id: (rig.api.get(id).body, rig.api.events(id)) for id in (completed, cancelled)}
+        for name in ("projector", "ingest", "replay"):
+            rig.named(name)[0].kill()
+            rig.ready([rig.start(name)])
+        replicas = [rig.api, rig.another("replay")[1]]
+        for api in replicas:
+            assert {id: (api.get(id).body, api.events(id)) for id in told} == told
+        assert holding(broker.folder, [secret.encode()])
+
+        rig.ready([rig.start("executor")])
+        for id in told:
+            until(lambda id=id: rig.api.get(id).status == 404)  # type: ignore[misc]
+            assert [_found(api, id) for api in replicas] == [{404}, {404}]  # both at once
+            assert [api.cancel(id).status for api in replicas] == [404, 404]
+        compact_eagerly(rig)
+        until(lambda: _rolled(rig) and not holding(broker.folder, [secret.encode()]), 90)
+        assert [_found(api, id) for api in replicas for id in told] == [{404}] * 4
+        names = topics(rig.settings.topic_prefix)
+        keys = [
+            r.key or b"" for view in (names.transcripts, names.responses) for r in audit.records(rig, view)
+        ]
+        assert not [key for key in keys if key.startswith(tuple(id.encode() for id in told))]
+
+
+def _rolled(rig: Rig) -> bool:
+    """After more traffic, so that segments roll and are compacted."""
+    rig.api.closed("traffic")
+    time.sleep(0.5)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_what_has_expired_is_not_found_at_any_cursor_and_never_half_there(rig: Rig) -> None:
     names = topics(rig.settings.topic_prefix)
     expired = [rig.api.closed(f"number {n}", tokens=200) for n in range(5)]

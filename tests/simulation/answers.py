@@ -45,6 +45,8 @@ class Answers:
         if wish.key and self._ids.setdefault(wish.key, created.id) != created.id:
             world.bad("P-2 two responses for one key", wish.key, created.id)
         previous = wish.request.previous
+        if previous and world.story(previous).unstored:
+            world.bad("P-76 follows what is not stored", created.id, previous)
         if previous and not wish.key and partition_of(previous) != partition_of(created.id):
             world.bad("P-3 not where its predecessor is", created.id, previous)
 
@@ -59,7 +61,7 @@ class Answers:
             self._possible[wish.mark] = None
         elif said.status == 404 and wish.request.previous:
             before = world.story(wish.request.previous)
-            if before.accepted is not None and not (before.deleted or before.hidden):
+            if before.accepted is not None and not (before.deleted or before.unstored):
                 world.bad("P-80 a false 404 for a predecessor", before)
         elif said.status == 429:
             told = world.undisturbed("ri", QUIET)  # else it may be long since an ingest heard of what closed
@@ -88,7 +90,7 @@ class Answers:
         if not isinstance(said, ApiError):
             right = story.status == "cancelled"
         elif said.status == 404:
-            right = story.deleted or story.hidden
+            right = not story.seen(self._world.now())
         else:
             right = said.status == 400 and story.closed_offset >= 0 and story.status != "cancelled"
         if not right:
@@ -98,7 +100,8 @@ class Answers:
         """A client heard what came of its delete."""
         story = self._world.story(id)
         self._world.say("delete", id, repr(said))
-        if not (story.deleted or (isinstance(said, ApiError) and said.status == 404 and story.hidden)):
+        never = isinstance(said, ApiError) and said.status == 404 and not story.seen(self._world.now())
+        if not (story.deleted or never):
             self._world.bad("P-30 a delete that is not in the log", story, repr(said))
 
     def check(self) -> None:

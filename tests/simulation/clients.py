@@ -80,7 +80,7 @@ def wish(world: "World", key: str | None) -> Wish:
     body: dict[str, Any] = {"model": kind, "input": "a b c"}
     body["metadata"] = {"mark": mark, "echo.tokens": words, "echo.interval_ms": interval}
     body["store"] = rng.random() >= plan.unstored
-    body["background"] = body["store"] and rng.random() < 0.8
+    body["background"] = rng.random() < (0.8 if body["store"] else plan.ephemeral)
     if previous:
         body["previous_response_id"] = previous
     endless = kind in ("silent", "stubborn")

@@ -67,6 +67,10 @@ class Plan(Struct, frozen=True):
     absence: float = 5
     """Mean seconds until then."""
     unstored: float = 0.15
+    ephemeral: float = 0.5
+    """The chance that one that is not stored is in the background: it is seen after its end."""
+    ephemeral_s: float = 12
+    """How long."""
     chained: float = 0.2
     words: int = 8
     grace: float = 3

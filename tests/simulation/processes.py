@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from services.eventlog.topics import topics
 from services.executor.executor import Executor
@@ -50,9 +51,7 @@ def projector(name: str, node: Node, settings: Settings) -> Process:
 
 def replay(name: str, node: Node, settings: Settings, memory: int) -> Process:
     """Start a replay that holds so many bytes of frames."""
-    little = Settings(
-        window_ms=settings.window_ms, skew_ms=settings.skew_ms, replay_memory_bytes=memory, barrier_s=5
-    )
+    little = replace(settings, replay_memory_bytes=memory, barrier_s=5)
     service = Service(little, node, NAMES, PARTITIONS)
     return Process(name, node, started(node, service.feed.run()), asyncio.Event(), reader=service)
 

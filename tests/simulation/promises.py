@@ -44,6 +44,8 @@ class Promises:
         self._opens: deque[tuple[float, int, int]] = deque([(0, 0, 0)], maxlen=2_000)
         """From when on how many responses were open, and how many `accepted` in the log."""
         self.takeovers = 0
+        self._beaten = 0
+        """Log time of the last beat, ms."""
         self.streams: Streams = {}
         self.conduct = Conduct(world, self.streams)
 
@@ -80,7 +82,9 @@ class Promises:
             world.bad("A-10 more open than there is room for", self._opens[-1][1])
         if isinstance(entry, Tombstone):
             story = world.story(entry.id)
-            if key in story.counted and not story.erasable:
+            if key in story.counted and story.ephemeral and not story.erasable(self._beaten):
+                world.bad("P-93 erased before its time", key)
+            elif key in story.counted and not story.erasable(world.now()):
                 world.bad("P-28 a tombstone for what nobody erased", key)
         if counts and isinstance(entry, Claimed | EventRecord):
             self.conduct.heard(entry.id)
@@ -100,7 +104,12 @@ class Promises:
         if world.lives(before) and not overdue:
             world.bad("P-51 a living executor was counted out", story.id, before, entry.executor)
 
+    def log_time(self, id: ResponseId) -> int:
+        """What log time everybody can know where a response is (P-85), ms."""
+        return max(self._world.truth[partition_of(id)].time, self._beaten)
+
     def _beat(self, record: MemoryRecord) -> None:
+        self._beaten = record.timestamp
         if dict(record.headers).get("leaving") == b"1":
             executor = (record.key or b"").decode()
             self._world.left.add(executor)
@@ -157,7 +166,7 @@ class Promises:
             case transcript.Gone():
                 wrong = not story.deleted and not story.leaves_word
                 return "P-72 gone, though nobody deleted it" if wrong else None
-            case _ if story.closed_offset < 0 or story.hidden:
+            case _ if story.closed_offset < 0 or story.unstored:
                 return "P-70 a transcript of what is not closed or not stored"
             case transcript.Request():
                 same = transcript.unpack(record.value or b"") == story.value
@@ -169,7 +178,7 @@ class Promises:
         return None if same else "P-70 a transcript that is not the log's"
 
     def _response(self, record: MemoryRecord, story: Story) -> str | None:
-        if story.closed_offset < 0 or story.hidden:
+        if story.closed_offset < 0 or story.unstored:
             return "P-70 a snapshot of what is not closed or not stored"
         same = json.loads(record.value or b"null") == story.final
         return None if same else "P-70 a snapshot that is not the log's"
@@ -183,6 +192,8 @@ class Promises:
         for story in world.truth[partition].stories.values():
             if story.accepted is not None and not story.closed and story.offset < mark:
                 world.bad("P-61 a watermark past an open response", group, story.id)
+            elif story.ephemeral and story.offset < mark and story.seen(world.now()):
+                world.bad("P-61 a watermark past what is seen", group, story.id)
             elif group == EXECUTORS and (left := self.unerased(story, mark)):
                 world.bad("P-90 a watermark past what is not erased", story.id, left)
             elif group == PROJECTORS and not self.projected(story, mark):
@@ -190,7 +201,7 @@ class Promises:
 
     def unerased(self, story: Story, mark: int) -> list[bytes]:
         """What should have been erased before the watermark passed `mark`, and is there."""
-        if 0 <= story.deleted_offset < mark or (story.hidden and 0 <= story.closed_offset < mark):
+        if 0 <= story.deleted_offset < mark or (story.unstored and 0 <= story.closed_offset < mark):
             start = self._world.log.start(partition(story.id))
             return [key for key, offset in story.keys.items() if start <= offset < mark]
         return []
@@ -233,8 +244,7 @@ class Promises:
             if story.accepted is None or story.offset < mark:
                 continue
             found = fold.get(story.id)
-            erased = story.erasable
-            if erased:
+            if story.erasable(world.now()):
                 if found is not None and not found.closed:
                     world.bad("P-28 what was erased is open again", found)
             elif found is None or (found.status in ("queued", "in_progress")) != (story.status == "open"):
@@ -280,7 +290,7 @@ class Promises:
                     left.append(f"P-90 not erased {story.id} {self.unerased(story, end)}")
                 if not self.projected(story, end):
                     left.append(f"P-70 not projected {story.id}")
-                if (story.deleted or story.hidden) and self._shown(story):
+                if (story.deleted or story.unstored) and self._shown(story):
                     left.append(f"P-73 left in the views {story.id} {self._shown(story)}")
             still = [group for group in (EXECUTORS, PROJECTORS) if self.mark(group, partition) < end]
             left.extend(f"P-61 the watermark stands still {group} {partition}" for group in still)
@@ -344,7 +354,7 @@ class Promises:
         id, _, kind = key.decode().partition("/")
         story = self._world.story(ResponseId(id))
         marker = kind == "gone" or kind.startswith("deleted/")
-        if not marker and story.erasable:
+        if not marker and story.erasable(self._world.now()):
             self._world.bad("P-90 erased, and still in the log", topic, key)
 
 

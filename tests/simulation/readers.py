@@ -20,11 +20,14 @@ async def follow(world: "World", process: Process, story: Story) -> None:
     assert process.reader is not None
     replay = process.reader.replay
     cursor = world.rng.choice((-1, -1, world.rng.randint(0, 12)))
-    known = story.accepted is not None and not story.closed
+    known = story.accepted is not None and (story.ephemeral or not story.closed)
+    log_time = world.promises.log_time(story.id)
     try:
         found = await replay.find(story.id)
-        if found is None and known and not (story.deleted or story.hidden):
+        if not isinstance(found, Window | Packed) and known and story.seen(world.now()):
             world.bad("P-80 a false 404", process.name, story.id)
+        if isinstance(found, Window) and story.over(log_time):
+            world.bad("P-85 shown after its time", process.name, story)
         if not isinstance(found, Window | Packed):
             return
         got = [data async for data in replay.chunks(found, cursor)]
@@ -53,7 +56,7 @@ async def _audit(world: "World", process: Process, story: Story) -> None:
     assert process.reader is not None
     replay = process.reader.replay
     found = await replay.find(story.id)
-    shown = isinstance(found, Window | Packed) and found.stored
+    shown = isinstance(found, Window | Packed) and found.visible
     if not story.readable:
         if shown and (story.closed or story.accepted is None):
             world.bad("P-72 shown though deleted, not stored or never accepted", process.name, story)

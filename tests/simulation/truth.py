@@ -17,6 +17,8 @@ class Story(Struct):
     """All that ever counted of one response. Offsets are -1 for what did not happen."""
 
     id: ResponseId
+    ephemeral_ms: int
+    """How long an ephemeral one is seen after its end."""
     accepted: Accepted | None = None
     offset: int = -1
     value: bytes = b""
@@ -56,36 +58,60 @@ class Story(Struct):
         return self.deleted or self.closed_offset >= 0
 
     @property
-    def hidden(self) -> bool:
-        """Nobody but its creator may see it, and nothing of it may stay (P-76)."""
+    def unstored(self) -> bool:
+        """Nothing of it may stay, and no view may get it (P-76)."""
         return self.accepted is not None and not self.accepted.store
+
+    @property
+    def hidden(self) -> bool:
+        """Nobody but its creator may see it (P-76)."""
+        return self.accepted is not None and not self.accepted.store and not self.accepted.background
+
+    @property
+    def ephemeral(self) -> bool:
+        """Its tenant may see it until some time after its end (P-76)."""
+        return self.accepted is not None and not self.accepted.store and self.accepted.background
+
+    def over(self, now: int) -> bool:
+        """It is ephemeral, has closed, and its time is over at log time `now` (P-85)."""
+        return self.ephemeral and self.closed_offset >= 0 and now > self.closed_at + self.ephemeral_ms
+
+    def seen(self, now: int) -> bool:
+        """Its tenant must be able to read it at log time `now`."""
+        return self.accepted is not None and not (self.deleted or self.hidden or self.over(now))
 
     @property
     def kind(self) -> str:
         """The kind of upstream that it asks for."""
         return str(self.asked["model"])
 
-    @property
-    def erasable(self) -> bool:
-        """Nothing of it may stay."""
-        return self.deleted or (self.hidden and self.closed)
+    def erasable(self, now: int) -> bool:
+        """Nothing of it may stay at log time `now`."""
+        return self.deleted or (self.hidden and self.closed) or self.over(now)
 
     @property
     def leaves_word(self) -> bool:
         """Its key may be repeated at any time: `gone` must say that it was there (P-76)."""
-        return self.hidden and self.closed and self.accepted is not None and self.accepted.keyed
+        return self.unstored and self.closed and self.accepted is not None and self.accepted.keyed
 
     @property
     def readable(self) -> bool:
         """It closed, is stored and was not deleted: every reader must have all of it, for good."""
-        return self.closed_offset >= 0 and not self.deleted and not self.hidden
+        return self.closed_offset >= 0 and not self.deleted and not self.unstored
 
 
 class Truth:
     """The stories of one partition."""
 
-    def __init__(self) -> None:
+    def __init__(self, ephemeral_ms: int) -> None:
         self.stories: dict[ResponseId, Story] = {}
+        self.time = 0
+        """Log time of the last record, ms."""
+        self._ephemeral_ms = ephemeral_ms
+
+    def story(self, id: ResponseId) -> Story:
+        """What is true of a response."""
+        return self.stories.setdefault(id, Story(id, self._ephemeral_ms))
 
     def open(self) -> list[Story]:
         """The responses that have not closed, oldest first."""
@@ -93,10 +119,11 @@ class Truth:
 
     def append(self, record: LogRecord, entry: Entry) -> bool:
         """The next record of the log. Says whether it counts."""
+        self.time = record.timestamp
         id = getattr(entry, "id", None)
         if id is None:
             return False
-        story = self.stories.setdefault(id, Story(id))
+        story = self.story(id)
         self._keep(story, record, entry)
         counts = self._count(story, record, entry)
         if counts:

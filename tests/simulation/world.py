@@ -54,9 +54,10 @@ class World:
             grace_s=plan.grace,
             max_attempts=plan.max_attempts,
             max_queue=plan.max_queue,
+            ephemeral_s=plan.ephemeral_s,
         )
         self.broken: Counter[str] = Counter()
-        self.truth = [Truth() for _ in range(PARTITIONS)]
+        self.truth = [Truth(int(plan.ephemeral_s * 1000)) for _ in range(PARTITIONS)]
         self.created: list[ResponseId] = []
         """What clients heard that it exists."""
         self.processes: dict[str, Process] = {}
@@ -110,7 +111,7 @@ class World:
 
     def story(self, id: ResponseId) -> Story:
         """What is true of a response."""
-        return self.truth[partition_of(id)].stories.setdefault(id, Story(id))
+        return self.truth[partition_of(id)].story(id)
 
     def later(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> None:
         """Do something in so many seconds."""

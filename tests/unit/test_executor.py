@@ -17,7 +17,7 @@ from services.eventlog.memory import MemoryLog, Outcome
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
 from services.eventlog.topics import MAX_RECORD_BYTES
-from services.executor import liveness
+from services.executor import liveness, metrics
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import build
 from services.executor.engine import Engine
@@ -266,6 +266,13 @@ async def test_the_watermark_follows_the_oldest_open_response(rig: Rig, log: Mem
         )
 
 
+def left_of(log: MemoryLog) -> list[bytes]:
+    """The keys in partition 0 that no tombstone names."""
+    records = log.records(NAMES.events, 0)
+    erased = {record.key for record in records if record.value is None}
+    return [record.key or b"" for record in records if record.key not in erased]
+
+
 async def test_a_delete_leaves_a_tombstone_for_every_key_but_its_own(rig: Rig, log: MemoryLog) -> None:
     id = await rig.accept("a b c")
     kept = await rig.accept("kept")
@@ -287,15 +294,43 @@ async def test_a_delete_leaves_a_tombstone_for_every_key_but_its_own(rig: Rig, l
 
 
 async def test_a_response_that_is_not_stored_is_erased_when_it_closes(rig: Rig, log: MemoryLog) -> None:
+    id = await rig.accept("a b c", store=False, background=False)
+    async with rig.executor():
+        await rig.closed(id)
+        await eventually(lambda: left_of(log) == [])
+
+
+async def test_an_ephemeral_response_is_erased_when_beats_say_that_its_time_is_over() -> None:
+    """Also by an executor that was not there when it closed, and not before."""
+    now = [1_000_000]
+    rig = Rig(log := MemoryLog({NAMES.events: 2, NAMES.executors: 1}, clock=lambda: now[0]))
+    id = await rig.accept("a b c", store=False)
+    async with rig.executor(ephemeral_s=60):
+        closed = await rig.closed(id)
+        await eventually(lambda: metrics.EPHEMERAL._value.get() == 1)
+    now[0] = closed.touched + 60_000
+    async with rig.executor(ephemeral_s=60) as executor:
+        await eventually(lambda: executor._steward.now == closed.touched + 60_000)
+        await eventually(lambda: executor._liveness.beats > 1)
+        assert executor._engine.partitions[0].watermark(1 << 60) == closed.offset
+        assert len(left_of(log)) == len(log.records(NAMES.events, 0))
+        now[0] += 1
+        await eventually(lambda: left_of(log) == [])
+        await eventually(lambda: executor._engine.partitions[0].watermark(1 << 60) == 1 << 60)
+
+
+async def test_a_delete_erases_an_ephemeral_response_at_once_and_what_is_late_as_well(
+    rig: Rig, log: MemoryLog
+) -> None:
     id = await rig.accept("a b c", store=False)
     async with rig.executor():
         await rig.closed(id)
-
-        def values() -> list[bytes]:
-            log.compact(NAMES.events)
-            return [r.key or b"" for r in log.records(NAMES.events, 0) if r.value is not None]
-
-        await eventually(lambda: values() == [])
+        await rig.event(id, 99, {"type": "late"})
+        kept = len(log.records(NAMES.events, 0))
+        await eventually(lambda: metrics.EPHEMERAL._value.get() == 1)
+        assert len(left_of(log)) == kept
+        await rig.put(Deleted(id, "n", TENANT, 0).new())
+        await eventually(lambda: left_of(log) == [f"{id}/deleted/n".encode()])
 
 
 async def test_requests_that_are_void_are_erased(rig: Rig, log: MemoryLog) -> None:

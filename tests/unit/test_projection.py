@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.events import response_in
-from schemas.records import LogRecord
+from schemas.records import LogRecord, NewRecord
 from services.eventlog import transcript
 from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
@@ -26,7 +26,9 @@ class Given:
     """A partition in memory, and authors who write into it."""
 
     def __init__(self) -> None:
-        self.log = MemoryLog({NAMES.events: 1}, clock=lambda: 1_000)
+        self.time = 1_000
+        """Log time, ms."""
+        self.log = MemoryLog({NAMES.events: 1}, clock=lambda: self.time)
         self.writer = self.log.writer()
         self.made = 0
 
@@ -65,8 +67,8 @@ async def test_a_closed_response_is_written_frame_by_frame_as_its_readers_got_it
 
 
 async def test_of_what_is_not_stored_nothing_is_written_but_that_its_key_is_used_up(log: Given) -> None:
-    await log.completed("one", store=False)
-    keyed = await log.completed("two", store=False, keyed=True)
+    await log.completed("one", store=False, background=False)
+    keyed = await log.completed("two", store=False, background=False, keyed=True)
     projection = Projection(0, 0, 0)
     (work,) = projected(log, projection)
     assert work == Erase(keyed.id, keyed.accepted.offset, keyed.tenant, 0, keyed.accepted.offset)
@@ -269,6 +271,51 @@ async def test_frames_cost_no_more_memory_than_a_chunk_and_what_is_packed(log: G
     projection = Projection(0, 0, 0)
     projected(log, projection)
     assert projection.held_bytes < 2 * transcript.CHUNK_BYTES
+
+
+async def test_an_ephemeral_response_goes_to_no_view_and_holds_the_watermark_until_nobody_sees_it(
+    log: Given,
+) -> None:
+    author = await log.completed("one", store=False)
+    projection = Projection(0, 0, 0, ephemeral_ms=500)
+    assert projected(log, projection) == []
+    log.time = author.ack.timestamp + 500
+    await log.completed("another", store=False, background=False)
+    projected(log, projection)
+    assert projection.watermark() == author.accepted.offset
+    projection.forget(before=author.ack.timestamp + 500)
+    assert author.id in projection.fold
+    log.time += 1
+    last = await log.completed("another", store=False, background=False)
+    projected(log, projection)
+    assert projection.watermark() == last.ack.offset + 1
+
+
+async def test_an_ephemeral_response_that_is_erased_or_deleted_holds_nothing(log: Given) -> None:
+    """In an idle partition nothing but the erasure says that its time is over."""
+    erased, deleted = [await log.completed("one", store=False) for _ in range(2)]
+    projection = Projection(0, 0, 0, ephemeral_ms=500)
+    for key in (f"{erased.id}/accepted/void", f"{erased.id}/{erased.claim}/2"):
+        await erased.put(NewRecord(key.encode(), None))
+    projected(log, projection)
+    assert projection.watermark() == erased.accepted.offset
+    await erased.put(NewRecord(f"{erased.id}/accepted/n".encode(), None))
+    projected(log, projection)
+    assert projection.watermark() == deleted.accepted.offset
+    await deleted.delete()
+    (work,) = projected(log, projection)
+    assert work == Erase(deleted.id, deleted.ack.offset, deleted.tenant, 0, deleted.accepted.offset)
+    projection.done(work)
+    assert projection.watermark() == len(log.records())
+
+
+async def test_the_key_of_an_ephemeral_response_is_used_up_from_its_end_on(log: Given) -> None:
+    keyed = await log.completed("two", store=False, keyed=True)
+    projection = Projection(0, 0, 0, ephemeral_ms=500)
+    (work,) = projected(log, projection)
+    assert work == Erase(keyed.id, keyed.accepted.offset, keyed.tenant, 0, keyed.accepted.offset)
+    projection.done(work)
+    assert projection.watermark() == keyed.accepted.offset
 
 
 async def test_closed_responses_are_forgotten_after_the_window(log: Given) -> None:

@@ -27,7 +27,8 @@ Found = Window | Packed
 
 
 def new_log(**options: Any) -> MemoryLog:
-    return MemoryLog({NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS}, **options)
+    topics = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1}
+    return MemoryLog(topics, **options)
 
 
 @asynccontextmanager

@@ -161,7 +161,6 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
         ),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"conversation": {"id": "conv_1"}}, "conversation", "unsupported_parameter"),
-        ({"background": True, "store": False}, "background", "unsupported_parameter"),
     ],
     ids=str,
 )
@@ -192,6 +191,7 @@ def test_a_refusal_reads_as_openais() -> None:
         {"input": [], "previous_response_id": ID},
         {"input": [{"type": "brand_new", "whatever": 1}, {"id": "msg_1"}]},
         {"background": False, "store": False, "stream": True},
+        {"background": True, "store": False, "stream": True},
         {"tools": [{"type": "brand_new"}], "tool_choice": {"type": "brand_new"}},
     ],
     ids=str,

@@ -106,7 +106,7 @@ def test_what_may_be_open_for_long_is_kept_for_longer() -> None:
     long_lag, long_retention = check_all(wanted, cluster(events=changed(EVENTS, retention_ms=str(week))))
     for problem in (long_lag, long_retention):
         assert f"must be at least {week + LONGEST_OUTAGE}" in problem.what
-        assert problem.mend.endswith(", or lower REJOINDER_RUN_DEADLINE_S")
+        assert problem.mend.endswith(", or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S")
     assert config(specs(NAMES, kept=kept_ms(60 * DAY))[0], 3)["retention.ms"] == str(
         60 * DAY + LONGEST_OUTAGE
     )

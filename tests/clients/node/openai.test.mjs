@@ -138,7 +138,7 @@ test("errors", async () => {
     await assert.rejects(call(), { message, status: 404, code: "not_found" });
   }
   await assert.rejects(echo({ model: "no-such-model" }), { status: 400, param: "model", code: "model_not_found" });
-  await assert.rejects(echo({ store: false }), { status: 400, param: "background", code: "unsupported_parameter" });
+  await assert.rejects(echo({ input: 7 }), { status: 400, param: "input", code: "invalid_type" });
 });
 
 test("an idempotency key makes repeated posts one response", async () => {

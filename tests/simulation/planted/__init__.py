@@ -9,7 +9,7 @@ simulation cannot take away are in `elsewhere`, with the test that holds them. E
 two.
 """
 
-from tests.simulation.planted import counting, folds, ingest, reading, running, views
+from tests.simulation.planted import counting, ephemeral, folds, ingest, reading, running, views
 from tests.simulation.planted.elsewhere import ELSEWHERE
 from tests.simulation.planted.registry import RULES, Rule, found
 
@@ -18,6 +18,7 @@ __all__ = [
     "RULES",
     "Rule",
     "counting",
+    "ephemeral",
     "folds",
     "found",
     "ingest",

@@ -94,7 +94,7 @@ def replay_without_a_floor() -> Iterator[None]:
 def forgotten_too_early() -> Iterator[None]:
     """A closed response is forgotten at once."""
     original = Fold.forget
-    with patch.object(Fold, "forget", lambda self, before: original(self, before + 20_000)):
+    with patch.object(Fold, "forget", lambda self, before, kept: original(self, before + 20_000, kept)):
         yield
 
 

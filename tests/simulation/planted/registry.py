@@ -78,6 +78,22 @@ OVERTAKEN = Plan(
 )
 """What comes late to the views comes when no other projector lives: whoever starts then must find it."""
 READING = Plan(faults=only(follow=12, kill=3, pause=3, expel=3, slow=3, reader=3), rate=2)
+EPHEMERAL = Plan(
+    unstored=1,
+    ephemeral=1,
+    window_ms=3_000,
+    words=3,
+    responses=14,
+    max_queue=20,
+    deletes=0.05,
+    seconds=50,
+    faults=only(follow=30, kill=2, pause=2, reader=2, expel=1, compact=1),
+    targets="xpr",
+    rate=3,
+)
+"""All is seen for some time after its end, while everybody dies and others come."""
+EPHEMERAL_ASKED = Plan(unstored=1, ephemeral=1, chained=0.8, cancels=0.6, targets="ir")
+"""The same, and what is asked of ingest leads there."""
 ASKING = Plan(repeats=0.8, unsure=0.4, faults=only(pause=6, kill=3, reader=2, slow=2), targets="ir", rate=1)
 """Trouble for ingest and for whom it asks."""
 ADMITTING = Plan(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from schemas import records
 from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
-from services.executor import engine
+from services.executor.engine import Engine
 from services.executor.partition import Partition
 from services.projector import projection
 from services.projector.projection import Projection, Work, Write, response_record
@@ -34,7 +34,16 @@ LATE_WRITERS = Plan(
 )
 """Projectors stop when they write a response, and go on when it is deleted."""
 FORGETFUL = Plan(
-    unstored=1, keyed=1, cancels=0, deletes=0, returns=1, absence=15, window_ms=3_000, words=2, seconds=60
+    unstored=1,
+    ephemeral=0,
+    keyed=1,
+    cancels=0,
+    deletes=0,
+    returns=1,
+    absence=15,
+    window_ms=3_000,
+    words=2,
+    seconds=60,
 )
 """Clients come back with their keys when the folds have forgotten what those made."""
 
@@ -186,7 +195,7 @@ def unstored_projected() -> Iterator[None]:
 @rule("P-90", plan=DELETING)
 def late_records_not_erased() -> Iterator[None]:
     """What lands after a delete stays."""
-    with patch.object(engine, "_erase_late", lambda *_: None):
+    with patch.object(Engine, "_erase_late", lambda *_: None):
         yield
 
 

@@ -1,0 +1,60 @@
+"""Log time as the executors' beats tell it (P-85).
+
+The log time of a partition stands still while nothing is appended to it. The executors beat into one topic,
+each every 2 s (P-50). The last beat in the log as of a request's arrival dates what the request may see:
+every replica answers alike, whatever its own clock says. While no executor lives, log time stands still,
+and nothing is erased either.
+
+ask → where does the topic end now? → the record before that → its log time
+"""
+
+import asyncio
+from math import inf
+
+from schemas.errors import LogError, LogUnavailable, unavailable
+from services.eventlog.port import Log, TopicPartition
+
+PROBE_BYTES = 4096
+"""One record's time is looked for; the log hands out a whole record however large it is."""
+
+
+class LastBeat:
+    """The last beat of any executor in `topic`. A look takes at most `patience` seconds."""
+
+    def __init__(self, log: Log, topic: str, patience: float) -> None:
+        self._log = log
+        self._source = TopicPartition(topic, 0)
+        self._patience = patience
+        self._looking: asyncio.Task[float] | None = None
+        self._next: asyncio.Task[float] | None = None
+
+    async def time(self) -> float:
+        """Its log time, ms, as of now; 0 when no executor has ever beaten.
+
+        Infinite when all beats have expired: what they had ended must not show again. Raises ApiError 503.
+        """
+        if self._next is None:  # one look is under way at a time; who asks meanwhile shares the next
+            self._next = asyncio.create_task(self._look_after(self._looking))
+            # Everybody who asked may have left: then nobody takes an error from it, and that is fine.
+            self._next.add_done_callback(lambda look: look.cancelled() or look.exception())
+        try:
+            return await asyncio.shield(self._next)
+        except (LogError, TimeoutError) as error:
+            raise unavailable("The log cannot be reached.", reason="log_away") from error
+
+    async def _look_after(self, before: asyncio.Task[float] | None) -> float:
+        if before is not None:
+            await asyncio.wait([before])
+        self._looking, self._next = self._next, None
+        async with asyncio.timeout(self._patience):
+            return await self._look()
+
+    async def _look(self) -> float:
+        bounds = (await self._log.bounds(self._source.topic, [0]))[0]
+        if bounds.start == bounds.end:
+            return inf if bounds.end else 0
+        last = bounds.end - 1
+        for batch in await self._log.fetch({self._source: last}, max_wait=0, partition_bytes=PROBE_BYTES):
+            if batch.records:
+                return batch.records[0].timestamp
+        raise LogUnavailable(f"no beat at {self._source.topic}/0@{last}: it has just expired")
