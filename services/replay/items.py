@@ -99,8 +99,8 @@ class Items:
             previous = previous_in(body)
 
     async def _stored(self, id: ResponseId, tenant: Tenant) -> Stored | None:
-        """Response `id`, if `tenant` may see it and it is not ephemeral: what is erased in minutes must not be
-        needed by what is kept for good (A-9).
+        """Response `id`, if `tenant` may see it and it is not ephemeral: what is kept for good must not need
+        what is erased in minutes (A-9).
         """
         found = await self._replay.visible(id, tenant)
         return found if found is not None and found.stored else None
