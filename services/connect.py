@@ -5,6 +5,7 @@ from pathlib import Path
 
 from schemas.errors import SettingsError
 from services.eventlog.kafka import KafkaLog, KafkaSettings
+from services.eventlog.kafka_tokens import ClientCredentials, EndpointTokens, FileTokens
 from services.eventlog.topics import Topics, topics
 from services.settings import SETTINGS, Settings
 
@@ -35,6 +36,7 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         sasl_mechanism=settings.kafka_sasl_mechanism,
         username=settings.kafka_username or None,
         password=settings.kafka_password or None,
+        tokens=_tokens(settings),
     )
     files = {name: path for name in _TLS_FILES if (path := getattr(settings, name))}
     for name, path in files.items():
@@ -49,6 +51,21 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         what = "it takes PEM files, and a key that is the certificate's"
         raise SettingsError(f"{variables}: cannot be used for TLS ({error}); {what}") from error
     return chosen
+
+
+def _tokens(settings: Settings) -> FileTokens | EndpointTokens | None:
+    if settings.kafka_sasl_mechanism != "OAUTHBEARER":
+        return None
+    if settings.kafka_oauth_token_file:
+        return FileTokens(Path(settings.kafka_oauth_token_file))
+    return EndpointTokens(
+        ClientCredentials(
+            settings.kafka_oauth_url,
+            settings.kafka_oauth_client_id,
+            settings.kafka_oauth_client_secret,
+            settings.kafka_oauth_scope,
+        )
+    )
 
 
 def topic_names(settings: Settings) -> Topics:

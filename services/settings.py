@@ -44,11 +44,22 @@ class Settings(Struct, frozen=True, kw_only=True):
     kafka_cert_file: Annotated[str, _takes("a PEM file with the client's certificate")] = ""
     kafka_key_file: Annotated[str, _takes("a PEM file with the key of that certificate")] = ""
     kafka_sasl_mechanism: Annotated[
-        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
-        _takes("PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"],
+        _takes("PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"),
     ] = "PLAIN"
-    kafka_username: Annotated[str, _takes("the user name for SASL")] = ""
-    kafka_password: Annotated[str, _takes("the password for SASL; a flag would show it to others")] = ""
+    kafka_username: Annotated[str, _takes("the user name for PLAIN and SCRAM")] = ""
+    kafka_password: Annotated[str, _takes("the password of that user; a flag would show it to others")] = ""
+    kafka_oauth_token_file: Annotated[
+        str, _takes("a file that holds the token for OAUTHBEARER, read for each connection")
+    ] = ""
+    kafka_oauth_url: Annotated[
+        str, _takes("where a token for OAUTHBEARER is asked for with client credentials, an http(s) URL")
+    ] = ""
+    kafka_oauth_client_id: Annotated[str, _takes("the client's id at that URL")] = ""
+    kafka_oauth_client_secret: Annotated[
+        str, _takes("the client's secret at that URL; a flag would show it to others")
+    ] = ""
+    kafka_oauth_scope: Annotated[str, _takes("the scope that is asked for there; empty: none")] = ""
     topic_prefix: Annotated[
         str,
         Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$"),
@@ -186,7 +197,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 _DEFAULTS = Settings()
-SECRETS = frozenset({"kafka_password", "api_keys"})
+SECRETS = frozenset({"kafka_password", "kafka_oauth_client_secret", "api_keys"})
 """Settings whose values are never shown."""
 
 
@@ -294,7 +305,7 @@ def _fits(name: str, value: Any) -> bool:
             return all(_ADDRESS.fullmatch(address.strip()) for address in value.split(","))
         case "host" | "internal_host":
             return bool(_HOST.fullmatch(value))
-        case "replay_url" | "ingest_url":
+        case "replay_url" | "ingest_url" | "kafka_oauth_url":
             return _is_url(value)
         case "api_keys":
             pairs = [_API_KEY.fullmatch(pair) for pair in value]
@@ -324,6 +335,19 @@ def _check_together(settings: Settings) -> None:
     if settings.max_body_bytes > settings.max_record_bytes:
         what = f"{settings.max_body_bytes} is over max_record_bytes ({settings.max_record_bytes})"
         raise SettingsError(f"{PREFIX}MAX_BODY_BYTES: {what}; a request must fit into a record")
-    if "SASL" in settings.kafka_security and not (settings.kafka_username and settings.kafka_password):
-        what = f"{settings.kafka_security} needs {PREFIX}KAFKA_USERNAME and {PREFIX}KAFKA_PASSWORD"
-        raise SettingsError(f"{PREFIX}KAFKA_SECURITY: {what}")
+    _check_sasl(settings)
+
+
+def _check_sasl(settings: Settings) -> None:
+    """Whoever authenticates must say as whom."""
+    if "SASL" not in settings.kafka_security:
+        return
+    if settings.kafka_sasl_mechanism != "OAUTHBEARER":
+        if not (settings.kafka_username and settings.kafka_password):
+            what = f"{settings.kafka_security} needs {PREFIX}KAFKA_USERNAME and {PREFIX}KAFKA_PASSWORD"
+            raise SettingsError(f"{PREFIX}KAFKA_SECURITY: {what}")
+        return
+    asks = settings.kafka_oauth_url, settings.kafka_oauth_client_id, settings.kafka_oauth_client_secret
+    if bool(settings.kafka_oauth_token_file) == all(asks) or (any(asks) and not all(asks)):
+        what = "OAUTHBEARER needs either {0}TOKEN_FILE, or {0}URL, {0}CLIENT_ID and {0}CLIENT_SECRET"
+        raise SettingsError(f"{PREFIX}KAFKA_SASL_MECHANISM: {what.format(PREFIX + 'KAFKA_OAUTH_')}")

@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -53,10 +53,12 @@ class EmbeddedKafka:
         heap_mb: int = 512,
         properties: Mapping[str, str] = _NO_PROPERTIES,
         member: Member | None = None,
+        format_options: Sequence[str] = (),
     ) -> None:
         """`port` 0: a free one, kept over restarts; `properties`: Kafka's own, over our defaults.
 
-        `member`: which node of which cluster it is; None: the only one of its own.
+        `member`: which node of which cluster it is; None: the only one of its own. `format_options` are for
+        Kafka's `kafka-storage format`, such as the users of SCRAM (`--add-scram`).
         """
         self._data = DataDir(data.absolute())
         self._asked_port = port
@@ -64,6 +66,7 @@ class EmbeddedKafka:
         self._heap_mb = heap_mb
         self._properties = dict(properties)
         self._member = member
+        self._format_options = list(format_options)
         self._guard: asyncio.subprocess.Process | None = None
         self._pid = 0
 
@@ -194,6 +197,7 @@ class EmbeddedKafka:
         command += ["kafka.tools.StorageTool", "format", "--ignore-formatted"]
         cluster = self._member.cluster if self._member else new_cluster_id()
         command += ["--cluster-id", cluster, "--config", str(self._data.properties)]
+        command += self._format_options
         with self._data.log.open("ab") as sink:
             tool = await asyncio.create_subprocess_exec(*command, stdout=sink, stderr=sink)
         if await tool.wait():

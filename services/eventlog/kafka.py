@@ -7,12 +7,13 @@ call, with its address.
 
 from collections.abc import Collection, Mapping
 
-from services.eventlog.kafka_address import PLAINTEXT, KafkaAddress, KafkaSettings
+from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_fetch import LONGEST_POLL, KafkaFetcher
 from services.eventlog.kafka_group import KafkaMembership
 from services.eventlog.kafka_link import KafkaLink
 from services.eventlog.kafka_offsets import KafkaOffsets
+from services.eventlog.kafka_settings import PLAINTEXT, KafkaSettings
 from services.eventlog.kafka_topics import check_topics, create_topics
 from services.eventlog.kafka_writer import KafkaWriter
 from services.eventlog.port import Batch, Bounds, Leader, OnAssignment, OnFailure, TopicPartition

@@ -17,8 +17,14 @@ from math import inf
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError
+from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    SaslAuthenticationFailed,
+)
 from aiokafka.protocol.metadata import MetadataRequest
 
 from services.eventlog.broker_health import BrokerHealth
@@ -140,23 +146,25 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
             return made
 
     async def _connection(self, host: str, port: int, on_close: Any = None) -> AIOKafkaConnection:
+        connection = _Connection(
+            host,
+            port,
+            client_id=self._client_id,
+            request_timeout_ms=self._request_timeout_ms,
+            ssl_context=self._ssl_context,
+            security_protocol=self._security_protocol,
+            on_close=on_close,
+            max_idle_ms=self._connections_max_idle_ms,
+            sasl_mechanism=self._sasl_mechanism,
+            sasl_plain_username=self._sasl_plain_username,
+            sasl_plain_password=self._sasl_plain_password,
+            sasl_kerberos_service_name=self._sasl_kerberos_service_name,
+            sasl_kerberos_domain_name=self._sasl_kerberos_domain_name,
+            sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+        )
         async with asyncio.timeout(CONNECT_S):
-            return await create_conn(
-                host,
-                port,
-                client_id=self._client_id,
-                request_timeout_ms=self._request_timeout_ms,
-                ssl_context=self._ssl_context,
-                security_protocol=self._security_protocol,
-                on_close=on_close,
-                max_idle_ms=self._connections_max_idle_ms,
-                sasl_mechanism=self._sasl_mechanism,
-                sasl_plain_username=self._sasl_plain_username,
-                sasl_plain_password=self._sasl_plain_password,
-                sasl_kerberos_service_name=self._sasl_kerberos_service_name,
-                sasl_kerberos_domain_name=self._sasl_kerberos_domain_name,
-                sasl_oauth_token_provider=self._sasl_oauth_token_provider,
-            )
+            await connection.connect()
+        return connection
 
     async def send(self, node_id: int, request: Any, *, group: Hashable = ConnectionGroup.DEFAULT) -> Any:
         """Send one request. Raises NodeNotReadyError when nothing was sent, and other KafkaErrors."""
@@ -193,3 +201,19 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         """Close one connection, and so fail what was sent over it."""
         if (connection := self._conns.pop((node, group), None)) is not None:
             connection.close()
+
+
+class _Connection(AIOKafkaConnection):  # type: ignore[misc]
+    """aiokafka's takes a token that the broker refuses for accepted."""
+
+    def authenticator_oauth(self) -> OAuthAuthenticator:
+        return _Bearer(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
+
+
+class _Bearer(OAuthAuthenticator):  # type: ignore[misc]
+    async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
+        """A broker answers a token with nothing, or with why it refuses it (RFC 7628, 3.2.2)."""
+        if self._token_sent and payload:
+            raise SaslAuthenticationFailed(payload.decode(errors="replace"))
+        step: tuple[bytes, bool] | None = await super().step(payload)
+        return step

@@ -27,6 +27,7 @@ from services.eventlog.assignment import assign
 from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_client import KafkaClient
 from services.eventlog.kafka_link import FAILURES
+from services.eventlog.kafka_trouble import explain
 from services.eventlog.port import OnAssignment
 
 log = structlog.get_logger(__name__)
@@ -106,7 +107,8 @@ class KafkaMembership:
             try:
                 await self._session()
             except Exception as error:  # of whatever kind: a member that gave up would own nothing for ever
-                log.warning("group membership lost", group=self._group, error=repr(error))
+                refusal = explain(error, self._brokers.address.settings)
+                log.warning("group membership lost", group=self._group, error=refusal or repr(error))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), REJOIN_AFTER)
             finally:

@@ -6,12 +6,22 @@ from contextlib import asynccontextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import GroupIdNotFound, KafkaError, NonEmptyGroup, for_code
+from aiokafka.errors import (
+    GroupIdNotFound,
+    KafkaError,
+    NonEmptyGroup,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from schemas.errors import LogUnavailable, TopicMisconfigured
-from services.eventlog.kafka_address import PLAINTEXT, KafkaAddress, KafkaSettings
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_link import FAILURES
+from services.eventlog.kafka_settings import PLAINTEXT, KafkaSettings
+from services.eventlog.kafka_trouble import FORBIDDEN
 from services.eventlog.topics import (
     DAY,
     MAX_RECORD_BYTES,
@@ -27,6 +37,7 @@ from services.eventlog.topics import (
 
 PATIENCE = 30.0
 """Seconds for all of one call: the metadata of a new topic takes its time to reach every broker."""
+REQUEST_S = 10.0
 _DYNAMIC_TOPIC_CONFIG = 1
 _TOPIC_EXISTS = 36
 
@@ -84,12 +95,8 @@ async def create_topics(
 
 @asynccontextmanager
 async def _admin(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(
-        bootstrap_servers=address.bootstrap,
-        client_id=address.client_id,
-        request_timeout_ms=10_000,
-        **address.settings.options(),
-    )
+    admin = AIOKafkaAdminClient()
+    admin._client = Brokers(address).client(REQUEST_S)  # its own tells nobody why it cannot connect
     try:
         async with asyncio.timeout(PATIENCE):
             await admin.start()
@@ -101,9 +108,10 @@ async def _admin(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict[str, Found]:
-    """The wanted topics that exist. Asks for all topics: to name one would let a broker create it."""
+    """The wanted topics that exist. Raises TopicAuthorizationFailedError where we may not look at one."""
     names = {spec.name for spec in wanted}
     listed = [topic for topic in await admin.describe_topics() if topic["topic"] in names]
+    await _check_unlisted(admin, sorted(names - {topic["topic"] for topic in listed}))
     configs = await _configs(admin, [topic["topic"] for topic in listed])
     return {
         topic["topic"]: Found(
@@ -113,6 +121,16 @@ async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict
         )
         for topic in listed
     }
+
+
+async def _check_unlisted(admin: AIOKafkaAdminClient, names: list[str]) -> None:
+    """A broker lists what its ACLs show us, and says that there is more only to who asks for it by name."""
+    if not names:
+        return
+    answer = await admin._send_request(MetadataRequest(names, allow_auto_topic_creation=False))
+    for topic in answer.to_object()["topics"]:
+        if topic["error_code"] == TopicAuthorizationFailedError.errno:
+            raise TopicAuthorizationFailedError(topic["topic"])
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, tuple[str, bool]]]:
@@ -228,6 +246,8 @@ async def _alter(admin: AIOKafkaAdminClient, changes: dict[str, dict[str, str]])
 
 def _raise_for(code: int, name: str, reason: str | None) -> None:
     error = for_code(code)
+    if issubclass(error, FORBIDDEN):
+        raise error(name)
     if getattr(error, "retriable", False):
         raise LogUnavailable(f"topic {name}: {reason or error.__name__}")
     if code:

@@ -28,6 +28,7 @@ from schemas.records import NewRecord
 from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_lane import Lane, Producer, Queued, as_list
 from services.eventlog.kafka_link import FAILURES, KafkaLink, no_leader
+from services.eventlog.kafka_trouble import explain
 from services.eventlog.kafka_wire import Produced, ProduceRequest
 from services.eventlog.port import Ack, OnFailure, TopicPartition
 from services.eventlog.topics import MAX_RECORD_BYTES
@@ -281,7 +282,8 @@ class KafkaWriter:
         too_large = issubclass(error, MessageSizeTooLargeError | RecordListTooLargeError)
         if too_large and not lane.maybe_appended and len(lane.batch.queued) == 1:
             return RecordTooLarge(len(lane.batch.data), self._max_record_bytes)
-        return self._outcome(lane, f"the broker refused it ({error.__name__})")
+        forbidden = explain(error(lane.source.topic), self._link.address.settings)
+        return self._outcome(lane, forbidden or f"the broker refused it ({error.__name__})")
 
     def _outcome(self, lane: Lane, reason: str) -> LogError:
         """What is known of a lane's batch: surely not appended, or nobody knows."""

@@ -122,8 +122,30 @@ def test_sasl_needs_a_user_and_a_password(given: dict[str, str]) -> None:
         load({"REJOINDER_KAFKA_SECURITY": "SASL_SSL", **given})
 
 
-def test_a_secret_is_not_shown() -> None:
-    assert "hush" not in repr(load({"REJOINDER_KAFKA_PASSWORD": "hush"}))
+OAUTH = {"REJOINDER_KAFKA_SECURITY": "SASL_SSL", "REJOINDER_KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
+FILE = {"REJOINDER_KAFKA_OAUTH_TOKEN_FILE": "/token"}
+URL = {"REJOINDER_KAFKA_OAUTH_URL": "https://id.example/token"}
+CLIENT = {"REJOINDER_KAFKA_OAUTH_CLIENT_ID": "me", "REJOINDER_KAFKA_OAUTH_CLIENT_SECRET": "hush"}
+
+
+@pytest.mark.parametrize("given", [{}, URL, CLIENT, FILE | URL, FILE | URL | CLIENT, FILE | CLIENT])
+def test_a_token_comes_from_one_place(given: dict[str, str]) -> None:
+    with pytest.raises(
+        SettingsError, match=r"_SASL_MECHANISM: OAUTHBEARER needs either .*TOKEN_FILE, or .*URL"
+    ):
+        load(OAUTH | given)
+
+
+@pytest.mark.parametrize(
+    "given", [FILE, URL | CLIENT, URL | CLIENT | {"REJOINDER_KAFKA_OAUTH_SCOPE": "kafka"}]
+)
+def test_a_token_needs_no_user(given: dict[str, str]) -> None:
+    assert load(OAUTH | given).kafka_username == ""
+
+
+@pytest.mark.parametrize("variable", ["REJOINDER_KAFKA_PASSWORD", "REJOINDER_KAFKA_OAUTH_CLIENT_SECRET"])
+def test_a_secret_is_not_shown(variable: str) -> None:
+    assert "hush" not in repr(load({variable: "hush"}))
 
 
 def test_a_child_reads_what_its_parent_handed_on() -> None:
