@@ -13,10 +13,11 @@ from schemas.events import Event
 
 Item = dict[str, Any]
 
-# Where the text of a delta belongs: (list inside the item or None for the item itself, the event's index into
-# it, field).
-_Place = tuple[str | None, str, str]
-_DELTAS: dict[str, _Place] = {
+Place = tuple[str | None, str, str]
+"""Where the text of a delta belongs: the list inside the item (None: the item itself), the event's index into
+it, the field.
+"""
+DELTAS: dict[str, Place] = {
     "response.output_text.delta": ("content", "content_index", "text"),
     "response.refusal.delta": ("content", "content_index", "refusal"),
     "response.reasoning_text.delta": ("content", "content_index", "text"),
@@ -26,17 +27,28 @@ _DELTAS: dict[str, _Place] = {
     "response.custom_tool_call_input.delta": (None, "", "input"),
     "response.code_interpreter_call_code.delta": (None, "", "code"),
 }
-# The whole text that ends a run of deltas, and the event's field that holds it.
-_DONES: dict[str, tuple[_Place, str]] = {
-    delta.removesuffix("delta") + "done": (place, place[2]) for delta, place in _DELTAS.items()
+DONES: dict[str, tuple[Place, str]] = {
+    delta.removesuffix("delta") + "done": (place, place[2]) for delta, place in DELTAS.items()
 }
-_PARTS = {
+"""Type of the event that ends a run of deltas to the place of its text, and the field that holds it."""
+PARTS = {
     "response.content_part.added": ("content", "content_index"),
     "response.content_part.done": ("content", "content_index"),
     "response.reasoning_summary_part.added": ("summary", "summary_index"),
     "response.reasoning_summary_part.done": ("summary", "summary_index"),
 }
 _STATUSES = frozenset({"in_progress", "searching", "interpreting", "generating", "completed", "failed"})
+_CUT = {
+    "image_generation_call": "failed",
+    "apply_patch_call": "in_progress",
+    "apply_patch_call_output": "failed",
+}
+"""Status of an item that was cut short, where its type knows no `incomplete`."""
+
+
+def cut_status(kind: object) -> str:
+    """The status of an item of type `kind` that was cut short (A-19)."""
+    return _CUT.get(kind, "incomplete") if isinstance(kind, str) else "incomplete"
 
 
 def are_items(output: object) -> TypeGuard[list[Item]]:
@@ -49,22 +61,33 @@ def objects_of(output: object) -> list[Item]:
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
-class _Open:
-    """An output item under way. `texts` holds the deltas that `item` does not show yet."""
+class Held:
+    """An output item under way. `texts` holds the deltas that `item` does not show yet; `over` says which
+    texts (list, index, field) and parts (list, index, "") are done.
+    """
 
-    __slots__ = ("done", "item", "texts")
+    __slots__ = ("done", "item", "over", "texts")
 
     def __init__(self, item: Item, done: bool) -> None:
         self.item = item
         self.done = done
         self.texts: dict[tuple[str | None, int, str], list[str]] = {}
+        self.over: set[tuple[str | None, int, str]] = set()
+
+    def pieces(self, parts: str | None, at: int, field: str) -> list[str]:
+        """The text of a place so far: what the item shows, then the deltas since."""
+        return [_get(self.item, parts, at, field), *self.texts.get((parts, at, field), ())]
+
+    def reopen(self, parts: str | None, at: int, field: str) -> None:
+        """A text that was done goes on."""
+        self.over -= {(parts, at, field), (parts, at, "")}
 
 
 class Output:
     """The output items of one response, folded from its events in order."""
 
     def __init__(self) -> None:
-        self._items: dict[int, _Open] = {}
+        self._items: dict[int, Held] = {}
 
     def __repr__(self) -> str:
         return f"<Output of {len(self._items)} items, {sum(1 for _ in self._unfinished())} under way>"
@@ -74,7 +97,7 @@ class Output:
         type = event.get("type")
         if not isinstance(type, str):
             return
-        place = _DELTAS.get(type)
+        place = DELTAS.get(type)
         if place is not None:
             self._delta(event, place)
         elif (fold := _FOLDS.get(type)) is not None:
@@ -82,24 +105,29 @@ class Output:
         elif type.startswith("response.") and type.rpartition(".")[2] in _STATUSES:
             self._status(event, type.rpartition(".")[2])
 
+    def held(self) -> dict[int, Held]:
+        """What is known of the items, by `output_index`."""
+        return self._items
+
     def items(self) -> list[Item]:
         """The items so far in `output_index` order; texts joined, those under way with what they have."""
         return [_settled(self._items[index]) for index in sorted(self._items)]
 
     def unfinished(self) -> list[tuple[int, Item]]:
         """`output_index` and item of those that were added and not done, marked `incomplete` (A-19)."""
-        return [(index, _settled(held) | {"status": "incomplete"}) for index, held in self._unfinished()]
+        cut = ((index, _settled(held)) for index, held in self._unfinished())
+        return [(index, item | {"status": cut_status(item.get("type"))}) for index, item in cut]
 
-    def _unfinished(self) -> Iterator[tuple[int, _Open]]:
+    def _unfinished(self) -> Iterator[tuple[int, Held]]:
         return ((index, held) for index, held in sorted(self._items.items()) if not held.done)
 
-    def _under_way(self, event: Event) -> _Open | None:
+    def _under_way(self, event: Event) -> Held | None:
         """The item that the event is about, if it was added and is not done."""
         index = event.get("output_index")
         held = self._items.get(index) if type(index) is int else None
         return None if held is None or held.done else held
 
-    def _delta(self, event: Event, place: _Place) -> None:
+    def _delta(self, event: Event, place: Place) -> None:
         held, delta = self._under_way(event), event.get("delta")
         parts, index, field = place
         number = _index(event, index) if parts else 0
@@ -113,26 +141,29 @@ class Output:
             texts.append(delta)
 
     def _text_done(self, event: Event) -> None:
-        (parts, index, field), source = _DONES[event["type"]]
+        (parts, index, field), source = DONES[event["type"]]
         held, at = self._under_way(event), _index(event, index) if parts else 0
         if held is None or at is None:
             return
         held.texts.pop((parts, at, field), None)
+        held.over.add((parts, at, field))
         if isinstance(text := event.get(source), str):
             _put(held.item, parts, at, field, text)
 
     def _item(self, event: Event) -> None:
         index, item = event.get("output_index"), event.get("item")
         if type(index) is int and isinstance(item, dict):
-            self._items[index] = _Open(dict(item), done=event["type"].endswith(".done"))
+            self._items[index] = Held(dict(item), done=event["type"].endswith(".done"))
 
     def _part(self, event: Event) -> None:
-        parts, index = _PARTS[event["type"]]
+        parts, index = PARTS[event["type"]]
         held, part, at = self._under_way(event), event.get("part"), _index(event, index)
         if held is None or at is None or not isinstance(part, dict):
             return
         for texts_at in [k for k in held.texts if k[:2] == (parts, at)]:
             del held.texts[texts_at]
+        if event["type"].endswith(".done"):
+            held.over.add((parts, at, ""))
         listed = list(_list(held.item, parts))
         listed[at : at + 1] = [dict(part)]
         held.item[parts] = listed
@@ -153,12 +184,12 @@ _FOLDS: dict[str, Callable[[Output, Event], None]] = {
     "response.output_item.added": Output._item,
     "response.output_item.done": Output._item,
     "response.output_text.annotation.added": Output._annotation,
-    **dict.fromkeys(_PARTS, Output._part),
-    **dict.fromkeys(_DONES, Output._text_done),
+    **dict.fromkeys(PARTS, Output._part),
+    **dict.fromkeys(DONES, Output._text_done),
 }
 
 
-def _settled(held: _Open) -> Item:
+def _settled(held: Held) -> Item:
     """The item with its deltas joined in; a copy that later deltas do not change."""
     for (parts, at, field), texts in held.texts.items():
         joined = "".join(texts)

@@ -242,17 +242,20 @@ class EventHeaders:
         return NewRecord(self._prefix + b"x/%d" % n, value, headers)
 
 
+UPSTREAM_CURSOR = "upstream_cursor"
+
+
 def upstream_headers(response_id: str, cursor: int | None) -> Headers:
     """Where a resumable upstream stands: its own response id, and the last event read from it."""
     id_header = ("upstream_id", response_id.encode())
-    return [id_header] if cursor is None else [id_header, ("upstream_cursor", b"%d" % cursor)]
+    return [id_header] if cursor is None else [id_header, (UPSTREAM_CURSOR, b"%d" % cursor)]
 
 
 def upstream_position(record: LogRecord) -> tuple[str, int | None] | None:
     """What `upstream_headers` said of an event, its id and perhaps its cursor; None when nothing readable."""
     try:
         headers = dict(record.headers)
-        cursor = headers.get("upstream_cursor")
+        cursor = headers.get(UPSTREAM_CURSOR)
         if cursor is not None and not _cursor.fullmatch(cursor):
             return None
         return headers["upstream_id"].decode(), None if cursor is None else int(cursor)

@@ -2,8 +2,8 @@
 
 Pure. The upstream's events come in, drafts of records go out. The scribe numbers the events, drops those that
 Rejoinder says itself (created, queued, in_progress), makes the response's identity its own in those that
-carry the object, turns foreign types into extensions, keeps the output so far, and ends the response: once,
-honestly, with what was put out by then.
+carry the object, turns foreign types into extensions, makes the stream whole (`whole.py`), keeps the output
+so far, and ends the response: once, honestly, with what was put out by then.
 
 A draft has no claim yet: after an append error the same drafts go out again under the next claim (P-32).
 """
@@ -22,14 +22,16 @@ from schemas.events import (
     derived_event,
     is_streamed,
 )
-from schemas.output import Output, are_items
+from schemas.ids import ResponseId
+from schemas.output import Output
 from schemas.pictures import PREVIEW, fitting, without_picture
-from schemas.records import EventHeaders, Headers, NewRecord
+from schemas.records import UPSTREAM_CURSOR, EventHeaders, Headers, NewRecord
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.surrogates import mended
+from services.executor.identity import Mint, minted
+from services.executor.whole import Whole, end_of
 
 _encode = msgspec.json.Encoder().encode
-_WORST_FIRST = ("failed", "incomplete", "completed")
 _OMITTED = {"output_omitted": True}
 """In the error of an object that does not hold the output which was streamed."""
 _LEFT_OUT = "a picture is larger than REJOINDER_MAX_RECORD_BYTES leaves room for, and was left out"
@@ -85,7 +87,8 @@ class Scribe:
     """One response's writing, across the claims of one executor.
 
     `initial` is the initial object, `last` the last number that counts, `origin` the last derived one;
-    `output` is what counted so far, in `written` bytes and `extensions` beside it.
+    `output` is what counted so far, in `written` bytes and `extensions` beside it. `mint` gives items their
+    ids.
     """
 
     def __init__(
@@ -99,12 +102,14 @@ class Scribe:
         extensions: int = 0,
         written: int = 0,
         pass_extensions: bool = False,
+        mint: Mint | None = None,
     ) -> None:
         self._initial = initial
         self._begun = last > origin
         self._next = last + 1
         self._limits = limits
         self._output = output or Output()
+        self._whole = Whole(self._output, mint or minted(ResponseId(str(initial.get("id")))))
         self._extensions = extensions
         self.pass_extensions = pass_extensions
         self._bytes = written
@@ -139,24 +144,38 @@ class Scribe:
             raise UpstreamError(
                 "the upstream sent an event without a type that could be one", type="upstream_malformed"
             )
+        # The SDKs raise on any event data with a top-level `error` (A-2).
+        joins = "error" in event and type not in LIFECYCLE and self._joins(type)
+        if joins and (error := event.pop("error")):
+            raise UpstreamError(_error_text(error))
         numbered = self._next, self._begun, self._bytes
+        drafts = self.begin(upstream)
+        begun = len(drafts)
         try:
-            return self.begin(upstream) + self._write(type, event, upstream, now)
-        except Exception:
+            if not drafts and self._whole.passes(type, event):
+                return self._write(type, event, upstream, now)
+            for whole in self._whole.events(type, event) if self._joins(type) else (event,):
+                drafts += self._write(whole["type"], whole, upstream, now)
+                if drafts and drafts[-1].terminal:
+                    break
+        except Exception as error:
+            if isinstance(error, UpstreamError) and len(drafts) > begun:
+                return _at_the_last(drafts + self.end(Ending.of(error)))  # what was said before stays said
             self._next, self._begun, self._bytes = numbered
             raise
+        return _at_the_last(drafts)
+
+    def _joins(self, type: str) -> bool:
+        """Whether events of `type` go into the stream, not beside it."""
+        return self.pass_extensions or is_streamed(type)
 
     def _write(self, type: str, event: Event, upstream: Headers, now: float) -> list[Draft]:
         if type in TERMINAL_EVENTS:
-            return self._close(event, TERMINAL_EVENTS[type], upstream, now)
+            return self._close(event, end_of(type, event), upstream, now)
         if type in LIFECYCLE:
             return []
-        if not is_streamed(type) and not self.pass_extensions:
+        if not self._joins(type):
             return self._extension(type, event)
-        if event.get("error"):
-            # The SDKs raise on any event data with a top-level `error` (A-2).
-            raise UpstreamError(_error_text(event["error"]))
-        event.pop("error", None)
         event["sequence_number"] = self._next
         try:
             value = _encode(event)
@@ -197,23 +216,17 @@ class Scribe:
     def _close(self, event: Event, status: str, upstream: Headers, now: float) -> list[Draft]:
         theirs = event.get("response")
         theirs = theirs if isinstance(theirs, dict) else {}
-        said = theirs.get("status")
-        if said == "cancelled":
+        if theirs.get("status") == "cancelled":
             return self.end(Ending("the upstream cancelled the response", type="upstream_cancelled"))
         if self._left_out is not None and not theirs.get("error"):
             return self.end(self._left_out, usage=theirs.get("usage"))
-        output = theirs.get("output")
-        if output and not are_items(output):
-            # Successors get it as input: what is no item is no use to anybody.
-            what = f"the upstream sent {event['type']} whose response.output is not a list of objects"
-            raise UpstreamError(what, type="upstream_malformed")
-        # Where the event and its object disagree, the worse of the two is believed: what failed is never told
-        # as completed, and the end is one in both.
-        status = next(end for end in _WORST_FIRST if end in (status, said))
-        drafts = self.begin() + ([] if status == "completed" else self._cut_short())
-        output = output or self._output.items()
+        drafts = [] if status == "completed" else self._cut_short()
         final = response.finished(
-            self._initial, status=status, output=output, upstream=theirs, completed_at=int(now)
+            self._initial,
+            status=status,
+            output=self._whole.final(),
+            upstream=theirs,
+            completed_at=int(now),
         )
         rest = {k: v for k, v in event.items() if k not in ("type", "sequence_number", "response", "error")}
         return [*drafts, self._terminal(f"response.{status}", status, final, upstream, rest)]
@@ -256,19 +269,26 @@ class Scribe:
         """`done` for the items under way, as `incomplete` (A-19). One that outgrew a record was streamed,
         and cannot be said again (P-9).
         """
-        type, drafts = "response.output_item.done", []
+        drafts = [draft for event in self._whole.cut() for draft in self._fitting(event)]
+        type = "response.output_item.done"
         for index, item in self._output.unfinished():
-            event = {"type": type, "sequence_number": self._next, "output_index": index, "item": item}
-            value = _encode(event)
-            if len(value) <= self._limits.record_bytes:
-                self._output.apply(event)
-                drafts.append(self._number(type, value))
+            event = {"type": type, "output_index": index, "item": item}
+            drafts += self._fitting(event)
         return drafts
 
     def _has_room_for_preview(self, value: bytes) -> bool:
         """Previews take half of what a response may put out at most: its result is worth more."""
         limits = self._limits
         return len(value) <= limits.record_bytes and self._bytes + len(value) <= limits.output_bytes // 2
+
+    def _fitting(self, event: Event) -> list[Draft]:
+        """The event, unless it is larger than a record."""
+        event["sequence_number"] = self._next
+        value = _encoded(event)
+        if len(value) > self._limits.record_bytes:
+            return []
+        self._output.apply(event)
+        return [self._number(event["type"], value)]
 
     def _number(self, type: str, value: bytes, upstream: Headers = (), terminal: str | None = None) -> Draft:
         draft = Draft(self._next, type, value, terminal, upstream)
@@ -297,6 +317,16 @@ class Scribe:
         )
         reason = "max_output_tokens"
         return None if within else Ending("over its bound of bytes or events", incomplete_reason=reason)
+
+
+def _at_the_last(drafts: list[Draft]) -> list[Draft]:
+    """The drafts of one upstream event. Only the last one says that the upstream was heard up to there: who
+    goes on in the middle of them hears that event again. That it runs is said by the first one, too (P-34).
+    """
+    for number, draft in enumerate(drafts[:-1]):
+        heard = [header for header in draft.upstream if header[0] != UPSTREAM_CURSOR] if number == 0 else ()
+        drafts[number] = msgspec.structs.replace(draft, upstream=heard)
+    return drafts
 
 
 def _encoded(event: Event) -> bytes:

@@ -18,8 +18,8 @@ from services import config
 from services.executor.backend import Backend, Lapsed, Resume, UpstreamError
 from services.executor.backends import Registry, build, failures, responses, upstream
 from tests.conftest import PATIENCE
-from tests.strict import checked
 from tests.upstreams import ID, SSE, Call, Outcome, Raw, Script, framed, outcome, raw, registry, request
+from tests.whole import followed, told
 
 DELTA = {
     "type": "response.output_text.delta",
@@ -296,10 +296,10 @@ async def test_where_records_are_larger_so_may_be_what_the_upstream_says(streame
 async def test_an_event_of_a_shape_that_nobody_foresaw_ends_the_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def unprepared(event: dict[str, Any]) -> None:
+    def unprepared(_: failures.Words, event: dict[str, Any]) -> None:
         event.get("odd", {"foreseen": 1})["foreseen"]
 
-    monkeypatch.setattr(responses, "fill", unprepared)
+    monkeypatch.setattr(failures.Words, "redact", unprepared)
     _, got = await run(sending(b'data: {"type": "y", "odd": {"a": 1}}\n\n'))
     assert got.events == [CREATED, DELTA]
     assert "sent an event whose fields do not fit" in got.failure.message
@@ -725,8 +725,9 @@ async def test_an_unstreamed_answer_is_streamed() -> None:
     }
     _, got = await run(answering(200, answer))
     assert got.error is None
-    checked(got.events)
-    assert got.types == [
+    began, *events = told(got.events)
+    followed([began, *events])
+    assert [event["type"] for event in events] == [
         "response.output_item.added",
         "response.reasoning_summary_part.added",
         "response.reasoning_summary_text.delta",
@@ -751,11 +752,11 @@ async def test_an_unstreamed_answer_is_streamed() -> None:
         "response.output_item.done",
         "response.completed",
     ]
-    final = got.events[-1]["response"]["output"]
-    assert [item["id"] for item in final] == [*["rs_1", "fc_1", "msg_1"], got.events[-2]["item"]["id"]]
-    assert [e["item"] for e in got.events if e["type"] == "response.output_item.done"] == final
+    final = events[-1]["response"]["output"]
+    assert [item["id"] for item in final] == [*["rs_1", "fc_1", "msg_1"], events[-2]["item"]["id"]]
+    assert [e["item"] for e in events if e["type"] == "response.output_item.done"] == final
     assert final[2]["response_id"] == ID
-    deltas = [event["delta"] for event in got.events if event["type"].endswith(".delta")]
+    deltas = [event["delta"] for event in events if event["type"].endswith(".delta")]
     assert deltas == ["think", '{"a":1}', "hello", "no"]
 
 
@@ -770,7 +771,7 @@ async def test_an_unstreamed_answer_ends_as_it_ended(status: str, end: str) -> N
 async def test_the_mere_text_of_an_unstreamed_answer_is_streamed() -> None:
     said = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hello"}
     _, got = await run(answering(200, {"id": "x", "status": "completed", "output": [said], "usage": None}))
-    assert [event["delta"] for event in checked(got.events) if "delta" in event] == ["hello"]
+    assert [event["delta"] for event in told(got.events) if "delta" in event] == ["hello"]
 
 
 async def test_an_error_with_status_200_is_told_in_its_own_words() -> None:

@@ -25,7 +25,17 @@ def value(draft: Draft) -> dict[str, Any]:
 
 
 ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+DONE = ITEM | {"status": "completed"}
 ADDED = {"type": "response.output_item.added", "output_index": 0, "item": ITEM, "sequence_number": 40}
+
+
+PART = {
+    "type": "response.content_part.added",
+    "item_id": "msg_1",
+    "output_index": 0,
+    "content_index": 0,
+    "part": {"type": "output_text", "text": ""},
+}
 
 
 def delta(text: str) -> dict[str, Any]:
@@ -55,10 +65,13 @@ def test_what_rejoinder_says_itself_is_dropped() -> None:
 def test_the_final_object_is_ours_in_identity_and_theirs_in_substance() -> None:
     held = scribe(last=2)
     theirs = {"id": "resp_theirs", "status": "completed", "output": [ITEM], "model": "big-2", "usage": None}
-    (draft,) = held.write({"type": "response.completed", "response": theirs, "extra": 1}, now=1_700_000_009.7)
+    *streamed, draft = held.write(
+        {"type": "response.completed", "response": theirs, "extra": 1}, now=1_700_000_009.7
+    )
+    assert texts(streamed) == [(3, "response.output_item.added"), (4, "response.output_item.done")]
     final = value(draft)["response"]
     assert (draft.terminal, draft.type, value(draft)["extra"]) == ("completed", "response.completed", 1)
-    assert (final["id"], final["model"], final["output"]) == (ID, "big-2", [ITEM])
+    assert (final["id"], final["model"], final["output"]) == (ID, "big-2", [DONE])
     assert final["completed_at"] == 1_700_000_009
     assert held.ended
     assert held.write(delta("late"), now=0) == []
@@ -67,7 +80,7 @@ def test_the_final_object_is_ours_in_identity_and_theirs_in_substance() -> None:
 def test_an_upstream_that_forgets_its_output_gets_what_it_streamed() -> None:
     held = scribe(last=2)
     held.write(dict(ADDED), now=0)
-    done = {"type": "response.output_item.done", "output_index": 0, "item": ITEM | {"status": "completed"}}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": DONE}
     held.write(done, now=0)
     (draft,) = held.write({"type": "response.completed", "response": {"output": []}}, now=0)
     assert [item["id"] for item in value(draft)["response"]["output"]] == ["msg_1"]
@@ -162,24 +175,26 @@ def test_where_the_last_event_and_its_object_disagree_the_worse_is_believed(
 def test_an_event_over_the_records_bound_ends_the_response() -> None:
     held = scribe(last=2, limits=Limits(record_bytes=10_000))
     held.write(dict(ADDED), now=0)
+    held.write(dict(PART), now=0)
     drafts = held.write(delta("x" * 20_000), now=0)
-    assert texts(drafts) == [(4, "response.output_item.done"), (5, "response.failed")]
+    assert texts(drafts) == [(5, "response.output_item.done"), (6, "response.failed")]
     assert value(drafts[1])["response"]["error"]["type"] == "event_too_large"
 
 
 def test_too_many_events_end_it_incomplete() -> None:
-    held = scribe(last=2, limits=Limits(events=6))
+    held = scribe(last=2, limits=Limits(events=7))
     held.write(dict(ADDED), now=0)
+    held.write(dict(PART), now=0)
     held.write(delta("a"), now=0)
     drafts = held.write(delta("b"), now=0)
     assert drafts[-1].terminal == "incomplete"
-    assert [d.number for d in drafts] == [5, 6]
+    assert [d.number for d in drafts] == [6, 7]
 
 
 def test_a_final_object_over_the_bound_is_an_honest_failure_that_fits() -> None:
     held = scribe(last=2, limits=Limits(record_bytes=4_000))
-    big = {"id": "m", "type": "message", "content": [{"type": "output_text", "text": "x" * 5_000}]}
-    (draft,) = held.write({"type": "response.completed", "response": {"output": [big]}}, now=0)
+    output = [{"id": f"i{n}", "type": "acme:thing", "x": "x" * 1_500} for n in range(3)]
+    *_, draft = held.write({"type": "response.completed", "response": {"output": output}}, now=0)
     assert draft.terminal == "failed"
     assert len(draft.value) <= 4_000
     assert value(draft)["response"]["error"]["type"] == "output_too_large"
@@ -190,8 +205,7 @@ def test_an_item_that_has_outgrown_a_record_is_not_said_again_and_the_reason_is_
     held = scribe(last=2, limits=Limits(record_bytes=4_000))
     held.write(dict(ADDED), now=0)
     held.write(dict(ADDED) | {"output_index": 1, "item": ITEM | {"id": "msg_2"}}, now=0)
-    part = {"type": "output_text", "text": ""}
-    held.write({"type": "response.content_part.added", "output_index": 0, "part": part}, now=0)
+    held.write(dict(PART), now=0)
     for _ in range(2):
         held.write(delta("x" * 3_000), now=0)
     if ended_by == "us":
@@ -255,6 +269,6 @@ def test_half_a_surrogate_pair_is_said_as_the_replacement_character_everywhere()
         {"type": "own.step", "text": "\ude00"},
         {"type": "response.completed", "response": {"output": [], "model": "m\ud83d"}, "x": "\ud83d"},
     ]
-    added, step, closed = (value(held.write(event, now=0)[0]) for event in said)
+    added, step, closed = (value(held.write(event, now=0)[-1]) for event in said)
     assert (added["new"], step["text"], closed["x"]) == ("\ufffd", "\ufffd", "\ufffd")
     assert closed["response"]["model"] == "m\ufffd"

@@ -24,16 +24,14 @@ import aiohttp
 from msgspec import Struct
 
 from schemas.events import TERMINAL_EVENTS, Event
-from schemas.output import objects_of
+from schemas.output import are_items, objects_of
 from schemas.pictures import PREVIEW
 from services.config import Agent, Route
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.failures import UNFIT, UpstreamLost
 from services.executor.backends.pictures import may_leave_out, number_of, type_of
 from services.executor.backends.sse import ServerSentEvent
-from services.executor.backends.unstreamed import streamed
 from services.executor.backends.upstream import Upstream
-from services.executor.backends.whole import fill, fill_output
 
 REJOINS = 5
 """Times that a lost stream is rejoined without a new event in between."""
@@ -44,6 +42,7 @@ CANCEL_TIMEOUT = 5.0
 
 _ID = re.compile(r"[!-~]{1,256}")
 """Upstream ids that are taken note of: they go into a header of each event, and into URLs."""
+_TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()} | {"cancelled": "response.failed"}
 _AGENTS_OWN = frozenset({"response_id", "agent_reference"})
 """What hosted agents add to every item."""
 
@@ -252,25 +251,26 @@ class ResponsesBackend:
         progress.cursor = number if isinstance(number, int) else None
         progress.begun, progress.joining = True, False
         progress.ended = event["type"] in TERMINAL_EVENTS
-        fill(event)
         _rename(event, progress.upstream_id, request)
         if self.resumable and progress.upstream_id is not None:
             return UpstreamEvent(event, progress.upstream_id, progress.cursor)
         return UpstreamEvent(event)
 
     def _unstreamed(self, answer: dict[str, Any], request: RunRequest, progress: Progress) -> Batch:
-        fill_output(answer)
-        events = streamed(answer, request.id)
-        progress.upstream_id = _id_of(answer)
-        if events is None and answer.get("error"):
-            raise self._words.reported(answer)
-        if events is None:
+        """The terminal event that the object of a finished response stands for: what comes before it is made
+        from it (U-7).
+        """
+        terminal = _TERMINAL_OF.get(str(answer.get("status")))
+        if terminal is None or not are_items(answer.get("output")):
+            if answer.get("error"):
+                raise self._words.reported(answer)
             raise self._words.malformed("answered with an object that is not a finished response.")
+        event: Event = {"type": terminal, "response": answer}
+        self._words.redact(event)
+        progress.upstream_id = _id_of(answer)
         progress.begun = progress.ended = True
-        for event in events:
-            self._words.redact(event)
-            _rename(event, progress.upstream_id, request)
-        return [UpstreamEvent(event) for event in events]
+        _rename(event, progress.upstream_id, request)
+        return [UpstreamEvent(event)]
 
     def _body(self, request: RunRequest) -> dict[str, Any]:
         """The client's body as one that stands for itself: whole input, stored only to be rejoined."""

@@ -53,6 +53,11 @@ class Seam:
     def __repr__(self) -> str:
         return f"<Seam held={self._held!a}>"
 
+    @property
+    def holds(self) -> bool:
+        """Whether a half waits for its other one."""
+        return self._held != ""
+
     def add(self, text: str) -> str:
         """What can be said of the text's next piece now; may be empty."""
         if not self._held and (text.isascii() or not _HALF.search(text)):

@@ -1,0 +1,282 @@
+"""Output items of every kind: what one must have, what it is when it begins, how two tellings of it meet.
+
+An upstream tells of an item up to three times: when it is added, when it is done, and in the final object.
+Each telling may leave out what another has. Pure; what an upstream says is not changed where it can stand.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from schemas.output import Item, cut_status, objects_of
+
+MESSAGE, REASONING = "message", "reasoning"
+
+NAMED = frozenset({"function_call", "custom_tool_call", "mcp_call", "mcp_approval_request"})
+"""Kinds that mean nothing without a `name`: nobody can invent one, so they begin only when it is known."""
+CALLED = frozenset(
+    [
+        "function_call",
+        "custom_tool_call",
+        "computer_call",
+        "local_shell_call",
+        "shell_call",
+        "apply_patch_call",
+        "tool_search_call",
+        "program",
+    ]
+)
+"""Kinds with a `call_id`, under which a client answers."""
+TEXT_FIELDS = {
+    "function_call": ("response.function_call_arguments", "arguments"),
+    "mcp_call": ("response.mcp_call_arguments", "arguments"),
+    "custom_tool_call": ("response.custom_tool_call_input", "input"),
+    "code_interpreter_call": ("response.code_interpreter_call_code", "code"),
+}
+"""Kind to the stem of its text's events and the field that the text is in."""
+PART_STEMS = {
+    "output_text": "response.output_text",
+    "refusal": "response.refusal",
+    "reasoning_text": "response.reasoning_text",
+    "summary_text": "response.reasoning_summary_text",
+}
+"""Type of a part to the stem of its text's events."""
+PART_LISTS = ("content", "summary")
+
+_RESULTS = ("result", "results", "output", "outputs")
+"""What a call of a tool that the upstream runs has brought: the largest of it, and none when it begins."""
+_TEXTS = frozenset({"text", "refusal", "arguments", "input", "code"})
+_REQUIRED: dict[str, dict[str, Any]] = {
+    "message": {"role": "assistant", "content": []},
+    "reasoning": {"summary": []},
+    "function_call": {"arguments": ""},
+    "custom_tool_call": {"input": ""},
+    "file_search_call": {"queries": []},
+    "web_search_call": {"action": {"type": "search", "query": ""}},
+    "computer_call": {"pending_safety_checks": []},
+    "code_interpreter_call": {"container_id": ""},
+    "local_shell_call": {"action": {"type": "exec", "command": [], "env": {}}},
+    "shell_call": {"action": {"commands": [], "max_output_length": None, "timeout_ms": None}},
+    "mcp_call": {"arguments": "", "server_label": ""},
+    "mcp_list_tools": {"server_label": "", "tools": []},
+    "mcp_approval_request": {"arguments": "", "server_label": ""},
+    "compaction": {"encrypted_content": ""},
+}
+"""What the openai SDK's types require of a kind beside its identity and status, and the emptiest value."""
+_WITH_STATUS = frozenset(
+    [
+        "message",
+        "function_call",
+        "function_call_output",
+        "file_search_call",
+        "web_search_call",
+        "computer_call",
+        "computer_call_output",
+        "tool_search_call",
+        "tool_search_output",
+        "image_generation_call",
+        "code_interpreter_call",
+        "local_shell_call",
+        "shell_call",
+        "shell_call_output",
+        "apply_patch_call",
+        "custom_tool_call_output",
+    ]
+)
+"""Kinds that must have a status, and may be `in_progress`."""
+_STATUSES = ("in_progress", "completed", "incomplete")
+_MORE_STATUSES: dict[str, tuple[str, ...]] = {
+    "file_search_call": ("searching", "failed"),
+    "web_search_call": ("searching", "failed"),
+    "image_generation_call": ("generating", "failed"),
+    "code_interpreter_call": ("interpreting", "failed"),
+    "mcp_call": ("calling", "failed"),
+    "computer_call_output": ("failed",),
+    "apply_patch_call_output": ("failed",),
+}
+_PART_TEXT = {"output_text": "text", "refusal": "refusal", "reasoning_text": "text", "summary_text": "text"}
+_UNDER_WAY = ("in_progress", "searching", "generating", "interpreting", "calling", "queued")
+
+
+def understood(item: Mapping[str, Any]) -> Item:
+    """An upstream's item with a type, with texts that are texts, and with a status that its type knows."""
+    kind = kind_of(item)
+    plain = {**item, "type": kind}
+    if kind in TEXT_FIELDS:
+        field = TEXT_FIELDS[kind][1]
+        if (said := item.get(field)) is not None:
+            plain[field] = as_text(said)
+    if kind in NAMED and not isinstance(item.get("name"), str):
+        plain["name"] = None
+    if (kind in _WITH_STATUS or kind in NAMED or kind == REASONING) and item.get("status") is not None:
+        plain["status"] = _known_status(kind, item["status"])
+    return plain
+
+
+def as_text(said: Any) -> str:
+    """A text that some send as the JSON value which it stands for."""
+    if isinstance(said, str):
+        return said
+    return msgspec.json.encode(said).decode() if isinstance(said, dict | list) and said else ""
+
+
+def _known_status(kind: str, said: object) -> str | None:
+    if not isinstance(said, str):
+        return None
+    if said in _STATUSES or said in _MORE_STATUSES.get(kind, ()):
+        return cut_status(kind) if said == "incomplete" else said
+    if said in _UNDER_WAY:
+        return "in_progress"
+    return cut_status(kind) if said in ("failed", "error", "cancelled", "canceled") else None
+
+
+def kind_of(item: Mapping[str, Any]) -> str:
+    """The item's type; where it has none, the one that its fields are of."""
+    kind = item.get("type")
+    if isinstance(kind, str) and kind:
+        return kind
+    if "summary" in item:
+        return REASONING
+    return "function_call" if "arguments" in item and "name" in item else MESSAGE
+
+
+def filled(item: Item, status: str) -> Item:
+    """`item` with what strict clients cannot do without (A-17, U-5): parts that are whole, required fields, a
+    status, which is `status` where it has none.
+    """
+    kind = item["type"]
+    whole = {**item}
+    for name, value in _REQUIRED.get(kind, {}).items():
+        if whole.get(name) is None:
+            whole[name] = value.copy() if isinstance(value, dict | list) else value
+    if kind in _WITH_STATUS and not isinstance(whole.get("status"), str):
+        whole["status"] = status
+    for name in PART_LISTS:
+        if name in whole and kind in (MESSAGE, REASONING):
+            whole[name] = parts_of(whole, name)
+    return whole
+
+
+def parts_of(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The parts of a message or of reasoning, whole; a mere text is its only part."""
+    parts = item.get(name)
+    if isinstance(parts, str) and parts:
+        parts = [parts]
+    if not isinstance(parts, list):
+        return []
+    return [filled_part(_part(part, item, name)) for part in parts if isinstance(part, dict | str)]
+
+
+def filled_part(part: dict[str, Any]) -> dict[str, Any]:
+    """`part` with its text, and with the lists that strict clients want of an `output_text`."""
+    field = _PART_TEXT.get(part.get("type", ""))
+    if field is None:
+        return part
+    whole = {**part} if isinstance(part.get(field), str) else {**part, field: ""}
+    if part["type"] == "output_text":
+        for name in ("annotations", "logprobs"):
+            if not isinstance(whole.get(name), list):
+                whole[name] = []
+    return whole
+
+
+def text_of(part: Mapping[str, Any]) -> str:
+    """The text of a part; empty for one of a type that has none."""
+    text = part.get(_PART_TEXT.get(part.get("type", ""), ""))
+    return text if isinstance(text, str) else ""
+
+
+def streamed_lists(kind: str) -> tuple[str, ...]:
+    """The lists of an item of `kind` whose parts are streamed."""
+    return PART_LISTS if kind in (MESSAGE, REASONING) else ()
+
+
+def streamed_names(kind: str) -> tuple[str, ...]:
+    """The fields of an item of `kind` whose value is what was streamed."""
+    return (TEXT_FIELDS[kind][1],) if kind in TEXT_FIELDS else streamed_lists(kind)
+
+
+def texts(item: Mapping[str, Any]) -> list[str]:
+    """All texts that events stream of an item."""
+    said = [text_of(part) for name in PART_LISTS for part in parts_of(item, name)]
+    field = item.get(TEXT_FIELDS[item["type"]][1]) if item["type"] in TEXT_FIELDS else None
+    return [*said, field] if isinstance(field, str) else said
+
+
+def without_text(part: dict[str, Any]) -> dict[str, Any]:
+    """`part` as it stands before its deltas."""
+    field = _PART_TEXT.get(part.get("type", ""))
+    if field is None:
+        return part
+    empty = {**part, field: ""}
+    return {**empty, "annotations": [], "logprobs": []} if part["type"] == "output_text" else empty
+
+
+def begun(item: Item) -> Item:
+    """`item` as it stands when it is added: nothing of what deltas bring, and not yet over."""
+    kind, start = item["type"], filled(item, "in_progress")
+    if start.get("status") in ("completed", "incomplete", "failed") and kind in (*_WITH_STATUS, *NAMED):
+        start["status"] = "in_progress"
+    for name in _RESULTS:
+        if name in start and kind.endswith("_call"):
+            start[name] = None
+    if kind in TEXT_FIELDS and isinstance(start.get(TEXT_FIELDS[kind][1]), str):
+        start[TEXT_FIELDS[kind][1]] = ""
+    if kind in (MESSAGE, REASONING):
+        for name in PART_LISTS:
+            if isinstance(start.get(name), list):
+                start[name] = []
+    return start
+
+
+def ended(item: Item, status: str) -> Item:
+    """`item` as it stands when it is done: over, with `status` unless it says how it ended itself."""
+    status = cut_status(item["type"]) if status == "incomplete" else status
+    over = filled(item, status)
+    if over.get("status") in _UNDER_WAY:
+        over["status"] = status
+    return over
+
+
+def merged(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`told` under what `more` says, where it says anything: null, "" and an empty list say nothing."""
+    return {**told, **{name: value for name, value in more.items() if _says(value) or name not in told}}
+
+
+def completed_by(told: Item, final: Mapping[str, Any]) -> Item:
+    """`told`, which was streamed, with what only the final object's telling has. Identity, status and texts
+    stay, but for a text that only goes on there (U-6).
+    """
+    whole = {**told}
+    for name, value in final.items():
+        if name in ("id", "type", "call_id", "name", "status"):
+            continue
+        mine = whole.get(name)
+        if name in PART_LISTS and isinstance(mine, list):
+            whole[name] = _parts_completed(objects_of(mine), parts_of(final, name))
+        elif name in _TEXTS and isinstance(mine, str) and isinstance(value, str):
+            whole[name] = value if value.startswith(mine) else mine
+        elif not _says(mine) and _says(value):
+            whole[name] = value
+    return whole
+
+
+def _parts_completed(told: list[dict[str, Any]], final: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if [part.get("type") for part in told] != [part.get("type") for part in final[: len(told)]]:
+        return told  # they do not meet: what was streamed stands
+    whole = [completed_by(mine, theirs) for mine, theirs in zip(told, final, strict=False)]
+    return whole + final[len(told) :]
+
+
+def _part(part: dict[str, Any] | str, item: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A part with its type; a mere text is one of the kind that its list holds."""
+    if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in ("", "text"):
+        return part
+    usual = "output_text" if kind_of(item) == MESSAGE else "reasoning_text"
+    kind = "summary_text" if name == "summary" else usual
+    return {"type": kind, "text": part} if isinstance(part, str) else {**part, "type": kind}
+
+
+def _says(value: Any) -> bool:
+    return value is not None and value != "" and value != [] and value != {}

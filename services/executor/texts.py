@@ -1,0 +1,256 @@
+"""The texts of output items: parts and fields, opened before they are used, ended before their item is.
+
+Each text is told three times: by its deltas, by its own end, and by the end of what it is in. What was
+streamed is never taken back (U-6): an end that goes on is streamed first, one that says less is overruled.
+"""
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from schemas.events import Event
+from schemas.output import DELTAS, DONES, Held, Item, Output
+from services.executor import items
+from services.executor.backends.surrogates import Seam, whole
+from services.executor.identity import Entry, index_of
+
+_PART_EVENTS = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
+_INDEXES = {"summary": "summary_index", "content": "content_index"}
+
+
+class Text:
+    """A text of an item: the `at`th of the list `parts`, or, without a list, a `field` of the item itself.
+
+    `kind` is the part's type, or the item's; `stem` begins the types of its events, "" where it has none.
+    """
+
+    __slots__ = ("at", "entry", "field", "kind", "parts", "seam", "stem", "told")
+
+    def __init__(self, entry: Entry, stem: str, kind: str, parts: str | None, at: int, field: str) -> None:
+        self.entry = entry
+        self.stem = stem
+        self.kind = kind
+        self.parts = parts
+        self.at = at
+        self.field = field
+        self.seam = Seam()
+        self.told = ""
+        """What was said of it before its deltas: it counts only if nothing else comes."""
+
+    def __repr__(self) -> str:
+        return f"<Text {self.kind} {self.at} of {self.entry.id}>"
+
+    @property
+    def index_name(self) -> str:
+        """The field of its events that says where in the item it is; "" for a field of the item itself."""
+        return _INDEXES[self.parts] if self.parts is not None else ""
+
+    def place(self) -> dict[str, Any]:
+        """The fields of its events that say where it is."""
+        where: dict[str, Any] = {"item_id": self.entry.id, "output_index": self.entry.index}
+        return where | {self.index_name: self.at} if self.parts is not None else where
+
+
+class Texts:
+    """The texts of one response, over its output so far."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._lists: dict[tuple[int, str | None], list[Text]] = {}
+        """By the item's index and the list, or none for its field; in their order."""
+        self._places: dict[tuple[int, str, int, str], Text] = {}
+        """By the item's index, the list, the upstream's index into it, and the part's type."""
+
+    def of(self, entry: Entry) -> list[Text]:
+        """Those of an item that are open or done."""
+        lists = (self._lists.get((entry.index, name), ()) for name in (*items.PART_LISTS, None))
+        return [text for listed in lists for text in listed]
+
+    def held(self, entry: Entry) -> Held:
+        """The item in the output so far."""
+        return self._output.held()[entry.index]
+
+    def said(self, text: Text) -> str:
+        """What was streamed of it."""
+        return "".join(self._pieces(text))
+
+    def is_over(self, text: Text) -> bool:
+        """Whether its end was told."""
+        return (text.parts, text.at, text.field) in self.held(text.entry).over
+
+    def shown(self, text: Text) -> dict[str, Any]:
+        """The part as the output so far shows it; a copy."""
+        listed = self.held(text.entry).item.get(text.parts or "")
+        part = listed[text.at] if isinstance(listed, list) and text.at < len(listed) else None
+        return dict(part) if isinstance(part, dict) else {}
+
+    def take_over(self, entry: Entry) -> None:
+        """Know the parts of an item that another executor streamed."""
+        for name in items.streamed_lists(entry.kind):
+            for part in items.parts_of(entry.item, name):
+                self._new_part(entry, name, items.without_text(part), None)
+
+    # Opened before they are used (U-1).
+
+    def opened(self, entry: Entry, type: str, event: Event) -> Generator[Event, None, Text]:
+        """The text that a delta, or its end, is of; begun if it was not."""
+        parts, name, field = DELTAS.get(type) or DONES[type][0]
+        if parts is None:
+            return self.field(entry)
+        kind = next(part for part, stem in items.PART_STEMS.items() if type.startswith(stem + "."))
+        return (yield from self.part(entry, parts, {"type": kind, field: ""}, index_of(event.get(name)), {}))
+
+    def part(
+        self, entry: Entry, parts: str, part: dict[str, Any], theirs: int | None, event: Event
+    ) -> Generator[Event, None, Text]:
+        """The part at the upstream's index, begun if it was not; `event` is its `added`, if there is one."""
+        text = self._known(entry, parts, theirs, str(part.get("type")))
+        if text is None:
+            text = self._new_part(entry, parts, part, theirs)
+            added = f"{_PART_EVENTS[parts]}.added"
+            rest = event if event.get("type") == added else {}
+            yield {**rest, "type": added, **text.place(), "part": items.without_text(part)}
+        return text
+
+    def field(self, entry: Entry) -> Text:
+        """The text in a field of the item itself."""
+        listed = self._lists.setdefault((entry.index, None), [])
+        if not listed:
+            stem, field = items.TEXT_FIELDS[entry.kind]
+            listed.append(Text(entry, stem, entry.kind, None, 0, field))
+            listed[0].told = items.as_text(entry.item.get(field))
+        return listed[0]
+
+    # Deltas and ends.
+
+    def delta(self, text: Text, type: str, event: Event, delta: str) -> Iterator[Event]:
+        """More of a text, halves of surrogate pairs joined (U-12). What is new after its end reopens it."""
+        if self.is_over(text):
+            if delta in self.said(text):
+                return
+            self.held(text.entry).reopen(text.parts, text.at, text.field)
+        said = text.seam.add(delta)
+        if said or not delta:
+            yield {**event, "type": type, **text.place(), **_logprobs(text, event), "delta": said}
+
+    def rest(self, text: Text, told: object = None) -> Iterator[Event]:
+        """What the text's end, which says `told`, has and no delta had (U-6)."""
+        streamed, rest = self.said(text), text.seam.end()
+        whole_text = whole(told) if isinstance(told, str) and told else ("" if streamed else text.told)
+        if whole_text.startswith(streamed):
+            rest = whole_text[len(streamed) :] or rest
+        elif whole_text and self._holds(text, whole_text):
+            rest = ""
+        if rest and not self.is_over(text):
+            yield {"type": f"{text.stem}.delta", **text.place(), **_logprobs(text, {}), "delta": rest}
+
+    def ended(self, text: Text, event: Event, told: object) -> Iterator[Event]:
+        """The end of a text, if nobody told it: `told`, where that has all that was streamed (U-6)."""
+        if self.is_over(text):
+            return
+        yield from self.rest(text, told)
+        known = whole(told) if isinstance(told, str) else ""
+        value = known if known and self._holds(text, known) else self.said(text)
+        more = _logprobs(text, event)
+        if text.kind == "function_call" and ("name" in event or not event):
+            more["name"] = text.entry.item.get("name", "")
+        yield {**event, "type": f"{text.stem}.done", **text.place(), **more, text.field: value}
+
+    def part_ended(self, text: Text, told: dict[str, Any], event: Event) -> Iterator[Event]:
+        """The end of a part, and of its text, if nobody told them."""
+        if (text.parts, text.at, "") in self.held(text.entry).over:
+            return
+        if text.stem:
+            more = {"logprobs": told["logprobs"]} if "logprobs" in told else {}
+            yield from self.ended(text, more, items.text_of(told))
+        part = items.merged(self.shown(text), told)
+        if text.stem:
+            part[text.field] = self.said(text)
+        yield {**event, "type": f"{_PART_EVENTS[text.parts or '']}.done", **text.place(), "part": part}
+
+    def closed(self, entry: Entry, told: Item) -> Iterator[Event]:
+        """All that is missing of an item's texts when it ends as `told` (U-5)."""
+        for name in items.streamed_lists(entry.kind):
+            yield from self._parts_closed(entry, name, items.parts_of(told, name))
+        if entry.kind in items.TEXT_FIELDS:
+            text, value = self.field(entry), told.get(items.TEXT_FIELDS[entry.kind][1])
+            if isinstance(value, str) or self.said(text):
+                yield from self.ended(text, {}, value)
+
+    def cut(self, entry: Entry) -> Iterator[Event]:
+        """What was held back of an item that is cut short."""
+        for name in items.streamed_lists(entry.kind):
+            if (entry.index, name) not in self._lists:
+                for part in items.parts_of(entry.item, name):
+                    yield from self.part(entry, name, part, None, {})
+        if entry.kind in items.TEXT_FIELDS:
+            self.field(entry)
+        for text in self.of(entry):
+            yield from self.rest(text)
+
+    def _parts_closed(self, entry: Entry, name: str, told: list[dict[str, Any]]) -> Iterator[Event]:
+        known = list(self._lists.get((entry.index, name), ()))
+        for number, part in enumerate(told):
+            text = self._meeting(part, told[number:], known)
+            if text is None:
+                at = len(self._lists.get((entry.index, name), ()))
+                text = yield from self.part(entry, name, part, at, {})
+            else:
+                known.remove(text)
+            yield from self.part_ended(text, part, {})
+        for text in known:
+            yield from self.part_ended(text, {}, {})
+
+    def _meeting(self, part: dict[str, Any], left: list[dict[str, Any]], known: list[Text]) -> Text | None:
+        """Which streamed part an item's end tells of: one with the same text so far, else the next of its
+        kind, unless there are too few of them.
+        """
+        kind, told = part.get("type"), items.text_of(part)
+        alike = [text for text in known if text.kind == kind]
+        for text in alike:
+            streamed = self.said(text)
+            if told.startswith(streamed) or streamed.startswith(told) or self._holds(text, told):
+                return text
+        enough = len(alike) >= sum(1 for one in left if one.get("type") == kind)
+        return alike[0] if alike and enough else None
+
+    def _known(self, entry: Entry, parts: str, theirs: int | None, kind: str) -> Text | None:
+        """The part that an event is about: by the upstream's index, unless that is none that could be; else
+        the last of its kind (U-2).
+        """
+        listed = self._lists.get((entry.index, parts), [])
+        if theirs is not None and (text := self._places.get((entry.index, parts, theirs, kind))) is not None:
+            return text
+        if theirs is not None and theirs <= len(listed):
+            return None
+        return next((text for text in reversed(listed) if text.kind == kind), None)
+
+    def _new_part(self, entry: Entry, parts: str, part: dict[str, Any], theirs: int | None) -> Text:
+        listed = self._lists.setdefault((entry.index, parts), [])
+        kind = str(part.get("type"))
+        field = "refusal" if kind == "refusal" else "text"
+        text = Text(entry, items.PART_STEMS.get(kind, ""), kind, parts, len(listed), field)
+        text.told = items.text_of(part)
+        listed.append(text)
+        self._places[entry.index, parts, text.at if theirs is None else theirs, kind] = text
+        return text
+
+    def _holds(self, text: Text, told: str) -> bool:
+        """Whether every piece that was streamed is in `told`, in order."""
+        end = 0
+        for piece in self._pieces(text):
+            found = told.find(piece, end)
+            if found < 0:
+                return False
+            end = found + len(piece)
+        return True
+
+    def _pieces(self, text: Text) -> list[str]:
+        return self.held(text.entry).pieces(text.parts, text.at, text.field)
+
+
+def _logprobs(text: Text, event: Event) -> dict[str, Any]:
+    """What strict clients want of every event of an `output_text`."""
+    if text.kind != "output_text":
+        return {}
+    given = event.get("logprobs")
+    return {"logprobs": given if isinstance(given, list) else []}

@@ -1,0 +1,290 @@
+"""The stage that makes every upstream's stream whole (docs/upstreams.md, U-1 to U-12).
+
+    event of the upstream → the item that it is about → what it presupposes → the event, in its place
+    terminal event        → what was not streamed yet → the terminal event, with all that was streamed
+
+Pure, and lazy: the caller folds each event that comes out into `output` before it asks for the next one. So
+`output` is all that the stage remembers of texts, and who takes a response over starts from the output so far
+(U-11). An ordinary delta takes the short way (`passes`).
+"""
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from schemas.events import ITEM_ADDED, ITEM_DONE, KNOWN_EVENTS, LIFECYCLE, TERMINAL_EVENTS, Event
+from schemas.output import DELTAS, DONES, PARTS, Item, Output, are_items
+from services.executor import items
+from services.executor.backend import UpstreamError
+from services.executor.identity import Entry, Mint, Table, index_of, kind_of_event
+from services.executor.texts import Text, Texts
+
+_ANNOTATION = "response.output_text.annotation.added"
+_COUNTED = {
+    "response.image_generation_call.partial_image": "partial_image_index",
+    "response.shell_call_command.added": "command_index",
+    "response.shell_call_command.delta": "command_index",
+    "response.shell_call_command.done": "command_index",
+    "response.shell_call_output_content.delta": "command_index",
+    "response.shell_call_output_content.done": "command_index",
+}
+"""Indexes that only these events have: 0 where they are missing."""
+_WORST_FIRST = ("cancelled", "failed", "incomplete", "completed")
+
+
+def end_of(type: str, event: Event) -> str:
+    """The status that a terminal event ends with. Where it and its object disagree, the worse of the two is
+    believed: what failed is never told as completed, and the end is one in both.
+    """
+    response = event.get("response")
+    said = response.get("status") if isinstance(response, dict) else None
+    return next(end for end in _WORST_FIRST if end in (TERMINAL_EVENTS[type], said))
+
+
+class Whole:
+    """One run's stage. `output` is the output so far, folded by the caller; `mint` gives items their ids."""
+
+    def __init__(self, output: Output, mint: Mint) -> None:
+        self._output = output
+        self._table = Table(mint, output)
+        self._texts = Texts(output)
+        self._finals: dict[int, Item] = {}
+        """What the final object says of items, by our index."""
+        self._last: tuple[str, str, int, Text] | None = None
+        """Type, item id and index of the delta that came last, as the upstream says them, and its text."""
+        for entry in self._table.entries:
+            self._texts.take_over(entry)
+
+    def passes(self, type: str, event: Event) -> bool:
+        """Whether `event` is a delta of the text that the last one was of: then it is put in its place, and
+        is all there is to be said.
+        """
+        last, delta = self._last, event.get("delta")
+        if last is None or type != last[0] or event.get("item_id") != last[1] or delta.__class__ is not str:
+            return False
+        text = last[3]
+        entry, name = text.entry, text.index_name
+        if event.get("output_index") != entry.theirs:
+            return False
+        if name:
+            if event.get(name) != last[2]:
+                return False
+            event[name] = text.at
+            if text.kind == "output_text" and event.get("logprobs").__class__ is not list:
+                event["logprobs"] = []
+        event["item_id"], event["output_index"] = entry.id, entry.index
+        if not delta.isascii() or text.seam.holds:
+            event["delta"] = text.seam.add(delta)
+        return True
+
+    def events(self, type: str, event: Event) -> Iterator[Event]:
+        """What `event` comes to: what it presupposes, then itself, in its place; or nothing. Raises
+        UpstreamError.
+        """
+        self._last = None
+        if type in TERMINAL_EVENTS:
+            yield from self._end(type, event)
+        elif type in LIFECYCLE:
+            yield event
+        elif type not in KNOWN_EVENTS:
+            yield self._table.renamed(event)
+        elif type == ITEM_ADDED:
+            yield from self._added(event)
+        elif type == ITEM_DONE:
+            yield from self._done(event)
+        elif type in DELTAS:
+            yield from self._delta(type, event)
+        elif type in DONES:
+            yield from self._text_done(type, event)
+        elif type in PARTS:
+            yield from self._part(type, event)
+        elif (kind := kind_of_event(type)) is not None:
+            yield from self._about(type, kind, event)
+        else:
+            yield event
+
+    def cut(self) -> Iterator[Event]:
+        """What was held back, when the response ends before its upstream does (U-6)."""
+        for entry in self._table.entries:
+            if not self._is_done(entry):
+                yield from self._texts.cut(entry)
+
+    def final(self) -> list[Item]:
+        """The final object's output: every item as it was streamed, with what only the final one tells."""
+        said = zip(sorted(self._output.held()), self._output.items(), strict=True)
+        finals = self._finals
+        return [items.completed_by(item, finals[at]) if at in finals else item for at, item in said]
+
+    # Items.
+
+    def _added(self, event: Event) -> Iterator[Event]:
+        item = event.get("item")
+        if not isinstance(item, dict):
+            return  # it will be opened by what is in it
+        item = items.understood(item)
+        entry = self._table.announced(item, event) or self._table.new(item, event)
+        self._table.learn(entry, item)
+        yield from self._open(entry, event)
+
+    def _open(self, entry: Entry, event: Event) -> Iterator[Event]:
+        """Begin an item, once all of it is known that nobody can invent (U-1); then come the deltas that
+        waited for that.
+        """
+        if not entry.may_open:
+            return
+        item = self._table.open(entry)
+        rest = event if event.get("type") == ITEM_ADDED else {}
+        yield {**rest, "type": ITEM_ADDED, "output_index": entry.index, "item": items.begun(item)}
+        if entry.waiting:
+            text = self._texts.field(entry)
+            yield from self._texts.delta(text, f"{text.stem}.delta", {}, "".join(entry.waiting))
+
+    def _opened(self, kind: str, event: Event) -> Generator[Event, None, Entry]:
+        """The item of `kind` that `event` is about, begun if it was not and can be."""
+        entry = self._table.about(kind, event)
+        if entry is None:
+            entry = self._table.new({"type": kind, "id": event.get("item_id")}, event, implied=True)
+        name = event.get("name")
+        if isinstance(name, str) and name:
+            self._table.learn(entry, {"name": name})
+        yield from self._open(entry, event)
+        return entry
+
+    def _done(self, event: Event) -> Iterator[Event]:
+        said = event.get("item")
+        item = items.understood(said) if isinstance(said, dict) else {}
+        entry = self._table.ended(item, event)
+        if entry is None:
+            if not item:
+                return
+            entry = self._table.new(item, event)
+        elif self._is_done(entry):
+            return
+        self._table.learn(entry, item)
+        yield from self._open(entry, event)
+        if entry.opened:
+            yield from self._close(entry, item, "completed", event)
+
+    def _close(self, entry: Entry, said: Item, status: str, event: Event) -> Iterator[Event]:
+        """Whatever of the item was not streamed yet, the ends of its texts, and its own (U-5, U-6)."""
+        told = items.merged(entry.item, {k: v for k, v in said.items() if k not in ("id", "call_id")})
+        yield from self._texts.closed(entry, told)
+        streamed = self._texts.held(entry).item
+        kept = {name: streamed[name] for name in items.streamed_names(entry.kind) if name in streamed}
+        item = items.ended({**told, **kept, **entry.identity()}, status)
+        yield {**event, "type": ITEM_DONE, "output_index": entry.index, "item": item}
+
+    def _is_done(self, entry: Entry) -> bool:
+        return entry.opened and self._texts.held(entry).done
+
+    # Texts, and what else is told of an item.
+
+    def _delta(self, type: str, event: Event) -> Iterator[Event]:
+        delta = event.get("delta")
+        if isinstance(delta, dict):
+            delta = delta.get("text") if DELTAS[type][0] else items.as_text(delta)
+        if not isinstance(delta, str):
+            return
+        id, at = event.get("item_id"), event.get(DELTAS[type][1] or "output_index")
+        entry = yield from self._opened(kind_of_event(type) or "", event)
+        if not entry.opened:
+            entry.waiting.append(delta)
+        elif self._is_done(entry):
+            yield from self._again(entry, type, event, delta)
+        else:
+            text = yield from self._texts.opened(entry, type, event)
+            yield from self._texts.delta(text, type, event, delta)
+            placed = event.get("output_index") == entry.theirs and not self._texts.is_over(text)
+            if isinstance(id, str) and isinstance(at, int) and placed:
+                self._last = (type, id, at, text)
+
+    def _again(self, entry: Entry, type: str, event: Event, late: object) -> Iterator[Event]:
+        """A text goes on after its item is done: unless that says it, another item does, so that nothing is
+        lost (U-6). Not of a call, which would be made twice.
+        """
+        if not isinstance(late, str) or entry.kind not in (items.MESSAGE, items.REASONING):
+            return
+        if any(late in self._texts.said(text) for text in self._texts.of(entry)):
+            return
+        again = self._table.new({"type": entry.kind}, event, implied=True)
+        yield from self._open(again, {})
+        text = yield from self._texts.opened(again, type, event)
+        yield from self._texts.delta(text, f"{text.stem}.delta", text.place(), late)
+
+    def _text_done(self, type: str, event: Event) -> Iterator[Event]:
+        said = event.get(DONES[type][1])
+        said = items.as_text(said) if isinstance(said, dict | list) else said
+        entry = yield from self._opened(kind_of_event(type) or "", event)
+        if not entry.opened:
+            self._table.learn(entry, {DONES[type][1]: said})
+        elif self._is_done(entry):
+            yield from self._again(entry, type, event, said)
+        else:
+            text = yield from self._texts.opened(entry, type, event)
+            yield from self._texts.ended(text, event, said)
+
+    def _part(self, type: str, event: Event) -> Iterator[Event]:
+        (parts, name), part = PARTS[type], event.get("part")
+        kind = self._table.kind_of_part(part, parts, event)
+        (part,) = items.parts_of({"type": kind, parts: [part if isinstance(part, dict) else {}]}, parts)
+        entry = yield from self._opened(kind, event)
+        if not self._is_done(entry):
+            text = yield from self._texts.part(entry, parts, part, index_of(event.get(name)), event)
+            if type.endswith(".done"):
+                yield from self._texts.part_ended(text, part, event)
+
+    def _about(self, type: str, kind: str, event: Event) -> Iterator[Event]:
+        """An event about an item: how far it is, a preview, an annotation."""
+        entry = yield from self._opened(kind, event)
+        if not entry.opened or self._is_done(entry):
+            return
+        more: dict[str, Any] = {"item_id": entry.id, "output_index": entry.index}
+        if type == _ANNOTATION:
+            text = yield from self._texts.opened(entry, "response.output_text.delta", event)
+            known = self._texts.shown(text).get("annotations")
+            more = {**text.place(), "annotation_index": len(known) if isinstance(known, list) else 0}
+        elif (name := _COUNTED.get(type)) is not None:
+            more[name] = index_of(event.get(name)) or 0
+        yield {**event, **more}
+
+    # The end.
+
+    def _end(self, type: str, event: Event) -> Iterator[Event]:
+        """Stream what only the final object says, then end (U-7). Raises UpstreamError."""
+        response = event.get("response")
+        output = response.get("output") if isinstance(response, dict) else None
+        if output and not are_items(output):
+            # Successors get it as input: what is no item is no use to anybody.
+            what = f"the upstream sent {type} whose response.output is not a list of objects"
+            raise UpstreamError(what, type="upstream_malformed")
+        end = end_of(type, event)
+        if end != "cancelled":
+            said = [items.understood(item) for item in output or []]
+            for entry, item in self._table.matched(said, self._meets):
+                yield from self._told_at_the_end(entry, item, end)
+        if end == "completed":
+            yield from self._close_all()
+        yield event
+
+    def _told_at_the_end(self, entry: Entry, item: Item, end: str) -> Iterator[Event]:
+        self._table.learn(entry, item)
+        yield from self._open(entry, {})
+        if entry.opened:
+            if not self._is_done(entry):
+                yield from self._close(entry, item, "completed" if end == "completed" else "incomplete", {})
+            self._finals[entry.index] = item
+
+    def _close_all(self) -> Iterator[Event]:
+        if self._table.unopened:
+            what = "the upstream completed with a call that it never named"
+            raise UpstreamError(what, type="upstream_malformed")
+        for entry in list(self._table.entries):
+            if not self._is_done(entry):
+                yield from self._close(entry, {}, "completed", {})
+
+    def _meets(self, entry: Entry, item: Item) -> bool:
+        """Whether an item of the final object, whose id says nothing, can be the one that was streamed: each
+        text goes on with the other.
+        """
+        streamed = "".join(self._texts.said(text) for text in self._texts.of(entry))
+        final = "".join(items.texts(item))
+        return final.startswith(streamed) or streamed.startswith(final)
