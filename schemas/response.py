@@ -124,6 +124,7 @@ def finished(
             for name, value in fields.items()
             if _overrides(name, value, initial)
         },
+        "metadata": with_metadata(initial.get("metadata"), fields.get("metadata")),
         "status": status,
         "output": list(output),
         "completed_at": completed_at if status == "completed" else None,
@@ -133,6 +134,16 @@ def finished(
         else None,
         "usage": whole_usage(usage if usage is not None else fields.get("usage")),
     }
+
+
+def with_metadata(ours: object, theirs: object) -> dict[str, str]:
+    """The client's metadata, and the upstream's beside it, within the limits of A-16 (U-15)."""
+    kept: dict[str, str] = dict(ours) if isinstance(ours, Mapping) else {}
+    for key, value in theirs.items() if isinstance(theirs, Mapping) else ():
+        fits = isinstance(key, str) and len(key) <= 64 and isinstance(value, str) and len(value) <= 512
+        if fits and key not in kept and len(kept) < 16:
+            kept[key] = value
+    return kept
 
 
 def failed(final: Object, error: Mapping[str, Any]) -> Object:
@@ -181,8 +192,10 @@ def _error_object(error: object) -> Mapping[str, Any]:
 
 
 def whole_usage(usage: object) -> Object | None:
-    """`usage` with every count and both `*_details`, as strict clients need it (A-17); None without one."""
-    if not isinstance(usage, Mapping):
+    """`usage` with every count and both `*_details`, as strict clients need it (A-17, U-14); None without
+    one.
+    """
+    if not isinstance(usage, Mapping) or not any(_number(value) is not None for value in usage.values()):
         return None
     spent, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
     return {
@@ -258,5 +271,16 @@ def _details(usage: Mapping[str, Any], name: str, *counts: str) -> Object:
 
 
 def _count(counts: Mapping[str, Any], name: str) -> int:
-    value = counts.get(name)
-    return value if type(value) is int else 0
+    return _number(counts.get(name)) or 0
+
+
+def _number(value: object) -> int | None:
+    """A count, also one that is sent as a float or as text; None for what is none, a negative one say."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value < 1e15 else None

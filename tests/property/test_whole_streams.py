@@ -77,7 +77,8 @@ def _call(index: int, item: dict[str, Any], stem: str, field: str) -> Iterator[E
 def _tool(index: int, item: dict[str, Any], *steps: str) -> Iterator[Event]:
     at = {"item_id": item["id"], "output_index": index}
     within = [{"type": f"response.{item['type']}.{step}", **at} for step in steps]
-    yield from _item(index, {**item, "status": "in_progress"}, {**item, "status": "completed"}, within)
+    began = {**item, "status": "in_progress"} | ({"result": None} if "result" in item else {})
+    yield from _item(index, began, {**item, "status": "completed"}, within)
 
 
 TOOLS: list[tuple[dict[str, Any], tuple[str, ...]]] = [

@@ -132,7 +132,8 @@ def test_completed_keeps_identity_and_takes_the_upstreams_other_fields() -> None
     value = response.finished(
         first, status="completed", output=OUTPUT, upstream=upstream, completed_at=1_750_000_009
     )
-    ours = ("id", "created_at", "background", "store", "metadata", "previous_response_id", "top_p")
+    ours = ("id", "created_at", "background", "store", "previous_response_id", "top_p")
+    assert value["metadata"] == {"mine": "1", "theirs": "1"}
     assert {name: value[name] for name in ours} == {name: first[name] for name in ours}
     assert (value["model"], value["temperature"], value["service_tier"]) == ("gpt-x-2026", 0.25, "priority")
     assert value["something_new"] == [1]
@@ -182,6 +183,36 @@ def test_incomplete_says_why_and_the_others_do_not() -> None:
     assert (value["incomplete_details"], value["completed_at"]) == (why, None)
     assert strict(response.finished(initial(), status="incomplete", output=[])).incomplete_details
     assert response.finished(initial(), status="completed", output=[])["incomplete_details"] is None
+
+
+def test_the_clients_metadata_wins_and_the_upstreams_is_beside_it_within_the_limits() -> None:
+    theirs = {"mine": "2", "session": "s", "k" * 65: "x", "long": "x" * 513, "n": 1, 5: "x"}
+    assert response.with_metadata({"mine": "1"}, theirs) == {"mine": "1", "session": "s"}
+    many = {f"k{n}": "x" for n in range(20)}
+    assert list(response.with_metadata({"mine": "1"}, many)) == ["mine", *list(many)[:15]]
+    assert response.with_metadata({"mine": "1"}, ["odd"]) == {"mine": "1"}
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ({"input_tokens": 3.0, "output_tokens": "4"}, (3, 4, 7)),
+        ({"input_tokens": "3.0", "output_tokens": None}, (3, 0, 3)),
+        ({"input_tokens": -1, "output_tokens": 4}, (0, 4, 4)),
+        ({"input_tokens": True, "output_tokens": "x", "total_tokens": 9}, (0, 0, 9)),
+        ({"input_tokens": float("inf"), "output_tokens": "nan", "total_tokens": 9}, (0, 0, 9)),
+        ({"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}, (0, 0, 0)),
+    ],
+)
+def test_counts_are_integers_however_they_are_sent(said: object, counts: tuple[int, int, int]) -> None:
+    usage = response.whole_usage(said)
+    assert usage is not None
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == counts
+
+
+@pytest.mark.parametrize("said", [{}, {"input_tokens": None}, {"input_tokens": ""}, {"total_tokens": "n/a"}])
+def test_placeholders_are_no_counts(said: object) -> None:
+    assert response.whole_usage(said) is None
 
 
 def test_usage_is_whole_or_null() -> None:

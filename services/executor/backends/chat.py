@@ -11,8 +11,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from schemas.events import Event
 from schemas.output import objects_of
 from services.config import Model
@@ -21,13 +19,9 @@ from services.executor.backends.chat_request import Dialect, chat_body, toolbox
 from services.executor.backends.chat_tools import Object, Toolbox, UntranslatableError
 from services.executor.backends.chat_translate import ChatTranslator, Chunk, MalformedChunkError
 from services.executor.backends.failures import UNFIT
-from services.executor.backends.sse import ServerSentEvent
+from services.executor.backends.sse import ServerSentEvent, says_nothing
 from services.executor.backends.upstream import Upstream
 
-_ALIVE = frozenset({"ping", "heartbeat", "keepalive", "keep-alive"})
-"""Names of events that only say that the server is alive."""
-_NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
-"""Data that says nothing else."""
 _OPENAI_HOSTS = (".openai.com", ".azure.com")
 
 
@@ -83,7 +77,7 @@ class ChatBackend:
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
         async with (
             self._upstream.post("/chat/completions", body, request.calling) as answer,
-            aclosing(self._chunks(answer)) as arrivals,
+            aclosing(self._upstream.events(answer)) as arrivals,
         ):
             async for arrived in arrivals:
                 events, failure, done = self._take(arrived, translator)
@@ -105,17 +99,6 @@ class ChatBackend:
         except UNFIT as error:
             what = "was not asked: a field of the request or of an item is not of the Responses API's type."
             raise self._words.failed(what, type="unsupported") from error
-
-    async def _chunks(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[Sequence[ServerSentEvent]]:
-        """What arrives, event by event; one whole completion, from a server that cannot stream, is one."""
-        if answer.content_type == "text/event-stream":
-            async with aclosing(self._upstream.events(answer)) as arrivals:
-                async for arrived in arrivals:
-                    yield arrived
-        elif answer.content_type == "application/json":
-            yield [ServerSentEvent("", await self._upstream.body(answer)), ServerSentEvent("", b"[DONE]")]
-        else:
-            raise self._upstream.no_stream(answer)
 
     def _take(
         self, arrived: Sequence[ServerSentEvent], translator: ChatTranslator
@@ -142,7 +125,7 @@ class ChatBackend:
 
         Raises UpstreamError when it tells of an error.
         """
-        if one.event in _ALIVE or one.data.strip() in _NOTHING:
+        if says_nothing(one):
             chunks = []
         elif one.data.lstrip().startswith(b"["):
             chunks = objects_of(self._upstream.decode(b'{"chunks":%b}' % one.data)["chunks"])

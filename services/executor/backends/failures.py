@@ -9,11 +9,10 @@ from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
-
 from schemas.response import ERROR_CODES, http_status
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.surrogates import whole
+from services.executor.backends.told import code_in, told_in, words_in
 
 MAX_WORDS = 2000
 """Characters kept of what an upstream says."""
@@ -33,6 +32,10 @@ UNFIT = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueE
 
 class UpstreamLost(UpstreamError):
     """The connection broke: a resumable upstream may be rejoined."""
+
+
+class StreamGone(UpstreamError):
+    """The stream is no good, or not to be had any more: a resumable upstream's object may be (U-14)."""
 
 
 class Words:
@@ -67,7 +70,7 @@ class Words:
         if 300 <= status < 400:
             what = f"redirected the call ({status}); redirects are not followed."
             return self.failed(what, refusal=refusal)
-        said, code = error_in(body)
+        said, code = words_in(body)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             code = "rate_limit_exceeded"
         if status in _REFUSED_KEY:
@@ -77,11 +80,17 @@ class Words:
         failed = self.failed(what, code, refusal=refusal)
         if status in _PASSING:
             return UpstreamLost(failed.message, code=failed.code, refusal=refusal)
+        if status != HTTPStatus.NOT_FOUND:
+            return StreamGone(failed.message, code=failed.code, refusal=refusal)
         return failed
+
+    def gone(self, what: str) -> StreamGone:
+        """It did `what`, and its protocol does not know that; its response may be whole nevertheless."""
+        return StreamGone(self._say(what), type="upstream_malformed")
 
     def reported(self, event: dict[str, Any]) -> UpstreamError:
         """It sent an `error` event."""
-        said, code = _error_of(event)
+        said, code = told_in(event), code_in(event)
         status = http_status(code)
         refusal = None if status is None else Refusal(status)
         what = f"reported an error: {self.cleared(said) or 'without a word'}"
@@ -128,15 +137,6 @@ def known_code(code: object) -> str:
     return code if isinstance(code, str) and code in ERROR_CODES else "server_error"
 
 
-def error_in(body: bytes) -> tuple[str, object]:
-    """Message ("" without one) and code of an error body: OpenAI's envelope, FastAPI's, or a bare message."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", None
-    return _error_of(decoded) if isinstance(decoded, dict) else ("", None)
-
-
 def retry_after(status: int, header: str | None, most: float) -> float | None:
     """Seconds after which to call again, or None: only where the upstream says that it started nothing."""
     if status not in _NOT_STARTED or header is None:
@@ -159,16 +159,6 @@ def refusal(status: int, header: str | None) -> Refusal:
 def _seconds(header: str) -> float | None:
     """The seconds that a Retry-After says; None for a date, or for what is neither."""
     return float(header) if _RETRY_AFTER.fullmatch(header.strip()) else None
-
-
-def _error_of(body: dict[str, Any]) -> tuple[str, object]:
-    error = body.get("error") or body.get("detail") or body
-    if isinstance(error, str):
-        return error, None
-    if isinstance(error, dict):
-        said = error.get("message")
-        return (said if isinstance(said, str) else ""), error.get("code")
-    return msgspec.json.encode(error).decode(), None
 
 
 def _phrase(status: int) -> str:

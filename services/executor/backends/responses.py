@@ -8,9 +8,10 @@ stream is made from that.
 
 A *resumable* upstream is started in the background and keeps its stream. Every event then carries the
 upstream's response id and cursor, and a lost connection, or a lost executor, goes on there: GET
-{base}/responses/{id}?stream=true&starting_after=cursor. Closing the stream before its end cancels the
-upstream response; of one that is not resumable, the cut connection is the cancel. A run that is *abandoned*
-(fenced, or its executor leaves) keeps its upstream running: another executor goes on with it.
+{base}/responses/{id}?stream=true&starting_after=cursor. Where the stream is gone the object is read, until it
+is final (U-13). Closing the stream before its end cancels the upstream response; of one that is not
+resumable, the cut connection is the cancel. A run that is *abandoned* (fenced, or its executor leaves) keeps
+its upstream running: another executor goes on with it.
 """
 
 import asyncio
@@ -23,26 +24,33 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from msgspec import Struct
 
-from schemas.events import TERMINAL_EVENTS, Event
-from schemas.output import are_items, objects_of
+from schemas.events import IN_PROGRESS, TERMINAL_EVENTS, Event
+from schemas.output import objects_of
 from schemas.pictures import PREVIEW
 from services.config import Agent, Route
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
-from services.executor.backends.failures import UNFIT, UpstreamLost
+from services.executor.backends.endings import RUNNING, final_event, is_object, named, tells_of_an_error
+from services.executor.backends.failures import UNFIT, StreamGone, UpstreamLost
 from services.executor.backends.pictures import may_leave_out, number_of, type_of
-from services.executor.backends.sse import ServerSentEvent
+from services.executor.backends.sse import ServerSentEvent, is_alive, says_nothing
+from services.executor.backends.told import words_in
 from services.executor.backends.upstream import Upstream
 
 REJOINS = 5
 """Times that a lost stream is rejoined without a new event in between."""
 REJOIN_PAUSE = 0.5
 """Seconds before a stream is rejoined; longer each time in a row."""
+POLL_PAUSE = 1.0
+"""Seconds between two looks at the object of a response whose stream is gone, where the upstream says nothing
+else (`openai-poll-after-ms`)."""
+LONGEST_POLL_PAUSE = 30.0
+UNFINISHED = "answered with an object that is not a finished response."
+POLL_AFTER = "openai-poll-after-ms"
 CANCEL_TIMEOUT = 5.0
 """Seconds that telling an upstream to stop may take."""
 
 _ID = re.compile(r"[!-~]{1,256}")
 """Upstream ids that are taken note of: they go into a header of each event, and into URLs."""
-_TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()} | {"cancelled": "response.failed"}
 _AGENTS_OWN = frozenset({"response_id", "agent_reference"})
 """What hosted agents add to every item."""
 
@@ -58,6 +66,8 @@ class Progress(Struct):
     begun: bool = False
     joining: bool = False
     """Whether the stream was rejoined and has said nothing new since."""
+    by_object: bool = False
+    """Whether its stream is gone: then its object is read."""
     left_out: UpstreamError | None = None
     """What the response ends with, because an item of it was too large."""
 
@@ -109,20 +119,23 @@ class ResponsesBackend:
         await self._upstream.close()
 
     def _progress(self, resume: Resume) -> Progress:
-        """Where to go on with the call of an executor that is gone: where its stream stands; from nothing, if
-        the log knows no stream, where that is declared safe and no output counted (P-44).
+        """Where to go on with the call of an executor that is gone: with its stream, or its object; from
+        nothing, if the log knows no response of it, where that is declared safe and no output counted (P-44).
         """
         progress = Progress(resume.upstream_id, resume.cursor, begun=resume.counted > 1)
-        if progress.rejoinable:
+        if progress.upstream_id is not None:
             return progress
         if self.repeatable and not progress.begun:
             return Progress()
         raise self._words.failed("was called by an executor that is gone.", type="executor_lost")
 
     async def _batches(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
-        """Start or rejoin, and rejoin for as long as the upstream allows it and gets anywhere."""
-        source = self._rejoin(request, progress) if progress.upstream_id else self._start(request, progress)
-        rejoins = 0
+        """Start or rejoin, rejoin for as long as the upstream allows it and gets anywhere, and read the
+        object where its stream is gone (U-13).
+        """
+        source = self._again(request, progress) if progress.upstream_id else self._start(request, progress)
+        rejoins, polled = 0, progress.by_object
+        lost: UpstreamError | None = None
         while True:
             try:
                 async with aclosing(source):
@@ -132,12 +145,17 @@ class ResponsesBackend:
                         if progress.ended:
                             return
                 raise self._words.lost("ended its stream without a terminal event.")
-            except UpstreamLost:
-                if not self.resumable or not progress.rejoinable or rejoins == REJOINS:
+            except (UpstreamLost, StreamGone) as failure:
+                if not self.resumable or progress.upstream_id is None:
                     raise
+                if polled:  # its object is of no use either: the stream's failure says more
+                    raise lost or failure from failure
+                lost = failure
+                progress.by_object |= isinstance(failure, StreamGone) or rejoins == REJOINS
             rejoins += 1
-            await asyncio.sleep(REJOIN_PAUSE * rejoins)
-            source = self._rejoin(request, progress)
+            if not progress.by_object:
+                await asyncio.sleep(REJOIN_PAUSE * rejoins)
+            source, polled = self._again(request, progress), progress.by_object
 
     async def _start(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
         async with (
@@ -147,35 +165,60 @@ class ResponsesBackend:
             async for batch in batches:
                 yield batch
 
+    def _again(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
+        progress.by_object |= not progress.rejoinable
+        return self._poll(request, progress) if progress.by_object else self._rejoin(request, progress)
+
     async def _rejoin(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
         progress.joining = progress.begun
         query: dict[str, Any] = {"stream": "true"}
         if progress.cursor is not None:
             query["starting_after"] = progress.cursor
-        path = f"/responses/{quote(str(progress.upstream_id), safe='')}?{urlencode(query)}"
         async with (
-            self._upstream.get(path, request.calling) as answer,
+            self._upstream.get(f"{_path(progress)}?{urlencode(query)}", request.calling) as answer,
             aclosing(self._read(answer, request, progress)) as batches,
         ):
             async for batch in batches:
                 yield batch
 
+    async def _poll(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
+        """Read the object until it is final: what was not streamed yet is made from it (U-7). The run's
+        deadline bounds it, and silence each look.
+        """
+        lost, pause = 0, POLL_PAUSE
+        while True:
+            try:
+                async with self._upstream.get(_path(progress), request.calling) as answer:
+                    whole = self._object(await self._upstream.body(answer))
+                    pause = _poll_after(answer.headers.get(POLL_AFTER), pause)
+            except (UpstreamLost, StreamGone):
+                lost += 1
+                if lost > REJOINS:
+                    raise
+            else:
+                lost = 0
+                if (event := final_event(whole)) is not None:
+                    yield [self._closed(event, request, progress)]
+                    return
+                self._check_runs(whole)
+            await asyncio.sleep(pause)
+
+    def _object(self, body: bytes) -> dict[str, Any]:
+        try:
+            return self._upstream.decode(body)
+        except UpstreamError as error:
+            raise StreamGone(error.message, type=error.type) from error
+
     async def _read(
         self, answer: aiohttp.ClientResponse, request: RunRequest, progress: Progress
     ) -> AsyncGenerator[Batch]:
-        if answer.content_type == "text/event-stream":
-            async with aclosing(self._upstream.events(answer, may_leave_out)) as arrivals:
-                async for arrived in arrivals:
-                    batch, failure = self._take(arrived, request, progress)
-                    if batch:
-                        yield batch
-                    if failure:
-                        raise failure
-        elif answer.content_type == "application/json" and not progress.begun:
-            whole = self._upstream.decode(await self._upstream.body(answer))
-            yield self._unstreamed(whole, request, progress)
-        else:
-            raise self._upstream.no_stream(answer)
+        async with aclosing(self._upstream.events(answer, may_leave_out)) as arrivals:
+            async for arrived in arrivals:
+                batch, failure = self._take(arrived, request, progress)
+                if batch:
+                    yield batch
+                if failure:
+                    raise failure
 
     def _take(
         self, arrived: Sequence[ServerSentEvent], request: RunRequest, progress: Progress
@@ -184,20 +227,27 @@ class ResponsesBackend:
         batch: list[UpstreamEvent] = []
         try:
             for one in arrived:
-                if one.data in (b"", b"[DONE]") or progress.ended:
-                    continue  # a sign of life, or what comes too late
+                if one.data == b"[DONE]" or progress.ended or says_nothing(one):
+                    continue  # what comes too late, or a sign of life (U-9)
                 if one.left_out:
                     self._leave_out(one, progress)
                     continue
-                event = self._decode(one)
-                self._check_whole(event["type"], progress)
-                if self._is_new(event, progress):
-                    batch.append(self._progressed(event, request, progress))
+                event = self._decode(one, progress)
+                if is_alive(event.get("type")):
+                    continue
+                batch += self._heard(event, request, progress)
         except UpstreamError as failure:
             return batch, failure
         except UNFIT:
             return batch, self._words.malformed("sent an event whose fields do not fit its type.")
         return batch, None
+
+    def _heard(self, event: Event, request: RunRequest, progress: Progress) -> Batch:
+        """What is new in one event. Raises UpstreamError."""
+        if "type" not in event:
+            return self._unstreamed(event, request, progress)
+        self._check_whole(event["type"], progress)
+        return [self._progressed(event, request, progress)] if self._is_new(event, progress) else []
 
     def _leave_out(self, one: ServerSentEvent, progress: Progress) -> None:
         """A picture fits into no record (U-90): without a preview the stream goes on, without a result it
@@ -216,17 +266,29 @@ class ResponsesBackend:
         if type in TERMINAL_EVENTS and progress.left_out is not None:
             raise progress.left_out
 
-    def _decode(self, one: ServerSentEvent) -> Event:
-        event = self._upstream.decode(one.data)
-        type = event.setdefault("type", one.event)
-        if type == "error" or (not type and event.get("error")):
+    def _decode(self, one: ServerSentEvent, progress: Progress) -> Event:
+        """The event, by its name in the API; without a type it is a response's object. Raises
+        UpstreamError.
+        """
+        if not one.data.lstrip().startswith(b"{"):
+            self._check_words(one)
+        event = named(self._upstream.decode(one.data), one.event)
+        type = event.get("type")
+        if tells_of_an_error(event):
             raise self._words.reported(event)
-        if not isinstance(type, str) or not type:
-            raise self._words.malformed("sent an event without a type.")
+        if type is None and not is_object(event):
+            what = "sent an event without a type." if progress.begun else UNFINISHED
+            raise self._words.malformed(what)
         self._words.redact(event)
         if type in TERMINAL_EVENTS and not isinstance(event.get("response"), dict):
             raise self._words.malformed(f"sent {type} without a response.")
         return event
+
+    def _check_words(self, one: ServerSentEvent) -> None:
+        """Raises UpstreamError where an event that is no object tells of an error: a list, or a text."""
+        said, code = words_in(one.data)
+        if said and (one.event == "error" or b'"error"' in one.data):
+            raise self._words.reported({"error": {"message": said, "code": code}})
 
     def _is_new(self, event: Event, progress: Progress) -> bool:
         """Whether a rejoined stream has not said this before; one that leaves something out is no good, and
@@ -237,10 +299,10 @@ class ResponsesBackend:
             return True
         if not progress.joining:
             if self.resumable and isinstance(number, int) and number <= cursor:
-                raise self._words.malformed("numbered an event no higher than the one before it.")
+                raise self._words.gone("numbered an event no higher than the one before it.")
             return True
         if not isinstance(number, int) or number > cursor + 1:
-            raise self._words.malformed("rejoined its stream with a gap.")
+            raise self._words.gone("rejoined its stream with a gap.")
         return number > cursor
 
     def _progressed(self, event: Event, request: RunRequest, progress: Progress) -> UpstreamEvent:
@@ -251,26 +313,39 @@ class ResponsesBackend:
         progress.cursor = number if isinstance(number, int) else None
         progress.begun, progress.joining = True, False
         progress.ended = event["type"] in TERMINAL_EVENTS
+        return self._ours(event, request, progress)
+
+    def _ours(self, event: Event, request: RunRequest, progress: Progress) -> UpstreamEvent:
         _rename(event, progress.upstream_id, request)
         if self.resumable and progress.upstream_id is not None:
             return UpstreamEvent(event, progress.upstream_id, progress.cursor)
         return UpstreamEvent(event)
 
-    def _unstreamed(self, answer: dict[str, Any], request: RunRequest, progress: Progress) -> Batch:
-        """The terminal event that the object of a finished response stands for: what comes before it is made
-        from it (U-7).
+    def _unstreamed(self, whole: dict[str, Any], request: RunRequest, progress: Progress) -> Batch:
+        """What the object of a response stands for: its end, from which all that comes before it is made
+        (U-7); or that it runs, and is to be asked for (U-13).
         """
-        terminal = _TERMINAL_OF.get(str(answer.get("status")))
-        if terminal is None or not are_items(answer.get("output")):
-            if answer.get("error"):
-                raise self._words.reported(answer)
-            raise self._words.malformed("answered with an object that is not a finished response.")
-        event: Event = {"type": terminal, "response": answer}
+        if (event := final_event(whole)) is not None:
+            return [self._closed(event, request, progress)]
+        self._check_runs(whole)
+        if not self.resumable or progress.begun or progress.upstream_id is not None:
+            raise self._words.gone(UNFINISHED)
+        progress.upstream_id, progress.by_object = _id_of(whole), True
+        return [self._ours({"type": IN_PROGRESS, "response": whole}, request, progress)]
+
+    def _closed(self, event: Event, request: RunRequest, progress: Progress) -> UpstreamEvent:
         self._words.redact(event)
-        progress.upstream_id = _id_of(answer)
+        if progress.upstream_id is None:
+            progress.upstream_id = _id_of(event["response"])
         progress.begun = progress.ended = True
-        _rename(event, progress.upstream_id, request)
-        return [UpstreamEvent(event)]
+        return self._ours(event, request, progress)
+
+    def _check_runs(self, whole: dict[str, Any]) -> None:
+        """Raises UpstreamError unless the object is of a response that is under way."""
+        if whole.get("error"):
+            raise self._words.reported(whole)
+        if not is_object(whole) or whole.get("status") not in RUNNING:
+            raise self._words.malformed(UNFINISHED)
 
     def _body(self, request: RunRequest) -> dict[str, Any]:
         """The client's body as one that stands for itself: whole input, stored only to be rejoined."""
@@ -299,6 +374,17 @@ class ResponsesBackend:
 def _is_bare_thought(item: dict[str, Any]) -> bool:
     carries = item.get("encrypted_content") or item.get("content")
     return item.get("type") == "reasoning" and not carries
+
+
+def _path(progress: Progress) -> str:
+    return f"/responses/{quote(str(progress.upstream_id), safe='')}"
+
+
+def _poll_after(said: str | None, pause: float) -> float:
+    """Seconds until the next look: `said` is the upstream's word, in ms."""
+    if said is not None and said.isascii() and said.isdigit() and len(said) < 10:
+        return min(max(int(said) / 1000, POLL_PAUSE / 10), LONGEST_POLL_PAUSE)
+    return pause
 
 
 def _id_of(response: object) -> str | None:

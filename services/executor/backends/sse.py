@@ -26,6 +26,20 @@ class ServerSentEvent(NamedTuple):
     left_out: bool = False
 
 
+_ALIVE = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive", "alive"})
+_NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
+
+
+def is_alive(type: object) -> bool:
+    """Whether an event of this type says no more than that its server is alive (U-9)."""
+    return isinstance(type, str) and type.lower().rpartition(".")[2] in _ALIVE
+
+
+def says_nothing(one: ServerSentEvent) -> bool:
+    """Whether an event is a sign of life, as far as its name and its data's form show."""
+    return one.data.strip() in _NOTHING or is_alive(one.event)
+
+
 MayLeaveOut = Callable[[ServerSentEvent], bool]
 """Whether an event may be left out, by its beginning."""
 

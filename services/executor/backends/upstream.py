@@ -25,8 +25,10 @@ from schemas.checks import is_deeper
 from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
 from services.executor.backends import surrogates
+from services.executor.backends.bodies import HEAD_BYTES, Body
 from services.executor.backends.failures import Words, refusal, retry_after
-from services.executor.backends.sse import EventTooLarge, MayLeaveOut, ServerSentEvent, SseParser, whole_only
+from services.executor.backends.sse import EventTooLarge, MayLeaveOut, ServerSentEvent, whole_only
+from services.executor.backends.told import page_words
 
 CONNECT_TIMEOUT = 30.0
 """Seconds to connect, name look-up and TLS included."""
@@ -45,6 +47,7 @@ ERROR_BODY_TIMEOUT = 10.0
 SECRET_LENGTH = 8
 """Characters from which on the value of any header is kept out of error texts."""
 _SECRET_NAME = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
+EVENT_STREAM = "text/event-stream"
 RECORD_BYTES = 1 << 20
 MAX_EVENT_BYTES = 960_000
 """Of one event, or unstreamed answer, where a record holds RECORD_BYTES: less, for we add to it (P-9)."""
@@ -148,21 +151,29 @@ class Upstream:
     async def events(
         self, answer: aiohttp.ClientResponse, may_leave_out: MayLeaveOut = whole_only
     ) -> AsyncGenerator[list[ServerSentEvent]]:
-        """The events of a streamed answer as they arrive, until it ends. Raises UpstreamError, for one that
-        is too large unless it may be left out.
+        """The events of an answer as they arrive, until it ends; one that is not streamed is one event, then
+        [DONE] (U-10). Raises UpstreamError: of one that is too large, unless it may be left out; and of an
+        answer that is neither.
         """
-        parser = SseParser(self._largest, may_leave_out)
+        streams = answer.content_type == EVENT_STREAM
+        body = Body(self._largest, may_leave_out, streams=streams)
         with self._translated():
             async for chunk in answer.content.iter_any():
-                events, too_large = _parsed(parser, chunk)
+                events, too_large = _parsed(body, chunk)
                 if events:
                     yield events
                 if too_large:
-                    raise self.too_large()
+                    raise self.too_large("answer" if body.is_whole else "event")
+                if len(body.unread or b"") >= HEAD_BYTES:
+                    break
+        if body.unread is not None:
+            raise self._no_stream(answer, body.unread)
+        if rest := list(body.end()):
+            yield rest
 
-    def too_large(self) -> UpstreamError:
-        """What to raise of an event that fits into no record (P-9)."""
-        what = f"sent an event larger than {self._largest} bytes."
+    def too_large(self, sent: str = "event") -> UpstreamError:
+        """What to raise of an event, or an answer, that fits into no record (P-9)."""
+        what = f"sent an {sent} larger than {self._largest} bytes."
         return self.words.failed(what, type="event_too_large")
 
     async def body(self, answer: aiohttp.ClientResponse, most: int = 0) -> bytes:
@@ -178,11 +189,14 @@ class Upstream:
             raise self.words.failed(what, type="event_too_large")
         return body
 
-    def no_stream(self, answer: aiohttp.ClientResponse) -> UpstreamError:
-        """What to raise of an answer that is neither a stream nor JSON."""
+    def _no_stream(self, answer: aiohttp.ClientResponse, begun: bytes) -> UpstreamError:
+        """What to raise of an answer that is neither a stream nor JSON, and begins so."""
         named = "content-type" in answer.headers
         what = self.words.cleared(answer.content_type) if named else f"{answer.status} and no content type"
-        return self.words.malformed(f"answered with {what} instead of an event stream.")
+        said = self.words.cleared(page_words(begun))
+        return self.words.gone(
+            f"answered with {what} instead of an event stream{f': {said}' if said else '.'}"
+        )
 
     def decode(self, data: bytes) -> dict[str, Any]:
         """The JSON object in `data`; its strings may hold halves of surrogate pairs (U-12). Raises
@@ -311,7 +325,7 @@ def _secrets(name: str, value: str) -> list[str]:
     return [value] if len(value) >= SECRET_LENGTH else []
 
 
-def _parsed(parser: SseParser, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
+def _parsed(parser: Body, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
     """The events of `chunk`, and whether one that is too large came after them."""
     events: list[ServerSentEvent] = []
     try:

@@ -1,0 +1,91 @@
+"""What an upstream's event is by its name in the Responses API: ends and errors go by many (U-8, U-9). Pure.
+
+response.done, response.cancelled, … with a final object → the terminal event of its status
+error, response.error, {"error": …}, {"detail": …}       → an error
+an object without a type                                 → the response itself
+"""
+
+from typing import Any
+
+from schemas.events import KNOWN_EVENTS, TERMINAL_EVENTS, Event
+from schemas.output import are_items
+
+RUNNING = ("queued", "in_progress")
+"""Status of a response whose end is still to come."""
+_FINAL = {
+    "completed": "completed",
+    "incomplete": "incomplete",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "canceled": "cancelled",
+    "expired": "failed",
+    "error": "failed",
+}
+"""Status of a final object to the API's."""
+_TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()} | {"cancelled": "response.failed"}
+_DONE = frozenset({"response.done", "response.finished", "response.complete", "response.end"})
+_CANCELLED = frozenset({"response.cancelled", "response.canceled"})
+_ERRORS = frozenset({"error", "response.error"})
+_TOLD_IN = ("error", "errors", "detail")
+
+
+def named(event: Event, name: str) -> Event:
+    """`event` with its type, which may be the `name` that the stream gives it; an end by the API's name.
+    Without a type, if it has none.
+    """
+    type = event.get("type")
+    if not isinstance(type, str) or not type:
+        type = name if name != "message" else ""
+        event.pop("type", None)
+    if not type:
+        return event
+    event["type"] = type
+    if not type.startswith("response.") or (type in KNOWN_EVENTS and type not in TERMINAL_EVENTS):
+        return event
+    response = event.get("response")
+    status = _end(type, response if isinstance(response, dict) else {})
+    if status is None or (type in TERMINAL_EVENTS and not isinstance(response, dict)):
+        return event
+    ended = {**response, "status": status} if isinstance(response, dict) else {"status": status}
+    if type in TERMINAL_EVENTS:
+        return {**event, "response": ended}
+    return {**event, "type": _TERMINAL_OF[status], "response": ended}
+
+
+def tells_of_an_error(event: Event) -> bool:
+    """Whether an event, or an object without a type, tells of an error, and not of a response that failed."""
+    if event.get("type") is not None:
+        return event["type"] in _ERRORS or (event["type"] in TERMINAL_EVENTS and _is_bare_error(event))
+    told = any(event.get(name) for name in _TOLD_IN) or event.get("object") == "error"
+    return told and final_event(event) is None
+
+
+def is_object(whole: dict[str, Any]) -> bool:
+    """Whether an object without a type is a response's."""
+    return whole.get("object") == "response" or (
+        isinstance(whole.get("status"), str) and are_items(whole.get("output"))
+    )
+
+
+def final_event(whole: dict[str, Any]) -> Event | None:
+    """The terminal event that the object of a response stands for; None when it is not final."""
+    status, output = whole.get("status"), whole.get("output")
+    end = _FINAL.get(status.lower()) if isinstance(status, str) else None
+    if end is None or not is_object(whole) or not (output is None or are_items(output)):
+        return None
+    return {"type": _TERMINAL_OF[end], "response": {**whole, "status": end}}
+
+
+def _end(type: str, response: dict[str, Any]) -> str | None:
+    """The status with which an event ends the response; None when it does not, or says so itself."""
+    said = response.get("status")
+    status = _FINAL.get(said.lower()) if isinstance(said, str) else None
+    if status is None and type in _CANCELLED:
+        return "cancelled"
+    if status is None and said is None and type in _DONE:
+        return "completed"
+    return status
+
+
+def _is_bare_error(event: Event) -> bool:
+    return bool(event.get("error")) and not isinstance(event.get("response"), dict)

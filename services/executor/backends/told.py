@@ -1,0 +1,83 @@
+"""What an upstream says of an error, in whatever form: JSON of any shape, a list, an event, a page. Pure.
+
+The upstream's own words are worth more than ours (U-9): nearly every server has another envelope, and proxies
+in between have none.
+"""
+
+import html
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+_KEYS = (
+    *("message", "msg", "error", "errors", "detail", "details", "error_description", "description"),
+    *("reason", "title", "fault", "faultstring", "text"),
+)
+"""Where servers put their words, the likeliest first."""
+_DEPTH = 6
+_SEVERAL = 3
+"""Errors of a list that are told."""
+_PAGE_WORDS = 300
+"""Characters of a page or a text that are told."""
+_UNSEEN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
+_DATA = re.compile(rb"^data:(.*)$", re.MULTILINE)
+
+
+def words_in(body: bytes) -> tuple[str, object]:
+    """Message ("" without one) and code in the body of an error."""
+    event = _DATA.search(body) if body.lstrip().startswith((b"data:", b"event:")) else None
+    try:
+        decoded = msgspec.json.decode(event[1] if event else body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return page_words(body), None
+    return told_in(decoded), code_in(decoded)
+
+
+def told_in(value: Any) -> str:
+    """The words in a decoded error; a list that has none is told as it is."""
+    said = _told(value, _DEPTH)
+    if said or not isinstance(value, Mapping):
+        return said
+    listed = next((value[key] for key in ("error", "detail") if isinstance(value.get(key), list)), None)
+    return msgspec.json.encode(listed).decode() if listed else ""
+
+
+def code_in(value: Any) -> object:
+    """The error's own code; None without one."""
+    if isinstance(value, list):
+        return code_in(value[0]) if value else None
+    if not isinstance(value, Mapping):
+        return None
+    inner = code_in(value.get("error")) if isinstance(value.get("error"), Mapping | list) else None
+    return value.get("code") if inner is None else inner
+
+
+def page_words(body: bytes) -> str:
+    """What a page, or a text, says to who reads it: a page's title, else its text."""
+    text = body.decode(errors="replace")
+    if "<" in text:
+        title = _TITLE.search(text)
+        text = html.unescape(
+            title[1] if title and title[1].strip() else _TAG.sub(" ", _UNSEEN.sub(" ", text))
+        )
+    text = " ".join(text.split())
+    return text[:_PAGE_WORDS] if text.isprintable() else ""
+
+
+def _told(value: Any, depth: int) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list) and depth:
+        said = [words for one in value[:_SEVERAL] if (words := _told(one, depth - 1))]
+        return "; ".join(dict.fromkeys(said))
+    if not isinstance(value, Mapping) or not depth:
+        return ""
+    words = next((words for key in _KEYS if (words := _told(value.get(key), depth - 1))), "")
+    where = value.get("loc")
+    if words and isinstance(where, list) and where:
+        return f"{'.'.join(map(str, where))}: {words}"
+    return words
