@@ -36,7 +36,8 @@ from schemas.checks import (
 )
 from schemas.errors import NO_RETRY, ApiError, invalid
 from schemas.ids import ResponseId, item_id, item_prefix, parse_response_id
-from schemas.values import Steps, counting, finished, largest_field
+from schemas.steps import Steps, each, finished
+from schemas.values import counting, largest_field
 
 MAX_DEPTH = 100
 """How deep a body may be nested: far more than any schema of a tool, far less than a decoder's stack."""
@@ -201,19 +202,26 @@ def input_items(body: Mapping[str, Any], id: ResponseId | None = None) -> list[I
     Of items with the same id the first keeps it: pages go on after an id. Without `id` nothing is made up: so
     upstreams get them, once what is referred to is in the place of references (`schemas.references`).
     """
+    return finished(listing(body, id))
+
+
+def listing(body: Mapping[str, Any], id: ResponseId | None = None) -> Steps[list[Item]]:
+    """`input_items` in steps: a body may have tens of thousands."""
     given = body.get("input")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
-    if id is None:
-        return [_whole_item(item, None, index) for index, item in enumerate(items)]
-    shown, taken = [], set()
-    for index, item in enumerate(items):
-        whole = _whole_item(item, id, index)
-        if whole["id"] in taken:
-            # With its type: a bare reference is told by its id.
-            whole = _whole_item(item | {"type": whole["type"], "id": None}, id, index)
-        taken.add(whole["id"])
-        shown.append(whole)
-    return shown
+    listed: list[Item] = []
+    taken: set[str] = set()
+    for item, pause in each(items):
+        whole = _whole_item(item, id, len(listed))
+        if id is not None:
+            if whole["id"] in taken:
+                # With its type: a bare reference is told by its id.
+                whole = _whole_item(item | {"type": whole["type"], "id": None}, id, len(listed))
+            taken.add(whole["id"])
+        listed.append(whole)
+        if pause:
+            yield
+    return listed
 
 
 _WITH_STATUS = frozenset({"message", "function_call", "function_call_output", "computer_call_output"})

@@ -6,22 +6,16 @@ Decoding costs by the value, in time and in memory, and nothing interrupts a dec
 process. So a text is counted first, in slices, each of which takes well below a millisecond. The count is
 exact for JSON: a container with n members has n - 1 commas and a bracket. Commas within strings do not count,
 so neither does a picture or a long text. A *number* that costs as much as many values counts as many.
-
-Generators here yield between slices. Who has an event loop lets others run there (`services.loops.in_turns`),
-who has none runs them through (`finished`).
 """
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from heapq import nlargest
-from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
-T = TypeVar("T")
-Steps = Generator[None, None, T]
-"""Work in pieces: yields between them, returns its result."""
+from schemas.steps import Steps
 
 SLICE_BYTES = 128 << 10
 """Bytes that are counted in one go: 0.1 ms of a string, 4 ms of nothing but brackets, quotes and escapes."""
@@ -32,11 +26,15 @@ HARD_NUMBER = 32
 fast path, and takes up to 14 microseconds for it instead of 0.03 (msgspec 0.22, best of three)."""
 NUMBER_BYTES = 16
 """Bytes of a longer number that count as one more value: integers are read in quadratic time."""
-MANY_COLONS = 100_000
-"""Members up to which a text is split by its top-level names: 0.35 microseconds a member, in one call."""
+MANY_FIELDS = 100_000
+"""Members up to which an object is split by their names: 0.35 microseconds each, in one call."""
 LONGEST_FIELDS = 16
 """Fields that are counted when the one that holds most is looked for: the longest ones."""
 
+PASSES = 32
+"""Levels of containers within one slice that are looked through; deeper ones are taken for more members."""
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _EXPONENT = re.compile(rb"[eE][-+]?[0-9]{3}")
 _WHITE = b" \t\r\n"
 _STRUCTURE = bytes.maketrans(b'[]{},:"', b"       ")
@@ -48,24 +46,21 @@ class Tally:
     def __init__(self) -> None:
         self.values = 1
         """So far, hard numbers counted as many. Of what is not JSON it is just a number."""
-        self.colons = 0
-        """Members of objects so far: colons outside of strings."""
         self._in_string = False
         self._escape = b""
         self._last = b""
 
     def feed(self, piece: bytes) -> None:
         """Count the next piece."""
-        structure = self._outside(piece).translate(None, _WHITE)
+        structure = self.structure(piece)
         opened = structure.count(b"[") + structure.count(b"{")
         seam = self._last + structure
         empty = seam.count(b"[]") + seam.count(b"{}")
         self._last = seam[-1:]
         self.values += structure.count(b",") + opened - empty + _hard(structure)
-        self.colons += structure.count(b":")
 
-    def _outside(self, piece: bytes) -> bytes:
-        """`piece` with one quote for each of its strings, or parts of one."""
+    def structure(self, piece: bytes) -> bytes:
+        """What is left of the next piece without white space, and with one quote for each string."""
         piece, self._escape = self._escape + piece, b""
         if b"\\" in piece:
             # Backslashes stand within strings only, and pair off from the left.
@@ -77,7 +72,7 @@ class Tally:
         begun = b'"' if self._in_string else b""
         outside = begun + b'"'.join(parts[self._in_string :: 2])
         self._in_string ^= len(parts) % 2 == 0
-        return outside
+        return outside.translate(None, _WHITE)
 
 
 def _hard(structure: bytes) -> int:
@@ -106,22 +101,37 @@ def largest_field(text: bytes, known: type[Struct]) -> Steps[str | None]:
     """The field of the JSON object `text` that holds most values, judged by the beginnings of the longest.
 
     `known` has the usual fields, as `msgspec.Raw`. None when nobody can say: the others are told apart only
-    if `text` has at most `MANY_COLONS` members in all. Raises msgspec's errors for what is not JSON.
+    if they are not too many themselves. Raises msgspec's errors for what is not JSON.
     """
     usual = msgspec.structs.asdict(msgspec.json.decode(text, type=known))
     yield
     found, most = yield from _fullest(usual)
     if most >= len(text) - sum(map(len, usual.values())):
         return found  # the rest cannot hold as many
-    if text.count(b":") > MANY_COLONS:  # or fewer, and the others in strings
-        tally = Tally()
-        yield from _feeding(tally, text)
-        if tally.colons > MANY_COLONS:
-            return None
+    if text.count(b":") > MANY_FIELDS and (yield from _members(text)) > MANY_FIELDS:
+        return None
     every = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     yield
     found, _ = yield from _fullest(every)
     return found
+
+
+def _members(text: bytes) -> Steps[int]:
+    """How many members the object `text` itself has, at most: those in slices that leave its values."""
+    tally, depth, members = Tally(), 0, 0
+    for start in range(0, len(text), SLICE_BYTES):
+        structure = tally.structure(text[start : start + SLICE_BYTES])
+        left = structure.translate(None, _NO_BRACKETS)
+        for _ in range(PASSES):
+            size, left = len(left), left.replace(b"[]", b"").replace(b"{}", b"")
+            if len(left) == size:
+                break
+        closed = left.count(b"]") + left.count(b"}")
+        if depth - closed < 2:
+            members += structure.count(b":")
+        depth += len(left) - 2 * closed
+        yield
+    return members
 
 
 def _fullest(fields: Mapping[str, msgspec.Raw]) -> Steps[tuple[str | None, float]]:
@@ -143,13 +153,3 @@ def _feeding(tally: Tally, text: bytes, most: float = float("inf")) -> Steps[Non
         if tally.values > most:
             return
         yield
-
-
-def finished(steps: Steps[T]) -> T:
-    """What `steps` come to, in one go."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result

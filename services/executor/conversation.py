@@ -19,10 +19,11 @@ import msgspec
 from msgspec.structs import replace
 
 from schemas.ids import ResponseId, Tenant, parse_response_id, partition_of
-from schemas.request import input_items
+from schemas.request import listing
 from services.executor.backend import UpstreamError
 from services.executor.partition import Partition
 from services.executor.said import Said, said, unresolved
+from services.loops import apart, in_turns
 from services.web.internal import (
     ITEMS_PATH,
     Found,
@@ -37,6 +38,8 @@ from services.web.internal import (
 
 MAX_TURNS = 10_000
 """A chain longer than this is refused rather than walked for ever."""
+MAX_ITEMS = 100_000
+"""Of all turns before: what goes through them one by one holds nobody up for more than some 50 ms."""
 RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 4.0
 """A replay that cannot be asked is tried less and less often, one that cannot say yet as often as ever."""
@@ -83,7 +86,7 @@ class Conversation:
         much.
         """
         turns: list[Turn] = []
-        total = 0
+        total = items = 0
         previous = body.get("previous_response_id")
         async for before, turn, size in self._back(partition, previous):
             if turn is None or turn.tenant != tenant:
@@ -95,11 +98,17 @@ class Conversation:
                 raise UpstreamError(what, code="invalid_prompt", type="conversation")
             total += size
             self._check_size(total)
+            items += len(turn.input) + len(turn.output)
+            if items > MAX_ITEMS:
+                what = f"The conversation has more than {MAX_ITEMS} items: begin a new one."
+                raise UpstreamError(what, code="invalid_prompt", type="conversation")
         turns.reverse()
-        own = input_items(body)
+        own = await in_turns(listing(body))
         before_it = parse_response_id(previous) if isinstance(previous, str) else None
-        wanted = Wanted(tenant, before_it, unresolved(turns, own))
-        return said(turns, own, await self._items(wanted, total))
+        items += len(own)
+        wanted = Wanted(tenant, before_it, await apart(items, lambda: unresolved(turns, own)))
+        found = await self._items(wanted, total)
+        return await apart(items, lambda: said(turns, own, found))
 
     async def settle(self, partition: Partition, id: ResponseId) -> None:
         """Wait until response `id` and all before it have closed, or are gone, or cannot be read: the run

@@ -16,7 +16,8 @@ import msgspec
 from schemas.errors import ApiError, not_found, unavailable
 from schemas.ids import ResponseId, Tenant, parse_item_id
 from schemas.references import is_reference
-from schemas.request import input_items
+from schemas.request import input_items, listing
+from services.loops import in_turns
 from services.replay.reader import Cut
 from services.replay.replay import Replay, Stored
 from services.replay.turn import Item, outcome, previous_in, request_body, turn
@@ -115,7 +116,8 @@ class Items:
             group = await self._put_out(found, [item for item in ids if not places[item].given])
             given = {item: place.position for item, place in places.items() if place.given}
             if given:
-                went_in = input_items(request_body(await self._replay.request(found)))
+                body = request_body(await self._replay.request(found))
+                went_in = await in_turns(listing(body))
                 group |= {
                     item: Referred(went_in[index])
                     for item, index in given.items()

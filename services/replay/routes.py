@@ -21,7 +21,8 @@ from starlette.types import ASGIApp
 from schemas.errors import ApiError, invalid, not_found, unavailable
 from schemas.ids import ResponseId, parse_response_id
 from schemas.references import is_reference, references
-from schemas.request import input_items
+from schemas.request import listing
+from services.loops import in_turns
 from services.replay.cursor import START, parse_cursor, wants_stream
 from services.replay.input_items import page, parse_paging
 from services.replay.items import Items
@@ -78,7 +79,9 @@ class PublicRoutes:
         paging = parse_paging(request.query_params)
         found = await self._find(request)
         body = request_body(await self._replay.request(found))
-        return json_answer(page(input_items(await self._resolved(found, body), found.id), paging))
+        await asyncio.sleep(0)
+        resolved = await self._resolved(found, body)
+        return json_answer(page(await in_turns(listing(resolved, found.id)), paging))
 
     async def _resolved(self, found: Stored, body: dict[str, Any]) -> dict[str, Any]:
         """The request with the items in the place of references, as far as these are there still."""

@@ -18,6 +18,8 @@ from schemas.ids import ResponseId
 from schemas.output import Output
 from schemas.records import IN_PROGRESS, QUEUED
 from schemas.response import Object, running
+from schemas.steps import encoding
+from services.loops import in_turns
 from services.replay.seek import Seeker
 from services.replay.window import Window
 
@@ -49,13 +51,14 @@ class _Snapshot:
             except Exception as error:
                 log.warning("event not shown", id=self.window.id, error=repr(error))
 
-    def object(self) -> bytes:
+    async def object(self) -> bytes:
         """The response object as JSON; without output when that cannot be told."""
+        status = status_of(self.window)
         try:
-            return msgspec.json.encode(running(self.initial, status_of(self.window), self.output.items()))
+            return await in_turns(encoding(running(self.initial, status, self.output.items())))
         except Exception as error:
             log.warning("output not shown", id=self.window.id, error=repr(error))
-            return msgspec.json.encode(running(self.initial, status_of(self.window)))
+            return await in_turns(encoding(running(self.initial, status)))
 
     def _apply(self, event: Event) -> None:
         if event.get("type") != CREATED:
@@ -82,7 +85,7 @@ class Snapshots:
                 await self._catch_up(snapshot)
             except LogError as error:
                 raise unavailable("The log cannot be reached.", reason="log_away") from error
-            return snapshot.object()
+            return await snapshot.object()
 
     def forget(self, id: ResponseId) -> None:
         """It closed: nobody needs it."""

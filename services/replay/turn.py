@@ -16,7 +16,8 @@ from schemas.events import ITEM_ADDED, ITEM_DONE, NAMED, UNDECODABLE, Event, acc
 from schemas.fold import COMPLETED
 from schemas.ids import ResponseId, Tenant, parse_response_id
 from schemas.output import Output, objects_of
-from schemas.request import input_items
+from schemas.request import listing
+from services.loops import in_turns
 from services.replay.snapshot import events_in
 from services.web.internal import Name, Turn
 
@@ -70,7 +71,8 @@ async def turn(
 ) -> Turn:
     """The turn of a closed response, from its request, final object and frames."""
     body, came = request_body(accepted), await outcome(final, frames)
-    return Turn(id, tenant, previous_in(body), input_items(body), came.output, came.names)
+    given = await in_turns(listing(body))
+    return Turn(id, tenant, previous_in(body), given, came.output, came.names)
 
 
 class _Told(Struct):

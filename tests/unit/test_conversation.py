@@ -117,6 +117,16 @@ async def test_a_conversation_that_is_too_long_ends_the_response_and_is_not_read
     assert id_of(1) not in replay.asked
 
 
+async def test_a_conversation_of_too_many_items_ends_the_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, before = Replay(*CHAIN), BODY | {"previous_response_id": id_of(2)}
+    async with talking(replay) as chains:
+        monkeypatch.setattr(conversation, "MAX_ITEMS", 4)
+        assert (await chains.input(Partition(0, floor=0), TENANT, before)).items == [*WHOLE[:4], NOW]
+        with pytest.raises(UpstreamError, match="more than 4 items: begin a new one") as refused:
+            await chains.input(Partition(0, floor=0), TENANT, BODY)
+    assert (refused.value.code, refused.value.type) == ("invalid_prompt", "conversation")
+
+
 async def test_a_deleted_turn_is_not_kept() -> None:
     replay, partition = Replay(*CHAIN), Partition(0, floor=0)
     partition.fold.apply(1, 1, Deleted(id_of(2), "n", TENANT))

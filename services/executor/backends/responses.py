@@ -35,6 +35,7 @@ from services.executor.backends.pictures import may_leave_out, number_of, type_o
 from services.executor.backends.sse import ServerSentEvent, is_alive, says_nothing
 from services.executor.backends.told import words_in
 from services.executor.backends.upstream import Upstream
+from services.loops import apart
 
 REJOINS = 5
 """Times that a lost stream is rejoined without a new event in between."""
@@ -158,8 +159,9 @@ class ResponsesBackend:
             source, polled = self._again(request, progress), progress.by_object
 
     async def _start(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
+        body = await apart(len(request.input), lambda: self._body(request))
         async with (
-            self._upstream.post("/responses", self._body(request), request.calling) as answer,
+            self._upstream.post("/responses", body, request.calling) as answer,
             aclosing(self._read(answer, request, progress)) as batches,
         ):
             async for batch in batches:

@@ -22,6 +22,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 
 from schemas.checks import is_deeper
+from schemas.steps import encoding, finished
+from schemas.values import counting
 from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
 from services.executor.backends import surrogates
@@ -29,6 +31,7 @@ from services.executor.backends.bodies import HEAD_BYTES, Body
 from services.executor.backends.failures import Words, refusal, retry_after
 from services.executor.backends.sse import EventTooLarge, MayLeaveOut, ServerSentEvent, whole_only
 from services.executor.backends.told import page_words
+from services.loops import in_turns
 
 CONNECT_TIMEOUT = 30.0
 """Seconds to connect, name look-up and TLS included."""
@@ -56,6 +59,9 @@ MAX_DEPTH = 200
 clients, must be able to decode it inside something else and at any depth of their own stack.
 """
 
+
+MAX_VALUES = 100_000
+"""Of one event or answer, so that to read it holds nobody up (`schemas.values`)."""
 
 Calling = Callable[[], None]
 
@@ -137,7 +143,7 @@ class Upstream:
         """POST `body` to `path`; repeated only where nothing was started. Raises UpstreamError, and what
         `calling` raises, which is told of each request right before it is sent.
         """
-        async with self._call("POST", path, msgspec.json.encode(body), calling) as answer:
+        async with self._call("POST", path, await in_turns(encoding(body)), calling) as answer:
             yield answer
 
     @asynccontextmanager
@@ -202,6 +208,8 @@ class Upstream:
         """The JSON object in `data`; its strings may hold halves of surrogate pairs (U-12). Raises
         UpstreamError.
         """
+        if len(data) > MAX_VALUES and finished(counting(data, MAX_VALUES)) > MAX_VALUES:
+            raise self.words.malformed(f"sent JSON of more than {MAX_VALUES} values.")
         try:
             decoded = surrogates.loads(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

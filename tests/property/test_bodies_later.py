@@ -1,0 +1,183 @@
+"""Nobody holds up a process with a request, long after it was taken: what each one does with the largest
+bodies of every shape, step by step.
+
+A step is what a loop runs without a turn for anybody else. Measured is its CPU time, best of three.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas import response
+from schemas.events import AcceptedValue, accepted_value, opening_frames
+from schemas.ids import Tenant, response_id
+from schemas.references import references
+from schemas.request import input_items, listing, parse
+from schemas.steps import Steps, encoding, finished
+from services import config
+from services.eventlog.transcript import Packer, pack, unpack
+from services.executor.backend import UpstreamError
+from services.executor.backends import build
+from services.executor.backends.chat_request import Dialect, chat_body, toolbox
+from services.executor.backends.chat_tools import UntranslatableError
+from services.executor.backends.upstream import Upstream
+from services.executor.scribe import Limits, Scribe
+from services.loops import FEW
+from services.replay.input_items import Paging, page
+from services.replay.objects import begun, first_object
+from services.replay.snapshot import events_in
+from services.replay.turn import request_body
+from services.settings import Settings
+from services.web.internal import Turn
+from tests.bodies import FITTING, REFUSED, Shape, longest, seconds, uncollected
+
+LONGEST_S = 0.1
+LARGEST = Settings().max_body_bytes
+ID = response_id(0, bytes(16))
+CONFIG = config.parse('[[models]]\nmatch = "*"\nbase_url = "http://127.0.0.1:1/v1"\n', "rejoinder.toml")
+read_turn = msgspec.json.Decoder(Turn).decode
+LIMITS = Limits(record_bytes=Settings().max_record_bytes)
+
+
+class Taken:
+    """A request that was taken, and what it becomes."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        return parse(self.raw).body
+
+    @cached_property
+    def object(self) -> dict[str, Any]:
+        return response.initial(self.body, ID, 1, "m")
+
+    @cached_property
+    def initial(self) -> bytes:
+        return msgspec.json.encode(self.object)
+
+    @cached_property
+    def accepted(self) -> bytes:
+        return msgspec.json.encode(AcceptedValue(msgspec.Raw(self.raw), msgspec.Raw(self.initial)))
+
+    @cached_property
+    def frames(self) -> list[bytes]:
+        return opening_frames(ID, self.accepted, background=True)
+
+    @cached_property
+    def items(self) -> list[dict[str, Any]]:
+        return input_items(self.body)
+
+    @cached_property
+    def shown(self) -> list[dict[str, Any]]:
+        return input_items(self.body, ID)
+
+    @cached_property
+    def turn(self) -> bytes:
+        return msgspec.json.encode(Turn(ID, Tenant("t"), None, self.items, []))
+
+    @cached_property
+    def packed(self) -> bytes:
+        return pack(self.accepted)
+
+    def prepare(self) -> None:
+        """Make everything that steps begin from."""
+        assert self.frames
+        assert self.turn
+        assert self.shown
+        assert self.packed
+
+    def close(self) -> None:
+        """What the projector does when the response closes, all at once: its last chunk, and the request."""
+        packer = Packer()
+        for opening in self.frames:
+            packer.add(opening)
+        packer.seal()
+        pack(self.accepted)
+
+    def translate(self) -> None:
+        """In a thread, where there are many items or tools."""
+        if len(self.items) + len(self.body.get("tools") or ()) <= FEW:
+            with suppress(UntranslatableError):
+                tools = toolbox(self.body, self.items, "refuse")
+                chat_body(self.body, self.items, tools, Dialect())
+
+
+Step = Callable[[Taken], Any]
+STEPS: Mapping[str, Step] = {
+    "ingest makes the object": lambda taken: response.initial(taken.body, ID, 1, "m"),
+    "ingest encodes the object": lambda taken: msgspec.json.encode(taken.object),
+    "ingest makes the record": lambda taken: AcceptedValue(
+        msgspec.Raw(taken.raw), msgspec.Raw(taken.initial)
+    ),
+    "ingest looks for references": lambda taken: references(taken.body),
+    "ingest cancels": lambda taken: msgspec.json.encode(
+        response.cancelled(msgspec.json.decode(taken.initial))
+    ),
+    "executor finds the route": lambda taken: build(CONFIG, {}).route(taken.accepted),
+    "executor reads the record": lambda taken: msgspec.json.decode(accepted_value(taken.accepted).response),
+    "executor reads the request": lambda taken: msgspec.json.decode(taken.raw),
+    "executor begins": lambda taken: Scribe(dict(taken.object), origin=0, last=1, limits=LIMITS).begin(),
+    "executor reads a turn": lambda taken: read_turn(taken.turn),
+    "executor translates": Taken.translate,
+    "replay frames the record": lambda taken: opening_frames(ID, taken.accepted, background=True),
+    "replay shows what began": lambda taken: begun(first_object(b"".join(taken.frames)), ID, "queued"),
+    "replay folds its frames": lambda taken: list(events_in(b"".join(taken.frames))),
+    "replay reads the request": lambda taken: request_body(taken.accepted),
+    "replay shows a page": lambda taken: page(taken.shown, Paging(limit=100)),
+    "replay tells a turn": lambda taken: msgspec.json.encode(Turn(ID, Tenant("t"), None, taken.items, [])),
+    "replay unpacks it": lambda taken: unpack(taken.packed),
+    "projector closes": Taken.close,
+}
+SLICED: Mapping[str, Callable[[Taken], Steps[Any]]] = {
+    "executor lists the input": lambda taken: listing(taken.body),
+    "executor encodes the request": lambda taken: encoding(taken.body | {"input": taken.items}),
+    "replay lists the input": lambda taken: listing(taken.body, ID),
+    "replay encodes the object": lambda taken: encoding(response.running(taken.object)),
+}
+
+
+@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in FITTING.items()])
+async def test_whoever_reads_a_body_later_does_so_in_short_steps(shape: Shape) -> None:
+    taken = Taken(shape(LARGEST))
+    took: dict[str, float] = {}
+    taken.prepare()
+    with uncollected():
+        for name, step in STEPS.items():
+            took[name] = seconds(partial(step, taken), LONGEST_S)
+        for name, steps in SLICED.items():
+            took[name] = longest(partial(steps, taken), LONGEST_S)
+    assert {name: spent for name, spent in took.items() if spent >= LONGEST_S} == {}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"a": []}, {"a": [1, "x", {"b": None}], 'é"': {"c": [[]]}, "d": 1.5}, {"a": [[]] * 5000}]
+)
+def test_what_is_encoded_in_steps_is_what_is_encoded_at_once(fields: dict[str, Any]) -> None:
+    assert finished(encoding(fields)) == msgspec.json.encode(fields)
+
+
+@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in REFUSED.items()])
+async def test_what_an_upstream_says_in_any_shape_is_read_or_refused_quickly(shape: Shape) -> None:
+    raw = shape(LARGEST)
+    upstream = Upstream(CONFIG.models[0], {}, 1)
+
+    def decode() -> None:
+        with suppress(UpstreamError):
+            upstream.decode(raw)
+
+    with uncollected():
+        assert seconds(decode, LONGEST_S) < LONGEST_S
+
+
+async def test_what_holds_more_values_than_can_be_read_quickly_is_no_answer() -> None:
+    upstream = Upstream(CONFIG.models[0], {}, 1)
+    with pytest.raises(UpstreamError, match="sent JSON of more than 100000 values") as refused:
+        upstream.decode(b'{"type":"x","y":[%b]}' % b",".join([b"[]"] * 100_000))
+    assert refused.value.type == "upstream_malformed"
+    assert upstream.decode(b'{"type":"x","y":"%b"}' % (b"[]," * 100_000))["type"] == "x"
