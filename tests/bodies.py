@@ -58,6 +58,11 @@ _CALL = b'{"type":"function_call","call_id":"c","name":"n","arguments":"{}"}'
 _IMAGE = b'[{"role":"user","content":[{"type":"input_image","image_url":"data:image/png;base64,%b"}]}]'
 _HALF = MAX_VALUES // 2 - 10
 
+
+def _behind(members: bytes) -> bytes:
+    return b'{"model":"echo","background":true,"input":"x",' + members[1:]
+
+
 FITTING: Mapping[str, Shape] = {
     "one string": _in("instructions", _string(b"A")),
     "commas in a string": _in("instructions", _string(b",[{:")),
@@ -75,6 +80,10 @@ FITTING: Mapping[str, Shape] = {
     "shuffled members": _in("x", lambda _: _members(MAX_VALUES - 10, sort=False)),
     "long names": _in("x", lambda size: _members(20_000, sort=False, length=size // 20_000 - 6)),
     "members of the body": lambda _: b'{"model":"echo","input":"x",' + _members(_HALF * 2, sort=False)[1:],
+    "sorted members of the body": lambda _: _behind(_members(_HALF * 2, sort=True)),
+    "sorted members before others": lambda _: (
+        _members(_HALF * 2, sort=True)[:-1] + b',"model":"echo","input":"x"}'
+    ),
     "members of an item": _in("input", lambda _: b'[{"type":"x",%b]' % _members(_HALF * 2, sort=True)[1:]),
     "members of a tool": _in("tools", lambda _: b'[{"type":"x",%b]' % _members(_HALF * 2, sort=True)[1:]),
     "members of a schema": _in(
@@ -128,9 +137,10 @@ REFUSED: Mapping[str, Shape] = {
 """Shapes that do not fit, or are no request."""
 
 
-def sorted_members(count: int) -> bytes:
-    """A request that is good but for an unknown field with `count` sorted members."""
-    return _body(b"x", _members(count, sort=True))
+def sorted_members(count: int, *, nested: bool = True) -> bytes:
+    """A request with `count` sorted members that nobody knows, in a field or its own."""
+    members = _members(count, sort=True)
+    return _body(b"x", members) if nested else _behind(members)
 
 
 def in_order(body: object) -> bytes:

@@ -87,6 +87,20 @@ def test_the_hash_of_a_body_is_the_one_it_always_had(fields: dict[str, Any]) -> 
     assert parse(raw).sha256 == hashlib.sha256(in_order(as_read)).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "name", ["shuffled members", "members of a schema", "small objects", "letters of any size"]
+)
+def test_the_hash_of_a_large_body_is_the_one_it_always_had(name: str) -> None:
+    raw = FITTING[name](LARGEST)
+    assert parse(raw).sha256 == hashlib.sha256(in_order(msgspec.json.decode(raw))).hexdigest()
+
+
+@pytest.mark.parametrize("count", [500, 5_000])
+def test_so_is_that_of_sorted_members_as_far_as_it_could_be_told(count: int) -> None:
+    raw = sorted_members(count, nested=False)
+    assert parse(raw).sha256 == hashlib.sha256(in_order(msgspec.json.decode(raw))).hexdigest()
+
+
 @given(_JSON, st.data())
 def test_the_order_of_members_does_not_matter(fields: Any, data: st.DataObject) -> None:
     def shuffled(value: Any) -> Any:
