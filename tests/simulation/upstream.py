@@ -20,6 +20,7 @@ from services.executor.backend import Backend, Resume, RunRequest, UpstreamError
 from services.executor.backends import Registry
 from services.executor.backends.scripted import ScriptedBackend
 from services.executor.partition import Partition
+from services.executor.said import Said
 from tests.simulation.node import Node
 from tests.simulation.truth import Story
 
@@ -110,14 +111,12 @@ class Chains:
         self._node = node
         self._find = find
 
-    async def input(
-        self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
+    async def input(self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]) -> Said:
         """The request's own input, once the predecessor is known to have closed."""
         previous = body.get("previous_response_id")
         if previous is not None and not await self._there(previous):
             raise UpstreamError("the predecessor is gone", type="conversation")
-        return input_items(body)
+        return Said(input_items(body))
 
     async def settle(self, partition: Partition, id: ResponseId) -> None:
         """Wait until a predecessor, and all before it, have closed or are gone."""
