@@ -118,13 +118,7 @@ def finished(
     """
     fields = upstream or {}
     return {
-        **initial,
-        **{
-            name: _theirs(name, value, initial)
-            for name, value in fields.items()
-            if _overrides(name, value, initial)
-        },
-        "metadata": with_metadata(initial.get("metadata"), fields.get("metadata")),
+        **heard(initial, fields),
         "status": status,
         "output": list(output),
         "completed_at": completed_at if status == "completed" else None,
@@ -133,6 +127,27 @@ def finished(
         if status == "incomplete"
         else None,
         "usage": whole_usage(usage if usage is not None else fields.get("usage")),
+    }
+
+
+def heard(initial: Object, upstream: Mapping[str, Any]) -> Object:
+    """The object with what the upstream's says beyond it (U-15): identity and state stay ours."""
+    fields = {
+        name: _theirs(name, value, initial)
+        for name, value in upstream.items()
+        if _overrides(name, value, initial)
+    }
+    return {
+        **initial,
+        **fields,
+        "metadata": with_metadata(initial.get("metadata"), upstream.get("metadata")),
+    }
+
+
+def says_more(heard: Object, before: Object) -> bool:
+    """Whether an upstream's object said what ours knows nothing of: fields, or metadata."""
+    return heard["metadata"] != (before.get("metadata") or {}) or not before.keys() >= heard.keys() - {
+        "metadata"
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from schemas.events import UNDECODABLE
+from schemas.events import IN_PROGRESS, UNDECODABLE
 from schemas.fold import Fold, Verdict
 from schemas.ids import ResponseId
 from schemas.output import Output
@@ -28,6 +28,8 @@ class Past(Struct):
     """What counted of a response: its `accepted` value, its output, and where its upstream stands."""
 
     accepted: bytes | None = None
+    response: dict[str, Any] | None = None
+    """The object as the last `response.in_progress` has it, with what the upstream's says (U-15)."""
     output: Output = msgspec.field(default_factory=Output)
     upstream_id: str | None = None
     cursor: int | None = None
@@ -115,7 +117,13 @@ class _Reader:
         elif isinstance(entry, EventRecord) and record.value is not None:
             self.past.bytes += len(record.value)
             with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output can come of it
-                self.past.output.apply(_event(record.value))
+                self._apply(_event(record.value))
             if (position := upstream_position(record)) is not None:
                 self.past.upstream_id, cursor = position
                 self.past.cursor = self.past.cursor if cursor is None else cursor
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        shown = event.get("response")
+        if event.get("type") == IN_PROGRESS and isinstance(shown, dict):
+            self.past.response = shown
+        self.past.output.apply(event)

@@ -127,8 +127,10 @@ class Scribe:
         if self._begun:
             return []
         self._begun = True
-        value = derived_event(IN_PROGRESS, self._next, _encode(self._initial | {"status": "in_progress"}))
-        return [self._number(IN_PROGRESS, value, upstream)]
+        return [self._number(IN_PROGRESS, self._in_progress(), upstream)]
+
+    def _in_progress(self) -> bytes:
+        return derived_event(IN_PROGRESS, self._next, _encoded(self._initial | {"status": "in_progress"}))
 
     def write(self, event: Event, upstream: Headers = (), *, now: float) -> list[Draft]:
         """What the upstream's next event adds to the log; `now` (seconds) dates a completion.
@@ -149,7 +151,10 @@ class Scribe:
         if joins and (error := event.pop("error")):
             raise UpstreamError(_error_text(error))
         numbered = self._next, self._begun, self._bytes
+        more = type in LIFECYCLE and self._hear(type, event)
         drafts = self.begin(upstream)
+        if more and not drafts:
+            return [self._number(IN_PROGRESS, self._in_progress(), upstream)]
         begun = len(drafts)
         try:
             if not drafts and self._whole.passes(type, event):
@@ -164,6 +169,18 @@ class Scribe:
             self._next, self._begun, self._bytes = numbered
             raise
         return _at_the_last(drafts)
+
+    def _hear(self, type: str, event: Event) -> bool:
+        """Take what the upstream's object says beyond ours (U-15); whether that is to be told now."""
+        theirs = event.get("response")
+        if type in TERMINAL_EVENTS or not isinstance(theirs, dict):
+            return False
+        before, heard = self._initial, response.heard(self._initial, theirs)
+        more = response.says_more(heard, before)
+        if more and len(_encoded(heard)) + _MARGIN > self._limits.record_bytes:
+            return False  # it fits into no record: the final object tells as much of it as it can hold
+        self._initial = heard
+        return more
 
     def _joins(self, type: str) -> bool:
         """Whether events of `type` go into the stream, not beside it."""

@@ -183,7 +183,7 @@ class Worker:
 
     def _scribe(self, state: State, initial: dict[str, Any], past: Past) -> Scribe:
         return Scribe(
-            initial,
+            past.response or initial,
             origin=state.origin,
             last=state.last,
             limits=self._limits,

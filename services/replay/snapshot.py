@@ -14,6 +14,7 @@ import structlog
 
 from schemas.errors import LogError, unavailable
 from schemas.events import CREATED, UNDECODABLE, Event
+from schemas.events import IN_PROGRESS as STARTED
 from schemas.ids import ResponseId
 from schemas.output import Output
 from schemas.records import IN_PROGRESS, QUEUED
@@ -61,10 +62,10 @@ class _Snapshot:
             return await in_turns(encoding(running(self.initial, status)))
 
     def _apply(self, event: Event) -> None:
-        if event.get("type") != CREATED:
+        if event.get("type") not in (CREATED, STARTED):
             self.output.apply(event)
-        elif isinstance(initial := event.get("response"), dict):
-            self.initial = initial
+        elif isinstance(shown := event.get("response"), dict):
+            self.initial = shown  # the later one has what the upstream's object says (U-15)
 
 
 class Snapshots:

@@ -296,3 +296,10 @@ async def test_the_upstream_says_how_often_it_is_asked() -> None:
 
     await run(script, "resumable = true")
     assert asked[1] - asked[0] >= 0.3
+
+
+async def test_an_object_in_which_nothing_changes_is_given_up_where_the_route_says_when() -> None:
+    script = Kept(400, RUNS)
+    _, got = await run(script, "resumable = true\ntimeout = 0.2")
+    assert got.failure.message == "The model server answered 400: too old to be streamed"
+    assert script.cancelled.is_set()

@@ -272,3 +272,29 @@ def test_half_a_surrogate_pair_is_said_as_the_replacement_character_everywhere()
     added, step, closed = (value(held.write(event, now=0)[-1]) for event in said)
     assert (added["new"], step["text"], closed["x"]) == ("\ufffd", "\ufffd", "\ufffd")
     assert closed["response"]["model"] == "m\ufffd"
+
+
+def test_what_the_upstreams_object_says_beyond_ours_is_in_every_object_from_then_on() -> None:
+    held = scribe(last=2)
+    theirs = {"id": "theirs", "status": "in_progress", "session": "s1", "metadata": {"a": "1"}, "model": "m2"}
+    (told,) = held.write({"type": "response.created", "response": theirs}, now=0)
+    assert held.write({"type": "response.in_progress", "response": theirs}, now=0) == []
+    shown = value(told)["response"]
+    assert (told.number, told.type, shown["status"]) == (3, "response.in_progress", "in_progress")
+    assert (shown["id"], shown["session"], shown["metadata"], shown["model"]) == (ID, "s1", {"a": "1"}, "m2")
+    (end,) = held.end(Ending("gone"))
+    assert (value(end)["response"]["session"], value(end)["response"]["metadata"]) == ("s1", {"a": "1"})
+
+
+def test_the_first_event_tells_it_at_once() -> None:
+    theirs = {"id": "theirs", "session": "s1"}
+    (told,) = scribe().write({"type": "response.created", "response": theirs}, now=0)
+    assert (told.number, value(told)["response"]["session"]) == (2, "s1")
+
+
+def test_what_fits_into_no_record_is_not_told() -> None:
+    held = scribe(last=2, limits=Limits(record_bytes=4_000))
+    theirs = {"id": "theirs", "session": "x" * 5_000}
+    assert held.write({"type": "response.created", "response": theirs}, now=0) == []
+    (end,) = held.end(Ending("gone"))
+    assert value(end)["response"]["error"]["message"] == "gone"

@@ -87,6 +87,7 @@ class ResponsesBackend:
         self.pass_extensions = route.extensions == "pass"
         self._is_agent = isinstance(route, Agent)
         self._drop = frozenset(route.drop)
+        self._patience = route.timeout
         self._reference = (
             {"type": "agent_reference", "name": route.name} if isinstance(route, Agent) else None
         )
@@ -185,13 +186,17 @@ class ResponsesBackend:
 
     async def _poll(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
         """Read the object until it is final: what was not streamed yet is made from it (U-7). The run's
-        deadline bounds it, and silence each look.
+        deadline bounds it; so does the route's own `timeout`, when nothing in the object changes for so long:
+        a server that lost the work may show it as it was for ever.
         """
         lost, pause = 0, POLL_PAUSE
+        clock = asyncio.get_running_loop().time
+        seen, since = b"", clock()
         while True:
             try:
                 async with self._upstream.get(_path(progress), request.calling) as answer:
-                    whole = self._object(await self._upstream.body(answer))
+                    body = await self._upstream.body(answer)
+                    whole = self._object(body)
                     pause = _poll_after(answer.headers.get(POLL_AFTER), pause)
             except (UpstreamLost, StreamGone):
                 lost += 1
@@ -203,6 +208,9 @@ class ResponsesBackend:
                     yield [self._closed(event, request, progress)]
                     return
                 self._check_runs(whole)
+                seen, since = (body, clock()) if body != seen else (seen, since)
+                if self._patience is not None and clock() - since > self._patience:
+                    raise self._words.gone(f"did not get on for {self._patience:g} s.")
             await asyncio.sleep(pause)
 
     def _object(self, body: bytes) -> dict[str, Any]:
