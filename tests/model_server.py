@@ -1,9 +1,10 @@
 """A model server for tests that speaks both APIs, `/v1/responses` and `/v1/chat/completions`.
 
-The end of the model's name says what it puts out and how it ends, with a `+` between: `text` (else), `tool`
-(two calls), `reasoning`, `refusal`, `lax` (a text without what strict clients need); `failed`, `incomplete`,
-`cut` (the connection breaks in the last item), `gated` (it waits there until it is let go). A request with
-tools is answered with calls of the first one.
+The end of the model's name says what it puts out and how it ends, with a `+` between: `text` (else), `recall`
+(a text: the conversation as it came, see `recalled`), `tool` (two calls), `reasoning` (before the others),
+`refusal`, `lax` (a text without what strict clients need); `failed`, `incomplete`, `cut` (the connection
+breaks in the last item), `gated` (it waits there until it is let go). A request with tools is answered with
+calls of the first one, unless it ends with what a tool put out. Thoughts are sealed where that is asked for.
 """
 
 import asyncio
@@ -53,7 +54,7 @@ class ModelServer:
         if call.path.endswith("/models"):
             await call.answer(200, {"object": "list", "data": []})
             return
-        what = ["tool"] if call.body.get("tools") else call.body["model"].rpartition("-")[2].split("+")
+        what = _what(call.body)
         await call.head()
         if call.path.endswith("/chat/completions"):
             await self._say(call, [_chunk(part) for part in _chat(what, call.body)], what)
@@ -74,6 +75,43 @@ class ModelServer:
             await call.write(piece)
 
 
+def _what(body: dict[str, Any]) -> list[str]:
+    """What is put out in answer to a request."""
+    what: list[str] = body["model"].rpartition("-")[2].split("+")
+    last = body["input"][-1] if "input" in body else body["messages"][-1]
+    answered = last.get("role") == "tool" or str(last.get("type")).endswith("_output")
+    if not body.get("tools") or answered:
+        return what
+    return [*(word for word in what if word == "reasoning"), "tool"]
+
+
+def _words(what: Sequence[str], body: dict[str, Any]) -> Sequence[str]:
+    return (recalled(body),) if "recall" in what else WORDS
+
+
+def recalled(body: dict[str, Any]) -> str:
+    """The conversation of a request, a line an item or message; it reads the same for both APIs."""
+    return "\n".join(line for item in body.get("input") or body["messages"] for line in _lines(item))
+
+
+def _lines(item: dict[str, Any]) -> Iterator[str]:
+    match item:
+        case {"type": "function_call", "name": name, "arguments": arguments}:
+            yield f"call {name} {arguments}"
+        case {"type": "function_call_output", "output": output} | {"role": "tool", "content": output}:
+            yield f"output {output}"
+        case {"type": "reasoning"}:
+            yield f"thought {item.get('encrypted_content')}"
+        case {"role": role, "content": content}:
+            parts = content if isinstance(content, list) else [{"text": content or ""}]
+            if said := "".join(part["text"] for part in parts):
+                yield f"{role}: {said}"
+            for call in item.get("tool_calls", ()):
+                yield f"call {call['function']['name']} {call['function']['arguments']}"
+        case _:
+            yield str(item)
+
+
 def _framed(event: Event) -> bytes:
     return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
 
@@ -91,7 +129,7 @@ def _responses(what: Sequence[str], body: dict[str, Any]) -> Iterator[Event]:
     yield {"type": "response.in_progress", "response": {**response, "status": "in_progress", "output": []}}
     output: list[Event] = []
     for index, kind in enumerate(_kinds(what)):
-        events = list(_item(kind, index, body))
+        events = list(_item(kind, index, _words(what, body), body))
         output.append(events[-1]["item"])
         yield from events
     status = next((word for word in what if word in ("failed", "incomplete")), "completed")
@@ -108,22 +146,24 @@ def _responses(what: Sequence[str], body: dict[str, Any]) -> Iterator[Event]:
 def _kinds(what: Sequence[str]) -> list[str]:
     """The items that are put out."""
     kinds = ["tool", "tool"] if "tool" in what else [word for word in what if word in ("lax", "refusal")]
-    if "reasoning" in what:
-        kinds = ["reasoning", "text"]
-    return [*kinds, "incomplete"] if "incomplete" in what else kinds or ["text"]
+    if "incomplete" in what:
+        kinds.append("incomplete")
+    return [word for word in what if word == "reasoning"] + (kinds or ["text"])
 
 
-def _item(kind: str, index: int, body: dict[str, Any]) -> Iterator[Event]:
+def _item(kind: str, index: int, words: Sequence[str], body: dict[str, Any]) -> Iterator[Event]:
+    turn = len(body["input"])  # ids are not repeated within a conversation
     if kind == "tool":
-        return _call(index, body)
+        return _call(f"{turn}_{index}", index, body)
     if kind == "reasoning":
-        return _thought(index)
-    return _message(kind, index)
+        sealed = "reasoning.encrypted_content" in (body.get("include") or ())
+        return _thought(f"rs_{turn}_{index}", index, sealed)
+    return _message(f"msg_{turn}_{index}", kind, index, words)
 
 
-def _call(index: int, body: dict[str, Any]) -> Iterator[Event]:
+def _call(key: str, index: int, body: dict[str, Any]) -> Iterator[Event]:
     name = (body.get("tools") or [{"name": "look_up"}])[0]["name"]
-    item = {"type": "function_call", "id": f"fc_{index}", "call_id": f"call_{index}", "name": name}
+    item = {"type": "function_call", "id": f"fc_{key}", "call_id": f"call_{key}", "name": name}
     at = {"item_id": item["id"], "output_index": index}
     begun = {**item, "arguments": "", "status": "in_progress"}
     yield {"type": "response.output_item.added", "output_index": index, "item": begun}
@@ -135,8 +175,8 @@ def _call(index: int, body: dict[str, Any]) -> Iterator[Event]:
     yield {"type": "response.output_item.done", "output_index": index, "item": done}
 
 
-def _thought(index: int) -> Iterator[Event]:
-    item: Event = {"type": "reasoning", "id": f"rs_{index}", "summary": []}
+def _thought(id: str, index: int, sealed: bool) -> Iterator[Event]:
+    item: Event = {"type": "reasoning", "id": id, "summary": []}
     at = {"item_id": item["id"], "output_index": index, "summary_index": 0}
     yield {"type": "response.output_item.added", "output_index": index, "item": item}
     part = {"type": "summary_text", "text": "Thinking."}
@@ -144,14 +184,15 @@ def _thought(index: int) -> Iterator[Event]:
     yield {"type": "response.reasoning_summary_text.delta", **at, "delta": "Thinking."}
     yield {"type": "response.reasoning_summary_text.done", **at, "text": "Thinking."}
     yield {"type": "response.reasoning_summary_part.done", **at, "part": part}
-    yield {"type": "response.output_item.done", "output_index": index, "item": {**item, "summary": [part]}}
+    done = {**item, "summary": [part], **({"encrypted_content": "sealed"} if sealed else {})}
+    yield {"type": "response.output_item.done", "output_index": index, "item": done}
 
 
-def _message(kind: str, index: int) -> Iterator[Event]:
+def _message(id: str, kind: str, index: int, words: Sequence[str]) -> Iterator[Event]:
     lax, refuses = kind == "lax", kind == "refusal"
     word = "refusal" if refuses else "text"
     status = "incomplete" if kind == "incomplete" else "completed"
-    item: Event = {"type": "message", "id": f"msg_{index}", "role": "assistant", "status": "in_progress"}
+    item: Event = {"type": "message", "id": id, "role": "assistant", "status": "in_progress"}
     part: Event = {"type": "refusal" if refuses else "output_text", word: ""}
     more: Event = {}
     if not (lax or refuses):
@@ -159,9 +200,9 @@ def _message(kind: str, index: int) -> Iterator[Event]:
     at = {"item_id": item["id"], "output_index": index, "content_index": 0}
     yield {"type": "response.output_item.added", "output_index": index, "item": {**item, "content": []}}
     yield {"type": "response.content_part.added", **at, "part": part}
-    for delta in WORDS:
+    for delta in words:
         yield {"type": f"response.{part['type']}.delta", **at, "delta": delta, **more}
-    part = {**part, word: "".join(WORDS)}
+    part = {**part, word: "".join(words)}
     yield {"type": f"response.{part['type']}.done", **at, word: part[word], **more}
     yield {"type": "response.content_part.done", **at, "part": part}
     done = {**item, "status": status, "content": [part]}
@@ -177,13 +218,14 @@ def _chat(what: Sequence[str], body: dict[str, Any]) -> Iterator[Event | str]:
         yield _delta(reasoning_content="Thinking.")
     if "tool" in what:
         name = (body.get("tools") or [{"function": {"name": "look_up"}}])[0]["function"]["name"]
+        turn = len(body["messages"])
         for index in (0, 1):
-            call = {"index": index, "id": f"call_{index}", "type": "function"}
+            call = {"index": index, "id": f"call_{turn}_{index}", "type": "function"}
             yield _delta(tool_calls=[{**call, "function": {"name": name, "arguments": ""}}])
         for piece in ('{"where": ', '"here"}'):
             yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}} for index in (0, 1)])
     else:
-        for word in WORDS:
+        for word in _words(what, body):
             yield _delta(**{"refusal" if "refusal" in what else "content": word})
     if "failed" in what:
         yield {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}
