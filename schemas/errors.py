@@ -73,6 +73,10 @@ class LogUnavailable(LogError):
     """The log cannot be reached now; nothing was appended by the failed call."""
 
 
+class Unsent(LogUnavailable):
+    """An append was given up before it left this process, as its leader answers nothing: another may do."""
+
+
 class AppendUnknown(LogError):
     """An append was sent and not acknowledged: it may or may not be, or become, part of the log."""
 

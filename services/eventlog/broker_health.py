@@ -112,7 +112,8 @@ class BrokerHealth:
             if broker.probing is not None and now - broker.asked[broker.probing] >= PROBE_S:
                 broker.silent = True
                 turned.overdue.append(node)
-            was_healthy, broker.healthy = broker.healthy, self.healthy(node, now)
+            was_healthy = broker.healthy
+            broker.healthy = not broker.silent and broker.oldest(now) < OLD_S
             if was_healthy and not broker.healthy:
                 turned.unhealthy.append(node)
             if broker.silent != broker.told_silent:
@@ -122,10 +123,10 @@ class BrokerHealth:
 
     # -- what is known -----------------------------------------------------------------------------------
 
-    def healthy(self, node: int, now: float) -> bool:
-        """Whether `node` is quick to answer, as far as is known."""
+    def healthy(self, node: int) -> bool:
+        """Whether `node` was quick to answer as of the last tick, as far as is known."""
         broker = self._brokers.get(node)
-        return broker is None or (not broker.silent and broker.oldest(now) < OLD_S)
+        return broker is None or (broker.healthy and not broker.silent)
 
     def silent(self, node: int) -> bool:
         """Whether `node` answers nothing, as far as is known."""
@@ -142,7 +143,7 @@ class BrokerHealth:
         candidates = [node for node in nodes if not self.silent(node)]
         return sorted(
             candidates,
-            key=lambda node: (self.trusted_since(node) + RECOVERING_S > now, not self.healthy(node, now)),
+            key=lambda node: (self.trusted_since(node) + RECOVERING_S > now, not self.healthy(node)),
         )
 
     def _broker(self, node: int) -> _Broker:

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from services.eventlog.broker_health import BrokerHealth
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_client import PROBE, KafkaClient
+from services.eventlog.metrics import SILENCES, SILENT_BROKERS
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +64,7 @@ class Brokers:
 
     def healthy(self, node: int) -> bool:
         """Whether `node` is quick to answer, as far as is known."""
-        return self.health.healthy(node, asyncio.get_running_loop().time())
+        return self.health.healthy(node)
 
     async def watch(self, client: KafkaClient) -> None:
         """Probe, over `client`, every broker that it knows, until cancelled."""
@@ -89,12 +90,15 @@ class Brokers:
             client.hang_up(node, PROBE)
         for node in turned.silent:
             log.warning("a broker of Kafka is silent", broker=node)
+            SILENCES.inc()
             for each in self._clients:
                 each.drop(node)
         for node in turned.answering:
             log.info("a broker of Kafka answers again", broker=node)
             for each in self._clients:
                 each.force_metadata_update()
+        if turned.silent or turned.answering:
+            SILENT_BROKERS.inc(len(turned.silent) - len(turned.answering))
         for node in turned.unhealthy:
             for listener in self._listeners:
                 listener(node)

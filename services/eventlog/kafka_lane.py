@@ -3,6 +3,9 @@
 The batch under way is repeated as it is, same producer id and sequence, until it is acknowledged or fails;
 the broker drops repetitions. A failure takes everything behind it along, so that the log holds a prefix
 of what was queued, and ends the use of the producer id: its sequence would refuse all that follows (P-32).
+
+What was never sent may be given up alone, where whoever appends it said so: it is in no batch, so nothing
+else changes, and it is known not to be in the log.
 """
 
 import asyncio
@@ -10,6 +13,7 @@ import time
 from asyncio import Future
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -30,11 +34,17 @@ class Producer(NamedTuple):
 
 
 class Queued(NamedTuple):
-    """A record, who waits for its ack, and the loop time by which it must be acknowledged."""
+    """A record, who waits for its ack, and the loop time by which it must be acknowledged.
+
+    `unsent_by`: the loop time at which it is given up, alone, if it was never sent. `movable`: it is given up
+    as soon as its leader turns unhealthy, if it is in no batch then.
+    """
 
     record: NewRecord
     waiter: Future[Ack] | None
     deadline: float
+    unsent_by: float = inf
+    movable: bool = False
 
 
 class Batch(NamedTuple):
@@ -69,16 +79,37 @@ class Lane:
 
     @property
     def deadline(self) -> float:
-        """The loop time by which the oldest record must be acknowledged."""
-        return self.batch.deadline if self.batch else self.queue[0].deadline
+        """The loop time by which the oldest record must be acknowledged, or sent, if it never was."""
+        oldest = self.batch.queued[0] if self.batch else self.queue[0]
+        in_doubt = self.batch is not None and self.maybe_appended
+        return oldest.deadline if in_doubt else min(oldest.deadline, oldest.unsent_by)
 
     def sendable(self, now: float) -> bool:
         """Whether it is this lane's turn: nothing in flight, not waiting for its next attempt, in time."""
         return not self.in_flight and self.retry_at <= now < self.deadline
 
     def due(self, now: float) -> float:
-        """When to look at it again: at its next attempt, or when its time is up."""
-        return self.retry_at if self.retry_at > now else self.deadline
+        """When to look at it again: at its next attempt, or when somebody's time is up."""
+        unsent_by = self.queue[0].unsent_by if self.queue else inf
+        if self.in_flight:
+            return unsent_by
+        return min(unsent_by, self.retry_at if self.retry_at > now else self.deadline)
+
+    def expired(self, now: float) -> list[Queued]:
+        """Take out what waits in no batch, and is not to wait any longer."""
+        found: list[Queued] = []
+        while self.queue and self.queue[0].unsent_by <= now:
+            found.append(self.queue.popleft())
+        self._settle(len(found))
+        return found
+
+    def moved(self) -> list[Queued]:
+        """Take out what waits in no batch, and may as well be appended elsewhere."""
+        found = [queued for queued in self.queue if queued.movable]
+        if found:
+            self.queue = deque(queued for queued in self.queue if not queued.movable)
+            self._settle(len(found))
+        return found
 
     def next_batch(self, producer: Producer) -> Batch:
         """The batch to send: the one under way, or a new one from the queue."""
@@ -92,12 +123,13 @@ class Lane:
         now = time.time_ns() // 1_000_000
         builder = DefaultRecordBatchBuilder(2, 0, 0, producer.id, producer.epoch, self.sequence, BATCH_BYTES)
         taken = 0
-        for (key, value, headers), _, _ in self.queue:
+        for queued in self.queue:
+            key, value, headers = queued.record
             if builder.append(taken, now, key, value, as_list(headers)) is None:
                 break
             taken += 1
-        queued = [self.queue.popleft() for _ in range(taken)]
-        return Batch(queued, bytes(builder.build()), queued[0].deadline, now)
+        packed = [self.queue.popleft() for _ in range(taken)]
+        return Batch(packed, bytes(builder.build()), packed[0].deadline, now)
 
     def acknowledged(self, offset: int, timestamp: int) -> None:
         """The batch under way is in the log from `offset` on."""

@@ -9,6 +9,10 @@ A lane has one batch under way and repeats exactly that, same producer id and se
 acknowledged: the broker drops repetitions, so order and uniqueness hold. When its time is up or the
 broker refuses it, the batch and everything behind it in the lane fail, and the lane goes on with a fresh
 producer id (P-32): after a failed batch the old one's sequence would refuse everything.
+
+What is in a batch stays in it, also when its leader hangs: it may be in the log, and the same batch at the
+next leader is the only safe way on. What still waits for a batch has not left this process, and may be given
+up (`unsent_s`, `movable`).
 aiokafka's own producer is not used: it gives up a batch never or as a whole, and cannot name what failed.
 """
 
@@ -19,11 +23,11 @@ from collections.abc import Iterable
 from math import inf
 
 import structlog
-from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError, for_code
+from aiokafka.errors import MessageSizeTooLargeError, NodeNotReadyError, RecordListTooLargeError, for_code
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge
+from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge, Unsent
 from schemas.records import NewRecord
 from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_lane import Lane, Producer, Queued, as_list
@@ -38,7 +42,9 @@ log = structlog.get_logger(__name__)
 LANES_PER_REQUEST = 32
 """Bounds a request to 2 MiB, or to 32 large records."""
 REQUEST_TIMEOUT = 10.0
-"""Seconds before a silent broker's connection is replaced; the batch is repeated on the new one."""
+"""Seconds that a leader waits for its followers. Of one that is silent `kafka_brokers` hears much earlier."""
+ANSWER_MARGIN = 1.0
+"""Seconds beyond that after which the connection is replaced; the batch is repeated on the new one."""
 PACE_S = 0.002
 """Seconds between the beginnings of two requests to a broker. One costs it, the readers that it wakes and us
 more than the twenty records that may come meanwhile; a broker that takes longer is not waited for again."""
@@ -72,15 +78,24 @@ class KafkaWriter:
         self._timer_at = inf
         self._pumping = False
         self._closed = False
+        brokers.on_unhealthy(self._leader_unhealthy)
 
     def __repr__(self) -> str:
         pending = sum(lane.pending for lane in self._waiting.values())
         return f"KafkaWriter({self._link.address.bootstrap}, {pending} records pending)"
 
-    async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
-        """Append one record. Raises RecordTooLarge, LogUnavailable or AppendUnknown."""
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        record: NewRecord,
+        *,
+        unsent_s: float = inf,
+        movable: bool = False,
+    ) -> Ack:
+        """Append one record. Raises RecordTooLarge, LogUnavailable, Unsent or AppendUnknown; see the port."""
         waiter: Future[Ack] = self._loop.create_future()
-        self._queue(TopicPartition(topic, partition), record, waiter)
+        self._queue(TopicPartition(topic, partition), record, waiter, unsent_s, movable=movable)
         return await waiter
 
     def post(self, topic: str, partition: int, record: NewRecord) -> None:
@@ -109,11 +124,20 @@ class KafkaWriter:
             self._fail(lane, self._outcome(lane, "the writer was closed"))
         if self._timer:
             self._timer.cancel()
+        self._link.brokers.forget(self._leader_unhealthy)
         await self._link.close()
 
     # -- queueing --------------------------------------------------------------------------------------
 
-    def _queue(self, source: TopicPartition, record: NewRecord, waiter: Future[Ack] | None) -> None:
+    def _queue(
+        self,
+        source: TopicPartition,
+        record: NewRecord,
+        waiter: Future[Ack] | None,
+        unsent_s: float = inf,
+        *,
+        movable: bool = False,
+    ) -> None:
         if self._closed:
             raise LogUnavailable("the writer is closed")
         size = DefaultRecordBatchBuilder.size_of(record.key, record.value, as_list(record.headers))
@@ -122,7 +146,8 @@ class KafkaWriter:
         lane = self._lanes.get(source)
         if lane is None:
             lane = self._lanes[source] = Lane(source)
-        lane.queue.append(Queued(record, waiter, self._loop.time() + self._delivery_timeout))
+        now = self._loop.time()
+        lane.queue.append(Queued(record, waiter, now + self._delivery_timeout, now + unsent_s, movable))
         self._waiting[source] = lane
         self._pump_soon()
 
@@ -135,6 +160,8 @@ class KafkaWriter:
         """Fail what is out of time, and set every idle broker to work that has some."""
         self._pumping = False
         now = self._loop.time()
+        for lane in [lane for lane in self._waiting.values() if lane.due(now) <= now]:
+            self._give_up(lane, lane.expired(now), LogUnavailable)
         for lane in [lane for lane in self._waiting.values() if not lane.in_flight and lane.deadline <= now]:
             self._fail(lane, self._outcome(lane, f"not acknowledged within {self._delivery_timeout} s"))
         leaders, unknown = self._leaders(now)
@@ -146,7 +173,7 @@ class KafkaWriter:
 
     def _set_timer(self, now: float) -> None:
         """Come back for what waits for its next attempt or runs out of time."""
-        due = min((lane.due(now) for lane in self._waiting.values() if not lane.in_flight), default=inf)
+        due = min((lane.due(now) for lane in self._waiting.values()), default=inf)
         if due < self._timer_at or self._timer_at <= now < due < inf:
             if self._timer:
                 self._timer.cancel()
@@ -218,15 +245,18 @@ class KafkaWriter:
         """One request for `lanes`, and what became of each."""
         for lane in lanes:
             lane.in_flight = True
-        timeout = min(REQUEST_TIMEOUT, min(lane.deadline for lane in lanes) - self._loop.time())
+        begun = self._loop.time()
+        connected_by = min(begun + REQUEST_TIMEOUT, *(lane.deadline for lane in lanes))
         sent = False
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(connected_by):
                 await self._link.ready(node, "produce")
                 producer = await self._identity(node)
             request = _produce(lanes, producer)
             sent = True
-            self._answered(lanes, await self._link.send(node, request, "produce", timeout))
+            answered_by = min(begun + REQUEST_TIMEOUT + ANSWER_MARGIN, *map(_given_up, lanes))
+            left = answered_by - self._loop.time()
+            self._answered(lanes, await self._link.send(node, request, "produce", left))
         except asyncio.CancelledError:
             for lane in lanes:  # the writer closes, and is to say what became of them
                 lane.maybe_appended |= sent
@@ -235,7 +265,7 @@ class KafkaWriter:
             if not isinstance(error, FAILURES):
                 log.exception("produce request failed unexpectedly", node=node)
             self._link.stale()
-            self._unanswered(lanes, error, sent)
+            self._unanswered(lanes, error, sent and not isinstance(error, NodeNotReadyError))
         finally:
             for lane in lanes:
                 lane.in_flight = False
@@ -291,6 +321,24 @@ class KafkaWriter:
         text = f"append to {lane.source.topic}/{lane.source.partition} failed, {reason}{cause}"
         return AppendUnknown(text) if lane.maybe_appended else LogUnavailable(text)
 
+    def _leader_unhealthy(self, node: int) -> None:
+        """Give up what has not left this process and can go elsewhere."""
+        for lane in list(self._waiting.values()):
+            if self._link.known_leader(lane.source) == node:
+                self._give_up(lane, lane.moved(), Unsent)
+
+    def _give_up(self, lane: Lane, queued: list[Queued], kind: type[LogUnavailable]) -> None:
+        """Fail what was taken out of a lane before it was sent."""
+        if not queued:
+            return
+        source = lane.source
+        error = kind(f"append to {source.topic}/{source.partition} given up, nothing was sent")
+        for one in queued:
+            if one.waiter is not None and not one.waiter.done():
+                one.waiter.set_exception(error)
+        if not lane.pending:
+            self._waiting.pop(source, None)
+
     def _fail(self, lane: Lane, error: LogError) -> None:
         """Fail a lane's batch and queue, and let it go on with a fresh producer id."""
         self._producer = None
@@ -302,6 +350,12 @@ class KafkaWriter:
                 self._on_failure(lane.source, posted, error)
             except Exception:
                 log.exception("on_failure raised", topic=lane.source.topic)
+
+
+def _given_up(lane: Lane) -> float:
+    """The loop time at which the batch under way is given up."""
+    assert lane.batch is not None
+    return lane.batch.deadline
 
 
 def _produce(lanes: list[Lane], producer: Producer) -> ProduceRequest:

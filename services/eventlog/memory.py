@@ -10,9 +10,10 @@ from asyncio import Future
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import inf
 from typing import Literal
 
-from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge, TopicMissing
+from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge, TopicMissing, Unsent
 from schemas.records import NewRecord
 from services.eventlog.assignment import assign
 from services.eventlog.memory_partition import MemoryPartition, MemoryRecord, record_size
@@ -54,6 +55,8 @@ class MemoryLog:
         self._appended = asyncio.Event()
         self._failures: deque[Outcome] = deque()
         self._turn = 0
+        self.unsent = 0
+        """So many of the next movable appends are given up before they are sent."""
         self.available = True
         """Set it to False and everything raises LogUnavailable, as with no broker."""
 
@@ -225,8 +228,19 @@ class MemoryWriter:
         self._drained.set()
         self._closed = False
 
-    async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
-        """Append one record. Raises RecordTooLarge, LogUnavailable or AppendUnknown."""
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        record: NewRecord,
+        *,
+        unsent_s: float = inf,  # noqa: ARG002 - nothing waits
+        movable: bool = False,
+    ) -> Ack:
+        """Append one record. Raises RecordTooLarge, LogUnavailable, Unsent or AppendUnknown."""
+        if movable and self._log.unsent:
+            self._log.unsent -= 1
+            raise Unsent("the append was given up (asked for by the test)")
         future: Future[Ack] = asyncio.get_running_loop().create_future()
         self._queue(TopicPartition(topic, partition), record, future)
         return await future

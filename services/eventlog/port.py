@@ -6,6 +6,7 @@ Offsets and partitions are plain ints, times are milliseconds since the epoch as
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from schemas.errors import LogError
@@ -67,11 +68,22 @@ class Writer(Protocol):
     a prefix of its records in the log, or learns of the failure.
     """
 
-    async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        record: NewRecord,
+        *,
+        unsent_s: float = inf,
+        movable: bool = False,
+    ) -> Ack:
         """Append one record and wait until all in-sync replicas have it.
 
         Raises RecordTooLarge (nothing appended), LogUnavailable (nothing was sent) or AppendUnknown
         (it may or may not be, or become, appended). Giving up waiting does not take the record back.
+        `unsent_s`: seconds after which a record that was never sent is given up, alone (LogUnavailable).
+        `movable`: the same record may as well go elsewhere, so it is given up, alone, as soon as its leader
+        turns unhealthy, if it was not sent by then (Unsent).
         """
         ...
 

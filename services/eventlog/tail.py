@@ -3,7 +3,7 @@
 The owner of a tail says where to start (`follow`) and reads in a loop. A partition that is followed anew
 interrupts a long poll under way, so it is read at once. A position that is out of the log's range is
 handed up, and the partition rests until it is followed again: the reader has to drop its fold first (P-64).
-With the log away, reading goes on trying; `healthy` says so.
+With the log away, reading goes on trying; the log and a metric say so.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from schemas.errors import LogError
+from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, Log, TopicPartition
 
 log = structlog.get_logger(__name__)
@@ -55,11 +56,6 @@ class Tail:
 
     def __repr__(self) -> str:
         return f"Tail({self._topic}, { ({source.partition: at for source, at in self._positions.items()}) })"
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the last attempt to read succeeded."""
-        return self._backoff == 0
 
     @property
     def followed(self) -> frozenset[int]:
@@ -134,6 +130,7 @@ class Tail:
     def _succeeded(self, batches: list[Batch]) -> list[Batch]:
         if self._backoff:
             log.info("reading again", topic=self._topic)
+            READS_FAILING.labels(self._topic).set(0)
         self._backoff = 0
         return batches
 
@@ -141,5 +138,6 @@ class Tail:
         """Wait before the next attempt, longer each time."""
         if not self._backoff:
             log.warning("cannot read, trying again", topic=self._topic, error=str(error))
+            READS_FAILING.labels(self._topic).set(1)
         self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF), LONGEST_BACKOFF)
         await asyncio.sleep(self._backoff)

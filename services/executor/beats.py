@@ -53,11 +53,6 @@ class Beats:
         self._read_back = asyncio.Event()
         self._sent_at = 0.0
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the beats can be read."""
-        return self._tail.healthy
-
     async def start(self) -> None:
         """Begin a little before the topic's end: the last beats of those who are gone already are known, so
         my own count at once.

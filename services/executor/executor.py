@@ -135,10 +135,9 @@ class Executor:
         return f"<Executor {self.me} owns {sorted(self._assigned)}>"
 
     def not_ready(self) -> list[str]:
-        """Why this executor is not ready; empty when it is."""
+        """Why this executor cannot serve; empty when it can. What Kafka does is no reason (docs/api.md)."""
         reasons = {
             "no beat of mine was read back yet": not self._liveness.beats,
-            "Kafka cannot be reached": not (self._tail.healthy and self._beats.healthy),
             "draining": not self._steward.accepting,
         }
         return [reason for reason, holds in reasons.items() if holds]

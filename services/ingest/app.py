@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,7 +26,6 @@ from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
 from services.ingest.replay_client import ReplayClient
 from services.ingest.routes import Desk
-from services.ingest.watch import Watch
 from services.loops import while_all_run
 from services.settings import Settings
 from services.web import health
@@ -35,6 +35,8 @@ from services.web.server import Server
 
 BODIES_BYTES = 128 << 20
 """Bytes of request bodies that may be under way at once."""
+CLOSE_S = 3.0
+"""Seconds that a stopping process gives to appends under way: whoever waits longer hears that it stops."""
 LEAVE_S = 2.0
 """Seconds that a stopping process gives to the cancels of clients that went just before."""
 
@@ -91,10 +93,11 @@ class Service:
         self._tasks = Tasks()
         admission = Admission(settings.max_queue, BODIES_BYTES, configuration.quota)
         metrics.watch(admission, settings.max_queue)
-        appends = Appends(self._writer, names.events)
+        appends = Appends(self._writer, names.events, partitions, partial(eventlog.leader, names.events))
         replay = ReplayClient(self._upstream)
         gauge = Gauge(replay, admission)
-        terms = Terms(partitions, settings.window_ms, int(settings.run_deadline_s * 1000))
+        deadline_ms = int(settings.run_deadline_s * 1000)
+        terms = Terms(partitions, settings.window_ms, settings.skew_ms, deadline_ms)
         commands = Commands(
             configuration,
             terms,
@@ -107,15 +110,14 @@ class Service:
         )
         attachments = Attachments(commands, replay, self._upstream, self._tasks.spawn, stop)
         desk = Desk(settings, commands, admission, attachments)
-        watch = Watch(eventlog, names.events, appends, gauge)
-        self.loops = (watch.run, gauge.run)
-        routes = [*health.routes(watch.not_ready), *desk.routes()]
+        self.loops = (gauge.run,)
+        routes = [*health.routes(gauge.not_ready), *desk.routes()]
         self.edge = Edge(routes, settings.cors_origins, settings.hosts, public=True)
 
     async def close(self) -> None:
         """Finish what outlives its request, then the appends, then the connections."""
         await self._tasks.close()
-        await self._writer.close(DELIVERY_S)
+        await self._writer.close(CLOSE_S)
         await self._upstream.close()
 
 

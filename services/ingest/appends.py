@@ -1,27 +1,39 @@
 """Appends to `responses.events`, and what a client is told when one fails.
 
     too large           413, nothing was appended
-    surely not appended 503 with Retry-After
-    outcome unknown     503, and `x-should-retry: false` where a repetition could do it twice (A-10)
+    surely not appended 503 with Retry-After, within `UNSENT_S`; or `Unsent`, where it may go elsewhere
+    in doubt            the same batch is repeated for `DELIVERY_S`; then the fold is asked (AppendUnknown)
 
-While the log is known to be away, and for a moment after a partition failed, requests are refused at once
-instead of each waiting for its own timeout.
+While no leader answers, and for a moment after a partition failed, requests are refused at once instead of
+each waiting for its own timeout.
 """
 
-import math
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
 
-from schemas.errors import NO_RETRY, ApiError, AppendUnknown, LogUnavailable, RecordTooLarge, unavailable
+from schemas.errors import (
+    NO_RETRY,
+    ApiError,
+    AppendUnknown,
+    LogUnavailable,
+    RecordTooLarge,
+    Unsent,
+    unavailable,
+)
 from schemas.ids import ResponseId, partition_of
 from schemas.records import NewRecord
-from services.eventlog.port import Ack, Writer
-from services.ingest.metrics import APPEND_SECONDS
+from services.eventlog.port import Ack, Leader, Writer
+from services.ingest.metrics import APPEND_SECONDS, APPENDS_MOVED
+from services.placement import place
 
-DELIVERY_S = 3.0
-"""Seconds that an append may take: with the look-ups before it, an answer comes within 5 s (A-10)."""
+UNSENT_S = 3.0
+"""Seconds that a record waits to be sent: with the look-ups before it, an answer comes within 5 s (A-10)."""
+DELIVERY_S = 16.0
+"""Seconds that an append may be in doubt: a failover of Kafka takes 9 to 12. With the look-ups before and the
+one after it, an answer comes within 20 s (A-10)."""
 PAUSE_S = 1.0
 """Seconds for which a partition is not tried again after a failure."""
 
@@ -29,41 +41,77 @@ log = structlog.get_logger()
 
 
 class Appends:
-    """Appends one record at a time, each acknowledged by all in-sync replicas."""
+    """Appends one record at a time, each acknowledged by all in-sync replicas.
 
-    def __init__(self, writer: Writer, topic: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `leader` says who leads a partition of the topic, as far as is known.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        topic: str,
+        partitions: int,
+        leader: Callable[[int], Leader | None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._writer = writer
         self._topic = topic
+        self._partitions = partitions
+        self._leader = leader
         self._clock = clock
         self._away_until: dict[int, float] = {}
-        self._acked_at = -math.inf
-        self.away = False
-        """Whether the log is known to be away as a whole; set by whoever watches it."""
+        self._under_way: Counter[int] = Counter()
 
-    async def append(self, id: ResponseId, record: NewRecord, *, repeatable: bool) -> Ack:
-        """Append a record of response `id`.
+    def place(self, draw: float) -> int:
+        """The partition for a response that may go anywhere; see `services.placement`."""
+        partitions = range(self._partitions)
+        return place([self._open(p) for p in partitions], [self._under_way[p] for p in partitions], draw)
 
-        `repeatable`: the client may send the request again without harm, even if this append did happen.
-        Raises ApiError, 413 or 503.
+    def led(self) -> bool:
+        """Whether some partition can be appended to now, as far as is known."""
+        return any(self._open(partition) for partition in range(self._partitions))
+
+    async def append(
+        self, id: ResponseId, record: NewRecord, *, unsent_s: float = UNSENT_S, movable: bool = False
+    ) -> Ack:
+        """Append a record of response `id`; one that is not sent in `unsent_s` seconds is given up.
+
+        `movable`: the response may as well have an id in another partition. Raises ApiError (413, or 503 when
+        nothing was stored), Unsent (only what is movable), AppendUnknown.
         """
         partition = partition_of(id)
-        if self.away or self._away_until.get(partition, 0) > self._clock():
-            raise _away()
+        if self._away_until.get(partition, 0) > self._clock() or not (self._healthy(partition) or self.led()):
+            raise away()
+        self._under_way[partition] += 1
         try:
             with APPEND_SECONDS.time():
-                ack = await self._writer.append(self._topic, partition, record)
+                ack = await self._writer.append(
+                    self._topic, partition, record, unsent_s=unsent_s, movable=movable
+                )
         except RecordTooLarge as error:
             raise _too_large(error) from error
-        except (LogUnavailable, AppendUnknown) as error:
+        except Unsent:
+            APPENDS_MOVED.inc()
+            raise
+        except LogUnavailable as error:
             self._away_until[partition] = self._clock() + PAUSE_S
-            raise _told(error, repeatable) from error
+            raise away() from error
+        except AppendUnknown as error:
+            self._away_until[partition] = self._clock() + PAUSE_S
+            log.warning("append in doubt, the fold is asked", id=id, error=str(error))
+            raise
+        finally:
+            self._under_way[partition] -= 1
         self._away_until.pop(partition, None)
-        self._acked_at = self._clock()
         return ack
 
-    def acked_within(self, seconds: float) -> bool:
-        """Whether the log acknowledged something in the last so many seconds: then it is not away."""
-        return self._clock() - self._acked_at < seconds
+    def _open(self, partition: int) -> bool:
+        return self._healthy(partition) and self._away_until.get(partition, 0) <= self._clock()
+
+    def _healthy(self, partition: int) -> bool:
+        leader = self._leader(partition)
+        return leader is not None and leader.healthy
 
 
 def _too_large(error: RecordTooLarge) -> ApiError:
@@ -74,13 +122,12 @@ def _too_large(error: RecordTooLarge) -> ApiError:
     return ApiError(413, what, code="request_too_large", headers=NO_RETRY)
 
 
-def _told(error: LogUnavailable | AppendUnknown, repeatable: bool) -> ApiError:
-    if isinstance(error, LogUnavailable):
-        return _away()
-    log.warning("append outcome unknown", error=str(error))
+def away() -> ApiError:
+    """503: nothing was stored."""
+    return unavailable("The log cannot be reached; nothing was stored.", reason="log_away")
+
+
+def unconfirmed(*, repeatable: bool) -> ApiError:
+    """503: nobody knows whether the record is in the log. `repeatable`: to send it again is safe."""
     what = "The log did not confirm the request in time."
     return unavailable(what, outcome_unknown=not repeatable, reason="append_unknown")
-
-
-def _away() -> ApiError:
-    return unavailable("The log cannot be reached; nothing was stored.", reason="log_away")

@@ -1,47 +1,56 @@
 """Commands: create, cancel, delete. What a client asks becomes one record, or a refusal and no record.
 
     create   what did the Idempotency-Key make before? → is the request served here? → admission → is the
-             predecessor there? → is all there that is referred to? → append `accepted` → who won?
+             predecessor there? → is all there that is referred to? → append `accepted`, unsent in another
+             partition → who won?
     cancel   look-up → may it be cancelled? → append `cancelled` → who won?
     delete   look-up → append `deleted`
 
 An ack is not acceptance (P-30). With an id from fresh entropy no other `accepted` can have come first, so the
 ack's own log time decides. With an id from an Idempotency-Key, and for a cancel, replay is asked past the
 record's own offset. A delete always counts. Everything before the append refuses without a trace in the log.
+
+An append in doubt is settled by the fold (P-35). What was never sent, of a response that may go anywhere, is
+appended in another partition under a fresh id (P-36).
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 import structlog
 from msgspec import Struct
 
 from schemas import ids, response
-from schemas.errors import ApiError, unavailable
+from schemas.errors import ApiError, AppendUnknown, Unsent, unavailable
 from schemas.events import AcceptedValue
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant
-from schemas.records import Accepted, Cancelled, Deleted
+from schemas.records import Accepted, Cancelled, Deleted, NewRecord
 from schemas.references import Reference, checked_references, item_not_found, references, source_of
 from schemas.request import CreateRequest
 from services.config import Agent, Config
-from services.eventlog.port import Ack
 from services.ingest.admission import Admission
-from services.ingest.appends import Appends
+from services.ingest.appends import UNSENT_S, Appends, away, unconfirmed
 from services.ingest.decide import (
+    Settled,
     already_cancelled,
     check_predecessor,
     check_repeated,
     check_visible,
+    ended,
+    settled,
     void,
 )
 from services.ingest.gauge import Gauge
+from services.ingest.metrics import APPENDS_SETTLED
 from services.ingest.replay_client import LOOKUP_S, ReplayClient
 from services.web.internal import ResponseView, Wanted
 
+SETTLE_S = 2.0
+"""Seconds for the look-up after an append in doubt; see `appends.DELIVERY_S`."""
 ABANDON_PAUSES_S = (0, 1, 4, 15)
 """Seconds before each try to cancel a response whose client is gone."""
 
@@ -52,10 +61,11 @@ Entropy = Callable[[int], bytes]
 
 
 class Terms(Struct, frozen=True):
-    """What is settled for every new response: milliseconds, and how many partitions there are."""
+    """What is settled for every new response: how many partitions there are, and milliseconds."""
 
     partitions: int
     window_ms: int
+    skew_ms: int
     run_deadline_ms: int
 
 
@@ -72,6 +82,20 @@ class Created(Struct, frozen=True):
     object: bytes
     retrievable: bool
     open: bool = True
+
+
+class Draft(Struct, frozen=True):
+    """An `accepted` that is to be appended, with its value and the object that it begins with."""
+
+    accepted: Accepted
+    value: bytes
+    object: bytes
+
+    def created(self, offset: int) -> Created:
+        """It is in the log."""
+        accepted = self.accepted
+        retrievable = accepted.store or accepted.background
+        return Created(accepted.id, accepted.tenant, offset, self.object, retrievable=retrievable)
 
 
 class Commands:
@@ -104,28 +128,30 @@ class Commands:
         What the key made is met first: it stays the same, whatever is configured and how much is open by now.
         """
         now, by = self._clock(), asyncio.get_running_loop().time() + LOOKUP_S
-        id = self._id(request, tenant, key)
         if key:
-            earlier = await self._look_up(id, by)
+            earlier = await self._look_up(self._id(request, tenant, key), by)
             if earlier.found:
                 return _met(earlier, request, tenant)
         route = self._config.validate(request.body)
         model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
-        initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
         referred = checked_references(request.body)
-        accepted = self._accepted(id, request, tenant, now, keyed=key is not None)
-        ack = await self._append_accepted(accepted, request, referred, initial, by)
-        if ack.timestamp > accepted.not_after:
-            raise void()
-        created = Created(id, tenant, ack.offset, initial, retrievable=request.store or request.background)
+        movable = key is None and request.previous is None and source_of(references(request.body)) is None
+
+        def draft() -> Draft:
+            id = self._id(request, tenant, key)
+            initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
+            value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
+            return Draft(self._accepted(id, request, tenant, now, keyed=key is not None), value, initial)
+
+        created = await self._append_accepted(draft, request, tenant, referred, by, movable=movable)
         return await self._winner(created, request) if key else created
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
         """Cancel a response and return its object, as JSON. Raises ApiError."""
         view = check_visible(await self._replay.view(id), tenant)
         if not already_cancelled(view):
-            ack = await self._append_cancelled(id, tenant, view.object)
-            view = check_visible(await self._replay.view(id, ack.offset), tenant)
+            offset = await self._append_cancelled(id, tenant, view.object)
+            view = check_visible(await self._replay.view(id, offset), tenant)
             if not already_cancelled(view):
                 raise unavailable("The cancel has not been decided yet; try again.")
         return bytes(view.object)
@@ -134,18 +160,25 @@ class Commands:
         """Delete a response, whatever its state. Raises ApiError."""
         view = check_visible(await self._replay.view(id), tenant)
         record = Deleted(id, self._nonce(), tenant, view.accepted_offset).new()
-        await self._appends.append(id, record, repeatable=True)
+        in_doubt = await self._append(id, record) is None
+        if in_doubt and not (await self._replay.view(id)).deleted:
+            raise unconfirmed(repeatable=True)
 
     async def abandon(self, created: Created) -> None:
-        """Cancel a response whose client went away (A-7). Raises nothing: there is nobody to tell."""
+        """Cancel a response whose client went away (A-7). Raises nothing: there is nobody to tell.
+
+        Before it is tried again the fold is asked: what has closed meanwhile may be erased and forgotten by
+        now, and a `cancelled` that comes later than that would never be erased (P-90).
+        """
         for pause in ABANDON_PAUSES_S:
             await asyncio.sleep(pause)
             try:
-                await self._append_cancelled(created.id, created.tenant, created.object)
+                if pause and ended(await self._replay.view(created.id)):
+                    return
+                if await self._append_cancelled(created.id, created.tenant, created.object) is not None:
+                    return
             except ApiError as error:
                 log.warning("could not cancel an abandoned response", id=created.id, error=error.message)
-            else:
-                return
 
     def _id(self, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
         """By the key (P-2), else where the predecessor or what is referred to is (P-3), else anywhere."""
@@ -157,7 +190,7 @@ class Commands:
         elif said and ids.partition_of(said) < self._terms.partitions:
             partition = ids.partition_of(said)
         else:
-            partition = int.from_bytes(self._entropy(4)) % self._terms.partitions
+            partition = self._appends.place(int.from_bytes(self._entropy(4)) / (1 << 32))
         return ids.response_id(partition, self._entropy(ids.ENTROPY_BYTES))
 
     async def _look_up(self, id: ResponseId, by: float) -> ResponseView:
@@ -196,33 +229,76 @@ class Commands:
 
     async def _append_accepted(
         self,
-        accepted: Accepted,
+        draft: Callable[[], Draft],
         request: CreateRequest,
+        tenant: Tenant,
         referred: Sequence[Reference],
-        initial: bytes,
         by: float,
-    ) -> Ack:
+        *,
+        movable: bool,
+    ) -> Created:
         """Append `accepted`, if there is room for it, and its predecessor and what it refers to are there by
         loop time `by`.
-
-        A key makes the command safe to repeat.
         """
-        value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
-        if self._admission.full(accepted.tenant):
+        if self._admission.full(tenant):
             await self._gauge.refresh()
-        with self._admission.place(accepted.tenant) as hold:
+        with self._admission.place(tenant) as hold:
             previous = request.previous
             if previous:
-                check_predecessor(await self._look_up(previous, by), accepted.tenant)
-            await self._check_there(referred, accepted.tenant, previous, by)
+                check_predecessor(await self._look_up(previous, by), tenant)
+            await self._check_there(referred, tenant, previous, by)
             try:
-                ack = await self._appends.append(accepted.id, accepted.new(value), repeatable=accepted.keyed)
+                created = await self._somewhere(draft, request, movable=movable)
             except ApiError as error:
                 if error.status == 413:
                     error.param = _largest(request.body)
                 raise
-            hold(ids.partition_of(accepted.id), ack.offset)
-        return ack
+            hold(ids.partition_of(created.id), created.offset)
+        return created
+
+    async def _somewhere(
+        self, draft: Callable[[], Draft], request: CreateRequest, *, movable: bool
+    ) -> Created:
+        """Append a draft; one that was given up unsent is drafted anew, for another partition (P-36)."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + UNSENT_S
+        while True:
+            drafted = draft()
+            id = drafted.accepted.id
+            record = drafted.accepted.new(drafted.value)
+            try:
+                ack = await self._appends.append(id, record, unsent_s=until - clock(), movable=movable)
+            except Unsent as error:
+                if clock() >= until or not self._appends.led():
+                    raise away() from error
+            except AppendUnknown:
+                return await self._settled(drafted, request)
+            else:
+                if ack.timestamp > drafted.accepted.not_after:
+                    raise void()
+                return drafted.created(ack.offset)
+
+    async def _settled(self, drafted: Draft, request: CreateRequest) -> Created:
+        """What became of an append in doubt (P-35). A key makes it safe to repeat. Raises ApiError."""
+        accepted = drafted.accepted
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                view = await self._replay.view(accepted.id)
+        except (TimeoutError, ApiError) as error:
+            APPENDS_SETTLED.labels(Settled.UNKNOWN.value).inc()
+            raise unconfirmed(repeatable=accepted.keyed) from error
+        if accepted.keyed and view.found:  # whoever made it
+            return _met(view, request, accepted.tenant)
+        how = settled(view, accepted.not_after, self._terms.skew_ms)
+        APPENDS_SETTLED.labels(how.value).inc()
+        match how:
+            case Settled.COUNTS:
+                return drafted.created(view.accepted_offset)
+            case Settled.VOID:
+                raise void()
+            case Settled.UNKNOWN:
+                raise unconfirmed(repeatable=accepted.keyed)
+        assert_never(how)
 
     async def _winner(self, created: Created, request: CreateRequest) -> Created:
         """What a key came to, once its record was appended: another `accepted` may have been first."""
@@ -231,10 +307,18 @@ class Commands:
             raise void()
         return created if view.accepted_offset == created.offset else _met(view, request, created.tenant)
 
-    async def _append_cancelled(self, id: ResponseId, tenant: Tenant, shown: bytes | msgspec.Raw) -> Ack:
+    async def _append_cancelled(
+        self, id: ResponseId, tenant: Tenant, shown: bytes | msgspec.Raw
+    ) -> int | None:
         final = msgspec.json.encode(response.cancelled(msgspec.json.decode(shown)))
-        record = Cancelled(id, self._nonce(), tenant).new(final)
-        return await self._appends.append(id, record, repeatable=True)
+        return await self._append(id, Cancelled(id, self._nonce(), tenant).new(final))
+
+    async def _append(self, id: ResponseId, record: NewRecord) -> int | None:
+        """Append what may be appended twice: its offset, None when that is in doubt. Raises ApiError."""
+        try:
+            return (await self._appends.append(id, record)).offset
+        except AppendUnknown:
+            return None
 
     def _nonce(self) -> str:
         return self._entropy(ids.TOKEN_BYTES).hex()

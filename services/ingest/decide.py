@@ -1,5 +1,7 @@
 """Decisions on what the log says of a response. Pure: a view in, a verdict or a refusal out."""
 
+from enum import Enum
+
 from schemas.errors import NO_RETRY, ApiError, invalid, not_found, unavailable
 from schemas.fold import CANCELLED, TERMINAL_STATUSES
 from schemas.ids import Tenant
@@ -50,6 +52,11 @@ def already_cancelled(view: ResponseView) -> bool:
     return view.status == CANCELLED
 
 
+def ended(view: ResponseView) -> bool:
+    """Whether nothing can come of the response any more: it has closed, is deleted, or is forgotten."""
+    return not view.found or view.deleted or view.status in TERMINAL_STATUSES
+
+
 def ends_with_its_client(request: CreateRequest, key: str | None) -> bool:
     """Whether the response is cancelled when the client that waits for it goes (A-7).
 
@@ -64,6 +71,25 @@ def check_repeated(view: ResponseView, request: CreateRequest) -> None:
         raise _unusable("made a response that was deleted, or not stored and erased", "response_deleted")
     if view.body_sha256 != request.sha256:
         raise _unusable("was used with another request body", "idempotency_key_reused")
+
+
+class Settled(Enum):
+    """What became of an `accepted` whose append was in doubt (P-35)."""
+
+    COUNTS = "counts"
+    VOID = "void"
+    UNKNOWN = "unknown"
+
+
+def settled(view: ResponseView, not_after: int, skew_ms: int) -> Settled:
+    """What the fold knows of an id that nobody else can have, once its append was given up.
+
+    It is not there yet: then it is void only when its partition was read past `not_after`. Log time may go
+    back by the skew when another broker leads, so past that too. An idle partition proves nothing.
+    """
+    if view.found:
+        return Settled.COUNTS
+    return Settled.VOID if view.read_to > not_after + skew_ms else Settled.UNKNOWN
 
 
 def void() -> ApiError:

@@ -30,8 +30,12 @@ class Gauge:
         self._wanted = asyncio.Event()
         self._next = asyncio.Event()
         """Set once the next question is answered."""
-        self.away = True
-        """Whether replay did not answer the last time, or was never asked."""
+        self.heard = False
+        """Whether replay has told its load once: what is open is known, and room can be given."""
+
+    def not_ready(self) -> list[str]:
+        """Why commands cannot be taken: only this process' own start, not what its neighbours do later."""
+        return [] if self.heard else ["replay has not told yet how much is open"]
 
     async def run(self) -> None:
         """Ask, again and again, until cancelled."""
@@ -50,10 +54,7 @@ class Gauge:
     async def _read(self) -> None:
         self._wanted.clear()
         answered, self._next = self._next, asyncio.Event()
-        try:
+        with suppress(ReplayAway):
             self._admission.loaded(await self._replay.load())
-        except ReplayAway:
-            self.away = True
-        else:
-            self.away = False
+            self.heard = True
         answered.set()

@@ -19,7 +19,16 @@ COMMANDS = Counter(
 APPEND_SECONDS = Histogram(
     "rejoinder_ingest_append_seconds",
     "Seconds from the append of a command's record to its acknowledgement",
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 3),
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 3, 10),
+)
+APPENDS_MOVED = Counter(
+    "rejoinder_ingest_appends_moved_total",
+    "Responses that were placed anew, unsent, because the leader of their partition stopped answering",
+)
+APPENDS_SETTLED = Counter(
+    "rejoinder_ingest_appends_settled_total",
+    "Appends in doubt, by what the fold said: counts, void, or unknown",
+    ["how"],
 )
 ABANDONED = Counter(
     "rejoinder_ingest_abandoned_total",

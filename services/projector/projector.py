@@ -91,6 +91,7 @@ class Projector:
         self._waiting_bytes = 0
         self._eased = asyncio.Event()
         self._late: set[asyncio.Task[None]] = set()
+        self._served = False
         self._membership: Membership
         self._tasks: asyncio.TaskGroup
 
@@ -98,14 +99,19 @@ class Projector:
         return f"<Projector of {sorted(self._partitions)}>"
 
     def not_ready(self) -> list[str]:
-        """Why this projector is not ready; empty when it is."""
+        """Why it cannot serve: it has not caught up yet with what it was given first. Empty once it has."""
+        behind = [] if self._served else self.behind()
+        self._served = not behind
+        return behind
+
+    def behind(self) -> list[str]:
+        """What it has still to do before it is up to date; empty when it is."""
         behind = sorted(p.number for p in self._partitions.values() if not p.caught_up)
         starting = sorted(self._assigned - self._partitions.keys())
         joining = not self._assigned and not self._unassigned_for(REBALANCE_SECONDS)
         reasons = {
             "joining the group": joining,
             f"not caught up in partitions {behind or starting}": behind or starting,
-            "Kafka cannot be reached": not self._tail.healthy,
         }
         return [reason for reason, holds in reasons.items() if holds]
 

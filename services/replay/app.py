@@ -87,9 +87,8 @@ class Service:
         metrics.watch(self.feed, memory, self.seeker)
 
     def not_ready(self) -> list[str]:
-        """Why it is not ready to serve."""
-        reasons = [] if self.feed.caught_up else ["reading the log"]
-        return reasons if self.feed.healthy else [*reasons, "the log is away"]
+        """Why it cannot serve. Once it has read the log, what Kafka does later is told in answers."""
+        return [] if self.feed.caught_up else ["reading the log"]
 
     async def _catch_up(self, partition: int) -> None:
         await self._packed.reach(partition)

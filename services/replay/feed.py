@@ -63,11 +63,6 @@ class Feed:
         self.caught_up = False
         """Whether everything that was in the log at the start has been folded."""
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the log answered last time."""
-        return self._events.healthy and self._transcripts.healthy
-
     def lag(self) -> int:
         """Offsets that are in the log, as far as is known, and not folded."""
         return sum(max(0, end - at.value) for end, at in zip(self._ends, self.folded, strict=True))

@@ -210,7 +210,12 @@ class Replay:
 
     async def view(self, id: ResponseId, offset: int | None) -> ResponseView:
         """What ingest wants to know of `id`. Raises ApiError 503."""
-        found = await self.find(id, offset)
+        partition = partition_of(id)
+        # Taken before the look-up: all that was read by then is known when an id is not found (P-35).
+        read_to = self._foldings[partition].time if partition < len(self._foldings) else 0
+        return replace(await self._view(id, await self.find(id, offset)), read_to=read_to)
+
+    async def _view(self, id: ResponseId, found: Found) -> ResponseView:
         match found:
             case None:
                 return ResponseView(id, found=False)

@@ -46,6 +46,8 @@ class ResponseView(msgspec.Struct, frozen=True):
     store: bool = True
     status: str = ""
     object: msgspec.Raw = msgspec.Raw(b"null")
+    read_to: int = 0
+    """The log time (ms) of the last record of its partition that was folded; 0 before any. Always meant."""
 
 
 class Name(msgspec.Struct, frozen=True):

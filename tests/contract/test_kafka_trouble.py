@@ -17,6 +17,7 @@ from services.eventlog import kafka_writer
 from services.eventlog.kafka import KafkaLog, create_topics
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_topics import _admin, _alter
+from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
 from services.eventlog.topics import topics
@@ -229,14 +230,14 @@ async def test_a_broker_that_dies_and_comes_back_is_gone_on_with(
         writer.post(topic, n % PARTITIONS, record(n))
         if n == 100:
             await broker.kill()
-            await eventually(lambda: not tail.healthy)
+            await eventually(lambda: READS_FAILING.labels(topic)._value.get())
             with pytest.raises(LogUnavailable):
                 await member.commit({0: 1})
         await asyncio.sleep(0)
     await broker.start()
     await writer.flush()
     await eventually(lambda: len(found) >= 300)
-    assert tail.healthy
+    assert not READS_FAILING.labels(topic)._value.get()
     assert sorted(found) == list(range(300))
 
     async def committed() -> bool:  # what is owned still may be assigned anew at any moment

@@ -8,6 +8,7 @@ import pytest
 
 from schemas.fold import TERMINAL_STATUSES
 from schemas.records import Deleted
+from services.ingest.appends import PAUSE_S
 from services.ingest.replay_client import ReplayClient
 from services.web.internal import ResponseView
 from tests.conftest import eventually
@@ -160,7 +161,17 @@ async def test_with_the_log_away_both_are_503_within_five_seconds() -> None:
         assert all("retry-after" in answer.headers for answer in answers)
 
 
-@pytest.mark.parametrize("outcome", ["lost", "unknown-lost", "unknown-appended"])
+async def test_an_append_in_doubt_is_answered_by_what_the_fold_shows() -> None:
+    async with ingesting() as running:
+        made = await running.create()
+        running.log.fail_next("unknown-appended", 2)
+        assert (await running.cancel(made["id"])).status == 200
+        await asyncio.sleep(PAUSE_S)  # the partition rests after a failure
+        assert (await running.delete(made["id"])).status == 200
+        assert (await running.get(made["id"])).status == 404
+
+
+@pytest.mark.parametrize("outcome", ["lost", "unknown-lost"])
 async def test_a_failed_append_is_a_503_that_may_be_repeated(outcome: Any) -> None:
     async with ingesting() as running:
         made = await running.create()

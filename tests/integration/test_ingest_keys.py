@@ -146,9 +146,17 @@ async def test_the_end_of_a_repeated_post_does_not_cancel_what_another_one_made(
         assert (await second).body == final.body
 
 
-async def test_an_unknown_outcome_may_be_repeated_and_meets_its_own_record() -> None:
+async def test_an_append_in_doubt_is_answered_once_the_fold_shows_it() -> None:
     async with ingesting() as running:
         running.log.fail_next("unknown-appended")
+        made = await running.create(KEY)
+        assert [one.id for one in running.accepted()] == [made["id"]]
+        assert (await running.post({"background": True, "input": "another"}, KEY)).status == 422
+
+
+async def test_an_unknown_outcome_may_be_repeated_and_meets_its_own_record() -> None:
+    async with ingesting() as running:
+        running.log.fail_next("unknown-lost")
         answer = await running.post({"background": True}, KEY)
         assert (answer.status, "x-should-retry" in answer.headers) == (503, False)
         await _until_taken(running)

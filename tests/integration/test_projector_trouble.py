@@ -11,6 +11,7 @@ from schemas.events import response_in
 from schemas.ids import partition_of
 from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog
+from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.topics import Topics, topics
 from services.projector import projector, views
@@ -82,7 +83,7 @@ async def test_failed_appends_are_repeated_and_the_watermark_waits(
 ) -> None:
     before = _repeated()
     async with projecting(log, NAMES, SETTINGS) as running:
-        await eventually(lambda: not running.not_ready())
+        await eventually(lambda: not running.behind())
         author = await completed(write(2), "one")
         for outcome in ("lost", "unknown-lost", "unknown-appended"):
             log.fail_next(outcome)
@@ -94,12 +95,13 @@ async def test_failed_appends_are_repeated_and_the_watermark_waits(
 
 async def test_with_the_log_away_nothing_is_lost(log: MemoryLog, view: Views, write: Write) -> None:
     async with projecting(log, NAMES, SETTINGS) as running:
-        await eventually(lambda: not running.not_ready())
+        await eventually(lambda: not running.behind())
         first = await completed(write(0), "one")
         await view.committed(0, first.ack.offset + 1)
         second = await completed(write(2), "two")
         log.available = False
-        await eventually(lambda: "Kafka cannot be reached" in running.not_ready())
+        await eventually(lambda: READS_FAILING.labels(NAMES.events)._value.get())
+        assert running.not_ready() == []
         log.available = True
         await view.committed(0, second.ack.offset + 1)
     assert await view.frames(second.id) == second.after(-1)
@@ -126,7 +128,7 @@ async def test_two_projectors_share_the_partitions_and_one_takes_over_both(
 ) -> None:
     async with projecting(log, NAMES, SETTINGS) as survivor:
         async with projecting(log, NAMES, SETTINGS) as other:
-            await eventually(lambda: not survivor.not_ready() and not other.not_ready())
+            await eventually(lambda: not survivor.behind() and not other.behind())
             assert [len(each._partitions) for each in (survivor, other)] == [1, 1]
             authors = [await completed(write(number), "x") for number in range(4)]
             open_ones = [await (await write(number).accept()).take() for number in (10, 11)]
@@ -140,10 +142,10 @@ async def test_two_projectors_share_the_partitions_and_one_takes_over_both(
 
 async def test_a_zombie_writes_only_the_same_again(log: MemoryLog, view: Views, write: Write) -> None:
     async with projecting(log, NAMES, SETTINGS) as zombie:
-        await eventually(lambda: not zombie.not_ready())
+        await eventually(lambda: not zombie.behind())
         zombie._membership.expel()  # type: ignore[attr-defined]
         async with projecting(log, NAMES, SETTINGS) as owner:
-            await eventually(lambda: not owner.not_ready())
+            await eventually(lambda: not owner.behind())
             author = await completed(write(0), "one")
             await eventually(lambda: len(log.records(NAMES.responses, 0)) == 2)
             assert await view.frames(author.id) == author.after(-1)
@@ -265,7 +267,7 @@ async def test_an_offset_out_of_range_drops_the_fold_and_starts_again(
     log: MemoryLog, view: Views, write: Write
 ) -> None:
     async with projecting(log, NAMES, SETTINGS) as running:
-        await eventually(lambda: not running.not_ready())
+        await eventually(lambda: not running.behind())
         before = running._partitions[0]
         running._tail.follow(0, 10_000)
         await eventually(lambda: running._partitions.get(0) not in (None, before))
@@ -299,6 +301,6 @@ async def test_a_record_that_no_topic_takes_holds_nothing_up(write: Write) -> No
 async def test_it_stops_in_time_with_the_log_away(log: MemoryLog, write: Write) -> None:
     async with asyncio.timeout(SETTINGS.grace_s + 5):
         async with projecting(log, NAMES, SETTINGS) as running:
-            await eventually(lambda: not running.not_ready())
+            await eventually(lambda: not running.behind())
             await completed(write(0), "one")
             log.available = False

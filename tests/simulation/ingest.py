@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,7 +17,6 @@ from services.ingest.attach import Attachments
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
 from services.ingest.replay_client import ReplayClient
-from services.ingest.watch import Watch
 from services.replay.replay import Packed, Replay
 from services.replay.window import Window
 from services.settings import Settings
@@ -103,16 +103,17 @@ def start(
     """Start an ingest, put together as `services.ingest.app` does. It asks the replays that `find` finds."""
     loop, line = asyncio.get_running_loop(), Line(node, find, background)
     admission = Admission(settings.max_queue, 1 << 20, CONFIG.quota)
-    appends = Appends(node.writer(delivery_timeout=DELIVERY_S), NAMES.events, clock=loop.time)
+    writer, leader = node.writer(delivery_timeout=DELIVERY_S), partial(node.leader, NAMES.events)
+    appends = Appends(writer, NAMES.events, PARTITIONS, leader, clock=loop.time)
     gauge = Gauge(line, admission)
-    terms = Terms(PARTITIONS, settings.window_ms, (SHORT_S if brief(name) else LONG_S) * 1000)
+    deadline_s = SHORT_S if brief(name) else LONG_S
+    terms = Terms(PARTITIONS, settings.window_ms, settings.skew_ms, deadline_s * 1000)
     entropy = node.rng.randbytes
     commands = Commands(CONFIG, terms, admission, appends, line, gauge, clock=clock, entropy=entropy)
-    watch = Watch(node, NAMES.events, appends, gauge)
     stop, connections = asyncio.Event(), list[asyncio.Task[Any]]()
     nowhere = Upstream("http://replay")  # nobody streams here
     attachments = Attachments(commands, line, nowhere, lambda task: background(task, node), stop)
-    task = started(node, _serve((watch.run, gauge.run), stop, connections))
+    task = started(node, _serve((gauge.run,), stop, connections))
     return Process(
         name, node, task, stop, commands=commands, attachments=attachments, connections=connections
     )

@@ -9,10 +9,11 @@ import asyncio
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import copy_context
+from math import inf
 from random import Random
 from typing import TypeVar
 
-from schemas.errors import AppendUnknown, LogError, LogUnavailable
+from schemas.errors import AppendUnknown, LogError, LogUnavailable, Unsent
 from schemas.ids import ResponseId
 from schemas.records import LogRecord, NewRecord
 from services.eventlog.memory import MemoryMembership
@@ -270,7 +271,18 @@ class NodeWriter:
         self._queues: dict[TopicPartition, list[Queued]] = {}
         self._flusher: asyncio.Task[None] | None = None
 
-    async def append(self, topic: str, partition: int, record: NewRecord) -> Ack:
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        record: NewRecord,
+        *,
+        unsent_s: float = inf,
+        movable: bool = False,
+    ) -> Ack:
+        if movable and self._node.rng.random() < self._node.trouble:
+            await self._node.turn(min(unsent_s, 1))
+            raise Unsent("its leader turned unhealthy before it was sent")
         future: Future[Ack] = asyncio.get_running_loop().create_future()
         self._queue(TopicPartition(topic, partition), record, future)
         try:

@@ -20,7 +20,7 @@ from schemas.records import NewRecord
 from services.eventlog import transcript
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
-from services.ingest import gauge, watch
+from services.ingest import gauge
 from services.settings import Settings
 from tests.simulation import clients, ingest, processes, readers
 from tests.simulation.answers import Answers
@@ -294,7 +294,6 @@ def played(seed: int, plan: Plan, *, trace: bool = False) -> World:
             patch.object(secrets, "token_bytes", world.rng.randbytes),
             patch.object(time, "time", _epoch),
             patch.object(transcript, "CHUNK_BYTES", 700),
-            patch.object(watch, "PERIOD_S", 10),  # what they look at costs time, and hardly ever decides
             patch.object(gauge, "PERIOD_S", 10),
         ):
             play(world.run())

@@ -17,7 +17,7 @@ def ticks(health: BrokerHealth, since: float, until: float) -> list[tuple[float,
 
 
 def test_a_broker_of_which_nothing_is_known_is_taken_for_healthy() -> None:
-    assert BrokerHealth().healthy(1, 0)
+    assert BrokerHealth().healthy(1)
     assert not BrokerHealth().silent(1)
 
 
@@ -52,10 +52,13 @@ def test_a_broker_that_takes_no_connection_is_silent_at_once() -> None:
 def test_any_short_request_that_grows_old_makes_its_broker_unhealthy() -> None:
     health = BrokerHealth()
     request = health.asked(1, 0)
-    assert not health.healthy(1, OLD_S)
-    assert health.healthy(2, OLD_S)
+    turned = ticks(health, 0, OLD_S)
+    assert turned == [(OLD_S, Turned([1], [], [], []))]
+    assert not health.healthy(1)
+    assert health.healthy(2)
     health.answered(1, request)
-    assert health.healthy(1, OLD_S)
+    health.tick(OLD_S + TICK)
+    assert health.healthy(1)
 
 
 def test_a_broker_that_answers_again_is_told_once_and_trusted_from_then_on() -> None:
@@ -76,7 +79,7 @@ def test_a_process_that_stood_still_blames_nobody_and_trusts_no_old_metadata() -
     health.tick(0)
     health.probe(1, 0)
     assert health.tick(60) == NOTHING
-    assert health.healthy(1, 60)
+    assert health.healthy(1)
     assert health.trusted_since(1) == 60
     assert [at for at, _ in ticks(health, 60.2, 62)] == [61.0, 62.0]
 
@@ -89,5 +92,6 @@ def test_metadata_is_asked_of_who_was_never_silent_first_and_of_the_silent_not_a
     health.probe(1, 1)
     health.probed(1, 1, answered=True)
     health.asked(3, 0)
+    health.tick(1)
     assert health.order([1, 2, 3, 4], 2) == [4, 3, 1]
     assert health.order([1, 4], 1 + RECOVERING_S) == [1, 4]

@@ -1,6 +1,7 @@
 """A lane of the writer: the same batch until it is settled, then the next sequence, or a fresh producer."""
 
 import asyncio
+from math import inf
 
 import pytest
 from aiokafka.record.memory_records import MemoryRecords
@@ -96,3 +97,52 @@ def test_a_lane_waits_for_its_next_attempt_and_ends_at_its_deadline() -> None:
     assert lane.due(5) == 6
     assert lane.due(6) == 10
     assert not lane.sendable(10)
+
+
+def waiting(n: int, unsent_by: float = inf, *, movable: bool = False) -> Queued:
+    return Queued(record(n), asyncio.get_running_loop().create_future(), 100, unsent_by, movable)
+
+
+async def test_what_was_never_sent_is_given_up_alone() -> None:
+    lane = lane_of()
+    lane.queue.extend([waiting(1, 3), waiting(2, 5)])
+    assert (lane.deadline, lane.due(0)) == (3, 3)
+    assert [one.record for one in lane.expired(3)] == [record(1)]
+    assert lane.pending == 1
+    assert identity(lane.next_batch(FIRST)) == (7, 0, 1)
+    assert lane.expired(99) == []
+
+
+async def test_a_batch_that_was_never_sent_is_given_up_sooner_than_one_in_doubt() -> None:
+    lane = lane_of()
+    lane.queue.append(waiting(1, 3))
+    lane.next_batch(FIRST)
+    assert lane.deadline == 3
+    lane.maybe_appended = True
+    assert (lane.deadline, lane.sendable(50)) == (100, True)
+
+
+async def test_what_waits_behind_a_batch_in_flight_is_given_up_in_time() -> None:
+    lane = lane_of()
+    lane.queue.append(waiting(1, 3))
+    lane.next_batch(FIRST)
+    lane.in_flight = lane.maybe_appended = True
+    assert lane.due(0) == inf
+    lane.queue.append(waiting(2, 5))
+    assert lane.due(0) == 5
+    assert [one.record for one in lane.expired(5)] == [record(2)]
+    assert lane.batch is not None
+
+
+async def test_what_may_go_elsewhere_leaves_and_the_rest_stays_in_order() -> None:
+    lane = lane_of()
+    lane.queue.append(waiting(1, movable=True))
+    lane.next_batch(FIRST)
+    lane.queue.extend([waiting(2), waiting(3, movable=True), waiting(4)])
+    flushed = lane.flushed()
+    assert [one.record for one in lane.moved()] == [record(3)]
+    assert [one.record for one in lane.queue] == [record(2), record(4)]
+    lane.acknowledged(0, 0)
+    assert identity(lane.next_batch(FIRST)) == (7, 1, 2)
+    lane.acknowledged(1, 0)
+    assert flushed.done()

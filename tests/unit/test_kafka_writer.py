@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import AppendUnknown, LogUnavailable
+from schemas.errors import AppendUnknown, LogUnavailable, Unsent
 from schemas.records import NewRecord
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import Brokers
@@ -15,6 +15,8 @@ from services.eventlog.kafka_link import KafkaLink
 from services.eventlog.kafka_wire import ProduceRequest
 from services.eventlog.kafka_writer import KafkaWriter
 from services.eventlog.port import TopicPartition
+
+SOURCE = "events", 0
 
 
 class Silent(KafkaLink):
@@ -51,3 +53,25 @@ async def test_of_what_was_sent_nobody_knows_when_the_writer_is_closed() -> None
         await sent
     with pytest.raises(LogUnavailable, match="not sent"):
         await behind
+
+
+async def test_when_its_leader_turns_unhealthy_what_may_move_and_was_not_sent_is_given_back_at_once() -> None:
+    link = Silent()
+    writer = KafkaWriter(link.brokers)
+    writer._link = link
+    sent = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"sent", b"{}"), movable=True))
+    await link.sent.wait()
+    behind = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"behind", b"{}"), movable=True))
+    bound = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"bound", b"{}"), unsent_s=0.2))
+    await asyncio.sleep(0)
+    for told in link.brokers._listeners:
+        told(1)
+    with pytest.raises(Unsent):
+        await behind
+    assert not bound.done()
+    with pytest.raises(LogUnavailable, match="nothing was sent"):
+        await bound
+    assert not sent.done()
+    await writer.close(timeout=0)
+    with pytest.raises(AppendUnknown):
+        await sent

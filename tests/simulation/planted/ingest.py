@@ -7,15 +7,17 @@ from unittest.mock import patch
 from msgspec.structs import replace
 
 from schemas import ids
+from schemas.errors import AppendUnknown, Unsent
 from schemas.ids import ResponseId, Tenant
 from schemas.records import Accepted, NewRecord
 from schemas.request import CreateRequest
 from services.eventlog.port import Ack
-from services.ingest import decide
+from services.ingest import commands, decide
 from services.ingest.admission import Admission
 from services.ingest.appends import Appends
 from services.ingest.commands import Commands, Created
-from services.ingest.decide import already_cancelled, check_visible
+from services.ingest.decide import Settled, already_cancelled, check_visible
+from services.web.internal import ResponseView
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import ADMITTING, ASKING, TARDY, rule
 
@@ -70,8 +72,8 @@ def void_not_noticed() -> Iterator[None]:
     """A POST is answered as if its record had come in time."""
     original = Appends.append
 
-    async def append(self: Appends, id: ResponseId, record: NewRecord, *, repeatable: bool) -> Ack:
-        ack = await original(self, id, record, repeatable=repeatable)
+    async def append(self: Appends, id: ResponseId, record: NewRecord, **terms: Any) -> Ack:
+        ack = await original(self, id, record, **terms)
         return Ack(ack.offset, 0)
 
     with patch.object(Appends, "append", append):
@@ -110,7 +112,7 @@ def cancel_answered_at_its_ack() -> Iterator[None]:
 def answered_before_the_ack() -> Iterator[None]:
     """A client hears of an id whose record is on its way."""
 
-    async def append(self: Appends, id: ResponseId, record: NewRecord, *, repeatable: bool) -> Ack:
+    async def append(self: Appends, id: ResponseId, record: NewRecord, **_: Any) -> Ack:
         self._writer.post(self._topic, ids.partition_of(id), record)
         return Ack(-1, 0)
 
@@ -150,4 +152,30 @@ def everybody_let_in() -> Iterator[None]:
 def places_never_given_back() -> Iterator[None]:
     """What has closed still counts as open."""
     with patch.object(Admission, "loaded", lambda *_: None):
+        yield
+
+
+@rule("P-35", "A-10", plan=replace(ASKING, keyed=0, repeats=0, unsure=0.6))
+def not_there_taken_for_void() -> Iterator[None]:
+    """What the fold does not show when an append is given up is told to be repeated."""
+
+    def settled(view: ResponseView, *_: int) -> Settled:
+        return Settled.COUNTS if view.found else Settled.VOID
+
+    with patch.object(commands, "settled", settled):
+        yield
+
+
+@rule("P-36", "A-10", plan=replace(ASKING, keyed=0, repeats=0, unsure=0.6))
+def in_doubt_and_elsewhere() -> Iterator[None]:
+    """What may be on its way is appended in another partition as well."""
+    original = Appends.append
+
+    async def append(self: Appends, id: ResponseId, record: NewRecord, **terms: Any) -> Ack:
+        try:
+            return await original(self, id, record, **terms)
+        except AppendUnknown as error:
+            raise Unsent("it may be on its way") from error
+
+    with patch.object(Appends, "append", append):
         yield

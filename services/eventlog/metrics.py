@@ -1,0 +1,11 @@
+"""What the log's adapter shows of Kafka: readiness says nothing of it."""
+
+from prometheus_client import Counter, Gauge
+
+SILENT_BROKERS = Gauge("rejoinder_kafka_silent_brokers", "Brokers of Kafka that answer nothing now")
+SILENCES = Counter("rejoinder_kafka_silences_total", "Times that a broker of Kafka fell silent")
+READS_FAILING = Gauge(
+    "rejoinder_log_reads_failing",
+    "1 while nothing of what is followed of a topic can be read, else 0",
+    ["topic"],
+)
