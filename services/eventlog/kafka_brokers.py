@@ -1,6 +1,6 @@
 """The brokers of the cluster, as one process sees them: who answers, for all of its clients.
 
-One client probes (`watch`). When a broker falls silent every client drops its connections, so whatever waits
+One task probes (`watch`). When a broker falls silent every client drops its connections, so whatever waits
 for it fails at once, and goes to whoever leads next. The decisions are in `broker_health`.
 """
 
@@ -35,7 +35,7 @@ class Brokers:
         self.health = BrokerHealth()
         self._clients: WeakSet[KafkaClient] = WeakSet()
         self._listeners: list[OnUnhealthy] = []
-        self._probes: dict[int, Task[None]] = {}
+        self._probes: dict[int, tuple[KafkaClient, Task[None]]] = {}
 
     def __repr__(self) -> str:
         return f"Brokers({self.address.bootstrap}, {self.health})"
@@ -66,27 +66,37 @@ class Brokers:
         """Whether `node` is quick to answer, as far as is known."""
         return self.health.healthy(node)
 
-    async def watch(self, client: KafkaClient) -> None:
-        """Probe, over `client`, every broker that it knows, until cancelled."""
+    async def watch(self) -> None:
+        """Probe every broker that some client knows of, until cancelled.
+
+        Any client, not one: a broker that comes back is known first to who is told that it leads again.
+        """
         loop = asyncio.get_running_loop()
         try:
             while True:
-                now = loop.time()
-                for node in self.health.due([broker.nodeId for broker in client.cluster.brokers()], now):
+                now, known = loop.time(), self._known()
+                for node in self.health.due(known, now):
                     self.health.probe(node, now)
-                    self._probes[node] = asyncio.create_task(self._probe(client, node))
-                self._look(client, now)
+                    self._probes[node] = known[node], asyncio.create_task(self._probe(known[node], node))
+                self._look(now)
                 await asyncio.sleep(TICK_S)
         finally:
-            for probe in self._probes.values():
+            probes = [probe for _, probe in self._probes.values()]
+            for probe in probes:
                 probe.cancel()
-            await asyncio.gather(*self._probes.values(), return_exceptions=True)
+            await asyncio.gather(*probes, return_exceptions=True)
 
-    def _look(self, client: KafkaClient, now: float) -> None:
+    def _known(self) -> dict[int, KafkaClient]:
+        """Each broker, and a client that knows where it is."""
+        living = [client for client in self._clients if not client.closed]
+        return {broker.nodeId: client for client in living for broker in client.cluster.brokers()}
+
+    def _look(self, now: float) -> None:
         """Act on what turned since the last look."""
         turned = self.health.tick(now)
         for node in turned.overdue:
-            self._probes[node].cancel()
+            client, probe = self._probes[node]
+            probe.cancel()
             client.hang_up(node, PROBE)
         for node in turned.silent:
             log.warning("a broker of Kafka is silent", broker=node)

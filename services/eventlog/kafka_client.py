@@ -11,6 +11,7 @@ silent. Metadata is asked of who answers, for `METADATA_S` each. `drop` ends wha
 """
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import Hashable
 from math import inf
@@ -51,6 +52,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         super().__init__(request_timeout_ms=int(request_timeout * 1000), **options)
         self._health = health
         self._connecting: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.closed = False
         self._metadata_from = -inf
         """The loop time at which the metadata that it goes by was asked for."""
 
@@ -72,6 +74,11 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         if self._sync_task is None:
             self._sync_task = asyncio.create_task(self._md_synchronizer())
 
+    async def close(self) -> None:
+        """Close all connections."""
+        self.closed = True
+        await super().close()
+
     async def _bootstrap_from(self, host: str, port: int) -> None:
         asked_at = self._loop.time()
         connection = await self._connection(host, port)
@@ -90,8 +97,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         """Read the metadata into `cluster_metadata`; false when no broker told. Never raises."""
-        now = self._loop.time()
-        for node in self._health.order([broker.nodeId for broker in self.cluster.brokers()], now):
+        for node in self._order():
             asked_at = self._loop.time()
             request = self._health.asked(node, asked_at)
             try:
@@ -184,9 +190,14 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
 
     def get_random_node(self) -> int | None:
         """Any broker that answers, of those that are known: for questions that all of them can answer."""
+        nodes = self._order() or [broker.nodeId for broker in self.cluster.brokers()]
+        return nodes[0] if nodes else None
+
+    def _order(self) -> list[int]:
+        """The brokers that are not silent, in the order in which to ask for what any of them knows."""
         nodes = [broker.nodeId for broker in self.cluster.brokers()]
-        order = self._health.order(nodes, self._loop.time()) or nodes
-        return order[0] if order else None
+        random.shuffle(nodes)
+        return self._health.order(nodes, self._loop.time())
 
     async def probe(self, node: int) -> None:
         """Ask `node` for a sign of life, however long it takes. Raises KafkaError or OSError."""

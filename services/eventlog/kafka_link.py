@@ -67,7 +67,7 @@ class KafkaLink:
             await client.close()
             raise
         if self._watches:
-            self._watch = asyncio.create_task(self.brokers.watch(client))
+            self._watch = asyncio.create_task(self.brokers.watch())
         return client
 
     async def leader(self, source: TopicPartition) -> int:

@@ -1,15 +1,19 @@
 """Creating, checking and mending the topics on a Kafka cluster. `topics` decides what is right."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupIdNotFound,
+    KafkaConnectionError,
     KafkaError,
+    NodeNotReadyError,
     NonEmptyGroup,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
     for_code,
 )
@@ -18,7 +22,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from schemas.errors import LogUnavailable, TopicMisconfigured
 from services.eventlog.kafka_address import KafkaAddress
-from services.eventlog.kafka_brokers import Brokers
+from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_link import FAILURES
 from services.eventlog.kafka_settings import PLAINTEXT, KafkaSettings
 from services.eventlog.kafka_trouble import FORBIDDEN
@@ -35,10 +39,12 @@ from services.eventlog.topics import (
     specs,
 )
 
+REQUEST_S = 10.0
+"""Seconds for one request: to make many partitions takes its time."""
 PATIENCE = 30.0
 """Seconds for all of one call: the metadata of a new topic takes its time to reach every broker."""
-REQUEST_S = 10.0
 _DYNAMIC_TOPIC_CONFIG = 1
+T = TypeVar("T")
 _TOPIC_EXISTS = 36
 
 
@@ -95,24 +101,31 @@ async def create_topics(
 
 @asynccontextmanager
 async def _admin(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient()
-    admin._client = Brokers(address).client(REQUEST_S)  # its own tells nobody why it cannot connect
+    admin, brokers = AIOKafkaAdminClient(), Brokers(address)
+    # Its own client waits for brokers that hang, and tells nobody why it cannot connect.
+    admin._client = brokers.client(REQUEST_S)
+    watch: asyncio.Task[None] | None = None
     try:
         async with asyncio.timeout(PATIENCE):
             await admin.start()
+            watch = asyncio.create_task(brokers.watch())
             yield admin
     except FAILURES as error:
         raise address.away(error) from error
     finally:
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
         await admin.close()
 
 
 async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict[str, Found]:
     """The wanted topics that exist. Raises TopicAuthorizationFailedError where we may not look at one."""
     names = {spec.name for spec in wanted}
-    listed = [topic for topic in await admin.describe_topics() if topic["topic"] in names]
-    await _check_unlisted(admin, sorted(names - {topic["topic"] for topic in listed}))
-    configs = await _configs(admin, [topic["topic"] for topic in listed])
+    listed = [topic for topic in await _any(admin.describe_topics) if topic["topic"] in names]
+    unlisted = sorted(names - {topic["topic"] for topic in listed})
+    await _any(lambda: _check_unlisted(admin, unlisted))
+    configs = await _any(lambda: _configs(admin, [topic["topic"] for topic in listed]))
     return {
         topic["topic"]: Found(
             partitions=len(topic["partitions"]),
@@ -131,6 +144,15 @@ async def _check_unlisted(admin: AIOKafkaAdminClient, names: list[str]) -> None:
     for topic in answer.to_object()["topics"]:
         if topic["error_code"] == TopicAuthorizationFailedError.errno:
             raise TopicAuthorizationFailedError(topic["topic"])
+
+
+async def _any(ask: Callable[[], Awaitable[T]]) -> T:
+    """What `ask` hears of any broker: one that turns out to hang is not asked again."""
+    while True:
+        try:
+            return await ask()
+        except (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError):
+            await asyncio.sleep(BACKOFF)
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, tuple[str, bool]]]:

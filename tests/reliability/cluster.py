@@ -4,17 +4,19 @@ Every topic has a replica on each, and an append needs two of them. Blocking, as
 """
 
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+from aiokafka.admin import AIOKafkaAdminClient
 from anyio.from_thread import BlockingPortal
 
 from services.broker import Member
 from services.broker.data import new_cluster_id
 from services.eventlog.kafka import KafkaLog
 from services.ports import free_port
-from tests.reliability.rig import Broker
+from tests.reliability.rig import Broker, until
 
 NODES = (1, 2, 3)
 HEAP_MB = 256
@@ -30,12 +32,16 @@ class Cluster:
 
     def __init__(self, portal: BlockingPortal, folder: Path, session_s: float = SESSION_S) -> None:
         self._portal = portal
+        self.session_s = session_s
         cluster, controllers = new_cluster_id(), {node: free_port() for node in NODES}
         properties = {
             "broker.session.timeout.ms": str(int(session_s * 1000)),
             "min.insync.replicas": "2",
             "default.replication.factor": "3",
             "offsets.topic.replication.factor": "3",
+            # Who was away leads again soon: else the next fault would find nobody to hit.
+            "leader.imbalance.check.interval.seconds": "3",
+            "leader.imbalance.per.broker.percentage": "0",
         }
         self.brokers = {
             node: Broker(
@@ -49,8 +55,7 @@ class Cluster:
         }
 
     def __enter__(self) -> Self:
-        with ThreadPoolExecutor(len(NODES)) as pool:
-            list(pool.map(Broker.start, self.brokers.values()))
+        self.start(self.brokers.values())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,6 +67,11 @@ class Cluster:
         """HOST:PORT of all three."""
         return ",".join(broker.bootstrap for broker in self.brokers.values())
 
+    def start(self, brokers: Iterable[Broker]) -> None:
+        """Start some of them, together: one alone may wait for another's vote."""
+        with ThreadPoolExecutor(len(NODES)) as pool:
+            list(pool.map(Broker.start, brokers))
+
     def controller(self) -> int:
         """The node whose controller is active."""
         epochs = {
@@ -69,6 +79,25 @@ class Cluster:
             for node, broker in self.brokers.items()
         }
         return max(epochs, key=lambda node: max(epochs[node], default=-1))
+
+    def settle(self) -> None:
+        """Wait until every partition has all its replicas in sync, and is led by the first of them."""
+
+        async def settled() -> bool:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+            try:
+                await admin.start()
+                topics = await admin.describe_topics()
+            finally:
+                await admin.close()
+            return all(
+                len(partition["isr"]) == len(partition["replicas"])
+                and partition["leader"] == partition["replicas"][0]
+                for topic in topics
+                for partition in topic["partitions"]
+            )
+
+        until(lambda: self._portal.call(settled), pause=0.5)
 
     def led(self, topic: str) -> dict[int, int]:
         """The broker that leads each partition."""

@@ -3,6 +3,8 @@
 clients   POST with an Idempotency-Key until there is an answer, follow the stream across every death
 killer    SIGKILL for one service after the other, for the broker now and then; each is started again
 audit     everything that was acknowledged, as clients saw it, as two replays tell it, as the log has it
+
+Then three brokers, of which one or more are away for a minute, in every way that `faults` knows.
 """
 
 import argparse
@@ -20,7 +22,8 @@ from msgspec import Struct
 
 from services.broker import BrokerError
 from tests.api import request
-from tests.reliability import audit
+from tests.reliability import audit, faults
+from tests.reliability.cluster import SESSION_S, SHORT_SESSION_S, Cluster
 from tests.reliability.rig import Broker, Rig, Service, portal
 from tests.wire import Connection, Frame, MalformedError
 
@@ -209,6 +212,24 @@ def soak(plan: Plan, folder: Path) -> dict[str, object]:
         return Soak(plan, rig, broker).run()
 
 
+def soak_brokers(folder: Path, away_s: float, only: str) -> dict[str, object]:
+    """Every fault with Kafka's own session, and the two that are promised more with a short one."""
+    told: dict[str, object] = {}
+    for session_s, kinds in ((SESSION_S, faults.ALL), (SHORT_SESSION_S, (faults.DEAD, faults.HUNG))):
+        at = folder / f"session-{session_s:g}"
+        at.mkdir()
+        wanted = [fault for fault in kinds if only in fault.name]
+        with (
+            portal() as loop,
+            Cluster(loop, at, session_s) as cluster,
+            Rig(cluster.bootstrap, at, loop, partitions=faults.PARTITIONS, replication=3) as rig,
+        ):
+            rig.start_all("executor")
+            for fault in wanted:
+                told[f"session {session_s:g} s: {fault.name}"] = faults.trial(rig, cluster, fault, away_s)
+    return told
+
+
 def main() -> None:
     """`python -m tests.reliability.soak`."""
     parser = argparse.ArgumentParser(
@@ -221,12 +242,17 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=60)
     parser.add_argument("--pace", type=float, default=8.0, help="seconds between two deaths, at most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--brokers", action="store_true", help="only the part with three brokers")
+    parser.add_argument("--away", type=float, default=60.0, help="seconds that a broker is away")
+    parser.add_argument("--fault", default="", help="only faults of brokers with this in their name")
     given = parser.parse_args()
     plan = Plan(
         given.responses, given.events, given.kills, given.broker_kills, given.pace, given.at_once, given.seed
     )
     with tempfile.TemporaryDirectory() as folder:
-        for name, figure in soak(plan, Path(folder)).items():
+        found = {} if given.brokers else soak(plan, Path(folder))
+        found |= soak_brokers(Path(folder), given.away, given.fault)
+        for name, figure in found.items():
             print(f"{name:26} {figure}")
 
 

@@ -101,6 +101,14 @@ async def ask(client: KafkaClient, node: int, group: str = "some") -> Any:
     return await client.send(node, ProbeRequest(), group=group)
 
 
+async def reached(client: KafkaClient, node: int) -> bool:
+    try:
+        await ask(client, node)
+    except NodeNotReadyError:
+        return False
+    return True
+
+
 async def test_a_connect_waits_for_no_other() -> None:
     living, hung = Broker(1), Broker(2)
     async with serving(living, hung) as brokers, started(brokers) as client:
@@ -158,8 +166,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 async def test_what_a_hung_broker_was_sent_fails_when_it_falls_silent_and_nothing_more_is_sent() -> None:
     living, hung = Broker(1), Broker(2)
-    async with serving(living, hung) as brokers, started(brokers) as client, started(brokers) as other:
-        watch = asyncio.create_task(brokers.watch(client))
+    async with serving(living, hung) as brokers, started(brokers), started(brokers) as other:
+        watch = asyncio.create_task(brokers.watch())
         unhealthy: list[int] = []
         brokers.on_unhealthy(unhealthy.append)
         await ask(other, 2)
@@ -177,15 +185,26 @@ async def test_what_a_hung_broker_was_sent_fails_when_it_falls_silent_and_nothin
         hung.wake()
         await eventually(lambda: brokers.healthy(2))
 
-        async def asked_again() -> bool:
-            try:
-                await ask(other, 2)
-            except NodeNotReadyError:
-                return False
-            return True
-
-        await eventually(asked_again)
+        await eventually(lambda: reached(other, 2))
         assert METADATA in living.said, "it went on by metadata from before the silence"
         assert METADATA not in hung.said, "who was silent was asked who leads"
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_broker_that_one_client_alone_knows_is_probed_too() -> None:
+    """It comes back under the eyes of a writer: the readers are content with who answers them meanwhile."""
+    first, second = Broker(1), Broker(2)
+    async with serving(first, second) as brokers:
+        for broker in (first, second):
+            broker.cluster = [first]
+        async with started(brokers), started(brokers) as writer:
+            watch = asyncio.create_task(brokers.watch())
+            brokers.health.probe(2, 0)
+            brokers.health.probed(2, 0, answered=False)
+            first.cluster = [first, second]
+            assert await writer.force_metadata_update()
+            await eventually(lambda: reached(writer, 2))
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
