@@ -8,6 +8,7 @@ While no leader answers, and for a moment after a partition failed, requests are
 each waiting for its own timeout.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +37,8 @@ DELIVERY_S = 16.0
 one after it, an answer comes within 20 s (A-10)."""
 PAUSE_S = 1.0
 """Seconds for which a partition is not tried again after a failure."""
+LOOK_S = 0.1
+"""Seconds for which it is remembered who leads: a look at 1,000 partitions takes longer than a POST."""
 
 log = structlog.get_logger()
 
@@ -62,15 +65,17 @@ class Appends:
         self._clock = clock
         self._away_until: dict[int, float] = {}
         self._under_way: Counter[int] = Counter()
+        self._looked_at = -math.inf
+        self._openings: list[bool] = []
+        """By partition, as of that time: whether it can be appended to."""
 
     def place(self, draw: float) -> int:
         """The partition for a response that may go anywhere; see `services.placement`."""
-        partitions = range(self._partitions)
-        return place([self._open(p) for p in partitions], [self._under_way[p] for p in partitions], draw)
+        return place(self._look(), [self._under_way[p] for p in range(self._partitions)], draw)
 
     def led(self) -> bool:
         """Whether some partition can be appended to now, as far as is known."""
-        return any(self._open(partition) for partition in range(self._partitions))
+        return any(self._look())
 
     async def append(
         self, id: ResponseId, record: NewRecord, *, unsent_s: float = UNSENT_S, movable: bool = False
@@ -93,12 +98,13 @@ class Appends:
             raise _too_large(error) from error
         except Unsent:
             APPENDS_MOVED.inc()
+            self._looked_at = -math.inf
             raise
         except LogUnavailable as error:
-            self._away_until[partition] = self._clock() + PAUSE_S
+            self._failed(partition)
             raise away() from error
         except AppendUnknown as error:
-            self._away_until[partition] = self._clock() + PAUSE_S
+            self._failed(partition)
             log.warning("append in doubt, the fold is asked", id=id, error=str(error))
             raise
         finally:
@@ -106,8 +112,20 @@ class Appends:
         self._away_until.pop(partition, None)
         return ack
 
-    def _open(self, partition: int) -> bool:
-        return self._healthy(partition) and self._away_until.get(partition, 0) <= self._clock()
+    def _failed(self, partition: int) -> None:
+        self._away_until[partition] = self._clock() + PAUSE_S
+        self._looked_at = -math.inf
+
+    def _look(self) -> list[bool]:
+        """Which partitions can be appended to, as of `LOOK_S` ago at most."""
+        now = self._clock()
+        if now >= self._looked_at + LOOK_S:
+            self._looked_at = now
+            self._openings = [
+                self._healthy(partition) and self._away_until.get(partition, 0) <= now
+                for partition in range(self._partitions)
+            ]
+        return self._openings
 
     def _healthy(self, partition: int) -> bool:
         leader = self._leader(partition)

@@ -26,6 +26,8 @@ from tests.wire import Answer
 
 POSTERS = 4
 PAUSE_S = 0.1
+SPENT = 40
+"""Responses to be cancelled, and to be deleted, one after the other, for as long as the streams last."""
 WORD = "placed meanwhile"
 
 
@@ -57,8 +59,9 @@ class Clients:
         self.cluster = cluster
         self.asked: defaultdict[str, list[Asked]] = defaultdict(list)
         self.closed = self._one_each(partitions, rig.api.closed)
-        self.open = [rig.api.open("to be cancelled") for _ in range(60)]
-        self.old = [rig.api.closed("to be deleted") for _ in range(60)]
+        self.open = [rig.api.open("to be cancelled") for _ in range(SPENT)]
+        self.old = [rig.api.closed("to be deleted") for _ in range(SPENT)]
+        self._pause = words / 10 / SPENT
         self.running = [rig.api.create("a b c", tokens=words, interval_ms=100) for _ in range(2 * partitions)]
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(POSTERS + 5 + len(self.running))
@@ -74,8 +77,8 @@ class Clients:
         reads = [self._reading(id) for id in self.closed.values()]
         self._begin("read", _taking_turns(reads))
         self._begin("read", _taking_turns(reads[::-1]))
-        self._begin("cancel", self._cancel, pause=0.3)
-        self._begin("delete", self._delete, pause=0.3)
+        self._begin("cancel", self._cancel, pause=self._pause)
+        self._begin("delete", self._delete, pause=self._pause)
         for kind in ("post", "read", "cancel", "delete"):
             until(lambda kind=kind: len(self.asked[kind]) > 3 and self.asked[kind][-1].taken)  # type: ignore[misc]
         try:
@@ -94,6 +97,16 @@ class Clients:
     def streams(self) -> dict[str, audit.Watched]:
         """Each stream, read to its end."""
         return {id: reader.result(240) for id, reader in self._readers.items()}
+
+    def refusals(self, began: float) -> list[str]:
+        """What was refused since `began`, a line each."""
+        return [
+            f"{kind}, partition {one.partition}, from {one.began - began:.1f} to {one.ended - began:.1f} s: "
+            f"{one.answer!r:.300}"
+            for kind, asked in self.asked.items()
+            for one in asked
+            if one.ended >= began and not one.taken
+        ]
 
     def close(self) -> None:
         self._stop.set()

@@ -120,7 +120,7 @@ def trial(rig: Rig, cluster: Cluster, fault: Fault, seconds: float) -> Figures:
             began = clients.now()
             fault.happens(rig, cluster, seconds)
         found = figures(clients, began, hit)
-        print(f"{fault.name} for {seconds:g} s: {found}")
+        print(f"{fault.name} for {seconds:g} s: {found}", *clients.refusals(began), sep="\n  ")
         hold(rig, cluster, fault, found)
         check(clients)
         return found

@@ -9,6 +9,7 @@ import pytest
 
 from schemas.errors import AppendUnknown, LogUnavailable, Unsent
 from schemas.records import NewRecord
+from services.eventlog import kafka_writer
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_link import KafkaLink
@@ -75,3 +76,29 @@ async def test_when_its_leader_turns_unhealthy_what_may_move_and_was_not_sent_is
     await writer.close(timeout=0)
     with pytest.raises(AppendUnknown):
         await sent
+
+
+async def test_a_connection_and_an_append_share_the_time_of_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kafka_writer, "REQUEST_TIMEOUT", 0.4)
+    monkeypatch.setattr(kafka_writer, "ANSWER_MARGIN", 0.1)
+    given: list[float] = []
+
+    class Slow(Silent):
+        async def ready(self, node: int, group: Hashable) -> None:  # noqa: ARG002
+            await asyncio.sleep(0.3)
+
+        async def send(self, node: int, request: Any, group: Hashable = "", timeout: float = 2) -> Any:
+            if isinstance(request, ProduceRequest):
+                given.append(timeout)
+            return await super().send(node, request, group, timeout)
+
+    link = Slow()
+    writer = KafkaWriter(link.brokers)
+    writer._link = link
+    appending = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"key", b"{}")))
+    await link.sent.wait()
+    assert 0 < given[0] <= 0.21
+    await writer.close(timeout=0)
+    await asyncio.gather(appending, return_exceptions=True)
