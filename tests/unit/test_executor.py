@@ -395,9 +395,15 @@ class Endless:
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
         item = {"id": "m", "type": "message", "content": []}
         yield [UpstreamEvent({"type": "response.output_item.added", "output_index": 0, "item": item})]
+        delta = {
+            "type": "response.output_text.delta",
+            "output_index": 0,
+            "content_index": 0,
+            "delta": "x" * 1_000,
+        }
         while True:
             self.taken += 1
-            yield [UpstreamEvent({"type": "response.content_part.added", "part": "x" * 1_000})]
+            yield [UpstreamEvent(delta)]
             await asyncio.sleep(0)
 
     async def close(self) -> None:
