@@ -78,8 +78,11 @@ class Conversation:
         self._report = Report(replay_url)
         self._session: aiohttp.ClientSession | None = None
 
-    async def input(self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]) -> Said:
-        """The items of all turns before, oldest first, and of this one, with those that they refer to.
+    async def input(
+        self, partition: Partition, tenant: Tenant, body: Mapping[str, Any], named: bool = True
+    ) -> Said:
+        """The items of all turns before, oldest first, and of this one, with those that they refer to; where
+        they are `named` by upstreams, with all such names.
 
         Raises UpstreamError when a predecessor or an item is gone: it was deleted, or has expired, after this
         request was accepted; or one further back was before. Also when one cannot be read, or they are too
@@ -106,8 +109,8 @@ class Conversation:
         own = await in_turns(listing(body))
         before_it = parse_response_id(previous) if isinstance(previous, str) else None
         items += len(own)
-        wanted = Wanted(tenant, before_it, await apart(items, lambda: unresolved(turns, own)))
-        found = await self._items(wanted, total)
+        ids = await apart(items, lambda: unresolved(turns, own, named=named))
+        found = await self._items(Wanted(tenant, before_it, ids), total)
         return await apart(items, lambda: said(turns, own, found))
 
     async def settle(self, partition: Partition, id: ResponseId) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from schemas.events import IN_PROGRESS, UNDECODABLE
+from schemas.events import IN_PROGRESS, UNDECODABLE, Event
 from schemas.fold import Fold, Verdict
 from schemas.ids import ResponseId
 from schemas.output import Output
 from schemas.records import Accepted, EventRecord, Extension, LogRecord, parse, upstream_position
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
+from services.web.internal import Name, name_in
 
 _ID_BYTES = 41
 
@@ -33,6 +34,8 @@ class Past(Struct):
     output: Output = msgspec.field(default_factory=Output)
     upstream_id: str | None = None
     cursor: int | None = None
+    names: dict[str, Name] = msgspec.field(default_factory=dict)
+    """What the upstream calls the items of the output."""
     extensions: int = 0
     bytes: int = 0
     """Of the values of its events."""
@@ -122,8 +125,10 @@ class _Reader:
                 self.past.upstream_id, cursor = position
                 self.past.cursor = self.past.cursor if cursor is None else cursor
 
-    def _apply(self, event: dict[str, Any]) -> None:
+    def _apply(self, event: Event) -> None:
         shown = event.get("response")
         if event.get("type") == IN_PROGRESS and isinstance(shown, dict):
             self.past.response = shown
+        if (named := name_in(event)) is not None:
+            self.past.names[named[0]] = named[1]
         self.past.output.apply(event)

@@ -1,15 +1,18 @@
 """Which output item an upstream's event is about, and what it is called (U-2, U-3, U-4).
 
 The first id and `call_id` of an item are its own until the end. Places are given in the order in which items
-begin, so no two share one; what the upstream calls an item, and where it puts it, only finds it again.
+begin, so no two share one. What the upstream calls an item, and where it puts it, finds it again, here and
+when the item goes back.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from schemas.events import Event
 from schemas.ids import ResponseId, item_id, item_prefix
 from schemas.output import Item, Output
 from services.executor import items
+from services.web.internal import Name
 
 Mint = Callable[[str, str | None, int], str]
 """`mint(type, upstream_id, output_index)`: the id of an item. `upstream_id` is None where the upstream gave
@@ -17,16 +20,24 @@ none, or one that another item of the response has. For the type CALL it makes a
 """
 CALL = "call"
 
+_NAME = re.compile(r"[!-~]{1,256}")
+"""Ids of an upstream that are taken note of."""
 _TOOLS = ("_arguments", "_input", "_code", "_command", "_output_content")
 
 
-def minted(response: ResponseId) -> Mint:
-    """Ids of the upstream where it gives them, else derived ones."""
+def ours(response: ResponseId) -> Mint:
+    """Ids that say where the item lies (A-26), whatever the upstream calls it."""
 
     def mint(kind: str, theirs: str | None, index: int) -> str:
-        return theirs or item_id("call" if kind == CALL else item_prefix(kind), response, index)
+        return item_id("call" if kind == CALL else item_prefix(kind, theirs), response, index)
 
     return mint
+
+
+def kept(response: ResponseId) -> Mint:
+    """Ids as they come, for a backend that gives items ours itself; ours where there is none."""
+    mint = ours(response)
+    return lambda kind, theirs, index: theirs or mint(kind, None, index)
 
 
 def kind_of_event(type: str) -> str | None:
@@ -58,7 +69,7 @@ def index_of(value: object) -> int | None:
 class Entry:
     """An item that the upstream has told of. `index` is its place once it is open, -1 before."""
 
-    __slots__ = ("id", "implied", "index", "item", "kind", "opened", "theirs", "waiting")
+    __slots__ = ("id", "implied", "index", "item", "kind", "named", "opened", "theirs", "waiting")
 
     def __init__(self, item: Item, theirs: int | None, *, implied: bool) -> None:
         self.item = item
@@ -67,6 +78,8 @@ class Entry:
         self.id = ""
         self.index = -1
         self.opened = False
+        self.named: str | None = None
+        """What the upstream calls it, where that is not its id, and no other item's name."""
         self.theirs = theirs
         self.implied = implied
         """Whether only events about it were seen, and not itself."""
@@ -85,9 +98,9 @@ class Entry:
 
 
 class Table:
-    """The items of one response."""
+    """The items of one response; `names` are what the upstream calls those of `output`, the output so far."""
 
-    def __init__(self, mint: Mint, output: Output) -> None:
+    def __init__(self, mint: Mint, output: Output, names: Mapping[str, Name]) -> None:
         self._mint = mint
         self.entries: list[Entry] = []
         """Those that are open, or done, in the order of their places."""
@@ -100,14 +113,17 @@ class Table:
         """The upstream's call ids to ours, where they differ."""
         self._output = output
         for index, item in zip(sorted(output.held()), output.items(), strict=True):
-            self._take_over(index, item)
+            self._take_over(index, item, names)
 
-    def _take_over(self, index: int, item: Item) -> None:
+    def _take_over(self, index: int, item: Item, names: Mapping[str, Name]) -> None:
         entry = Entry({**item, "type": items.kind_of(item)}, index, implied=False)
         entry.id, entry.index, entry.opened = str(item.get("id") or ""), index, True
         self.entries.append(entry)
         self._names.add(entry.id)
         self._known_as(entry, item, index)
+        if (name := names.get(entry.id)) is not None:
+            self._names.add(name.id)
+            self._known_as(entry, {"id": name.id}, None)
 
     def new(self, item: Item, event: Event, *, implied: bool = False) -> Entry:
         """An item that was not there yet."""
@@ -125,6 +141,9 @@ class Table:
         entry.id = self._mint(entry.kind, theirs, entry.index)
         if entry.id in self._names:
             entry.id = self._mint(entry.kind, None, entry.index)
+        if theirs is not None and theirs != entry.id and _NAME.fullmatch(theirs):
+            entry.named = theirs
+            self._names.add(theirs)
         self._names.add(entry.id)
         self._call(entry)
         entry.item["id"], entry.opened = entry.id, True

@@ -6,20 +6,18 @@ An item that was said already is not said again for a reference to it: upstreams
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
 
 from schemas.ids import item_id, item_prefix, parse_item_id
-from schemas.references import is_reference
+from schemas.references import MAX_REFERENCES, is_reference
 from schemas.request import item_type
 from services.executor.backend import UpstreamError
 from services.web.internal import Found, Name, Turn
 
 Item = dict[str, Any]
-
-LABELLED = frozenset({"message", "function_call", "function_call_output", "custom_tool_call_output"})
-"""Items whose ids are mere labels. Of the others an upstream may know, or have sealed, what it named."""
 
 
 class Said(Struct, frozen=True):
@@ -29,23 +27,30 @@ class Said(Struct, frozen=True):
     names: Mapping[str, Name] = {}
 
 
-def unresolved(turns: Sequence[Turn], own: Sequence[Item]) -> list[str]:
-    """The ids of items that have to be looked up: of references to what was not said before them, and of
-    items that a client sends again itself, where what the upstream calls them matters.
+def unresolved(turns: Sequence[Turn], own: Sequence[Item], *, named: bool) -> list[str]:
+    """The ids of items that have to be looked up: of references to what was not said before them and, where
+    the upstream has names for items of its own, of those that a client sends again itself.
     """
-    names = _names(turns)
+    known = {item.get("id") for turn in turns for item in turn.output}
     said: set[str] = set()
-    wanted: dict[str, None] = {}
+    referred: dict[str, None] = {}
+    again: dict[str, None] = {}
     for id, item in _spoken(turns, own):
         if id is None:
             continue
         if is_reference(item):
             if id not in said:
-                wanted[id] = None
-        elif item_type(item) not in LABELLED and id not in names and parse_item_id(id):
-            wanted[id] = None
+                referred[id] = None
+        elif named and id not in known and _is_of_output(id):
+            again[id] = None
         said.add(id)
-    return list(wanted)
+    # More than anybody says again: whatever a client makes up is no reason for as many look-ups.
+    return list(dict.fromkeys([*referred, *islice(again, MAX_REFERENCES)]))
+
+
+def _is_of_output(id: str) -> bool:
+    place = parse_item_id(id)
+    return place is not None and not place.given
 
 
 def said(turns: Sequence[Turn], own: Sequence[Item], found: Found) -> Said:

@@ -9,6 +9,7 @@ A draft has no claim yet: after an append error the same drafts go out again und
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -28,8 +29,9 @@ from schemas.pictures import PREVIEW, fitting, without_picture
 from schemas.records import UPSTREAM_CURSOR, EventHeaders, Headers, NewRecord
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.surrogates import mended
-from services.executor.identity import Mint, minted
+from services.executor.identity import Mint, kept
 from services.executor.whole import Whole, end_of
+from services.web.internal import Name
 
 _encode = msgspec.json.Encoder().encode
 _OMITTED = {"output_omitted": True}
@@ -88,7 +90,7 @@ class Scribe:
 
     `initial` is the initial object, `last` the last number that counts, `origin` the last derived one;
     `output` is what counted so far, in `written` bytes and `extensions` beside it. `mint` gives items their
-    ids.
+    ids; `names` are what the upstream `names_at` (`names.py`) calls those of `output`.
     """
 
     def __init__(
@@ -103,13 +105,15 @@ class Scribe:
         written: int = 0,
         pass_extensions: bool = False,
         mint: Mint | None = None,
+        names: Mapping[str, Name] = {},
+        names_at: str | None = None,
     ) -> None:
         self._initial = initial
         self._begun = last > origin
         self._next = last + 1
         self._limits = limits
         self._output = output or Output()
-        self._whole = Whole(self._output, mint or minted(ResponseId(str(initial.get("id")))))
+        self._whole = Whole(self._output, mint or kept(ResponseId(str(initial.get("id")))), names, names_at)
         self._extensions = extensions
         self.pass_extensions = pass_extensions
         self._bytes = written

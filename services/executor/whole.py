@@ -8,15 +8,16 @@ Pure, and lazy: the caller folds each event that comes out into `output` before 
 (U-11). An ordinary delta takes the short way (`passes`).
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
-from schemas.events import ITEM_ADDED, ITEM_DONE, KNOWN_EVENTS, LIFECYCLE, TERMINAL_EVENTS, Event
+from schemas.events import ITEM_ADDED, ITEM_DONE, KNOWN_EVENTS, LIFECYCLE, NAMED, TERMINAL_EVENTS, Event
 from schemas.output import DELTAS, DONES, PARTS, Item, Output, are_items
 from services.executor import items
 from services.executor.backend import UpstreamError
 from services.executor.identity import Entry, Mint, Table, index_of, kind_of_event
 from services.executor.texts import Text, Texts
+from services.web.internal import Name
 
 _ANNOTATION = "response.output_text.annotation.added"
 _COUNTED = {
@@ -41,11 +42,16 @@ def end_of(type: str, event: Event) -> str:
 
 
 class Whole:
-    """One run's stage. `output` is the output so far, folded by the caller; `mint` gives items their ids."""
+    """One run's stage. `output` is the output so far, folded by the caller; `mint` gives items their ids, and
+    `names` are what the upstream `names_at` calls them; None: names say nothing.
+    """
 
-    def __init__(self, output: Output, mint: Mint) -> None:
+    def __init__(
+        self, output: Output, mint: Mint, names: Mapping[str, Name] = {}, names_at: str | None = None
+    ) -> None:
         self._output = output
-        self._table = Table(mint, output)
+        self._table = Table(mint, output, names)
+        self._names_at = names_at
         self._texts = Texts(output)
         self._finals: dict[int, Item] = {}
         """What the final object says of items, by our index."""
@@ -133,7 +139,9 @@ class Whole:
             return
         item = self._table.open(entry)
         rest = event if event.get("type") == ITEM_ADDED else {}
-        yield {**rest, "type": ITEM_ADDED, "output_index": entry.index, "item": items.begun(item)}
+        rest.pop(NAMED, None)  # another Rejoinder's: who is behind that is not known here
+        named = {NAMED: {"id": entry.named, "at": self._names_at}} if self._names_at and entry.named else {}
+        yield {**rest, "type": ITEM_ADDED, "output_index": entry.index, "item": items.begun(item), **named}
         if entry.waiting:
             text = self._texts.field(entry)
             yield from self._texts.delta(text, f"{text.stem}.delta", {}, "".join(entry.waiting))

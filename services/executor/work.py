@@ -15,12 +15,15 @@ from schemas import response
 from schemas.errors import RejoinderError
 from schemas.events import accepted_value
 from schemas.fold import State
+from services.config import Route
 from services.executor import metrics
 from services.executor.backend import Backend, Resume, RunRequest, UpstreamError
 from services.executor.backends import Registry
 from services.executor.conversation import Conversation
 from services.executor.decide import Continuation, continuation
 from services.executor.history import History, Past
+from services.executor.identity import ours
+from services.executor.names import names_at
 from services.executor.partition import Partition
 from services.executor.run import Run
 from services.executor.said import Said
@@ -90,7 +93,7 @@ class Worker:
             accepted, past = await self._logged(partition, state)
             value = accepted_value(accepted)
             initial: dict[str, Any] = msgspec.json.decode(value.response)
-            scribe = self._scribe(state, initial, past)
+            scribe = self._scribe(state, initial, past, partition.routes.get(state.id))
             await asyncio.sleep(0)  # each of them takes up to 20 ms (`schemas.steps`)
             body: dict[str, Any] = msgspec.json.decode(value.request)
             await asyncio.sleep(0)
@@ -175,21 +178,26 @@ class Worker:
             return Said([]), _ENDINGS[how]
         try:
             async with asyncio.timeout(self._time_left(state)):
-                return await self._conversation.input(partition, state.tenant, body), None
+                named = names_at(partition.routes.get(state.id)) is not None
+                return await self._conversation.input(partition, state.tenant, body, named), None
         except UpstreamError as error:
             return Said([]), Ending.of(error)
         except TimeoutError:
             return Said([]), _ENDINGS[Continuation.END_OVERDUE]
 
-    def _scribe(self, state: State, initial: dict[str, Any], past: Past) -> Scribe:
+    def _scribe(self, state: State, initial: dict[str, Any], past: Past, route: Route | None) -> Scribe:
+        at = names_at(route)
         return Scribe(
             past.response or initial,
             origin=state.origin,
             last=state.last,
             limits=self._limits,
+            mint=ours(state.id) if at else None,
             output=past.output,
             extensions=past.extensions,
             written=past.bytes,
+            names=past.names,
+            names_at=at,
         )
 
     def _blank(self, state: State, run: Run) -> Scribe:

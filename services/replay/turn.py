@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from schemas.events import ITEM_ADDED, ITEM_DONE, NAMED, UNDECODABLE, Event, accepted_value
+from schemas.events import ITEM_ADDED, ITEM_DONE, UNDECODABLE, Event, accepted_value
 from schemas.fold import COMPLETED
 from schemas.ids import ResponseId, Tenant, parse_response_id
 from schemas.output import Output, objects_of
 from schemas.request import listing
 from services.loops import in_turns
 from services.replay.snapshot import events_in
-from services.web.internal import Name, Turn
+from services.web.internal import Name, Turn, name_in
 
 Item = dict[str, Any]
 
@@ -84,15 +84,13 @@ class _Told(Struct):
 
     def apply(self, event: Event, *, output: bool) -> None:
         """Take note of the next event; of its `output` only if that is asked for."""
-        item = event.get("item")
-        if event.get("type") == ITEM_ADDED and isinstance(item, dict) and NAMED in event:
-            with suppress(msgspec.ValidationError):
-                self.names[str(item.get("id"))] = msgspec.convert(event[NAMED], Name)
+        if (named := name_in(event)) is not None:
+            self.names[named[0]] = named[1]
         if output:
             with suppress(Exception):  # what an executor let through and cannot be folded is not shown
                 self.output.apply(event)
             if event.get("type") == ITEM_DONE and "item" in event:
-                self.done.append(item)
+                self.done.append(event["item"])
 
     def finished(self) -> list[Item]:
         """The items that are whole."""

@@ -16,12 +16,14 @@ The executor asks for turns and items, ingest for the rest, and whether items ar
 Retry-After when the fold does not get there, or the response does not close, in time.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
 from schemas.errors import RejoinderError
+from schemas.events import ITEM_ADDED, NAMED
 from schemas.ids import ResponseId, Tenant
 
 log = structlog.get_logger()
@@ -55,6 +57,17 @@ class Name(msgspec.Struct, frozen=True):
 
     id: str
     at: str
+
+
+def name_in(event: Mapping[str, Any]) -> tuple[str, Name] | None:
+    """The id of the item that `event` adds, and what the upstream calls it, if it says so."""
+    item, name = event.get("item"), event.get(NAMED)
+    if event.get("type") != ITEM_ADDED or not isinstance(item, dict) or name is None:
+        return None
+    try:
+        return str(item.get("id")), msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        return None
 
 
 class Turn(msgspec.Struct, frozen=True):

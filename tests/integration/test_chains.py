@@ -102,13 +102,21 @@ def heard(server: ModelServer, words: str) -> list[Item]:
     """The input with which the upstream was called for the turn that says `words`: once, and no more."""
     [body] = [body for body in server.asked if body["input"][-1] == said(words)]
     assert "previous_response_id" not in body
-    found: list[Item] = body["input"]
-    return found
+    return [unnamed(item) for item in body["input"]]
+
+
+def unnamed(item: Item) -> Item:
+    """An item without its id: clients and upstreams have names of their own for it (U-30)."""
+    return {name: value for name, value in item.items() if name != "id"}
 
 
 def turns(api: Api, *ids_and_words: tuple[str, str]) -> list[Item]:
     """What the turns said and put out, one after the other."""
-    return [item for id, words in ids_and_words for item in (said(words), *api.response(id)["output"])]
+    return [
+        item
+        for id, words in ids_and_words
+        for item in (said(words), *map(unnamed, api.response(id)["output"]))
+    ]
 
 
 async def test_a_long_chain_is_sent_whole_and_stored_once(
@@ -156,7 +164,7 @@ def test_of_one_that_did_not_complete_the_input_and_the_finished_items_are_used(
     second = closed(api, f"{model} 2", first)
     ended = api.response(first)
     assert (ended["status"], api.response(second)["status"]) == (status, "completed")
-    finished = [item for item in ended["output"] if item["status"] == "completed"]
+    finished = [unnamed(item) for item in ended["output"] if item["status"] == "completed"]
     assert len(finished) == kept
     assert heard(server, f"{model} 2") == [said(f"{model} 1"), *finished, said(f"{model} 2")]
 
@@ -168,7 +176,7 @@ def test_of_a_cancelled_one_the_input_and_the_finished_items_are_used(api: Api, 
     assert api.cancel(first).status == 200
     completed(api, second)
     assert api.response(first)["output"] == []
-    finished = [item for item in partial["output"] if item["status"] == "completed"]
+    finished = [unnamed(item) for item in partial["output"] if item["status"] == "completed"]
     assert len(finished) == 1
     assert heard(server, "cancelled 2") == [said("cancelled 1"), *finished, said("cancelled 2")]
 

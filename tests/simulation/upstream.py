@@ -111,7 +111,9 @@ class Chains:
         self._node = node
         self._find = find
 
-    async def input(self, partition: Partition, tenant: Tenant, body: Mapping[str, Any]) -> Said:
+    async def input(
+        self, partition: Partition, tenant: Tenant, body: Mapping[str, Any], named: bool = True
+    ) -> Said:
         """The request's own input, once the predecessor is known to have closed."""
         previous = body.get("previous_response_id")
         if previous is not None and not await self._there(previous):

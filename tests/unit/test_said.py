@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from schemas.ids import ResponseId, Tenant, item_id, response_id
+from schemas.references import MAX_REFERENCES
 from services.executor.backend import UpstreamError
 from services.executor.said import said, unresolved
 from services.web.internal import Found, Name, Turn
@@ -41,7 +42,7 @@ def contents(items: list[dict[str, Any]]) -> list[Any]:
 def test_turns_come_first_and_references_are_resolved_in_their_places() -> None:
     own = [message("one"), reference(out(ELSEWHERE)), message("two")]
     turns = [turn(A, message("in a"))]
-    assert unresolved(turns, own) == [out(ELSEWHERE)]
+    assert unresolved(turns, own, named=True) == [out(ELSEWHERE)]
 
     whole = said(turns, own, Found([], {out(ELSEWHERE): message("from elsewhere")}))
 
@@ -51,7 +52,7 @@ def test_turns_come_first_and_references_are_resolved_in_their_places() -> None:
 def test_what_a_turn_before_refers_to_is_resolved_there() -> None:
     turns = [turn(A, reference(out(ELSEWHERE)), message("in a"))]
     own = [reference(out(ELSEWHERE)), message("now")]
-    assert unresolved(turns, own) == [out(ELSEWHERE)]
+    assert unresolved(turns, own, named=True) == [out(ELSEWHERE)]
 
     whole = said(turns, own, Found([], {out(ELSEWHERE): message("from elsewhere")}))
 
@@ -64,7 +65,7 @@ def test_what_a_turn_before_refers_to_is_resolved_there() -> None:
 def test_what_was_said_is_not_said_again(id: str) -> None:
     turns = [turn(A, message("in a"), message("mine", id="msg_mine"))]
     own = [message("now", id="msg_now"), reference(id), reference(id)]
-    assert unresolved(turns, own) == []
+    assert unresolved(turns, own, named=True) == []
 
     assert contents(said(turns, own, Found([])).items) == ["in a", "mine", "out of 0", "now"]
 
@@ -72,7 +73,7 @@ def test_what_was_said_is_not_said_again(id: str) -> None:
 def test_a_reference_to_what_comes_later_is_none() -> None:
     own = [reference("msg_now"), message("now", id="msg_now")]
 
-    assert unresolved([], own) == ["msg_now"]
+    assert unresolved([], own, named=True) == ["msg_now"]
     with pytest.raises(UpstreamError, match="'msg_now' not found") as failure:
         said([], own, Found(["msg_now"]))
     assert failure.value.type == "conversation"
@@ -88,22 +89,25 @@ def test_what_upstreams_call_items_is_known_wherever_they_come_from() -> None:
     assert whole.names == {out(A): mine, referred: theirs}
 
 
-def test_what_a_client_sends_again_is_looked_up_where_its_name_matters() -> None:
+def test_what_a_client_sends_again_is_looked_up_for_its_name() -> None:
     """A sealed thought is bound to the id that its upstream gave it."""
     own = [
         thought(out(ELSEWHERE, "rs")),
         thought("rs_foreign"),
-        thought(out(A, "rs", 1)),
+        message("again", id=out(A)),
         message("hi", id=out(ELSEWHERE, "msg", 1)),
-        {
-            "type": "function_call",
-            "id": out(ELSEWHERE, "fc", 2),
-            "call_id": "c",
-            "name": "f",
-            "arguments": "",
-        },
+        message("hi", id=item_id("msg", ELSEWHERE, 2, given=True)),
+        reference(out(B)),
     ]
-    turns = [turn(A, **{out(A, "rs", 1): Name("rs_up", AT)})]
+    turns = [turn(A)]
 
-    assert unresolved(turns, own) == [out(ELSEWHERE, "rs")]
-    assert said(turns, own, Found([out(ELSEWHERE, "rs")])).items[2:] == own[1:]
+    wanted = [out(B), out(ELSEWHERE, "rs"), out(ELSEWHERE, "msg", 1)]
+    assert unresolved(turns, own, named=True) == wanted
+    assert unresolved(turns, own, named=False) == wanted[:1]
+    whole = said(turns, own, Found(wanted[1:], {out(B): message("from b")}))
+    assert whole.items[1:] == [*own[:-1], message("from b")]
+
+
+def test_what_a_client_makes_up_is_not_all_looked_up() -> None:
+    own = [message("hi", id=out(ELSEWHERE, "msg", position)) for position in range(MAX_REFERENCES + 9)]
+    assert len(unresolved([], own, named=True)) == MAX_REFERENCES

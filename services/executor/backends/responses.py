@@ -35,6 +35,7 @@ from services.executor.backends.pictures import may_leave_out, number_of, type_o
 from services.executor.backends.sse import ServerSentEvent, is_alive, says_nothing
 from services.executor.backends.told import words_in
 from services.executor.backends.upstream import Upstream
+from services.executor.names import is_found, names_at, recalled, restored
 from services.loops import apart
 
 REJOINS = 5
@@ -91,6 +92,7 @@ class ResponsesBackend:
         self._reference = (
             {"type": "agent_reference", "name": route.name} if isinstance(route, Agent) else None
         )
+        self._at = names_at(route)
         self._upstream = upstream
         self._words = upstream.words
 
@@ -327,6 +329,8 @@ class ResponsesBackend:
 
     def _ours(self, event: Event, request: RunRequest, progress: Progress) -> UpstreamEvent:
         _rename(event, progress.upstream_id, request)
+        if request.names:
+            recalled(event, request.names, self._at)
         if self.resumable and progress.upstream_id is not None:
             return UpstreamEvent(event, progress.upstream_id, progress.cursor)
         return UpstreamEvent(event)
@@ -371,13 +375,14 @@ class ResponsesBackend:
         return {name: value for name, value in body.items() if name not in self._drop}
 
     def _input(self, request: RunRequest) -> list[dict[str, Any]]:
-        """The whole input. Model servers refuse what hosted agents add to their items. One that is to store
-        nothing does not find its former thoughts by their ids, and refuses the request for them: those that
-        carry nothing else are left out.
+        """The whole input, items by the names that the upstream gave them. Model servers refuse what hosted
+        agents add to their items. One that is to store nothing does not find its former thoughts by their
+        ids, and refuses the request for them: those that carry nothing else are left out.
         """
+        said = restored(request.input, request.names, self._at)
         if self._is_agent:
-            return request.input
-        said = [item for item in request.input if self.resumable or not _is_bare_thought(item)]
+            return said
+        said = [item for item in said if not _is_bare_thought(item) or (self.resumable and is_found(item))]
         return [{name: value for name, value in item.items() if name not in _AGENTS_OWN} for item in said]
 
 
