@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.backends.chat_calls import Call, Calls
+from services.executor.backends.chat_turns import Turns
 
 Piece = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -219,6 +220,24 @@ def told(deltas: Deltas, tools: list[str], *, last: Deltas = (), whole: Deltas =
         else:
             said[call] += more
     return [(call.name, text) for call, text in said.items()]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), calls, st.sampled_from([heads, all_repeated, fresh_ids, by_position, name_late, growing]))
+def test_calls_are_told_one_after_the_other(
+    data: st.DataObject, made: list[tuple[str, Any]], style: Any
+) -> None:
+    deltas = style(data.draw, [(name, json.dumps(given)) for name, given in made])
+    assembly, turns = Calls(TOOLS), Turns()
+    live = [step for delta in deltas for step in turns.take(assembly.take(delta))]
+    rest, _ = assembly.end(cut=False)
+    steps = [*live, *turns.take(rest), *turns.end()]
+
+    assert [call for call, _ in groupby(step.call for step in steps)] == list(dict(steps))
+    by_call = [
+        json.loads("".join(more for call, more in steps if call is one if more)) for one in dict(steps)
+    ]
+    assert sorted(map(str, by_call)) == sorted(str(given) for _, given in made)
 
 
 def expected(said: list[tuple[str, str]]) -> list[str]:

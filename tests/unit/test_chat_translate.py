@@ -136,6 +136,22 @@ def test_parallel_calls_may_come_interleaved() -> None:
     assert [(event["output_index"], event["arguments"]) for event in done] == [(1, '{"a":1}'), (2, "{}")]
     order = types(events)
     assert order.index("output_item.done") < order.index("function_call_arguments.delta")
+    deltas = [event for event in events if event["type"] == "response.function_call_arguments.delta"]
+    assert [event["output_index"] for event in deltas] == [1, 1, 2, 2]
+
+
+def test_a_call_is_told_live_once_the_one_before_it_is_whole() -> None:
+    translator = ChatTranslator(ID)
+    translator.chunk(delta(tool_calls=[call(0, "c1", "f", '{"a":'), call(1, "c2", "g", '{"b":')]))
+    events = translator.chunk(delta(tool_calls=[call(0, arguments="1}")]))
+    assert types(events) == [
+        "function_call_arguments.delta",
+        "output_item.added",
+        "function_call_arguments.delta",
+    ]
+    assert types(translator.chunk(delta(tool_calls=[call(1, arguments="2}")]))) == [
+        "function_call_arguments.delta"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from services.executor.backends.chat_output import Message, OutputItem, Reasonin
 from services.executor.backends.chat_reading import KEPT, UNSAID, Thoughts, UnsaidError, parts_of, thoughts_of
 from services.executor.backends.chat_repeats import Repeats
 from services.executor.backends.chat_tools import Toolbox
+from services.executor.backends.chat_turns import Turns
 from services.executor.backends.chat_usage import Usage
 from services.executor.backends.surrogates import Seam, whole
 
@@ -78,6 +79,7 @@ class ChatTranslator:
         """What the server wants back with the message that is to come."""
         self._keep = frozenset(give_back) - {*THOUGHTS, *KEPT}
         self._calls = Calls([function["function"]["name"] for function in self._tools.functions], self._keep)
+        self._turns = Turns()
         self._begun: dict[Call, ToolCall] = {}
         self._usage = Usage()
         self._model: str | None = None
@@ -153,7 +155,8 @@ class ChatTranslator:
             return []
         events = [event for kind in _KINDS for event in self._release(kind, over=True)]
         steps, self._bad = self._calls.end(cut=self._verdict is not Verdict.DONE and not self._is_over)
-        return [*events, *self._told(steps)]
+        events += self._told(self._turns.take(steps))
+        return [*events, *self._told(self._turns.end())]
 
     def end(self) -> list[Event]:
         """The events that close what is open, and the terminal event. Only when `finished`.
@@ -255,9 +258,8 @@ class ChatTranslator:
             for annotation in self._citations.waiting():
                 yield from self._open.annotate(annotation)
         if calls := delta.get("tool_calls") or _forerunner(delta.get("function_call")):
-            yield from self._told(
-                self._calls.snapshot(calls) if repeats else self._calls.take(calls, last=last)
-            )
+            steps = self._calls.snapshot(calls) if repeats else self._calls.take(calls, last=last)
+            yield from self._told(self._turns.take(steps))
         self._streamed = self._streamed or (not is_whole and bool(texts or thoughts or calls))
 
     def _say(self, kind: str, text: str, logprobs: list[Any], last: bool, is_whole: bool) -> Iterator[Event]:
