@@ -56,4 +56,4 @@ def test_services_start_while_a_broker_hangs(rig: Rig, cluster: Cluster) -> None
 @pytest.mark.parametrize("fault", SHORT, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_nothing_is_lost_and_what_others_lead_goes_on(rig: Rig, cluster: Cluster, fault: Fault) -> None:
     found = trial(rig, cluster, fault, AWAY_S)
-    assert found.posts > 50
+    assert found.posts > 10
