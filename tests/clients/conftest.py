@@ -29,13 +29,16 @@ def server() -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="session")
 def models(server: ModelServer, kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of a system whose models `responses-…` and `chat-…` are the model server's, by either API."""
+    """Base URL of a system whose models `responses-…` and `chat-…` are the model server's, by either API.
+
+    The chat server is not offered what only vendors can run: Codex offers a search with each request.
+    """
     folder = tmp_path_factory.mktemp("models")
     config = folder / "rejoinder.toml"
     config.write_text(
         "".join(
-            f'[[models]]\nmatch = "{backend}-*"\nbackend = "{backend}"\nbase_url = "{server.url}"\n'
-            for backend in ("responses", "chat")
+            f'[[models]]\nmatch = "{backend}-*"\nbackend = "{backend}"\nbase_url = "{server.url}"\n{more}\n'
+            for backend, more in (("responses", ""), ("chat", 'vendor_tools = "drop"'))
         )
     )
     with System(kafka, folder, config=config) as system:
