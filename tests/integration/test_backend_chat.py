@@ -137,6 +137,14 @@ async def test_a_completion_that_is_not_streamed_is_translated() -> None:
             "reported an error: quota",
             "upstream_error",
         ),
+        ([*HELLO[:3], b"event: error\ndata: quota\n\n"], "reported an error: quota", "upstream_error"),
+        ([*HELLO[:3], b'error: {"message": "quota"}\n\n'], "reported an error: quota", "upstream_error"),
+        ([*HELLO[:3], b'{"error": "quota"}'], "reported an error: quota", "upstream_error"),
+        (
+            [*HELLO[:3], b'data: {"success": false, "msg": "quota"}\n\n'],
+            "reported an error: quota",
+            "upstream_error",
+        ),
         ([*HELLO[:3], b"event: error\ndata: {}\n\n"], "reported an error: without a word", "upstream_error"),
         (
             [*HELLO[:3], b'data: {"object": "error", "message": "no more"}\n\n'],

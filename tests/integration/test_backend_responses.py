@@ -226,7 +226,7 @@ async def test_a_redirect_is_not_followed() -> None:
         (sending(b""), "ended its stream without a terminal event", "upstream_truncated"),
         (sending(b'data: {"type": "response.comp'), "without a terminal event", "upstream_truncated"),
         (sending(b"data: {broken\n\n"), "sent something that is not JSON", "upstream_malformed"),
-        (sending(b'data: "\xff"\n\n'), "sent something that is not JSON", "upstream_malformed"),
+        (sending(b"data: \xff\n\n"), "sent something that is not JSON", "upstream_malformed"),
         (
             sending(b'data: {"type": "x", "a": NaN}\n\n'),
             "sent something that is not JSON",
@@ -251,6 +251,9 @@ async def test_a_redirect_is_not_followed() -> None:
             "reported an error: no more",
             "upstream_error",
         ),
+        (sending(b"error: no more\n\n"), "reported an error: no more", "upstream_error"),
+        (sending(b'{"error": "no more"}\n'), "reported an error: no more", "upstream_error"),
+        (sending(b'data: {"code": 1, "msg": "no more"}\n\n'), "reported an error: no more", "upstream_error"),
         (
             sending(b'data: {"type": "error", "message": "no more", "code": "x"}\n\n'),
             "reported an error: no more",

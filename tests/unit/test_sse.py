@@ -49,6 +49,44 @@ def test_fields_are_read_as_the_standard_says(stream: bytes, events: list[tuple[
     assert parse(stream) == events
 
 
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b'data: {"a":1}', [("", b'{"a":1}')]),
+        (b'event: x\ndata: {"a":1}\n', [("x", b'{"a":1}')]),
+        (b'\xef\xbb\xbfdata: {"a":1}', [("", b'{"a":1}')]),
+        (b'data: {"a":1}\n\ndata: [DONE]', [("", b'{"a":1}'), ("", b"[DONE]")]),
+        (
+            b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n',
+            [("", b'{"a":1}'), ("", b'{"b":2}'), ("", b"[DONE]")],
+        ),
+        (b'event: x\ndata: {"a":1}\nevent: y\ndata: {"b":2}\n', [("x", b'{"a":1}'), ("y", b'{"b":2}')]),
+        (b'data: {"a":1}\ndata: {"b":2}', [("", b'{"a":1}'), ("", b'{"b":2}')]),
+        (b'data: {"a":\ndata: 1}\n\n', [("", b'{"a":\n1}')]),
+        (b'data: {"a":1}\ndata: {"b":', [("", b'{"a":1}')]),
+        (b'data: {"a":', []),
+        (b'data: {"a":{"b":1}', []),
+        (b"data: words", []),
+        (b'event: x\nid: {"a":1}', []),
+        (b'error: {"message":"no"}\n\n', [("error", b'{"message":"no"}')]),
+        (b"error: no\n\n", [("error", b"no")]),
+        (b'data: {"a":1}\n\n{"error":"no"}\n', [("", b'{"a":1}'), ("", b'{"error":"no"}')]),
+        (b'data: {"a":1}\n\n{"error":"no"}', [("", b'{"a":1}'), ("", b'{"error":"no"}')]),
+    ],
+)
+def test_what_lax_servers_send_is_read(stream: bytes, events: list[tuple[str, bytes]]) -> None:
+    for chunks in ([stream], [bytes([byte]) for byte in stream]):
+        parser = SseParser(1000)
+        read = [event for chunk in chunks for event in parser.feed(chunk)] + list(parser.end())
+        assert [(event.event, event.data) for event in read] == events
+
+
+def test_what_is_left_out_at_the_end_of_a_stream_stays_left_out() -> None:
+    parser = SseParser(20, lambda _: True)
+    assert list(parser.feed(b'data: {"a":"' + b"x" * 30 + b'"}')) == []
+    assert list(parser.end()) == []
+
+
 pieces = st.sampled_from(
     [
         b"data",
@@ -60,6 +98,8 @@ pieces = st.sampled_from(
         b"\r\n",
         b"\n\n",
         b"x",
+        b"{}",
+        b"error: ",
         b"\xef\xbb\xbf",
         "ü🙂".encode(),
         b"id: 1",

@@ -19,6 +19,8 @@ HIGH, LOW, EMOJI, LOST = "\ud83d", "\ude00", "\U0001f600", "\ufffd"
         (b'{"delta": "\\uDE00x", "n": 7}', {"delta": LOW + "x", "n": 7}),
         (b'["\xed\xa0\xbd"]', [HIGH]),
         (b'["\\ud83d\\ude00"]', [EMOJI]),
+        (b'["a\xff\xe2\x82", "\xc3\xa9"]', ["a\ufffd\ufffd", "\xe9"]),
+        (b'["\xff", "\xed\xa0\xbd"]', ["\ufffd", "\ufffd" * 3]),
         (b'["\\ud83d", 123456789012345678901234567890]', [HIGH, 123456789012345678901234567890.0]),
     ],
 )
@@ -28,7 +30,17 @@ def test_halves_are_let_in(data: bytes, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b'"\xff"', b'["\\ud83d", NaN]', b'["\\ud83d"', b'"\\ud83d" x', b'"\\ud8"', b"\\ud83d", b"\xed"]
+    "data",
+    [
+        b'["\xff"',
+        b"\xff",
+        b'["\\ud83d", NaN]',
+        b'["\\ud83d"',
+        b'"\\ud83d" x',
+        b'"\\ud8"',
+        b"\\ud83d",
+        b"\xed",
+    ],
 )
 def test_what_is_no_json_stays_none(data: bytes) -> None:
     with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):

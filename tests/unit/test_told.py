@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.backends.told import words_in
+from services.executor.backends.told import refuses, words_in
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,9 @@ from services.executor.backends.told import words_in
         ({"object": "error", "message": "boom", "code": 400}, "boom", 400),
         ({"error": "invalid_request", "error_description": "boom"}, "invalid_request", None),
         ({"message": {"text": "boom"}}, "boom", None),
+        ({"Message": "boom"}, "boom", None),
+        ({"code": 500, "msg": "boom", "success": False}, "boom", 500),
+        ({"base_resp": {"status_code": 1004, "status_msg": "boom"}}, "boom", None),
         ({"error": {}}, "", None),
         ("boom", "boom", None),
         (7, "", None),
@@ -56,3 +59,22 @@ def test_words_are_bounded_and_so_is_the_search() -> None:
         deep = {"error": deep}
     assert words_in(json.dumps(deep).encode()) == ("", None)
     assert len(words_in(b"x" * 100_000)[0]) == 300
+
+
+@pytest.mark.parametrize(
+    ("answer", "does"),
+    [
+        ({"code": 500, "msg": "boom", "success": False}, True),
+        ({"code": "1113", "msg": "boom"}, True),
+        ({"success": False, "message": "boom"}, True),
+        ({"base_resp": {"status_code": 1004, "status_msg": "boom"}, "choices": None}, True),
+        ({"base_resp": {"status_code": 0, "status_msg": ""}}, False),
+        ({"code": 0, "msg": "success"}, False),
+        ({"code": 200, "message": "ok", "success": True}, False),
+        ({"code": 500}, False),
+        ({"message": "hello"}, False),
+        ({"code": {}, "message": "hello"}, False),
+    ],
+)
+def test_an_object_that_refuses_is_known_by_its_code(answer: dict[str, Any], does: bool) -> None:
+    assert refuses(answer) is does

@@ -59,6 +59,8 @@ class Body:
 
     def end(self) -> Iterator[ServerSentEvent]:
         """What the end of the body completes: JSON needs no mark of its end."""
+        if self._read == self._sse.feed:
+            yield from self._sse.end()
         if self.is_whole or self._read == self._by_line:
             if rest := b"".join(self._pieces).strip(_BLANK):
                 yield ServerSentEvent("", rest)

@@ -19,7 +19,8 @@ from services.executor.backends.chat_request import Dialect, chat_body, toolbox
 from services.executor.backends.chat_tools import Object, Toolbox, UntranslatableError
 from services.executor.backends.chat_translate import ChatTranslator, Chunk, MalformedChunkError
 from services.executor.backends.failures import UNFIT
-from services.executor.backends.sse import ServerSentEvent, says_nothing
+from services.executor.backends.sse import ServerSentEvent, is_object, says_nothing
+from services.executor.backends.told import refuses, words_in
 from services.executor.backends.upstream import Upstream
 
 _OPENAI_HOSTS = (".openai.com", ".azure.com")
@@ -125,6 +126,9 @@ class ChatBackend:
 
         Raises UpstreamError when it tells of an error.
         """
+        if one.event == "error" and not is_object(one.data):
+            said, code = words_in(one.data)
+            raise self._words.reported({"error": {"message": said, "code": code}})
         if says_nothing(one):
             chunks = []
         elif one.data.lstrip().startswith(b"["):
@@ -146,7 +150,7 @@ def _error_in(chunk: Chunk) -> Chunk | None:
     choices, errors = objects_of(chunk.get("choices")), chunk.get("errors")
     if errors and not choices:
         return {"error": errors[0] if isinstance(errors, list) else errors}
-    if not choices and chunk.get("detail"):
+    if not choices and (chunk.get("detail") or refuses(chunk)):
         return chunk
     return next((choice for choice in choices if choice.get("error")), None)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.events import KNOWN_EVENTS, TERMINAL_EVENTS, Event
 from schemas.output import are_items
+from services.executor.backends.told import refuses
 
 RUNNING = ("queued", "in_progress")
 """Status of a response whose end is still to come."""
@@ -56,7 +57,7 @@ def tells_of_an_error(event: Event) -> bool:
     """Whether an event, or an object without a type, tells of an error, and not of a response that failed."""
     if event.get("type") is not None:
         return event["type"] in _ERRORS or (event["type"] in TERMINAL_EVENTS and _is_bare_error(event))
-    told = any(event.get(name) for name in _TOLD_IN) or event.get("object") == "error"
+    told = any(event.get(name) for name in _TOLD_IN) or event.get("object") == "error" or refuses(event)
     return told and final_event(event) is None
 
 

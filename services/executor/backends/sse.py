@@ -3,10 +3,15 @@
 Lines end in CR, LF or CRLF, a chunk may end anywhere (within a CRLF, a UTF-8 character, the byte order mark),
 data may span lines, comments are passed over. An event that the stream's end cuts short is never handed out.
 Source: the event stream section of the HTML standard; `id` and `retry` are of no use here and left out.
+
+Lax servers end events by a mere line end, leave out the last empty line, write `error:` for `event: error`,
+or break off with a bare object. No stream that keeps to the standard means anything else by these (U-10).
 """
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+import msgspec
 
 _BOM = b"\xef\xbb\xbf"
 HEAD_BYTES = 4096
@@ -27,6 +32,9 @@ class ServerSentEvent(NamedTuple):
 
 
 _ALIVE = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive", "alive"})
+_BEGINS = (b"event", b"data", b"error")
+"""Fields that an event may begin with."""
+_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 
 
@@ -72,13 +80,32 @@ class SseParser:
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that `chunk` completes. Raises EventTooLarge after the events before the large one."""
         for line in self._lines(chunk):
-            if line:
-                self._field(line)
-                continue
-            event, data, left_out = self._event, self._data, self._left_out
-            self._clear()
-            if data:
-                yield ServerSentEvent(event, b"\n".join(data), left_out)
+            name, value = _name_and_value(line)
+            if not line or (name in _BEGINS and self._is_object()):
+                yield from self._taken()
+            self._field(name, value, len(line))
+
+    def end(self) -> Iterator[ServerSentEvent]:
+        """The last event, where only the line end behind it is missing: what was cut is no whole object."""
+        if self._unfinished and not self._left_out:
+            line = self._without_bom(b"".join(self._unfinished))
+            name, value = _name_and_value(line)
+            if name in _BEGINS and self._is_object():
+                yield from self._taken()
+            self._line_size = self._unfinished_size
+            self._field(name, value, len(line))
+        if self._is_object() or self._data == [b"[DONE]"]:
+            yield from self._taken()
+
+    def _taken(self) -> Iterator[ServerSentEvent]:
+        event, data, left_out = self._event, self._data, self._left_out
+        self._clear()
+        if data:
+            yield ServerSentEvent(event, b"\n".join(data), left_out)
+
+    def _is_object(self) -> bool:
+        """Whether the data so far is one line, and that a whole object."""
+        return len(self._data) == 1 and not self._left_out and is_object(self._data[0])
 
     def _clear(self) -> None:
         self._event = ""
@@ -136,16 +163,30 @@ class SseParser:
             return line.removeprefix(_BOM)
         return line
 
-    def _field(self, line: bytes) -> None:
-        name, value = _name_and_value(line)
-        if name == b"data":
-            self._data_size += self._line_size - len(line) + len(value)
+    def _field(self, name: bytes, value: bytes, line_bytes: int) -> None:
+        if name in (b"data", b"error"):
+            self._data_size += self._line_size - line_bytes + len(value)
             if not (self._left_out and self._data):
                 self._data.append(value)
+        if name == b"error":
+            self._event = "error"
         elif name == b"event":
             self._event = value.decode(errors="replace")
 
 
+def is_object(line: bytes) -> bool:
+    """Whether `line` is one whole JSON object."""
+    if not line.startswith(b"{") or not line.rstrip().endswith(b"}"):
+        return False
+    try:
+        _raw(line)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
 def _name_and_value(line: bytes) -> tuple[bytes, bytes]:
+    if line.startswith(b"{"):
+        return b"data", line
     name, _, value = line.partition(b":")
     return name, value.removeprefix(b" ")

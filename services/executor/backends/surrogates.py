@@ -2,7 +2,7 @@
 
 JSON can say half a pair, as an escape; UTF-8 cannot, so no record and no frame can hold one. `loads` lets
 halves in, a `Seam` joins two that meet in one text across its deltas, and `mended` makes whatever is left
-U+FFFD (U-12). Pure. Text without halves, nearly all of it, costs one look.
+U+FFFD (U-12), as bytes that are no UTF-8 become. Pure. Text without halves, nearly all of it, costs one look.
 """
 
 import json
@@ -12,20 +12,21 @@ from typing import Any
 import msgspec
 
 _HALF = re.compile("[\ud800-\udfff]")
-_HINTS = (b"\\ud", b"\\uD", b"\xed")
-"""What bytes with half a pair contain: as an escape, or encoded like a character of its own (WTF-8)."""
+_HINTS = (b"\\ud", b"\\uD")
+"""What ASCII with half a pair contains. Other bytes may have one encoded like a character (WTF-8)."""
 _LONGEST_INT = 18
 """Digits that certainly fit into 64 bits: msgspec encodes no longer integer."""
 
 
 def loads(data: bytes) -> Any:
-    """The JSON value in `data`; its strings may hold halves. Raises msgspec.DecodeError, UnicodeDecodeError
-    or RecursionError when it is no JSON.
+    """The JSON value in `data`; its strings may hold halves, and have U+FFFD for bytes that are no UTF-8.
+
+    Raises msgspec.DecodeError or RecursionError when it is no JSON.
     """
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        if not any(hint in data for hint in _HINTS):
+        if data.isascii() and not any(hint in data for hint in _HINTS):
             raise
         return _lenient(data)
 
@@ -82,6 +83,9 @@ def whole(text: str) -> str:
 def _lenient(data: bytes) -> Any:
     try:
         text = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
+    try:
         return json.loads(text, parse_constant=_refused, parse_int=_number)
     except json.JSONDecodeError as error:
         raise msgspec.DecodeError(str(error)) from error

@@ -13,9 +13,12 @@ import msgspec
 
 _KEYS = (
     *("message", "msg", "error", "errors", "detail", "details", "error_description", "description"),
-    *("reason", "title", "fault", "faultstring", "text"),
+    *("reason", "title", "fault", "faultstring", "text", "Message", "errorMessage", "error_message"),
+    *("errorMsg", "error_msg", "err_msg", "errmsg", "status_msg", "base_resp"),
 )
 """Where servers put their words, the likeliest first."""
+_FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success", "Success")
+"""Codes by which an answer says that all is well."""
 _DEPTH = 6
 _SEVERAL = 3
 """Errors of a list that are told."""
@@ -44,6 +47,16 @@ def told_in(value: Any) -> str:
         return said
     listed = next((value[key] for key in ("error", "detail") if isinstance(value.get(key), list)), None)
     return msgspec.json.encode(listed).decode() if listed else ""
+
+
+def refuses(value: Mapping[str, Any]) -> bool:
+    """Whether an object that is no answer says that a call failed, and has no `error`: `{"success": false,
+    "msg": …}`, `{"code": "1113", "message": …}`, `{"base_resp": {"status_code": 1004, …}}`.
+    """
+    held = value.get("base_resp")
+    status = held.get("status_code") if isinstance(held, Mapping) else value.get("code")
+    failed = value.get("success") is False or (status not in _FINE and isinstance(status, str | int))
+    return failed and told_in(value) != ""
 
 
 def code_in(value: Any) -> object:
