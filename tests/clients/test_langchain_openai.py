@@ -154,3 +154,18 @@ def test_a_stream_in_the_background_is_rejoined_by_the_sdk(base_url: str, openai
     last = last_event(openai, left_after_the_first_chunk(llm))
 
     assert last.response.output_text.split() == ["hi"] * 20
+
+
+def test_a_queued_object_is_taken_for_an_empty_answer(base_url: str) -> None:
+    llm = chat(f"{base_url}/v1", "echo", extra_body={"background": True})
+
+    assert llm.invoke("hi").text == ""
+
+
+def test_chat_completions_are_not_offered(base_url: str) -> None:
+    llm = ChatOpenAI(
+        model="echo", base_url=f"{base_url}/v1", api_key=SecretStr("unused"), use_responses_api=False
+    )
+
+    with pytest.raises(sdk.NotFoundError, match="/v1/responses"):
+        llm.invoke("hi")

@@ -160,3 +160,9 @@ async def test_a_run_in_the_background_is_rejoined_by_the_sdk(
 
     assert [event.sequence_number for event in seen] == list(range(29))
     assert seen[-1].response.output_text.split() == ["hi"] * 20
+
+
+async def test_a_queued_object_is_taken_for_an_empty_answer(echoing: Agent[Any]) -> None:
+    behind = echoing.clone(model_settings=ModelSettings(extra_args={"background": True}))
+
+    assert (await run(behind, "hi")).final_output == ""

@@ -22,7 +22,8 @@ const provider = createOpenAI({
   baseURL,
   apiKey: "unused",
   fetch(url, request) {
-    references += JSON.parse(request.body).input.filter((item) => item.type === "item_reference").length;
+    const { input = [] } = JSON.parse(request.body);
+    references += input.filter((item) => item.type === "item_reference").length;
     return fetch(url, request);
   },
 });
@@ -189,6 +190,10 @@ test("a structured answer", async () => {
   });
 
   assert.deepEqual(output, { where: "here" });
+});
+
+test("chat completions are not offered", async () => {
+  await assert.rejects(generateText({ model: provider.chat("echo"), prompt: "hi" }), /\/v1\/responses/);
 });
 
 test("an unknown reference is refused", async () => {
