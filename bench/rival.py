@@ -28,9 +28,10 @@ from starlette.routing import Route
 
 from schemas import events, response
 from schemas.ids import ResponseId, Tenant
+from schemas.steps import finished
 from services import echo
 from services.executor.backend import RunRequest
-from services.executor.backends.scripted import EchoScript
+from services.executor.backends.scripted import scripting
 
 
 class Row(msgspec.Struct):
@@ -126,7 +127,8 @@ class Runs:
 
     async def _run(self, id: ResponseId, body: dict[str, Any], initial: dict[str, Any]) -> None:
         said = [{"role": "user", "content": body["input"]}]
-        script = EchoScript(RunRequest(id, Tenant("default"), 1, body, said, initial), echo.steering(body))
+        request = RunRequest(id, Tenant("default"), 1, body, said, initial)
+        script = finished(scripting(request, echo.steering(body)))
         opening = [{"type": type, "response": initial} for type in (events.CREATED, events.QUEUED)]
         try:
             for number, event in enumerate(chain(opening, script.events())):

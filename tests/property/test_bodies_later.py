@@ -4,8 +4,10 @@ bodies of every shape, step by step.
 A step is what a loop runs without a turn for anybody else. Measured is its CPU time, best of three.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import asyncio
+import tracemalloc
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import aclosing, suppress
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,10 +22,11 @@ from schemas.request import input_items, listing, parse
 from schemas.steps import Steps, encoding, finished
 from services import config
 from services.eventlog.transcript import Packer, pack, unpack
-from services.executor.backend import UpstreamError
+from services.executor.backend import RunRequest, UpstreamError
 from services.executor.backends import build
 from services.executor.backends.chat_request import Dialect, chat_body, toolbox
 from services.executor.backends.chat_tools import UntranslatableError
+from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import Upstream
 from services.executor.scribe import Limits, Scribe
 from services.loops import FEW
@@ -181,3 +184,58 @@ async def test_what_holds_more_values_than_can_be_read_quickly_is_no_answer() ->
         upstream.decode(b'{"type":"x","y":[%b]}' % b",".join([b"[]"] * 100_000))
     assert refused.value.type == "upstream_malformed"
     assert upstream.decode(b'{"type":"x","y":"%b"}' % (b"[]," * 100_000))["type"] == "x"
+
+
+SAID: Mapping[str, Callable[[int], tuple[str, str]]] = {
+    "one word": lambda size: ("x" * size, ""),
+    "one word again and again": lambda size: ("x" * size, "1000000"),
+    "long words": lambda size: (("x" * 100_000 + " ") * (size // 100_001), "1000000"),
+    "letters": lambda size: ("a " * (size // 2), ""),
+    "letters again and again": lambda size: ("a " * (size // 2), "1000000"),
+    "short words": lambda size: ("ab\n" * (size // 3), ""),
+    "words of eight": lambda size: ("abcdefgh " * (size // 9), ""),
+    "nothing but blanks": lambda size: (" " * size, ""),
+    "letters of three bytes": lambda size: ("中" * (size // 3), "3"),
+}
+"""What somebody may say to `echo`: a text, and `echo.tokens`."""
+
+
+async def _echo(text: str, tokens: str, most: int) -> None:
+    """As a run does: each batch is encoded at once, and others have their turn after it."""
+    metadata = {"echo.tokens": tokens} if tokens else {}
+    body = {"model": "echo", "input": text, "metadata": metadata}
+    said = [{"role": "user", "content": text}]
+    request = RunRequest(ID, Tenant("t"), 1, body, said, {"id": ID})
+    written = 0
+    async with aclosing(ScriptedBackend().stream(request)) as stream:
+        async for batch in stream:
+            written += sum(len(msgspec.json.encode(upstream.event)) for upstream in batch)
+            if written > most:
+                return
+            await asyncio.sleep(0)
+
+
+def _turns(work: Coroutine[Any, Any, None]) -> Steps[None]:
+    """The steps of a coroutine that waits for nothing but its next turn."""
+    try:
+        while True:
+            work.send(None)
+            yield
+    except StopIteration:
+        return
+
+
+@pytest.mark.parametrize("said", [pytest.param(said, id=name) for name, said in SAID.items()])
+def test_echo_says_a_text_of_any_shape_in_short_steps_and_little_memory(
+    said: Callable[[int], tuple[str, str]],
+) -> None:
+    text, tokens = said(LARGEST)
+    most = 2 * LARGEST
+    with uncollected():
+        assert longest(lambda: _turns(_echo(text, tokens, most)), LONGEST_S) < LONGEST_S
+    tracemalloc.start()
+    try:
+        finished(_turns(_echo(text, tokens, 0)))
+        assert tracemalloc.get_traced_memory()[1] < 10 * LARGEST
+    finally:
+        tracemalloc.stop()

@@ -3,7 +3,8 @@
 For development, tests and benchmarks. Its events are a function of the request alone, so a run can go on at
 any event, byte for byte as if nothing had happened (`Resume.counted`). `EchoScript` is that function;
 `ScriptedBackend` adds the pauses. A million events are asked of it: a delta costs one dict and one tuple
-(0.4 µs), and nothing is kept per event.
+(0.4 µs), and nothing is kept per event. Nor is the text ever gone through in one go: it may be a conversation
+of 64 MiB (`words`).
 """
 
 import asyncio
@@ -15,27 +16,34 @@ from typing import Any
 from schemas.errors import ApiError
 from schemas.events import Event
 from schemas.ids import item_id
+from schemas.steps import Steps
 from services.echo import EchoSteering, steering
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
+from services.executor.backends.words import Words, counting, splitting
+from services.loops import in_turns
 
 BATCH = 256
 """Events per batch when no pause is asked for."""
+BATCH_CHARACTERS = 1 << 20
+"""Characters of words per batch, unless one word has more: who takes a batch encodes it in one go."""
 
 
 class EchoScript:
     """The event sequence of one echo run, startable at any event."""
 
-    def __init__(self, request: RunRequest, asked: EchoSteering) -> None:
+    def __init__(self, request: RunRequest, asked: EchoSteering, words: Words, input_words: int) -> None:
         self._response = request.response
-        self._input_words = sum(len(text.split()) for text in _texts(request.input))
-        self._words = last_user_text(request.input).split()
-        self._count = self._word_count(asked)
+        self._input_words = input_words
+        self._words = words
+        self._count = words.count if asked.tokens is None or not words.count else asked.tokens
         self._fail_after = asked.fail_after
         self._item_id = item_id("msg", request.id, 0)
         self._at = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
 
-    def _word_count(self, asked: EchoSteering) -> int:
-        return len(self._words) if asked.tokens is None or not self._words else asked.tokens
+    @property
+    def batch(self) -> int:
+        """Events per batch, when no pause is asked for."""
+        return min(BATCH, 1 + BATCH_CHARACTERS // (self._words.longest + 1))
 
     def events(self, start: int = 0) -> Iterator[Event]:
         """The events from number `start` on (0 is `response.in_progress`).
@@ -60,26 +68,21 @@ class EchoScript:
         fails = self._fail_after is not None and self._fail_after < self._count
         end = self._fail_after if fails and self._fail_after is not None else self._count
         delta = {"type": "response.output_text.delta", **self._at, "delta": "", "logprobs": []}
-        spaced = [word + " " for word in self._words]
-        for index in range(start, min(end, self._count - 1)):
-            yield {**delta, "delta": spaced[index % len(spaced)]}
+        for word in islice(self._words.round(start), max(min(end, self._count - 1) - start, 0)):
+            yield {**delta, "delta": word}
         if fails:
             raise UpstreamError(f"Model echo failed after {end} words, as echo.fail_after asked.")
         if start < self._count:
-            yield {**delta, "delta": self._words[(self._count - 1) % len(self._words)]}
+            yield {**delta, "delta": next(self._words.round(self._count - 1))[:-1]}
 
     def _closing(self) -> Iterator[Event]:
-        text = self._text()
+        text = self._words.text(self._count)
         item = self._item("completed", [_part(text)])
         yield {"type": "response.output_text.done", **self._at, "text": text, "logprobs": []}
         yield {"type": "response.content_part.done", **self._at, "part": _part(text)}
         yield {"type": "response.output_item.done", "output_index": 0, "item": item}
         final = {"status": "completed", "output": [item], "usage": self._usage()}
         yield {"type": "response.completed", "response": self._response | final}
-
-    def _text(self) -> str:
-        rounds, rest = divmod(self._count, len(self._words) or 1)
-        return " ".join(self._words * rounds + self._words[:rest])
 
     def _item(self, status: str, content: list[Any]) -> dict[str, Any]:
         return {
@@ -100,6 +103,13 @@ class EchoScript:
         }
 
 
+def scripting(request: RunRequest, asked: EchoSteering) -> Steps[EchoScript]:
+    """The script of a run, in steps: its input may be long."""
+    input_words = yield from counting(_texts(request.input))
+    words = yield from splitting(last_user_text(request.input))
+    return EchoScript(request, asked, words, input_words)
+
+
 class ScriptedBackend:
     """Serves model `echo`."""
 
@@ -116,8 +126,9 @@ class ScriptedBackend:
         except ApiError as error:
             raise UpstreamError(error.message, type="invalid_request") from error
         request.calling()
-        events = EchoScript(request, asked).events(resume.counted if resume else 0)
-        size = 1 if asked.interval_ms else BATCH
+        script = await in_turns(scripting(request, asked))
+        events = script.events(resume.counted if resume else 0)
+        size = 1 if asked.interval_ms else script.batch
         for batch in _batches(events, size):
             if asked.interval_ms and batch[0].event["type"] == "response.output_text.delta":
                 await asyncio.sleep(asked.interval_ms / 1000)
