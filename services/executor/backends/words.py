@@ -2,8 +2,8 @@
 
     a text → pieces of about 64 Ki characters, cut between words → each with its words one blank apart
 
-A list of the words of 8 MB takes up to 250 MB and half a second, so only the words of one piece are ever there
-at once. A text of one piece, as nearly all are, is split once.
+A list of the words of 8 MB takes up to 250 MB and half a second, so only the words of one piece are ever
+there at once. A text of one piece, as nearly all are, is split once.
 """
 
 import re
