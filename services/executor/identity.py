@@ -106,6 +106,8 @@ class Table:
         """Those that are open, or done, in the order of their places."""
         self.unopened: list[Entry] = []
         self._ids: dict[str, Entry] = {}
+        self._shared: set[str] = set()
+        """Ids that the upstream gave to several items: alone they say nothing."""
         self._places: dict[int, list[Entry]] = {}
         self._calls: dict[tuple[str, str], Entry] = {}
         self._names: set[str] = set()
@@ -166,6 +168,8 @@ class Table:
 
     def _known_as(self, entry: Entry, item: Item, theirs: int | None) -> None:
         if isinstance(id := item.get("id"), str) and id:
+            if self._ids.get(id, entry) is not entry:
+                self._shared.add(id)
             self._ids[id] = entry
         if theirs is not None:
             self._places.setdefault(theirs, []).append(entry)
@@ -263,7 +267,8 @@ class Table:
         """Each item of the final object with the one that was streamed, or a new one."""
         found: dict[int, Entry] = {}
         for number, item in enumerate(said):
-            known = self._by_id(item.get("id")) or self._calls.get((item["type"], str(item.get("call_id"))))
+            known = self._alone(item.get("id"))
+            known = known or self._calls.get((item["type"], str(item.get("call_id"))))
             if known and known.kind == item["type"] and known not in found.values():
                 found[number] = known
         for number, item in enumerate(said):
@@ -279,6 +284,11 @@ class Table:
         free += [entry for entry in (*self.entries, *self.unopened) if entry not in (*found.values(), *free)]
         fitting = (entry for entry in free if entry.kind == item["type"] and _same_name(entry, item))
         return next((entry for entry in fitting if not entry.opened or meets(entry, item)), None)
+
+    def _alone(self, id: object) -> Entry | None:
+        """The one item that has this id, if no other has it too."""
+        known = self._by_id(id)
+        return known if known is not None and id not in self._shared else None
 
     def _by_id(self, id: object) -> Entry | None:
         return self._ids.get(id) if isinstance(id, str) else None

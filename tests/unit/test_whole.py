@@ -373,3 +373,13 @@ def test_an_item_that_is_done_is_over(kind: str, said: Any, status: str) -> None
 def test_arguments_are_text(arguments: Any) -> None:
     (item,) = output_of(done(call(arguments)), completed())
     assert item["arguments"] == '{"a":1}'
+
+
+@pytest.mark.parametrize("finals", [("number 0", "number 1"), ("number 1",), ("number 0",), ()])
+def test_items_that_share_an_id_are_each_told_once(finals: tuple[str, ...]) -> None:
+    said = [
+        event
+        for place, text in enumerate(("number 0", "number 1"))
+        for event in (added(message(""), output_index=place), done(message(text), output_index=place))
+    ]
+    assert texts_of(*said, completed(*map(message, finals))) == ["number 0", "number 1"]
