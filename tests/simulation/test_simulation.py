@@ -1,7 +1,10 @@
 """Seeds of the simulation: one that fails is printed with the command that replays it exactly."""
 
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from msgspec.structs import replace
@@ -37,8 +40,16 @@ LASTING = Plan(window_ms=2_000, words=40, max_queue=40)
 
 
 def simulation(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The simulation as a command, which has processes of its own: they end with it, however it ends."""
     command = [sys.executable, "-m", "tests.simulation", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        out, err = running.communicate(timeout=240)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, running.returncode, out, err)
 
 
 @pytest.mark.slow
