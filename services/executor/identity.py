@@ -7,6 +7,7 @@ when the item goes back.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from schemas.events import Event
 from schemas.ids import ResponseId, item_id, item_prefix
@@ -20,6 +21,8 @@ none, or one that another item of the response has. For the type CALL it makes a
 """
 CALL = "call"
 
+LOOKED_AT = 10
+"""Items of which one without a known id may be any: each is compared with it, texts and all."""
 _NAME = re.compile(r"[!-~]{1,256}")
 """Ids of an upstream that are taken note of."""
 _TOOLS = ("_arguments", "_input", "_code", "_command", "_output_content")
@@ -114,6 +117,8 @@ class Table:
         self._aliases: dict[str, str] = {}
         """The upstream's call ids to ours, where they differ."""
         self._output = output
+        self._next = max(output.held(), default=-1) + 1
+        """The place of the item that is opened next."""
         for index, item in zip(sorted(output.held()), output.items(), strict=True):
             self._take_over(index, item, names)
 
@@ -137,7 +142,7 @@ class Table:
 
     def open(self, entry: Entry) -> Item:
         """Give an item its place and identity; what it is then."""
-        entry.index = max(self._output.held(), default=-1) + 1
+        entry.index, self._next = self._next, self._next + 1
         theirs = entry.item.get("id")
         theirs = theirs if isinstance(theirs, str) and theirs and theirs not in self._names else None
         entry.id = self._mint(entry.kind, theirs, entry.index)
@@ -266,24 +271,39 @@ class Table:
     def matched(self, said: list[Item], meets: Callable[[Entry, Item], bool]) -> Iterator[tuple[Entry, Item]]:
         """Each item of the final object with the one that was streamed, or a new one."""
         found: dict[int, Entry] = {}
+        matched: set[Entry] = set()
         for number, item in enumerate(said):
             known = self._alone(item.get("id"))
             known = known or self._calls.get((item["type"], str(item.get("call_id"))))
-            if known and known.kind == item["type"] and known not in found.values():
+            if known and known.kind == item["type"] and known not in matched:
                 found[number] = known
+                matched.add(known)
+        # By kind: there may be thousands of items that none of these is. New ones are never free.
+        free: dict[str, dict[Entry, None]] = {}
+        for entry in (*self.entries, *self.unopened):
+            if entry not in matched:
+                free.setdefault(entry.kind, {})[entry] = None
         for number, item in enumerate(said):
             if number not in found:
-                entry = self._unmatched(number, item, found, meets)
-                found[number] = entry or self.new(item, {})
+                same = free.get(item["type"], {})
+                entry = self._unmatched(number, item, same, meets) or self.new(item, {})
+                same.pop(entry, None)
+                found[number] = entry
             yield found[number], item
 
     def _unmatched(
-        self, number: int, item: Item, found: dict[int, Entry], meets: Callable[[Entry, Item], bool]
+        self,
+        number: int,
+        item: Item,
+        free: Mapping[Entry, None],
+        meets: Callable[[Entry, Item], bool],
     ) -> Entry | None:
-        free = [entry for entry in self._places.get(number, ()) if entry not in found.values()]
-        free += [entry for entry in (*self.entries, *self.unopened) if entry not in (*found.values(), *free)]
-        fitting = (entry for entry in free if entry.kind == item["type"] and _same_name(entry, item))
-        return next((entry for entry in fitting if not entry.opened or meets(entry, item)), None)
+        """The first of those at its place, and of the `free` ones that come next, which `item` may be."""
+        near = [entry for entry in self._places.get(number, ()) if entry in free]
+        for entry in islice(dict.fromkeys((*near, *islice(free, LOOKED_AT))), LOOKED_AT):
+            if _same_name(entry, item) and (not entry.opened or meets(entry, item)):
+                return entry
+        return None
 
     def _alone(self, id: object) -> Entry | None:
         """The one item that has this id, if no other has it too."""

@@ -239,3 +239,49 @@ def test_echo_says_a_text_of_any_shape_in_short_steps_and_little_memory(
         assert tracemalloc.get_traced_memory()[1] < 10 * LARGEST
     finally:
         tracemalloc.stop()
+
+
+MANY = 3000
+
+
+def _spoken(number: int, id: str) -> dict[str, Any]:
+    part = {"type": "output_text", "text": f"{number}", "annotations": []}
+    return {"id": f"{id}{number}", "type": "message", "role": "assistant", "content": [part]}
+
+
+ITEMS: Mapping[str, Callable[[int], tuple[list[dict[str, Any]], list[dict[str, Any]]]]] = {
+    "never streamed": lambda n: ([], [_spoken(at, "m") for at in range(n)]),
+    "never streamed, without ids": lambda n: ([], [{"type": "x"} for _ in range(n)]),
+    "calls never streamed": lambda n: (
+        [],
+        [{"type": "function_call", "call_id": f"c{at}", "name": "f", "arguments": "{}"} for at in range(n)],
+    ),
+    "streamed": lambda n: ([_spoken(at, "m") for at in range(n)],) * 2,
+    "streamed under other ids": lambda n: (
+        [_spoken(at, "m") for at in range(n)],
+        [_spoken(at, "n") for at in range(n)],
+    ),
+    "streamed, and then others": lambda n: (
+        [_spoken(at, "m") for at in range(n)],
+        [_spoken(at, "n") for at in range(n, 2 * n)],
+    ),
+}
+"""Items that an upstream streams as done, and those of its final object."""
+
+
+@pytest.mark.parametrize("items", [pytest.param(items, id=name) for name, items in ITEMS.items()])
+def test_the_time_for_an_upstreams_items_grows_with_their_number_alone(
+    items: Callable[[int], tuple[list[dict[str, Any]], list[dict[str, Any]]]],
+) -> None:
+    def write() -> None:
+        streamed, final = items(MANY)
+        scribe = Scribe(Taken(b'{"model":"m","input":"x"}').object, origin=0, last=1, limits=LIMITS)
+        for index, item in enumerate(streamed):
+            scribe.write(
+                {"type": "response.output_item.done", "output_index": index, "item": item}, (), now=0
+            )
+        end = {"status": "completed", "output": final}
+        scribe.write({"type": "response.completed", "response": end}, (), now=0)
+        assert scribe.ended
+
+    assert seconds(write, 1.5) < 1.5
