@@ -311,6 +311,7 @@ def test_a_bad_chunk_takes_the_finish_back() -> None:
         ({"choices": [{"delta": {"content": "x"}, "logprobs": [1]}]}, "sent logprobs that are not"),
         ({"choices": [{"delta": {"content": "x"}, "logprobs": {"content": [1]}}]}, "sent logprobs that"),
         ({"choices": [None]}, "a choice that is not an object"),
+        ({"choices": [{}] * 1001}, "more than 1000 choices"),
         (delta(function_call="f"), "not a function's"),
         (delta(content=5), "neither text, a refusal nor thoughts"),
         (delta(content={"a": 1}), "neither text, a refusal nor thoughts"),

@@ -37,6 +37,8 @@ Chunk = dict[str, Any]
 _KINDS = ("reasoning_text", "output_text", "refusal")
 _LONGEST_WORD = 100
 """Characters of a finish reason that are told."""
+MAX_CHOICES = 1000
+"""Choices in one chunk. Servers have bounds of about 100; only one is told, and each takes 5 microseconds."""
 _SPEAKS = ("delta", "message", "content", "text", "response", "output", "tool_calls")
 """Fields by which a chunk without choices says something in another protocol."""
 
@@ -125,6 +127,8 @@ class ChatTranslator:
             return []  # usage, or a sign of life
         if not isinstance(choices, list):
             raise MalformedChunkError("sent a chunk without choices.")
+        if len(choices) > MAX_CHOICES:
+            raise MalformedChunkError(f"sent a chunk of more than {MAX_CHOICES} choices.")
         self._citations.take(chunk)
         return self._all(choices)
 
