@@ -4,6 +4,7 @@
     any other         is looked for in the conversation before the request, from its last turn back
 
 What the tenant may not see is not there: unknown, foreign, deleted and unstored are one and the same.
+The log's end is asked for once for all of them: an ask for each of thousands would take seconds.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from schemas.errors import ApiError, not_found, unavailable
-from schemas.ids import ResponseId, Tenant, parse_item_id
+from schemas.ids import ResponseId, Tenant, parse_item_id, partition_of
 from schemas.references import is_reference
 from schemas.request import input_items, listing
 from services.loops import in_turns
@@ -80,6 +81,7 @@ class Items:
         for id in ids:
             if (place := parse_item_id(id)) is not None:
                 by_response.setdefault(place.response, []).append(id)
+        await self._replay.reach(by_response)
         named = list(by_response.items())
         for start in range(0, len(named), TOGETHER):
             looks = [self._in_response(wanted.tenant, *one) for one in named[start : start + TOGETHER]]
@@ -88,7 +90,11 @@ class Items:
                     del left[id]
                 yield group
         previous = wanted.previous
+        reached = {partition_of(id) for id in by_response}
         while previous is not None and left:
+            if partition_of(previous) not in reached:
+                await self._replay.reach([previous])
+                reached.add(partition_of(previous))
             found = await self._stored(previous, wanted.tenant)
             if found is None:
                 return
@@ -100,10 +106,10 @@ class Items:
             previous = previous_in(body)
 
     async def _stored(self, id: ResponseId, tenant: Tenant) -> Stored | None:
-        """Response `id`, if `tenant` may see it and it is not ephemeral: what is kept for good must not need
-        what is erased in minutes (A-9).
+        """Response `id`, which is reached, if `tenant` may see it and it is not ephemeral: what is kept for
+        good must not need what is erased in minutes (A-9).
         """
-        found = await self._replay.visible(id, tenant)
+        found = await self._replay.reached(id, tenant)
         return found if found is not None and found.stored else None
 
     async def _in_response(self, tenant: Tenant, id: ResponseId, ids: Sequence[str]) -> Group:

@@ -10,7 +10,7 @@ What is found is a `Window` or `Packed`; `chunks`, `object` and `request` answer
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 import msgspec
 import structlog
@@ -105,15 +105,31 @@ class Replay:
         if found is None:
             await self._transcripts.reach(partition)
             found = await self._known(id)
-        if isinstance(found, Window) and await self._is_over(found.state):
-            return Deleted(id, found.state)
-        return found
+        return await self._unless_over(found)
 
     async def visible(self, id: ResponseId, tenant: Tenant) -> Stored | None:
         """What is known of `id`, if `tenant` may see it. Raises ApiError 503."""
-        found = await self.find(id)
-        if found is None or isinstance(found, Deleted) or found.tenant != tenant or not found.visible:
+        return _seen_by(tenant, await self.find(id))
+
+    async def reach(self, ids: Iterable[ResponseId]) -> None:
+        """Read everything that is in the log by now and may concern one of `ids`: then `reached` knows them.
+        One look-up serves them all. Raises ApiError 503.
+        """
+        partitions = {partition_of(id) for id in ids}
+        here = [partition for partition in partitions if partition < len(self._foldings)]
+        beyond = [self._check_beyond(max(partitions))] if len(here) < len(partitions) else []
+        topics = (self._events, self._transcripts)
+        await asyncio.gather(*(topic.reach(partition) for topic in topics for partition in here), *beyond)
+
+    async def reached(self, id: ResponseId, tenant: Tenant) -> Stored | None:
+        """As `visible`, as of the last `reach` of `id` or later."""
+        if partition_of(id) >= len(self._foldings):
             return None
+        return _seen_by(tenant, await self._unless_over(await self._known(id)))
+
+    async def _unless_over(self, found: Found) -> Found:
+        if isinstance(found, Window) and await self._is_over(found.state):
+            return Deleted(found.id, found.state)
         return found
 
     async def _is_over(self, state: State) -> bool:
@@ -278,6 +294,12 @@ class Replay:
         if isinstance(error, TranscriptLost) and id not in self._library:
             return not_found(id)
         return unavailable("The log cannot be read.", reason="log_away")
+
+
+def _seen_by(tenant: Tenant, found: Found) -> Stored | None:
+    if found is None or isinstance(found, Deleted) or found.tenant != tenant or not found.visible:
+        return None
+    return found
 
 
 def _state_view(state: State, id: ResponseId, shown: bytes = b"null") -> ResponseView:

@@ -1,7 +1,7 @@
 """The items that requests refer to, over the log in memory: what is found, and what the upstream calls it."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,15 +10,16 @@ import pytest
 
 from schemas import response
 from schemas.events import NAMED
-from schemas.ids import ResponseId, Tenant, item_id
+from schemas.ids import ResponseId, Tenant, item_id, response_id
 from services.eventlog.memory import MemoryLog
+from services.eventlog.port import Bounds
 from services.replay import items
 from services.replay.routes import InternalRoutes
 from services.settings import Settings
 from services.web.internal import ITEMS_PATH, Found, Name, Turn, Wanted, turn_path
 from tests.responses import TENANT, Author
 from tests.serving import Answer, ask, serving
-from tests.unit.test_replay_streams import new_log, replaying
+from tests.unit.test_replay_streams import NAMES, PARTITIONS, new_log, replaying
 
 THEIRS = Name("msg_up", "0badcafe")
 
@@ -203,3 +204,32 @@ async def test_many_responses_are_looked_up_for_one_request() -> None:
     async with site() as at:
         wanted = [await (await at.author()).add(f"word {number}") for number in range(3 * items.TOGETHER + 1)]
         assert list((await at.find(*wanted)).items) == wanted
+
+
+class CountingLog(MemoryLog):
+    """Counts how often somebody asks where partitions end."""
+
+    asked = 0
+
+    async def bounds(self, topic: str, partitions: Collection[int]) -> dict[int, Bounds]:
+        self.asked += 1
+        return await super().bounds(topic, partitions)
+
+
+async def test_the_end_of_the_log_is_asked_for_once_whatever_is_referred_to() -> None:
+    log = CountingLog({NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1})
+    async with site(log) as at:
+        unknown = [
+            item_id("msg", response_id(number % (PARTITIONS + 3), number.to_bytes(16)), 0)
+            for number in range(500)
+        ]
+        previous = None
+        for _ in range(30):
+            writing = await at.author(**({"previous_response_id": previous} if previous else {}))
+            await writing.close()
+            previous = writing.id
+        done = await (await at.author()).add("one")
+        before = log.asked
+        found = await at.find(*unknown, done, "msg_theirs", previous=previous)
+        assert (words(found), found.missing) == (["one"], [*unknown, "msg_theirs"])
+        assert log.asked - before <= 8
