@@ -7,6 +7,8 @@ own, which no object repeats.
 from collections.abc import Sequence
 from typing import Any
 
+from schemas.output import cut_status
+
 Item = dict[str, Any]
 
 PREVIEW = "response.image_generation_call.partial_image"
@@ -25,7 +27,7 @@ def without_picture(item: object) -> Item | None:
     """`item` as it is without its picture, None when it has none."""
     if not isinstance(item, dict) or not picture_bytes(item):
         return None
-    return {**item, "status": "incomplete", "result": None}
+    return {**item, "status": cut_status(item["type"]), "result": None}
 
 
 def fitting(items: Sequence[Item], excess: int) -> list[Item]:

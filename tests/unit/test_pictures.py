@@ -90,7 +90,7 @@ def test_a_result_that_is_too_large_leaves_everything_else_and_an_honest_end() -
         *held.write(completed(image("A" * 20_000), message()), now=0),
     ]
     item, said, end = ends(events)
-    assert (item["item"]["result"], item["item"]["status"]) == (None, "incomplete")
+    assert (item["item"]["result"], item["item"]["status"]) == (None, "failed")
     assert said["item"] == message()
     final = end["response"]
     assert (end["type"], final["status"], final["error"]["type"]) == (
@@ -99,7 +99,7 @@ def test_a_result_that_is_too_large_leaves_everything_else_and_an_honest_end() -
         "output_too_large",
     )
     assert "REJOINDER_MAX_RECORD_BYTES" in final["error"]["message"]
-    assert final["output"] == [image(None) | {"status": "incomplete"}, message()]
+    assert final["output"] == [image(None) | {"status": "failed"}, message()]
     assert final["usage"]["total_tokens"] == 3
     assert [event["sequence_number"] for event in values(events)] == list(range(2, 2 + len(events)))
 
