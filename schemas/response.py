@@ -27,6 +27,14 @@ image_file_not_found
 ERROR_CODES = frozenset(_CODES.split())
 """The codes that `error.code` may have: the openai SDK's closed list; another fails strict clients (A-8)."""
 
+INCOMPLETE_REASONS = frozenset({"max_output_tokens", "max_messages", "content_filter", "steered"})
+"""What `incomplete_details.reason` may be: the openai SDK's closed list."""
+_CHAT_DETAILS = {
+    "input_tokens_details": "prompt_tokens_details",
+    "output_tokens_details": "completion_tokens_details",
+}
+"""The names that Chat Completions has for details of `usage`."""
+
 _DEFAULTS: Object = {
     "instructions": None,
     "max_output_tokens": None,
@@ -212,7 +220,8 @@ def whole_usage(usage: object) -> Object | None:
     """
     if not isinstance(usage, Mapping) or not any(_number(value) is not None for value in usage.values()):
         return None
-    spent, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    spent = _count(usage, "input_tokens") or _count(usage, "prompt_tokens")
+    made = _count(usage, "output_tokens") or _count(usage, "completion_tokens")
     return {
         **usage,
         "input_tokens": spent,
@@ -273,14 +282,17 @@ def _json_type(value: Any) -> type:
 
 
 def _incomplete(details: object) -> Object:
-    """The Open Responses schema requires a reason; where the upstream gives none, length is the likeliest."""
-    if isinstance(details, Mapping) and details.get("reason"):
+    """The Open Responses schema requires a reason; where the upstream gives none of the API's, length is the
+    likeliest.
+    """
+    reason = details.get("reason") if isinstance(details, Mapping) else None
+    if isinstance(details, Mapping) and isinstance(reason, str) and reason in INCOMPLETE_REASONS:
         return dict(details)
     return {"reason": "max_output_tokens"}
 
 
 def _details(usage: Mapping[str, Any], name: str, *counts: str) -> Object:
-    given = usage.get(name)
+    given = usage.get(name) or usage.get(_CHAT_DETAILS[name])
     details = given if isinstance(given, Mapping) else {}
     return {**details, **{count: _count(details, count) for count in counts}}
 

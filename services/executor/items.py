@@ -4,12 +4,13 @@ An upstream tells of an item up to three times: when it is added, when it is don
 Each telling may leave out what another has. Pure; what an upstream says is not changed where it can stand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from schemas.output import Item, cut_status, objects_of
+from services.executor.annotations import annotations_of, recut
 
 MESSAGE, REASONING = "message", "reasoning"
 
@@ -175,10 +176,31 @@ def filled_part(part: dict[str, Any]) -> dict[str, Any]:
         return part
     whole = {**part} if isinstance(part.get(field), str) else {**part, field: ""}
     if part["type"] == "output_text":
-        for name in ("annotations", "logprobs"):
-            if not isinstance(whole.get(name), list):
-                whole[name] = []
+        if not isinstance(whole.get("logprobs"), list):
+            whole["logprobs"] = []
+        whole["annotations"] = annotations_of(whole.get("annotations"))
     return whole
+
+
+def aligned(said: Sequence[tuple[str, str]], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The parts that an end tells, cut where those that were streamed are (`said`: type and text of each).
+    Some servers join the parts of a message in its end, or take one apart there.
+    """
+    kinds = {kind for kind, _ in said} | {str(part.get("type")) for part in told}
+    if len(said) == len(told) or not said or len(kinds) != 1 or not kinds <= _PART_TEXT.keys():
+        return told
+    texts, streamed = [text_of(part) for part in told], [text for _, text in said]
+    rest = "".join(texts)
+    beyond = any(len(mine) > len(theirs) for mine, theirs in zip(streamed, texts, strict=False))
+    if not rest.startswith("".join(streamed)) or not (beyond or len(said) > len(told)):
+        return told
+    (kind,) = kinds
+    streamed[-1] += rest.removeprefix("".join(streamed))
+    parts = [{**told[0], _PART_TEXT[kind]: text} for text in streamed]
+    if kind == "output_text":
+        cited = recut([(text_of(part), part.get("annotations")) for part in told], streamed)
+        parts = [{**part, "annotations": own, "logprobs": []} for part, own in zip(parts, cited, strict=True)]
+    return parts
 
 
 def text_of(part: Mapping[str, Any]) -> str:
@@ -263,6 +285,7 @@ def completed_by(told: Item, final: Mapping[str, Any]) -> Item:
 
 
 def _parts_completed(told: list[dict[str, Any]], final: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    final = aligned([(str(part.get("type")), text_of(part)) for part in told], final)
     if [part.get("type") for part in told] != [part.get("type") for part in final[: len(told)]]:
         return told  # they do not meet: what was streamed stands
     whole = [completed_by(mine, theirs) for mine, theirs in zip(told, final, strict=False)]

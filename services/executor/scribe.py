@@ -28,6 +28,7 @@ from schemas.output import Output
 from schemas.pictures import PREVIEW, fitting, without_picture
 from schemas.records import UPSTREAM_CURSOR, EventHeaders, Headers, NewRecord
 from services.executor.backend import Refusal, UpstreamError
+from services.executor.backends.endings import cut_by
 from services.executor.backends.surrogates import mended
 from services.executor.identity import Mint, kept
 from services.executor.whole import Whole, end_of
@@ -247,6 +248,7 @@ class Scribe:
             status=status,
             output=self._whole.final(),
             upstream=theirs,
+            incomplete_details=cut_by(theirs.get("incomplete_details")),
             completed_at=int(now),
         )
         rest = {k: v for k, v in event.items() if k not in ("type", "sequence_number", "response", "error")}

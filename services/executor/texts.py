@@ -189,6 +189,7 @@ class Texts:
 
     def _parts_closed(self, entry: Entry, name: str, told: list[dict[str, Any]]) -> Iterator[Event]:
         known = list(self._lists.get((entry.index, name), ()))
+        told = items.aligned([(text.kind, self.said(text)) for text in known], told)
         for number, part in enumerate(told):
             text = self._meeting(part, told[number:], known)
             if text is None:

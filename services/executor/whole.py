@@ -14,6 +14,7 @@ from typing import Any
 from schemas.events import ITEM_ADDED, ITEM_DONE, KNOWN_EVENTS, LIFECYCLE, NAMED, TERMINAL_EVENTS, Event
 from schemas.output import DELTAS, DONES, PARTS, Item, Output, are_items
 from services.executor import items
+from services.executor.annotations import annotation_of
 from services.executor.backend import UpstreamError
 from services.executor.identity import Entry, Mint, Table, index_of, kind_of_event
 from services.executor.texts import Text, Texts
@@ -247,9 +248,13 @@ class Whole:
             return
         more: dict[str, Any] = {"item_id": entry.id, "output_index": entry.index}
         if type == _ANNOTATION:
+            annotation = annotation_of(event.get("annotation"))
+            if annotation is None:
+                return
             text = yield from self._texts.opened(entry, "response.output_text.delta", event)
             known = self._texts.shown(text).get("annotations")
-            more = {**text.place(), "annotation_index": len(known) if isinstance(known, list) else 0}
+            more = {**text.place(), "annotation": annotation}
+            more["annotation_index"] = len(known) if isinstance(known, list) else 0
         elif (name := _COUNTED.get(type)) is not None:
             more[name] = index_of(event.get(name)) or 0
         yield {**event, **more}

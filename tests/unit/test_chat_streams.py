@@ -379,3 +379,46 @@ def test_content_that_gemini_marks_as_thought_leaves_no_mark() -> None:
     mark = {"google": {"thought": True}}
     response = final(delta(content="Hm", extra_content=mark), delta(content="A"), STOP)
     assert all("extra_content" not in item for item in response["output"])
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "stop", None])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [('{"a": "lo', "incomplete"), ('{"a": 1', "incomplete"), ('{"a": 1}', "completed")],
+)
+def test_half_a_call_is_a_cut_whatever_the_finish_reason_says(
+    reason: str | None, arguments: str, status: str
+) -> None:
+    response = final(calls((0, "c", "f", arguments)), *([delta(reason)] if reason else []), DONE)
+    assert (response["status"], response["output"][0]["arguments"]) == (status, arguments)
+
+
+def test_what_a_model_writes_instead_of_an_object_is_no_cut() -> None:
+    response = final(calls((0, "c", "f", "a=1")), delta("tool_calls"), DONE)
+    assert (response["status"], response["output"][0]["arguments"]) == ("completed", "a=1")
+
+
+MARKED: Any = {"extra_content": {"google": {"thought": True}}}
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [
+            delta(content="<thought>Hm, ", **MARKED),
+            delta(content="so", **MARKED),
+            delta(content="</thought>Hi"),
+        ],
+        [delta(content="<thought>Hm, so</thought>Hi", **MARKED)],
+        [delta(content="<thought>Hm, so</thought>", **MARKED), delta(content="Hi")],
+        [delta(content="Hm, so", **MARKED), delta(content="Hi")],
+        [message(content="<thought>Hm, so</thought>Hi", **MARKED)],
+    ],
+)
+def test_the_tags_of_marked_thoughts_are_no_text(chunks: list[dict[str, Any]]) -> None:
+    response = final(*chunks, delta("stop"), DONE)
+    assert (text(response, "reasoning"), text(response)) == ("Hm, so", "Hi")
+
+
+def test_a_tag_that_the_server_does_not_mark_is_text() -> None:
+    assert text(final(delta(content="</thought>Hi"), delta("stop"), DONE)) == "</thought>Hi"

@@ -233,6 +233,23 @@ def test_logprobs_are_kept() -> None:
     assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == expected
 
 
+@pytest.mark.parametrize("odd", [None, "-inf", True])
+def test_a_token_without_a_number_has_no_logprob(odd: Any) -> None:
+    chunk = delta(content="Hi")
+    best = [{"token": "Hi", "logprob": odd}, {"token": "Ho", "logprob": 0}, "x"]
+    given = [{"token": "H", "logprob": odd}, {"token": "i", "logprob": -0.5, "top_logprobs": best}]
+    chunk["choices"][0]["logprobs"] = {"content": given}
+    (message,) = checked(translate(chunk, delta("stop")))[-1]["response"]["output"]
+    assert message["content"][0]["logprobs"] == [
+        {
+            "token": "i",
+            "logprob": -0.5,
+            "bytes": [],
+            "top_logprobs": [{"token": "Ho", "logprob": 0, "bytes": []}],
+        }
+    ]
+
+
 def test_content_may_be_a_list_of_parts() -> None:
     thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
     said = [{"type": "text", "text": "Hi"}, {"text": " you"}, "!", {"type": "refusal", "refusal": "No"}]

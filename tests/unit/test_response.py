@@ -175,6 +175,28 @@ def test_an_unknown_code_of_the_upstream_survives_as_the_type() -> None:
     assert response.response_error({"code": "invalid_prompt"})["code"] == "invalid_prompt"
 
 
+@pytest.mark.parametrize("reason", ["max_tokens", "", 7, None, ["content_filter"]])
+def test_a_reason_that_the_api_does_not_know_is_none(reason: object) -> None:
+    theirs = {"incomplete_details": {"reason": reason}}
+    value = response.finished(initial(), status="incomplete", output=[], upstream=theirs)
+    assert strict(value).incomplete_details is not None
+    assert value["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_counts_are_read_under_the_names_of_chat_completions_too() -> None:
+    usage = {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    whole = response.whole_usage(usage)
+    assert whole is not None
+    assert (whole["input_tokens"], whole["output_tokens"], whole["total_tokens"]) == (5, 2, 7)
+    assert whole["input_tokens_details"]["cached_tokens"] == 3
+    assert whole["output_tokens_details"]["reasoning_tokens"] == 1
+
+
 def test_incomplete_says_why_and_the_others_do_not() -> None:
     why = {"reason": "content_filter"}
     value = response.finished(

@@ -6,6 +6,7 @@ import pytest
 from schemas import response
 from schemas.ids import response_id
 from services.executor.backend import UpstreamError
+from services.executor.backends.endings import cut_by
 from services.executor.scribe import Draft, Ending, Limits, Scribe
 
 ID = response_id(0, bytes(16))
@@ -298,3 +299,13 @@ def test_what_fits_into_no_record_is_not_told() -> None:
     assert held.write({"type": "response.created", "response": theirs}, now=0) == []
     (end,) = held.end(Ending("gone"))
     assert value(end)["response"]["error"]["message"] == "gone"
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("max_tokens", "max_output_tokens"), ("safety", "content_filter"), ("bored", "max_output_tokens")],
+)
+def test_the_reason_of_a_cut_is_one_of_the_apis(reason: str, told: str) -> None:
+    theirs = {"output": [], "incomplete_details": {"reason": reason}}
+    assert cut_by(theirs["incomplete_details"]) == {"reason": told}
+    assert all(cut_by(details) is None for details in ({"reason": "steered"}, {"reason": 7}, {}, None, "x"))

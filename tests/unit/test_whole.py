@@ -226,6 +226,24 @@ def test_no_two_items_share_an_id_and_no_two_calls_a_call_id() -> None:
     assert len({item["id"] for item in output}) == len({item.get("call_id") for item in output}) + 1 == 4
 
 
+@pytest.mark.parametrize(
+    ("texts", "order"),
+    [
+        *[([*texts], 1) for texts in (["a", "b"], ["a", "ab"], ["ab", "a"], ["a", "a"], ["a", "b", "c"])],
+        *[([*texts], -1) for texts in (["a", "b"], ["a", "a"], ["a", "b", "c"])],
+    ],
+)
+def test_items_that_share_an_id_are_told_once_though_the_final_object_has_them_too(
+    texts: list[str], order: int
+) -> None:
+    said = [done(message(text, id="x"), output_index=at) for at, text in enumerate(texts)]
+    final = [message(text, id="x") for text in texts][::order]
+    assert texts_of(*said, completed(*final)) == texts
+    calls = [call(text, id="x", call_id=f"call_{at}") for at, text in enumerate(texts)]
+    said = [done(one, output_index=at) for at, one in enumerate(calls)]
+    assert texts_of(*said, completed(*calls[::order])) == texts
+
+
 def test_places_follow_each_other_whatever_the_upstream_counts_from() -> None:
     said = [added(message("", id="a"), output_index=3), delta("Hi", item_id="a", output_index=3), completed()]
     assert [event["output_index"] for event in told(said) if "output_index" in event] == [0] * 6
@@ -275,6 +293,71 @@ def test_what_only_the_final_object_has_of_an_item_is_in_ours() -> None:
     said = [done(message("Hi")), completed({**message(""), "content": [part], "phase": "final_answer"})]
     (item,) = output_of(*said)
     assert (item["content"][0]["annotations"], item["phase"]) == ([note], "final_answer")
+
+
+def noted(text: str, *starts: int) -> dict[str, Any]:
+    """A part with a note on the character at each of `starts`."""
+    notes = [
+        {"type": "url_citation", "url": "u", "title": "t", "start_index": at, "end_index": at + 1}
+        for at in starts
+    ]
+    return {"type": "output_text", "text": text, "annotations": notes, "logprobs": []}
+
+
+@pytest.mark.parametrize(
+    ("streamed", "told", "shown"),
+    [
+        (["ab", "cd"], [noted("abcd", 1, 2)], [noted("ab", 1), noted("cd", 0)]),
+        (["ab", "cd"], [noted("abcdef", 5)], [noted("ab"), noted("cdef", 3)]),
+        (["abcd"], [noted("ab", 0), noted("cd", 1)], [noted("abcd", 0, 3)]),
+        (["abc"], [noted("ab"), noted("cd", 1)], [noted("abcd", 3)]),
+        (["ab"], [noted("ab", 1), noted("cd", 1)], [noted("ab", 1), noted("cd", 1)]),
+        (["ab", "cd"], [noted("xy")], [noted("ab"), noted("cd")]),
+    ],
+)
+@pytest.mark.parametrize("by", ["item", "final"])
+def test_parts_that_an_end_joins_or_takes_apart_are_told_once(
+    by: str, streamed: list[str], told: list[Any], shown: list[Any]
+) -> None:
+    ended = {**message(""), "content": told}
+    end = [done(ended)] if by == "item" else []
+    pieces = [delta(text, content_index=at) for at, text in enumerate(streamed)]
+    (item,) = output_of(added(message("")), *pieces, *end, completed(ended))
+    assert item["content"] == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"url": "u"}, {"type": "url_citation", "url": "u", "title": "", "start_index": 0, "end_index": 0}),
+        (
+            {"type": "url_citation", "url_citation": {"url": "u", "start_index": 1.0, "end_index": None}},
+            {"type": "url_citation", "url": "u", "title": "", "start_index": 1, "end_index": 0},
+        ),
+        (
+            {"type": "file_citation", "file_id": "f"},
+            {"type": "file_citation", "file_id": "f", "filename": "", "index": 0},
+        ),
+        ({"type": "url_citation", "url": 5}, None),
+        ({"type": "url_citation"}, None),
+        ("u", None),
+        (None, None),
+    ],
+)
+def test_an_annotation_has_all_that_its_type_requires(given: Any, shown: Any) -> None:
+    """Told by an event, by its item's end, by the final object."""
+    event = {"type": "response.output_text.annotation.added", "annotation": given}
+    said = {**message(""), "content": [{"type": "output_text", "text": "Hi", "annotations": [given]}]}
+    streams = [delta("Hi"), event, completed()], [done(said), completed()], [delta("Hi"), completed(said)]
+    for stream in streams:
+        (item,) = output_of(*stream)
+        assert item["content"][0]["annotations"] == ([shown] if shown else [])
+
+
+def test_an_annotation_of_a_type_that_nobody_knows_yet_is_kept() -> None:
+    note = {"type": "scent", "of": "rain"}
+    said = {**message(""), "content": [{"type": "output_text", "text": "Hi", "annotations": [note]}]}
+    assert told([done(said), completed()])[-1]["response"]["output"][0]["content"][0]["annotations"] == [note]
 
 
 def test_items_that_were_never_streamed_are_before_the_end() -> None:

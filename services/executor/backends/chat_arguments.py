@@ -49,6 +49,11 @@ class Arguments:
         return bool(self._last) and not self._open and not self._in_string and not self.broken
 
     @property
+    def cut(self) -> bool:
+        """Whether it stops within an object, or a list."""
+        return self.begun and not self.whole and not self.broken
+
+    @property
     def empty(self) -> bool:
         """Whether it is an empty object, which some servers send ahead of the arguments."""
         return self.whole and self.size < 8 and "".join(self.text.split()) == "{}"

@@ -176,6 +176,11 @@ class Calls:
             if call.arguments.begun
         )
 
+    @property
+    def are_cut(self) -> bool:
+        """Whether the arguments of a call stop within their object."""
+        return any(call.arguments.cut for call in self._calls)
+
     def _take(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Iterator[Step]:
         if not (piece.id or piece.name or piece.extras or piece.arguments):
             return

@@ -9,25 +9,11 @@ chunk, and the text refers to the nth of them as `[n]` (U-53).
 
 from typing import Any
 
-Annotation = dict[str, Any]
+from services.executor.annotations import Annotation, annotation_of, is_known, url_of
 
 _LISTS = ("citations", "search_results", "web_search", "references", "sources")
 """Fields that servers have a list of sources in: of the chunk, the choice, the delta or the message."""
 _FIELDS = frozenset({*_LISTS, "annotations", "context"})
-_URLS = ("url", "link", "uri", "source_url")
-_REQUIRED: dict[str, dict[str, Any]] = {
-    "url_citation": {"url": "", "title": "", "start_index": 0, "end_index": 0},
-    "file_citation": {"file_id": "", "filename": "", "index": 0},
-    "container_file_citation": {
-        "container_id": "",
-        "file_id": "",
-        "filename": "",
-        "start_index": 0,
-        "end_index": 0,
-    },
-    "file_path": {"file_id": "", "index": 0},
-}
-"""Types of annotations, and the fields that each must have."""
 
 
 class Citations:
@@ -46,8 +32,10 @@ class Citations:
             return
         annotations = holder.get("annotations")
         for given in annotations if isinstance(annotations, list) else ():
-            annotation = _annotation(given)
-            if annotation and annotation not in self._known:  # a whole message repeats those of its pieces
+            annotation = annotation_of(given)
+            if (
+                annotation and is_known(annotation) and annotation not in self._known
+            ):  # a whole message repeats those of its pieces
                 self._known.append(annotation)
                 self._waiting.append(annotation)
                 self._cited.add(annotation.get("url", ""))
@@ -72,7 +60,7 @@ class Citations:
 
     def _list(self, given: Any) -> None:
         for source in given if isinstance(given, list) else ():
-            url, title = _url(source), source.get("title") if isinstance(source, dict) else ""
+            url, title = url_of(source), source.get("title") if isinstance(source, dict) else ""
             if url:
                 self._sources[url] = self._sources.get(url) or (title if isinstance(title, str) else "")
 
@@ -85,30 +73,3 @@ def _source(text: str, number: int, url: str, title: str) -> Annotation:
             break
     start, end = (at, at + len(mark)) if at >= 0 else (0, 0)
     return {"type": "url_citation", "url": url, "title": title, "start_index": start, "end_index": end}
-
-
-def _url(source: Any) -> str:
-    if isinstance(source, str):
-        return source
-    found = [source[name] for name in _URLS if source.get(name)] if isinstance(source, dict) else []
-    return found[0] if found and isinstance(found[0], str) else ""
-
-
-def _annotation(given: Any) -> Annotation | None:
-    """The Responses API's annotation: flat, with every field that it requires; None: there is none for it."""
-    if not isinstance(given, dict):
-        return None
-    kind = given.get("type")
-    nested = given.get(kind) if isinstance(kind, str) else None
-    flat = {**nested, "type": kind} if isinstance(nested, dict) else dict(given)
-    if not isinstance(kind, str) or kind not in _REQUIRED:
-        if not _url(flat):
-            return None
-        flat |= {"type": "url_citation", "url": _url(flat)}
-    for name, empty in _REQUIRED[flat["type"]].items():
-        value = flat.get(name)
-        if isinstance(value, float) and isinstance(empty, int):
-            flat[name] = int(value)
-        elif type(value) is not type(empty):
-            flat[name] = empty
-    return flat

@@ -29,6 +29,8 @@ _THOUGHTS = (
 _THOUGHT_NAMES = frozenset(_THOUGHTS)
 _HELD_IN = ("text", "thinking", "content", "reasoning", "summary", "reasoning_content")
 """Fields of an object of thoughts that hold its text."""
+TAG, END_TAG = "<thought>", "</thought>"
+"""Around thoughts in content that Gemini marks as thought; the end tag may stand before the answer."""
 KEPT = ("reasoning_details", "thinking_blocks")
 """Lists of thoughts with signatures, which a server wants back as they were (U-58)."""
 _GROWING = ("text", "thinking", "summary")

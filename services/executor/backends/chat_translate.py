@@ -24,7 +24,16 @@ from services.executor.backends.chat_citations import Citations
 from services.executor.backends.chat_finish import INCOMPLETE, Verdict, verdict
 from services.executor.backends.chat_items import THOUGHTS
 from services.executor.backends.chat_output import Message, OutputItem, Reasoning, TextItem, ToolCall
-from services.executor.backends.chat_reading import KEPT, UNSAID, Thoughts, UnsaidError, parts_of, thoughts_of
+from services.executor.backends.chat_reading import (
+    END_TAG,
+    KEPT,
+    TAG,
+    UNSAID,
+    Thoughts,
+    UnsaidError,
+    parts_of,
+    thoughts_of,
+)
 from services.executor.backends.chat_repeats import Repeats
 from services.executor.backends.chat_tools import Toolbox
 from services.executor.backends.chat_turns import Turns
@@ -76,6 +85,8 @@ class ChatTranslator:
         self._open: TextItem | None = None
         self._texts = {kind: _Text() for kind in _KINDS}
         self._thoughts = Thoughts()
+        self._in_tag = False
+        """Whether thoughts began with a tag, which has not come to its end."""
         self._citations = Citations()
         self._extras: dict[str, Any] = {}
         """What the server wants back with the message that is to come."""
@@ -170,7 +181,7 @@ class ChatTranslator:
         events = self.flush()
         if self.failure:
             raise MalformedChunkError(self.failure)
-        reason = INCOMPLETE.get(self._verdict) if self._verdict is not None else self._doubt()
+        reason = INCOMPLETE.get(self._verdict) if self._verdict else self._doubt()
         status = "incomplete" if reason else "completed"
         events += self._close_open(status)
         events += self._unheard("completed")
@@ -187,10 +198,11 @@ class ChatTranslator:
         return [*events, {"type": f"response.{status}", "response": final}]
 
     def _doubt(self) -> str | None:
-        """Why an end without a finish reason is no whole answer, or None: half a call shows that it was cut,
-        and a bound is what cuts; a text shows nothing, so the server's word is taken (U-48).
+        """Why an end that is no cut by its own word is no whole answer, or None: half a call shows that it
+        was one, and a bound is what cuts; a text shows nothing, so the server's word is taken (U-48).
         """
-        return None if self._calls.are_whole else "max_output_tokens"
+        doubtful = not self._calls.are_whole if self._verdict is None else self._calls.are_cut
+        return "max_output_tokens" if doubtful else None
 
     def _status(self, item: OutputItem, status: str) -> str:
         """Only what the finish found open is cut short by it."""
@@ -245,7 +257,7 @@ class ChatTranslator:
         """What a delta says, or a message that is all of it so far (`is_whole`)."""
         if delta.get("audio") or delta.get("images"):
             raise MalformedChunkError(UNSAID)
-        thoughts, texts = _split(delta)
+        thoughts, texts = _split(self._untagged(delta))
         repeats = is_whole and self._streamed
         thought = next(iter(thoughts.values()), "") if repeats else self._thoughts.take(thoughts)
         if not repeats:
@@ -265,6 +277,18 @@ class ChatTranslator:
             steps = self._calls.snapshot(calls) if repeats else self._calls.take(calls, last=last)
             yield from self._told(self._turns.take(steps))
         self._streamed = self._streamed or (not is_whole and bool(texts or thoughts or calls))
+
+    def _untagged(self, delta: dict[str, Any]) -> dict[str, Any]:
+        """The delta without the end tag of thoughts that Gemini puts before its answer."""
+        content = delta.get("content")
+        if not isinstance(content, str):
+            return delta
+        if _kind_of_content(delta) == "reasoning_text":
+            self._in_tag = (self._in_tag or content.startswith(TAG)) and END_TAG not in content
+        elif self._in_tag and content:
+            self._in_tag = False
+            return {**delta, "content": content.removeprefix(END_TAG)}
+        return delta
 
     def _say(self, kind: str, text: str, logprobs: list[Any], last: bool, is_whole: bool) -> Iterator[Event]:
         """A piece of a text of `kind`, or all of it (`is_whole`): what is new of it is told."""
@@ -346,7 +370,10 @@ def _split(delta: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]
     kind = _kind_of_content(delta)
     if content.__class__ is str and not refusal and kind == "output_text":
         return thoughts, [(kind, content)] if content else []  # nearly all
-    texts = [*parts_of(content, kind), *parts_of(refusal, "refusal")]
+    answer = None
+    if kind == "reasoning_text" and isinstance(content, str):
+        content, _, answer = content.removeprefix(TAG).partition(END_TAG)
+    texts = [*parts_of(content, kind), *parts_of(answer, "output_text"), *parts_of(refusal, "refusal")]
     if thought := "".join(text for kind, text in texts if kind == "reasoning_text"):
         thoughts["content"] = thought
     said = groupby((part for part in texts if part[0] != "reasoning_text"), key=itemgetter(0))
@@ -372,8 +399,18 @@ def _logprobs(choice: Chunk) -> list[Any]:
     given = (logprobs.get("content") or []) if isinstance(logprobs, dict) else None
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise MalformedChunkError("sent logprobs that are not an object with a list of objects.")
-    return [{"bytes": [], "top_logprobs": [], **_present(entry)} for entry in given]
+    return [{**entry, "top_logprobs": _measured(entry.get("top_logprobs"))} for entry in _measured(given)]
 
 
-def _present(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if value is not None}
+def _measured(given: Any) -> list[dict[str, Any]]:
+    """Those of `given` with a token and a number; vLLM has null, others a text, where there is none."""
+    entries = (one for one in given if isinstance(one, dict)) if isinstance(given, list) else ()
+    present = (
+        {"bytes": [], **{key: value for key, value in entry.items() if value is not None}}
+        for entry in entries
+    )
+    return [
+        one
+        for one in present
+        if isinstance(one.get("token"), str) and type(one.get("logprob")) in (int, float)
+    ]

@@ -9,6 +9,8 @@ from typing import Any
 
 from schemas.events import KNOWN_EVENTS, TERMINAL_EVENTS, Event
 from schemas.output import are_items
+from schemas.response import INCOMPLETE_REASONS
+from services.executor.backends.chat_finish import INCOMPLETE, verdict
 from services.executor.backends.told import refuses
 
 RUNNING = ("queued", "in_progress")
@@ -51,6 +53,17 @@ def named(event: Event, name: str) -> Event:
     if type in TERMINAL_EVENTS:
         return {**event, "response": ended}
     return {**event, "type": _TERMINAL_OF[status], "response": ended}
+
+
+def cut_by(details: object) -> dict[str, Any] | None:
+    """`incomplete_details` whose reason is the API's word for the upstream's (U-45); None: it is already, or
+    there is none.
+    """
+    reason = details.get("reason") if isinstance(details, dict) else None
+    if not isinstance(details, dict) or not isinstance(reason, str) or reason in INCOMPLETE_REASONS:
+        return None
+    said = verdict(reason)
+    return {**details, "reason": INCOMPLETE.get(said, "max_output_tokens") if said else "max_output_tokens"}
 
 
 def tells_of_an_error(event: Event) -> bool:
