@@ -247,25 +247,29 @@ class KafkaWriter:
             lane.in_flight = True
         begun = self._loop.time()
         connected_by = min(begun + REQUEST_TIMEOUT, *(lane.deadline for lane in lanes))
-        sent = False
+        sent, asked = False, lanes
         try:
             async with asyncio.timeout_at(connected_by):
                 await self._link.ready(node, "produce")
                 producer = await self._identity(node)
-            request = _produce(lanes, producer)
+            asked = [lane for lane in lanes if lane.pending]  # what waited may have been given up meanwhile
+            if not asked:
+                return
+            request = _produce(asked, producer)
             sent = True
-            answered_by = min(begun + REQUEST_TIMEOUT + ANSWER_MARGIN, *map(_given_up, lanes))
+            answered_by = min(begun + REQUEST_TIMEOUT + ANSWER_MARGIN, *map(_given_up, asked))
             left = answered_by - self._loop.time()
-            self._answered(lanes, await self._link.send(node, request, "produce", left))
+            self._answered(asked, await self._link.send(node, request, "produce", left))
         except asyncio.CancelledError:
-            for lane in lanes:  # the writer closes, and is to say what became of them
+            for lane in asked:  # the writer closes, and is to say what became of them
                 lane.maybe_appended |= sent
             raise
         except Exception as error:
             if not isinstance(error, FAILURES):
                 log.exception("produce request failed unexpectedly", node=node)
             self._link.stale()
-            self._unanswered(lanes, error, sent and not isinstance(error, NodeNotReadyError))
+            asked = [lane for lane in asked if lane.pending]
+            self._unanswered(asked, error, sent and not isinstance(error, NodeNotReadyError))
         finally:
             for lane in lanes:
                 lane.in_flight = False

@@ -1,4 +1,4 @@
-"""What a writer that is closed says of what it had under way."""
+"""What a writer says of what it had under way, when it is closed or a broker takes long to connect to."""
 
 import asyncio
 from collections.abc import Hashable
@@ -102,3 +102,69 @@ async def test_a_connection_and_an_append_share_the_time_of_one_request(
     assert 0 < given[0] <= 0.21
     await writer.close(timeout=0)
     await asyncio.gather(appending, return_exceptions=True)
+
+
+class Connecting(Silent):
+    """A broker to which the first connection takes until `connected` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.connected = asyncio.Event(), asyncio.Event()
+        self.requests: list[ProduceRequest] = []
+
+    async def ready(self, node: int, group: Hashable) -> None:  # noqa: ARG002
+        self.asked.set()
+        await self.connected.wait()
+
+    async def send(self, node: int, request: Any, group: Hashable = "", timeout: float = 2) -> Any:
+        if isinstance(request, ProduceRequest):
+            self.requests.append(request)
+        return await super().send(node, request, group, timeout)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_what_moves_while_its_leader_is_connected_to_holds_up_nobody_else(others: int) -> None:
+    link = Connecting()
+    writer = KafkaWriter(link.brokers)
+    writer._link = link
+    leaves = asyncio.create_task(writer.append("events", 0, NewRecord(b"leaves", b"{}"), movable=True))
+    stays = [
+        asyncio.create_task(writer.append("events", n, NewRecord(b"stays", b"{}")))
+        for n in range(1, 1 + others)
+    ]
+    await link.asked.wait()
+    [driver] = writer._driven.values()
+    for told in link.brokers._listeners:
+        told(1)
+    with pytest.raises(Unsent):
+        await leaves
+    link.connected.set()
+    if others:
+        await link.sent.wait()
+        [request] = link.requests
+        assert b"leaves" not in request.encode()
+    else:
+        await driver
+        assert not link.requests
+    await writer.close(timeout=0)
+    for left in await asyncio.gather(*stays, return_exceptions=True):
+        assert isinstance(left, AppendUnknown)
+
+
+async def test_what_is_given_up_within_a_connect_leaves_the_others_to_be_tried_again() -> None:
+    link = Connecting()
+    writer = KafkaWriter(link.brokers)
+    writer._link = link
+    late = asyncio.create_task(writer.append("events", 0, NewRecord(b"late", b"{}"), unsent_s=0.1))
+    stays = asyncio.create_task(writer.append("events", 1, NewRecord(b"stays", b"{}")))
+    await link.asked.wait()
+    [driver] = writer._driven.values()
+    with pytest.raises(LogUnavailable, match="nothing was sent"):
+        await late
+    await driver
+    assert writer._lanes[TopicPartition("events", 1)].retry_at > 0
+    link.connected.set()
+    await link.sent.wait()
+    await writer.close(timeout=0)
+    with pytest.raises(AppendUnknown):
+        await stays
