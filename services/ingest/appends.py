@@ -8,6 +8,7 @@ While no leader answers, and for a moment after a partition failed, requests are
 each waiting for its own timeout.
 """
 
+import asyncio
 import math
 import time
 from collections import Counter
@@ -27,20 +28,48 @@ from schemas.errors import (
 from schemas.ids import ResponseId, partition_of
 from schemas.records import NewRecord
 from services.eventlog.port import Ack, Leader, Writer
-from services.ingest.metrics import APPEND_SECONDS, APPENDS_MOVED
+from services.ingest.metrics import APPEND_SECONDS
 from services.placement import place
 
 UNSENT_S = 3.0
-"""Seconds that a record waits to be sent: with the look-ups before it, an answer comes within 5 s (A-10)."""
+"""Seconds that a record waits to be sent."""
 DELIVERY_S = 16.0
-"""Seconds that an append may be in doubt: a failover of Kafka takes 9 to 12. With the look-ups before and the
-one after it, an answer comes within 20 s (A-10)."""
+"""Seconds that an append may be in doubt: a failover of Kafka takes 9 to 12."""
+REFUSED_S = 4.5
+"""Seconds from its arrival until a request is refused that was not sent: 5 for its client (A-10)."""
+DOUBT_S = 17.5
+"""Seconds from its arrival from which an append of a request that is not confirmed is in doubt."""
+ANSWERED_S = 19.5
+"""Seconds from its arrival in which the fold has told what became of that: 20 for its client (A-10)."""
 PAUSE_S = 1.0
 """Seconds for which a partition is not tried again after a failure."""
 LOOK_S = 0.1
 """Seconds for which it is remembered who leads: a look at 1,000 partitions takes longer than a POST."""
 
 log = structlog.get_logger()
+
+
+class Patience:
+    """What is left of the time of one request, which begins now."""
+
+    def __init__(self) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._clock()
+
+    @property
+    def unsent_s(self) -> float:
+        """Seconds that a record of it may wait to be sent."""
+        return max(0.0, min(UNSENT_S, self._began + REFUSED_S - self._clock()))
+
+    @property
+    def in_doubt_by(self) -> float:
+        """The loop time from which its append is in doubt."""
+        return self._began + DOUBT_S
+
+    @property
+    def look_up_s(self) -> float:
+        """Seconds that a look-up after its append may take."""
+        return max(0.0, self._began + ANSWERED_S - self._clock())
 
 
 class Appends:
@@ -78,9 +107,16 @@ class Appends:
         return any(self._look())
 
     async def append(
-        self, id: ResponseId, record: NewRecord, *, unsent_s: float = UNSENT_S, movable: bool = False
+        self,
+        id: ResponseId,
+        record: NewRecord,
+        patience: Patience,
+        *,
+        unsent_s: float = UNSENT_S,
+        movable: bool = False,
     ) -> Ack:
-        """Append a record of response `id`; one that is not sent in `unsent_s` seconds is given up.
+        """Append a record of response `id`: given up when it is not sent in `unsent_s` seconds, and in doubt
+        when it is not confirmed in the time of its request.
 
         `movable`: the response may as well have an id in another partition. Raises ApiError (413, or 503 when
         nothing was stored), Unsent (only what is movable), AppendUnknown.
@@ -90,23 +126,24 @@ class Appends:
             raise away()
         self._under_way[partition] += 1
         try:
-            with APPEND_SECONDS.time():
-                ack = await self._writer.append(
-                    self._topic, partition, record, unsent_s=unsent_s, movable=movable
-                )
+            async with asyncio.timeout_at(patience.in_doubt_by):
+                with APPEND_SECONDS.time():
+                    ack = await self._writer.append(
+                        self._topic, partition, record, unsent_s=unsent_s, movable=movable
+                    )
         except RecordTooLarge as error:
             raise _too_large(error) from error
         except Unsent:
-            APPENDS_MOVED.inc()
             self._looked_at = -math.inf
             raise
         except LogUnavailable as error:
             self._failed(partition)
             raise away() from error
-        except AppendUnknown as error:
+        except (AppendUnknown, TimeoutError) as error:
             self._failed(partition)
-            log.warning("append in doubt, the fold is asked", id=id, error=str(error))
-            raise
+            why = str(error) or "not confirmed within the time of its request"
+            log.warning("append in doubt, the fold is asked", id=id, error=why)
+            raise AppendUnknown(why) from error
         finally:
             self._under_way[partition] -= 1
         self._away_until.pop(partition, None)

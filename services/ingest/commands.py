@@ -33,7 +33,7 @@ from schemas.references import Reference, checked_references, item_not_found, re
 from schemas.request import CreateRequest
 from services.config import Agent, Config
 from services.ingest.admission import Admission
-from services.ingest.appends import UNSENT_S, Appends, away, unconfirmed
+from services.ingest.appends import UNSENT_S, Appends, Patience, away, unconfirmed
 from services.ingest.decide import (
     Settled,
     already_cancelled,
@@ -45,12 +45,10 @@ from services.ingest.decide import (
     void,
 )
 from services.ingest.gauge import Gauge
-from services.ingest.metrics import APPENDS_SETTLED
+from services.ingest.metrics import APPENDS_MOVED, APPENDS_SETTLED
 from services.ingest.replay_client import LOOKUP_S, ReplayClient
 from services.web.internal import ResponseView, Wanted
 
-SETTLE_S = 2.0
-"""Seconds for the look-up after an append in doubt; see `appends.DELIVERY_S`."""
 ABANDON_PAUSES_S = (0, 1, 4, 15)
 """Seconds before each try to cancel a response whose client is gone."""
 
@@ -127,6 +125,7 @@ class Commands:
 
         What the key made is met first: it stays the same, whatever is configured and how much is open by now.
         """
+        patience = Patience()
         now, by = self._clock(), asyncio.get_running_loop().time() + LOOKUP_S
         if key:
             earlier = await self._look_up(self._id(request, tenant, key), by)
@@ -143,25 +142,28 @@ class Commands:
             value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
             return Draft(self._accepted(id, request, tenant, now, keyed=key is not None), value, initial)
 
-        created = await self._append_accepted(draft, request, tenant, referred, by, movable=movable)
-        return await self._winner(created, request) if key else created
+        created = await self._append_accepted(draft, request, tenant, referred, by, patience, movable=movable)
+        return await self._winner(created, request, patience) if key else created
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
         """Cancel a response and return its object, as JSON. Raises ApiError."""
+        patience = Patience()
         view = check_visible(await self._replay.view(id), tenant)
         if not already_cancelled(view):
-            offset = await self._append_cancelled(id, tenant, view.object)
-            view = check_visible(await self._replay.view(id, offset), tenant)
+            offset = await self._append_cancelled(id, tenant, view.object, patience)
+            now = await self._replay.view(id, offset, within_s=patience.look_up_s)
+            view = check_visible(now, tenant)
             if not already_cancelled(view):
                 raise unavailable("The cancel has not been decided yet; try again.")
         return bytes(view.object)
 
     async def delete(self, id: ResponseId, tenant: Tenant) -> None:
         """Delete a response, whatever its state. Raises ApiError."""
+        patience = Patience()
         view = check_visible(await self._replay.view(id), tenant)
         record = Deleted(id, self._nonce(), tenant, view.accepted_offset).new()
-        in_doubt = await self._append(id, record) is None
-        if in_doubt and not (await self._replay.view(id)).deleted:
+        in_doubt = await self._append(id, record, patience) is None
+        if in_doubt and not (await self._replay.view(id, within_s=patience.look_up_s)).deleted:
             raise unconfirmed(repeatable=True)
 
     async def abandon(self, created: Created) -> None:
@@ -175,7 +177,8 @@ class Commands:
             try:
                 if pause and ended(await self._replay.view(created.id)):
                     return
-                if await self._append_cancelled(created.id, created.tenant, created.object) is not None:
+                shown = created.object
+                if await self._append_cancelled(created.id, created.tenant, shown, Patience()) is not None:
                     return
             except ApiError as error:
                 log.warning("could not cancel an abandoned response", id=created.id, error=error.message)
@@ -234,6 +237,7 @@ class Commands:
         tenant: Tenant,
         referred: Sequence[Reference],
         by: float,
+        patience: Patience,
         *,
         movable: bool,
     ) -> Created:
@@ -248,7 +252,7 @@ class Commands:
                 check_predecessor(await self._look_up(previous, by), tenant)
             await self._check_there(referred, tenant, previous, by)
             try:
-                created = await self._somewhere(draft, request, movable=movable)
+                created = await self._somewhere(draft, request, patience, movable=movable)
             except ApiError as error:
                 if error.status == 413:
                     error.param = _largest(request.body)
@@ -257,7 +261,7 @@ class Commands:
         return created
 
     async def _somewhere(
-        self, draft: Callable[[], Draft], request: CreateRequest, *, movable: bool
+        self, draft: Callable[[], Draft], request: CreateRequest, patience: Patience, *, movable: bool
     ) -> Created:
         """Append a draft; one that was given up unsent is drafted anew, for another partition (P-36)."""
         clock = asyncio.get_running_loop().time
@@ -267,24 +271,25 @@ class Commands:
             id = drafted.accepted.id
             record = drafted.accepted.new(drafted.value)
             try:
-                ack = await self._appends.append(id, record, unsent_s=until - clock(), movable=movable)
+                left = until - clock()
+                ack = await self._appends.append(id, record, patience, unsent_s=left, movable=movable)
             except Unsent as error:
                 if clock() >= until or not self._appends.led():
                     raise away() from error
+                APPENDS_MOVED.inc()
             except AppendUnknown:
-                return await self._settled(drafted, request)
+                return await self._settled(drafted, request, patience)
             else:
                 if ack.timestamp > drafted.accepted.not_after:
                     raise void()
                 return drafted.created(ack.offset)
 
-    async def _settled(self, drafted: Draft, request: CreateRequest) -> Created:
+    async def _settled(self, drafted: Draft, request: CreateRequest, patience: Patience) -> Created:
         """What became of an append in doubt (P-35). A key makes it safe to repeat. Raises ApiError."""
         accepted = drafted.accepted
         try:
-            async with asyncio.timeout(SETTLE_S):
-                view = await self._replay.view(accepted.id)
-        except (TimeoutError, ApiError) as error:
+            view = await self._replay.view(accepted.id, within_s=patience.look_up_s)
+        except ApiError as error:
             APPENDS_SETTLED.labels(Settled.UNKNOWN.value).inc()
             raise unconfirmed(repeatable=accepted.keyed) from error
         if accepted.keyed and view.found:  # whoever made it
@@ -300,23 +305,23 @@ class Commands:
                 raise unconfirmed(repeatable=accepted.keyed)
         assert_never(how)
 
-    async def _winner(self, created: Created, request: CreateRequest) -> Created:
+    async def _winner(self, created: Created, request: CreateRequest, patience: Patience) -> Created:
         """What a key came to, once its record was appended: another `accepted` may have been first."""
-        view = await self._replay.view(created.id, created.offset)
+        view = await self._replay.view(created.id, created.offset, within_s=patience.look_up_s)
         if not view.found:
             raise void()
         return created if view.accepted_offset == created.offset else _met(view, request, created.tenant)
 
     async def _append_cancelled(
-        self, id: ResponseId, tenant: Tenant, shown: bytes | msgspec.Raw
+        self, id: ResponseId, tenant: Tenant, shown: bytes | msgspec.Raw, patience: Patience
     ) -> int | None:
         final = msgspec.json.encode(response.cancelled(msgspec.json.decode(shown)))
-        return await self._append(id, Cancelled(id, self._nonce(), tenant).new(final))
+        return await self._append(id, Cancelled(id, self._nonce(), tenant).new(final), patience)
 
-    async def _append(self, id: ResponseId, record: NewRecord) -> int | None:
+    async def _append(self, id: ResponseId, record: NewRecord, patience: Patience) -> int | None:
         """Append what may be appended twice: its offset, None when that is in doubt. Raises ApiError."""
         try:
-            return (await self._appends.append(id, record)).offset
+            return (await self._appends.append(id, record, patience, unsent_s=patience.unsent_s)).offset
         except AppendUnknown:
             return None
 

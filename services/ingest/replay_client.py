@@ -36,7 +36,7 @@ from services.web.pulse import Silent
 T = TypeVar("T")
 
 LOOKUP_S = 1.5
-"""Seconds for the look-ups before an append; see `appends.DELIVERY_S`."""
+"""Seconds for the look-ups before an append; see `appends.DOUBT_S`."""
 START_S = 10.0
 """Seconds from our start in which nobody hears that nobody listens there: both may just have been started."""
 BARRIER_S = 5.0
@@ -55,10 +55,15 @@ class ReplayClient:
         self._report = Report(str(upstream.url("")))
         self._made = time.monotonic()
 
-    async def view(self, id: ResponseId, offset: int | None = None) -> ResponseView:
-        """What the log says of `id`, past `offset`, or past its end as of now. Raises ApiError 503."""
+    async def view(
+        self, id: ResponseId, offset: int | None = None, *, within_s: float = BARRIER_S
+    ) -> ResponseView:
+        """What the log says of `id`, past `offset`, or past its end as of now, in at most `within_s` seconds.
+
+        Raises ApiError 503.
+        """
         try:
-            status, body = await self._read(view_path(id, offset), BARRIER_S)
+            status, body = await self._read(view_path(id, offset), min(within_s, BARRIER_S))
             return ResponseView(id, found=False) if status == 404 else _decoded(_view, body)
         except ReplayAway as error:
             what = "The state of the response cannot be looked up now."

@@ -14,7 +14,7 @@ from schemas.request import CreateRequest
 from services.eventlog.port import Ack
 from services.ingest import commands, decide
 from services.ingest.admission import Admission
-from services.ingest.appends import Appends
+from services.ingest.appends import Appends, Patience
 from services.ingest.commands import Commands, Created
 from services.ingest.decide import Settled, already_cancelled, check_visible
 from services.web.internal import ResponseView
@@ -60,7 +60,7 @@ def away_from_its_predecessor() -> Iterator[None]:
 def ack_taken_for_acceptance_at_ingest() -> Iterator[None]:
     """A POST with a key is answered when its record is in the log, whoever was first."""
 
-    async def winner(_self: Commands, created: Created, _: CreateRequest) -> Created:
+    async def winner(_self: Commands, created: Created, *_: Any) -> Created:
         return created
 
     with patch.object(Commands, "_winner", winner):
@@ -101,7 +101,7 @@ def cancel_answered_at_its_ack() -> Iterator[None]:
     async def cancel(self: Commands, id: ResponseId, tenant: Tenant) -> bytes:
         view = check_visible(await self._replay.view(id), tenant)
         if not already_cancelled(view):
-            await self._append_cancelled(id, tenant, view.object)
+            await self._append_cancelled(id, tenant, view.object, Patience())
         return bytes(view.object)
 
     with patch.object(Commands, "cancel", cancel):
@@ -112,7 +112,7 @@ def cancel_answered_at_its_ack() -> Iterator[None]:
 def answered_before_the_ack() -> Iterator[None]:
     """A client hears of an id whose record is on its way."""
 
-    async def append(self: Appends, id: ResponseId, record: NewRecord, **_: Any) -> Ack:
+    async def append(self: Appends, id: ResponseId, record: NewRecord, *_: Any, **__: Any) -> Ack:
         self._writer.post(self._topic, ids.partition_of(id), record)
         return Ack(-1, 0)
 
