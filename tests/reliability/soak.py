@@ -216,9 +216,11 @@ def soak_brokers(folder: Path, away_s: float, only: str) -> dict[str, object]:
     """Every fault with Kafka's own session, and the two that are promised more with a short one."""
     told: dict[str, object] = {}
     for session_s, kinds in ((SESSION_S, faults.ALL), (SHORT_SESSION_S, (faults.DEAD, faults.HUNG))):
+        wanted = [fault for fault in kinds if only in fault.name]
+        if not wanted:
+            continue
         at = folder / f"session-{session_s:g}"
         at.mkdir()
-        wanted = [fault for fault in kinds if only in fault.name]
         with (
             portal() as loop,
             Cluster(loop, at, session_s) as cluster,
