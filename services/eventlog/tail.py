@@ -53,6 +53,8 @@ class Tail:
         self._positions: dict[TopicPartition, int] = {}
         self._changed: Future[None] | None = None
         self._backoff = 0.0
+        self._reads: bool | None = None
+        """Whether the last fetch succeeded; None before any."""
 
     def __repr__(self) -> str:
         return f"Tail({self._topic}, { ({source.partition: at for source, at in self._positions.items()}) })"
@@ -128,14 +130,16 @@ class Tail:
         self._begun = asyncio.get_running_loop().time()
 
     def _succeeded(self, batches: list[Batch]) -> list[Batch]:
-        if self._backoff:
-            log.info("reading again", topic=self._topic)
+        if not self._reads:  # the first time too: who read this topic before may have been left failing
+            if self._backoff:
+                log.info("reading again", topic=self._topic)
             READS_FAILING.labels(self._topic).set(0)
-        self._backoff = 0
+        self._reads, self._backoff = True, 0
         return batches
 
     async def _failed(self, error: LogError) -> None:
         """Wait before the next attempt, longer each time."""
+        self._reads = False
         if not self._backoff:
             log.warning("cannot read, trying again", topic=self._topic, error=str(error))
             READS_FAILING.labels(self._topic).set(1)

@@ -177,3 +177,19 @@ async def test_a_paced_tail_reads_at_once_after_a_silence(log: MemoryLog, writer
         assert keys(await reading) == [key]
         took.append(asyncio.get_running_loop().time() - began)
     assert min(took) < 0.1, "it waited for its pace each time"
+
+
+async def test_who_reads_a_topic_says_so_though_another_one_was_left_failing(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    failing = READS_FAILING.labels(TOPIC)
+    left, next_one = Tail(log, TOPIC), Tail(log, TOPIC)
+    left.follow(0, 0)
+    log.available = False
+    await left.read(0)
+    assert failing._value.get() == 1
+    log.available = True
+    await append(writer, 0, b"a")
+    next_one.follow(0, 0)
+    assert keys(await next_one.read()) == [b"a"]
+    assert failing._value.get() == 0
