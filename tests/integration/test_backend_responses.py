@@ -252,6 +252,11 @@ async def test_a_redirect_is_not_followed() -> None:
             "upstream_error",
         ),
         (sending(b"error: no more\n\n"), "reported an error: no more", "upstream_error"),
+        (
+            sending(b'error: {"type": "server_error", "message": "no more"}\n\n'),
+            "reported an error: no more",
+            "upstream_error",
+        ),
         (sending(b'{"error": "no more"}\n'), "reported an error: no more", "upstream_error"),
         (sending(b'data: {"code": 1, "msg": "no more"}\n\n'), "reported an error: no more", "upstream_error"),
         (

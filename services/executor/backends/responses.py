@@ -286,7 +286,7 @@ class ResponsesBackend:
             self._check_words(one)
         event = named(self._upstream.decode(one.data), one.event)
         type = event.get("type")
-        if tells_of_an_error(event):
+        if one.event == "error" or tells_of_an_error(event):
             raise self._words.reported(event)
         if type is None and not is_object(event):
             what = "sent an event without a type." if progress.begun else UNFINISHED
