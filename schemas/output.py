@@ -31,6 +31,8 @@ DONES: dict[str, tuple[Place, str]] = {
     delta.removesuffix("delta") + "done": (place, place[2]) for delta, place in DELTAS.items()
 }
 """Type of the event that ends a run of deltas to the place of its text, and the field that holds it."""
+_PART_FIELDS = frozenset(field for parts, _, field in DELTAS.values() if parts is not None)
+"""Fields of parts that hold a text."""
 PARTS = {
     "response.content_part.added": ("content", "content_index"),
     "response.content_part.done": ("content", "content_index"),
@@ -160,8 +162,8 @@ class Output:
         held, part, at = self._under_way(event), event.get("part"), _index(event, index)
         if held is None or at is None or not isinstance(part, dict):
             return
-        for texts_at in [k for k in held.texts if k[:2] == (parts, at)]:
-            del held.texts[texts_at]
+        for field in _PART_FIELDS:
+            held.texts.pop((parts, at, field), None)
         if event["type"].endswith(".done"):
             held.over.add((parts, at, ""))
         listed = list(_list(held.item, parts))

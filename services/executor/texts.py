@@ -4,14 +4,16 @@ Each text is told three times: by its deltas, by its own end, and by the end of 
 streamed is never taken back (U-6): an end that goes on is streamed first, one that says less is overruled.
 """
 
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from schemas.events import Event
 from schemas.output import DELTAS, DONES, Held, Item, Output
 from services.executor import items
 from services.executor.backends.surrogates import Seam, whole
-from services.executor.identity import Entry, index_of
+from services.executor.identity import LOOKED_AT, Entry, index_of
 
 _PART_EVENTS = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
 _INDEXES = {"summary": "summary_index", "content": "content_index"}
@@ -188,31 +190,37 @@ class Texts:
             yield from self.rest(text)
 
     def _parts_closed(self, entry: Entry, name: str, told: list[dict[str, Any]]) -> Iterator[Event]:
-        known = list(self._lists.get((entry.index, name), ()))
-        told = items.aligned([(text.kind, self.said(text)) for text in known], told)
-        for number, part in enumerate(told):
-            text = self._meeting(part, told[number:], known)
-            if text is None:
+        listed = list(self._lists.get((entry.index, name), ()))
+        told = items.aligned([(text.kind, self.said(text)) for text in listed], told)
+        known: dict[str, dict[Text, None]] = {}
+        for text in listed:
+            known.setdefault(text.kind, {})[text] = None
+        kinds = [str(part.get("type")) for part in told]
+        left = Counter(kinds)
+        for kind, part in zip(kinds, told, strict=True):
+            alike = known.get(kind, {})
+            met = self._meeting(part, alike, left[kind])
+            left[kind] -= 1
+            if met is None:
                 at = len(self._lists.get((entry.index, name), ()))
-                text = yield from self.part(entry, name, part, at, {})
+                met = yield from self.part(entry, name, part, at, {})
             else:
-                known.remove(text)
-            yield from self.part_ended(text, part, {})
-        for text in known:
+                del alike[met]
+            yield from self.part_ended(met, part, {})
+        rest = [text for alike in known.values() for text in alike]
+        for text in sorted(rest, key=lambda text: text.at):
             yield from self.part_ended(text, {}, {})
 
-    def _meeting(self, part: dict[str, Any], left: list[dict[str, Any]], known: list[Text]) -> Text | None:
-        """Which streamed part an item's end tells of: one with the same text so far, else the next of its
-        kind, unless there are too few of them.
+    def _meeting(self, part: dict[str, Any], alike: Mapping[Text, None], left: int) -> Text | None:
+        """Which streamed part an item's end tells of: of those `alike` one with the same text so far, else
+        the next, unless there are fewer of them than the `left` parts of their kind, this one counted.
         """
-        kind, told = part.get("type"), items.text_of(part)
-        alike = [text for text in known if text.kind == kind]
-        for text in alike:
+        told = items.text_of(part)
+        for text in islice(alike, LOOKED_AT):
             streamed = self.said(text)
             if told.startswith(streamed) or streamed.startswith(told) or self._holds(text, told):
                 return text
-        enough = len(alike) >= sum(1 for one in left if one.get("type") == kind)
-        return alike[0] if alike and enough else None
+        return next(iter(alike)) if alike and len(alike) >= left else None
 
     def _known(self, entry: Entry, parts: str, theirs: int | None, kind: str) -> Text | None:
         """The part that an event is about: by the upstream's index, unless that is none that could be; else

@@ -269,6 +269,40 @@ ITEMS: Mapping[str, Callable[[int], tuple[list[dict[str, Any]], list[dict[str, A
 """Items that an upstream streams as done, and those of its final object."""
 
 
+def _parted(number: int) -> dict[str, Any]:
+    part = {"type": "output_text", "text": "x", "annotations": []}
+    return {"id": "m", "type": "message", "role": "assistant", "content": [part] * number}
+
+
+def _deltas(number: int, part: str, index: str) -> list[dict[str, Any]]:
+    at = {"type": f"response.{part}.delta", "output_index": 0, "item_id": "m", "delta": "x"}
+    return [{**at, index: place} for place in range(number)]
+
+
+PARTED: Mapping[str, Callable[[int], list[dict[str, Any]]]] = {
+    "in its end": lambda n: [{"type": "response.output_item.done", "output_index": 0, "item": _parted(n)}],
+    "by their deltas": lambda n: _deltas(n, "output_text", "content_index"),
+    "summaries by their deltas": lambda n: _deltas(n, "reasoning_summary_text", "summary_index"),
+}
+"""Events of an item with so many parts."""
+
+
+@pytest.mark.parametrize("events", [pytest.param(events, id=name) for name, events in PARTED.items()])
+@pytest.mark.parametrize("final", [True, False])
+def test_the_time_for_an_items_parts_grows_with_their_number_alone(
+    events: Callable[[int], list[dict[str, Any]]], final: bool
+) -> None:
+    def write() -> None:
+        scribe = Scribe(Taken(b'{"model":"m","input":"x"}').object, origin=0, last=1, limits=LIMITS)
+        for event in events(2 * MANY):
+            scribe.write(event, (), now=0)
+        end = {"status": "completed", "output": [_parted(2 * MANY)] if final else []}
+        scribe.write({"type": "response.completed", "response": end}, (), now=0)
+        assert scribe.ended
+
+    assert seconds(write, 1.5) < 1.5
+
+
 @pytest.mark.parametrize("items", [pytest.param(items, id=name) for name, items in ITEMS.items()])
 def test_the_time_for_an_upstreams_items_grows_with_their_number_alone(
     items: Callable[[int], tuple[list[dict[str, Any]], list[dict[str, Any]]]],
