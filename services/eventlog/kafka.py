@@ -16,7 +16,7 @@ from services.eventlog.kafka_offsets import KafkaOffsets
 from services.eventlog.kafka_settings import PLAINTEXT, KafkaSettings
 from services.eventlog.kafka_topics import check_topics, create_topics
 from services.eventlog.kafka_writer import KafkaWriter
-from services.eventlog.port import Batch, Bounds, Leader, OnAssignment, OnFailure, TopicPartition
+from services.eventlog.port import Batch, Bounds, Checkpoint, Leader, OnAssignment, OnFailure, TopicPartition
 from services.eventlog.topics import MAX_RECORD_BYTES
 
 __all__ = ["KafkaLog", "KafkaSettings", "check_topics", "create_topics"]
@@ -73,7 +73,16 @@ class KafkaLog:
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none. Any process may read them."""
-        return await self._offsets.committed(group, topic, partitions)
+        return {
+            number: at and at.offset
+            for number, at in (await self._offsets.checkpoints(group, topic, partitions)).items()
+        }
+
+    async def checkpoints(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> dict[int, Checkpoint | None]:
+        """The checkpoints of a group and how far it had read then, None where it has none."""
+        return await self._offsets.checkpoints(group, topic, partitions)
 
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> KafkaMembership:
         """Become a member of `group` on `topic`, in the background. Raises TopicMissing, LogUnavailable."""

@@ -66,10 +66,15 @@ class KafkaMembership:
         """The partitions assigned to this member now; empty while a rebalance is under way."""
         return self._owned
 
-    async def commit(self, checkpoints: Mapping[int, int]) -> None:
-        """Commit explicit offsets for partitions that are owned still. Raises LogUnavailable."""
+    async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
+        """Commit explicit offsets for partitions that are owned still. Raises LogUnavailable.
+
+        How far the member has read is the metadata of the offset, in decimals.
+        """
         offsets = {
-            KafkaPartition(self._topic, partition): OffsetAndMetadata(offset, "")
+            KafkaPartition(self._topic, partition): OffsetAndMetadata(
+                offset, str((read or {}).get(partition, ""))
+            )
             for partition, offset in checkpoints.items()
             if partition in self._owned
         }

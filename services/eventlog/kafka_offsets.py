@@ -11,8 +11,10 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from schemas.errors import TopicMissing
 from services.eventlog.kafka_link import PATIENCE, KafkaLink
-from services.eventlog.port import Bounds, TopicPartition
+from services.eventlog.port import Bounds, Checkpoint, TopicPartition
 
+OFFSET_DIGITS = 19
+"""Kafka's offsets are below 2^63."""
 LATEST, EARLIEST = -1, -2
 """What Kafka takes for a time when the end or the start is asked for."""
 
@@ -50,21 +52,23 @@ class KafkaOffsets:
         beyond = [partition for partition, offset in found.items() if offset < 0]
         return found | await self._offsets(topic, dict.fromkeys(beyond, LATEST))
 
-    async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
-        """The checkpoints of a group, None where it has none."""
+    async def checkpoints(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> dict[int, Checkpoint | None]:
+        """The checkpoints of a group and how far it had read then, None where it has none."""
 
-        async def attempt() -> dict[int, int | None]:
+        async def attempt() -> dict[int, Checkpoint | None]:
             client = await self._link.client()
             node = await client.coordinator_lookup(CoordinationType.GROUP, group)
             request = OffsetFetchRequest(group, [(topic, list(partitions))])
             response = await self._link.send(node, request)
             # A coordinator that is still loading says so here, and names no partition at all.
             _raise_for(getattr(response, "error_code", 0))
-            found: dict[int, int | None] = dict.fromkeys(partitions)
+            found: dict[int, Checkpoint | None] = dict.fromkeys(partitions)
             for _, answers in response.topics:
-                for partition, offset, _, code in answers:
+                for partition, offset, metadata, code in answers:
                     _raise_for(code)
-                    found[partition] = None if offset < 0 else offset
+                    found[partition] = None if offset < 0 else Checkpoint(offset, _read(metadata))
             return found
 
         return await self._link.retrying(attempt, PATIENCE) if partitions else {}
@@ -96,6 +100,12 @@ class KafkaOffsets:
                 _raise_for(code)
                 found[partition] = offset
         return found
+
+
+def _read(metadata: str | None) -> int | None:
+    """How far a member had read; anybody may have committed anything (P-11)."""
+    digits = (metadata or "").encode()
+    return int(digits) if digits.isdigit() and len(digits) <= OFFSET_DIGITS else None
 
 
 def _raise_for(code: int) -> None:

@@ -17,7 +17,16 @@ from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLar
 from schemas.records import NewRecord
 from services.eventlog.assignment import assign
 from services.eventlog.memory_partition import MemoryPartition, MemoryRecord, record_size
-from services.eventlog.port import Ack, Batch, Bounds, Leader, OnAssignment, OnFailure, TopicPartition
+from services.eventlog.port import (
+    Ack,
+    Batch,
+    Bounds,
+    Checkpoint,
+    Leader,
+    OnAssignment,
+    OnFailure,
+    TopicPartition,
+)
 from services.eventlog.topics import MAX_RECORD_BYTES
 
 Outcome = Literal["lost", "unknown-lost", "unknown-appended"]
@@ -28,6 +37,8 @@ class _Group:
     def __init__(self) -> None:
         self.members: dict[str, MemoryMembership] = {}
         self.checkpoints: dict[tuple[str, int], int] = {}
+        self.read: dict[tuple[str, int], int | None] = {}
+        """How far who committed a checkpoint had read."""
         self.joined = 0
 
     def rebalance(self, partitions: int) -> None:
@@ -133,6 +144,16 @@ class MemoryLog:
         self._check()
         checkpoints = self._groups[group].checkpoints
         return {partition: checkpoints.get((topic, partition)) for partition in partitions}
+
+    async def checkpoints(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> dict[int, Checkpoint | None]:
+        """The checkpoints of a group and how far it had read then, None where it has none."""
+        read = self._groups[group].read
+        return {
+            partition: None if offset is None else Checkpoint(offset, read.get((topic, partition)))
+            for partition, offset in (await self.committed(group, topic, partitions)).items()
+        }
 
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> "MemoryMembership":
         """Become a member of `group` on `topic`; the assignment is told before this returns."""
@@ -329,11 +350,12 @@ class MemoryMembership:
         """Whether it is in the group still."""
         return self._name in self._group.members
 
-    async def commit(self, checkpoints: Mapping[int, int]) -> None:
+    async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         """Commit offsets of owned partitions; others are left out. Raises LogUnavailable."""
         self._log._check()
         mine = {(self._topic, p): offset for p, offset in checkpoints.items() if p in self._owned}
         self._group.checkpoints.update(mine)
+        self._group.read.update((at, (read or {}).get(at[1])) for at in mine)
 
     async def close(self) -> None:
         """Leave the group; its partitions move on at once."""

@@ -37,6 +37,13 @@ class Bounds(NamedTuple):
     end: int
 
 
+class Checkpoint(NamedTuple):
+    """What a group committed: an offset, and how far its member had read then; None where that is unknown."""
+
+    offset: int
+    read: int | None = None
+
+
 class Batch(NamedTuple):
     """What one fetch brought of one partition, in log order.
 
@@ -115,9 +122,10 @@ class Membership(Protocol):
         """The partitions assigned to this member now; empty while a rebalance is under way."""
         ...
 
-    async def commit(self, checkpoints: Mapping[int, int]) -> None:
+    async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         """Commit explicit offsets for partitions that are owned still; others are left out silently.
 
+        `read` says how far the member has read; it is kept beside the offset (`Log.checkpoints`).
         Raises LogUnavailable when the coordinator is away or the generation is over: try again later.
         """
         ...
@@ -169,6 +177,12 @@ class Log(Protocol):
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none. Any process may read them."""
+        ...
+
+    async def checkpoints(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> dict[int, Checkpoint | None]:
+        """The checkpoints of a group and how far it had read then, None where it has none."""
         ...
 
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> Membership:

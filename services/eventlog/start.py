@@ -20,11 +20,14 @@ class Start(NamedTuple):
     """Read from `offset` on; act only on responses accepted at or after `floor`.
 
     `since` is the log time (ms) from which `offset` reads: what the reader missed was written after it.
+    `read` is how far the log was read when `floor` was committed, None where that is unknown: what was
+    accepted before `floor` had closed before `read` (P-61).
     """
 
     offset: int
     floor: int
     since: int = 0
+    read: int | None = None
 
 
 async def starting_points(
@@ -34,8 +37,11 @@ async def starting_points(
 
     `memory_ms` is acceptance window + skew. Raises LogUnavailable: try again.
     """
-    committed = await log.committed(group, topic, partitions)
-    return await starting_points_at(log, topic, committed, memory_ms=memory_ms)
+    found = await log.checkpoints(group, topic, partitions)
+    committed = {number: at and at.offset for number, at in found.items()}
+    starts = await starting_points_at(log, topic, committed, memory_ms=memory_ms)
+    holding = {n: at.read for n, at in found.items() if at is not None and at.offset == starts[n].floor}
+    return {number: start._replace(read=holding.get(number)) for number, start in starts.items()}
 
 
 async def starting_points_at(

@@ -249,7 +249,7 @@ class Executor:
         for number in new:
             start = starts[number]
             if number not in held:
-                held[number] = Partition(number, floor=start.floor)
+                held[number] = Partition(number, floor=start.floor, floor_read=start.read)
                 self._tail.follow(number, start.offset)
             partition = held[number]
             partition.own(acts_from=bounds[number].end, committed=start.floor)

@@ -64,6 +64,9 @@ class Partition(Struct):
     number: int
     floor: int
     """Responses accepted before this offset are known and not acted on (P-62)."""
+    floor_read: int | None = None
+    """How far the log was read when the floor was committed; None: unknown. Responses accepted before the
+    floor had closed before this offset (P-61)."""
     fold: Fold = field(default_factory=Fold)
     time: int = 0
     """Log time of the last record folded, ms: what is remembered is measured by it, however far the tail is
@@ -143,11 +146,12 @@ class Partition(Struct):
     def unknown_read(self, id: ResponseId, offset: int, *, closes: bool) -> None:
         """The record at `offset` is of a response of which the fold knows nothing.
 
-        It was closed when the watermark was committed (P-61). Past the end as of the assignment all of it is
-        late, then, and so it is before that if it closed before the floor. A longer one closed behind the
-        floor, and what led there counted: that must stay.
+        It was closed when the watermark was committed (P-61). What comes behind what was read by then is
+        late, and so is all past the end as of the assignment. Before that it is late if it closed before the
+        floor. A longer one closed behind the floor, and what led there counted: that must stay.
         """
-        if offset >= self.acts_from or id in self.past:
+        late_from = self.acts_from if self.floor_read is None else min(self.acts_from, self.floor_read)
+        if offset >= late_from or id in self.past:
             self.erase_stray(id, offset)
         elif offset >= self.floor and closes:
             self.unknown[id] = None

@@ -125,6 +125,10 @@ class Steward:
         marks = {p.number: p.watermark(self._tail.position(p.number)) for p in self._acting()}
         return {n: mark for n, mark in marks.items() if mark > self._engine.partitions[n].committed}
 
+    def read(self, partitions: Iterable[int]) -> dict[int, int]:
+        """How far each of `partitions`, by number, is folded."""
+        return {number: self._tail.position(number) for number in partitions}
+
     def erasures(self) -> list[tuple[Partition, list[Erasure]]]:
         """What the owner has to erase now: of an ephemeral response nothing before a beat of mine says that
         its time is over (P-93).
@@ -262,7 +266,7 @@ async def commit(steward: Steward, engine: Engine, membership: Membership) -> No
     if not marks:
         return
     try:
-        await membership.commit(marks)
+        await membership.commit(marks, steward.read(marks))
     except LogUnavailable as error:
         log.info("watermarks not committed, will be again", why=str(error))
         return

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.errors import LogError, LogUnavailable, RecordTooLarge, TopicMissing
 from schemas.records import NewRecord
-from services.eventlog.port import Ack, Batch, Membership, TopicPartition, Writer
+from services.eventlog.port import Ack, Batch, Checkpoint, Membership, TopicPartition, Writer
 from tests.conftest import eventually
 from tests.contract.conftest import PARTITIONS, World, at
 from tests.steady import steady
@@ -332,6 +332,17 @@ async def test_checkpoints_are_kept_for_owned_partitions_and_read_by_anybody(wor
     await member.close()
     await member.commit({0: 99})
     assert await world.log.committed(group, world.topic, [0, 1]) == {0: 6, 1: 2}
+
+
+async def test_a_checkpoint_says_how_far_its_member_had_read(world: World) -> None:
+    group = uuid4().hex
+    member = await world.log.join(group, world.topic, lambda _: None)
+    await eventually(lambda: everything(member))
+    await member.commit({0: 5}, {0: 8})
+    assert await world.log.checkpoints(group, world.topic, [0, 1]) == {0: Checkpoint(5, 8), 1: None}
+    await member.commit({0: 6})
+    assert await world.log.checkpoints(group, world.topic, [0]) == {0: Checkpoint(6, None)}
+    await member.close()
 
 
 async def test_two_groups_know_nothing_of_each_other(world: World) -> None:

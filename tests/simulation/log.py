@@ -102,7 +102,7 @@ class SimLog(MemoryLog):
 
         self._groups[group].checkpoints = Watched()
 
-    def checkpoints(self, group: str) -> dict[tuple[str, int], int]:
+    def marks(self, group: str) -> dict[tuple[str, int], int]:
         """What `group` committed."""
         return self._groups[group].checkpoints
 

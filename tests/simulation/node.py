@@ -17,7 +17,16 @@ from schemas.errors import AppendUnknown, LogError, LogUnavailable, Unsent
 from schemas.ids import ResponseId
 from schemas.records import LogRecord, NewRecord
 from services.eventlog.memory import MemoryMembership
-from services.eventlog.port import Ack, Batch, Bounds, Leader, OnAssignment, OnFailure, TopicPartition
+from services.eventlog.port import (
+    Ack,
+    Batch,
+    Bounds,
+    Checkpoint,
+    Leader,
+    OnAssignment,
+    OnFailure,
+    TopicPartition,
+)
 from services.eventlog.topics import topics
 from tests.simulation.clockwork import PROCESS, running
 from tests.simulation.log import SimLog
@@ -195,6 +204,11 @@ class Node:
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         return await self._asked(lambda: self.log.committed(group, topic, partitions))
 
+    async def checkpoints(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> dict[int, Checkpoint | None]:
+        return await self._asked(lambda: self.log.checkpoints(group, topic, partitions))
+
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> "NodeMembership":
         await self.turn()
         membership = NodeMembership(self, on_assignment, group, topic)
@@ -237,14 +251,14 @@ class NodeMembership:
         self._told.append(owned)
         asyncio.get_running_loop().create_task(self._tell(), context=self._node.context)
 
-    async def commit(self, checkpoints: Mapping[int, int]) -> None:
+    async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         self._node.acts("commit")
         await self._node.turn()
         if not self.inner.owned >= set(checkpoints):
             raise LogUnavailable("the generation is over")
         trouble = self._node.rng.random() < self._node.trouble
         if not trouble or self._node.rng.random() < 0.5:
-            await self.inner.commit(checkpoints)
+            await self.inner.commit(checkpoints, read)
         if trouble:
             raise LogUnavailable("nobody knows whether it was committed")
 

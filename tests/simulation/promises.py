@@ -258,7 +258,7 @@ class Promises:
 
     def mark(self, group: str, partition: int) -> int:
         """What `group` committed."""
-        return self._world.log.checkpoints(group).get((NAMES.events, partition), 0)
+        return self._world.log.marks(group).get((NAMES.events, partition), 0)
 
     def start(self, group: str, partition: int) -> int:
         """Where whoever takes the partition over from `group` begins to read (P-62)."""

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import ADMITTING, NARROW, OUTRUN, OVERTAKEN, TARDY, ZOMBIES
+from tests.simulation.planted.registry import ADMITTING, LASTING, NARROW, OUTRUN, OVERTAKEN, TARDY, ZOMBIES
 from tests.simulation.world import World, played
 
 SEEDS = 1000
@@ -35,8 +35,6 @@ DRAINING = Plan(
 )
 """Processes are told to stop again and again, and runs outlast their grace."""
 HANGING = replace(SOUND, faults=only(broker=1), rate=0.05)
-LASTING = Plan(window_ms=2_000, words=40, max_queue=40)
-"""Responses outlive the acceptance window: a reader that starts has not seen where some of them began."""
 
 
 def simulation(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -129,6 +129,23 @@ def test_what_comes_after_the_assignment_for_a_response_unknown_is_late() -> Non
     assert [erasure.start for erasure in partition.erasures.values()] == [20]
 
 
+def test_what_closes_behind_where_the_floor_was_committed_is_late() -> None:
+    partition = Partition(0, floor=10, floor_read=15)
+    partition.own(acts_from=20, committed=10)
+    for offset in (12, 15, 16):
+        partition.unknown_read(ID, offset, closes=offset == 16)
+    partition.caught_up()
+    assert [erasure.start for erasure in partition.erasures.values()] == [15, 16, 12]
+
+
+def test_what_closes_before_where_the_floor_was_committed_may_have_counted() -> None:
+    partition = Partition(0, floor=10, floor_read=15)
+    partition.own(acts_from=20, committed=10)
+    partition.unknown_read(ID, 14, closes=True)
+    partition.caught_up()
+    assert not partition.erasures
+
+
 def test_what_closes_behind_a_tombstone_of_its_own_response_is_late() -> None:
     partition = Partition(0, floor=10)
     partition.own(acts_from=20, committed=10)

@@ -85,6 +85,17 @@ async def test_the_groups_checkpoints_are_the_watermarks() -> None:
     }
 
 
+async def test_how_far_was_read_holds_for_the_checkpoint_that_said_so() -> None:
+    log = await log_with(100_000, 900_000, partitions=2)
+    membership = await log.join("g", TOPIC, lambda _: None)
+    await membership.commit({0: 1, 1: 7}, {0: 2, 1: 9})
+    starts = await starting_points(log, "g", TOPIC, [0, 1], memory_ms=MEMORY)
+    assert {number: (start.floor, start.read) for number, start in starts.items()} == {
+        0: (1, 2),
+        1: (0, None),
+    }
+
+
 async def test_an_absent_log_is_told() -> None:
     log = await log_with(1)
     log.available = False

@@ -63,6 +63,8 @@ NARROW = Plan(
     words=20,
 )
 """Each executor may make one call at a time of each upstream, and executors die."""
+LASTING = Plan(window_ms=2_000, words=40, max_queue=40)
+"""Responses outlive the acceptance window: a reader that starts has not seen where some of them began."""
 DELETING = Plan(deletes=0.9, repeats=0.6, targets="xp")
 OVERTAKEN = Plan(
     seconds=60,

@@ -12,6 +12,7 @@ from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
 from services.executor.engine import Engine
 from services.executor.partition import Partition
+from services.executor.steward import Steward
 from services.projector import projection
 from services.projector.projection import Projection, Work, Write, response_record
 from services.projector.projector import Projector
@@ -21,7 +22,7 @@ from services.replay.feed import Feed
 from services.replay.library import Library
 from services.replay.window import Window
 from tests.simulation.plan import TOPICS, Plan, only
-from tests.simulation.planted.registry import DELETING, OVERTAKEN, READING, rule
+from tests.simulation.planted.registry import DELETING, LASTING, OVERTAKEN, READING, rule
 
 LATE_WRITERS = Plan(
     deletes=0.9,
@@ -203,6 +204,13 @@ def late_records_not_erased() -> Iterator[None]:
 def erasure_not_waited_for() -> Iterator[None]:
     """The watermark does not wait for erasures."""
     with patch.object(Partition, "watermark", lambda self, at: self.fold.low_watermark(at, self.floor)):
+        yield
+
+
+@rule("P-90", plan=LASTING)
+def late_and_closing_taken_for_what_counted() -> Iterator[None]:
+    """A checkpoint does not say how far its owner had read: what a late writer ends anew seems to count."""
+    with patch.object(Steward, "read", lambda *_: {}):
         yield
 
 
