@@ -98,14 +98,10 @@ class Executor:
         )
         self._writer = self._engine.writer = log_.writer(on_failure=self._engine.append_failed)
         self._predecessors = Predecessors(conversation.settle, self._engine.partitions, self._engine.stirred)
-        limits = Limits(
-            record_bytes=settings.max_record_bytes - RECORD_OVERHEAD,
-            output_bytes=settings.max_output_bytes,
-            events=settings.max_events,
-        )
         self._registry = registry
         self._beside = beside
         self._history = History(log_, names.events)
+        limits = _limits(settings)
         self._worker = Worker(
             self._history, registry, conversation, limits, settings.max_attempts, lambda: self._steward.now
         )
@@ -312,3 +308,11 @@ class Executor:
         tasks = [run.task for run in runs if run.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=LEAVING_SECONDS)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        record_bytes=settings.max_record_bytes - RECORD_OVERHEAD,
+        output_bytes=settings.max_output_bytes,
+        events=settings.max_events,
+    )

@@ -19,39 +19,13 @@ tell a fragment from a name. Arguments wait for that.
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-from msgspec import Struct
-
 from services.config import SIGNATURES
 from services.executor.backends.chat_arguments import Arguments, is_json, same_json
+from services.executor.backends.chat_pieces import MalformedCallError, Piece, listed, piece_of
 from services.executor.backends.surrogates import Seam
 
 MAX_CALLS = 512
 """Calls of one answer: each piece may be looked for among all of them."""
-
-
-class MalformedCallError(Exception):
-    """A tool call is none: the text begins with a verb, the server is its subject."""
-
-
-class Piece(Struct):
-    """What one entry of `tool_calls` says; "" and None where it says nothing."""
-
-    index: int | None
-    id: str
-    name: str
-    arguments: str
-    extras: dict[str, Any]
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether it brings no arguments."""
-        return not self.arguments.strip()
-
-    @property
-    def begins(self) -> bool:
-        """Whether arguments can begin with it."""
-        return self.arguments.lstrip().startswith(("{", "["))
 
 
 class Call:
@@ -114,7 +88,7 @@ class Calls:
         """
         if (step := self._usual(pieces)) is not None:
             return [step]
-        read = [_piece(piece, self._keep) for piece in _listed(pieces)]
+        read = [piece_of(piece, self._keep) for piece in listed(pieces)]
         known = list(self._calls)
         again = self._repeated(read, last)
         for call, piece in zip(known, read[:again], strict=False):
@@ -132,8 +106,8 @@ class Calls:
         Raises MalformedCallError.
         """
         known, steps = list(self._calls), []
-        for number, given in enumerate(_listed(pieces)):
-            piece = _piece(given, self._keep)
+        for number, given in enumerate(listed(pieces)):
+            piece = piece_of(given, self._keep)
             call = self._by_id(piece.id) or (known[number] if number < len(known) else None)
             if call and piece.name and call.name and self._joined(call, piece.name) is None:
                 call = next((one for one in known if _is_same(one, piece)), None)
@@ -459,54 +433,3 @@ def _read(text: str) -> Arguments:
     arguments = Arguments()
     arguments.add(text)
     return arguments
-
-
-def _listed(pieces: Any) -> list[Any]:
-    if pieces is None:
-        return []
-    if isinstance(pieces, dict):
-        return [pieces]
-    if not isinstance(pieces, list):
-        raise MalformedCallError("sent tool_calls that are not a list.")
-    return pieces
-
-
-def _piece(given: Any, keep: Collection[str]) -> Piece:
-    if given is None:
-        return Piece(None, "", "", "", {})
-    if not isinstance(given, dict):
-        raise MalformedCallError("sent a tool call that is not a function's.")
-    function = given.get("function")
-    if function is None:  # some servers leave the object out and say its fields themselves
-        function = {key: given[key] for key in ("name", "arguments") if key in given}
-    if not isinstance(function, dict):
-        raise MalformedCallError("sent a tool call that is not a function's.")
-    name, id = function.get("name"), given.get("id")
-    if name is not None and not isinstance(name, str):
-        raise MalformedCallError("sent a tool call whose name is not a string.")
-    extras: dict[str, Any] = {key: held[key] for held in (function, given) for key in keep if held.get(key)}
-    return Piece(
-        _index(given.get("index")),
-        str(id) if isinstance(id, str | int) and not isinstance(id, bool) else "",
-        name or "",
-        _arguments(function.get("arguments")),
-        extras,
-    )
-
-
-def _index(given: Any) -> int | None:
-    if isinstance(given, str) and given.strip().isdecimal():
-        return int(given)
-    return int(given) if isinstance(given, int | float) and not isinstance(given, bool) else None
-
-
-def _arguments(given: Any) -> str:
-    """A piece of the arguments' JSON; some servers send the object that it stands for, whole."""
-    match given:
-        case None:
-            return ""
-        case str():
-            return given
-        case dict():
-            return msgspec.json.encode(given).decode()
-    raise MalformedCallError("sent a tool call whose arguments are neither a string nor an object.")

@@ -19,11 +19,12 @@ from typing import Any
 from schemas.events import Event
 from schemas.ids import ResponseId
 from services.config import SIGNATURES
-from services.executor.backends.chat_calls import Call, Calls, MalformedCallError, Step
+from services.executor.backends.chat_calls import Call, Calls, Step
 from services.executor.backends.chat_citations import Citations
 from services.executor.backends.chat_finish import INCOMPLETE, Verdict, verdict
 from services.executor.backends.chat_items import THOUGHTS
 from services.executor.backends.chat_output import Message, OutputItem, Reasoning, TextItem, ToolCall
+from services.executor.backends.chat_pieces import MalformedCallError
 from services.executor.backends.chat_reading import (
     END_TAG,
     KEPT,
