@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from schemas.errors import ApiError, invalid, not_found, unavailable
 from schemas.ids import ResponseId, parse_response_id
-from schemas.references import is_reference, references
+from schemas.references import is_reference
 from schemas.request import listing
 from services.loops import in_turns
 from services.replay.cursor import START, parse_cursor, wants_stream
@@ -80,22 +80,31 @@ class PublicRoutes:
         found = await self._find(request)
         body = request_body(await self._replay.request(found))
         await asyncio.sleep(0)
-        resolved = await self._resolved(found, body)
-        return json_answer(page(await in_turns(listing(resolved, found.id)), paging))
+        listed = await in_turns(listing(body, found.id))
+        answer = page(listed, paging)
+        answer["data"] = await self._resolved(found, body, answer["data"], listed)
+        return json_answer(answer)
 
-    async def _resolved(self, found: Stored, body: dict[str, Any]) -> dict[str, Any]:
-        """The request with the items in the place of references, as far as these are there still."""
-        wanted = references(body)
-        if not wanted:
-            return body
-        asked = Wanted(found.tenant, previous_in(body), [reference.id for reference in wanted])
-        items: dict[str, Item] = {}
+    async def _resolved(
+        self, found: Stored, body: dict[str, Any], shown: list[Item], listed: list[Item]
+    ) -> list[Item]:
+        """The items of a page, `shown`, with the items in the place of references, as far as these are there
+        still. `listed` are all items of the request `body`.
+        """
+        if not any(map(is_reference, shown)):
+            return shown
+        given = {item["id"]: original for item, original in zip(listed, body["input"], strict=True)}
+        names = {item["id"]: given[item["id"]]["id"] for item in shown if is_reference(item)}
+        there = {item.get("id"): item for item in reversed(body["input"]) if not is_reference(item)}
+        items = {name: there[name] for name in names.values() if name in there}
+        elsewhere = list(dict.fromkeys(name for name in names.values() if name not in there))
+        asked = Wanted(found.tenant, previous_in(body), elsewhere)
         while asked.ids:
             answer = await self._items.find(asked)
-            items |= {id: item | {"id": id} for id, item in answer.items.items()}
+            items |= answer.items
             asked = replace(asked, ids=answer.left)
-        given = [items.get(item["id"], item) if is_reference(item) else item for item in body["input"]]
-        return body | {"input": given}
+        whole = [items.get(names.get(item["id"], ""), item) | {"id": item["id"]} for item in shown]
+        return await in_turns(listing({"input": whole}, found.id))
 
     async def _stream(self, request: Request) -> ASGIApp:
         query, headers = request.query_params, request.headers
