@@ -72,8 +72,8 @@ def void_not_noticed() -> Iterator[None]:
     """A POST is answered as if its record had come in time."""
     original = Appends.append
 
-    async def append(self: Appends, id: ResponseId, record: NewRecord, **terms: Any) -> Ack:
-        ack = await original(self, id, record, **terms)
+    async def append(self: Appends, *what: Any, **terms: Any) -> Ack:
+        ack = await original(self, *what, **terms)
         return Ack(ack.offset, 0)
 
     with patch.object(Appends, "append", append):
@@ -171,9 +171,9 @@ def in_doubt_and_elsewhere() -> Iterator[None]:
     """What may be on its way is appended in another partition as well."""
     original = Appends.append
 
-    async def append(self: Appends, id: ResponseId, record: NewRecord, **terms: Any) -> Ack:
+    async def append(self: Appends, *what: Any, **terms: Any) -> Ack:
         try:
-            return await original(self, id, record, **terms)
+            return await original(self, *what, **terms)
         except AppendUnknown as error:
             raise Unsent("it may be on its way") from error
 
