@@ -17,7 +17,7 @@ from tests.simulation.conduct import Conduct
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS
 from tests.simulation.truth import Story
-from tests.simulation.upstream import Streams
+from tests.simulation.upstream import Streams, whole_text
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -37,6 +37,8 @@ class Promises:
         self._world = world
         self._keys: set[tuple[int, bytes]] = set()
         self._calls: dict[ResponseId, list[int]] = {}
+        self._texts: dict[ResponseId, set[str]] = {}
+        """What the upstream says when it is heard to its end, each time that it was called."""
         self._claimed_at: dict[tuple[ResponseId, int], float] = {}
         self.views: dict[str, dict[bytes, MemoryRecord]] = {topic: {} for topic in VIEWS}
         """The last record of every key."""
@@ -141,6 +143,7 @@ class Promises:
         if request.attempt > world.settings.max_attempts:
             world.bad("P-45 more attempts than allowed", request.id, request.attempt)
         calls.append(request.attempt)
+        self._texts.setdefault(request.id, set()).add(whole_text(request, kind))
 
     def taken_for_open(self, seconds: float) -> int:
         """How many responses may count as open where it is not known what has closed in so many seconds."""
@@ -325,11 +328,16 @@ class Promises:
     def _check_story(self, story: Story) -> None:
         world, kind = self._world, story.kind
         assert story.accepted is not None
+        events = [json.loads(frame.split(b"\ndata: ", 1)[1]) for frame in story.frames]
+        text = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+        whole = self._texts.get(story.id, set())
+        if text and not any(one.startswith(text) for one in whole):
+            world.bad("A-3 the text told is not what the upstream said", story.id, text)
         if story.status == "completed":
-            events = [json.loads(frame.split(b"\ndata: ", 1)[1]) for frame in story.frames]
-            text = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
             if text != story.final["output"][0]["content"][0]["text"]:
                 world.bad("A-3 the text told differs from the final object", story.id, text)
+            if text not in whole:
+                world.bad("A-3 not all that the upstream said was told", story.id, text)
         elif story.status == "failed":
             why = (story.final.get("error") or {}).get("message", "")
             if "internal error" in why:

@@ -9,6 +9,7 @@ stubborn     says nothing, and does not stop when it is told to: only the owner 
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from schemas.request import input_items
 from services.config import Config, Model, Route
 from services.executor.backend import Backend, Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends import Registry
-from services.executor.backends.scripted import ScriptedBackend
+from services.executor.backends.scripted import ScriptedBackend, last_user_text
 from services.executor.partition import Partition
 from services.executor.said import Said
 from tests.simulation.node import Node
@@ -63,7 +64,7 @@ class Upstream:
                 await asyncio.Event().wait()
             if self._kind == "stubborn":
                 await stubborn()
-            said = request if self.resumable else replace(request, input=_words(request.attempt))
+            said = replace(request, input=_input(request, self._kind))
             async for batch in self._inner.stream(said, resume):
                 await self._node.away(0.2)
                 if batch[-1].event["type"] != "response.in_progress":  # which the executor says itself
@@ -80,9 +81,17 @@ class Upstream:
         """Nothing to close."""
 
 
-def _words(attempt: int) -> list[dict[str, Any]]:
-    """What a model says when it is asked once more is not what it said before."""
-    return [{"role": "user", "content": " ".join(f"{letter}{attempt}" for letter in "abc")}]
+def _input(request: RunRequest, kind: str) -> Sequence[dict[str, Any]]:
+    """What a model says when it is asked once more is not what it said before, unless it is resumed."""
+    if kind == "resumable":
+        return request.input
+    return [{"role": "user", "content": " ".join(f"{letter}{request.attempt}" for letter in "abc")}]
+
+
+def whole_text(request: RunRequest, kind: str) -> str:
+    """All that an upstream of a kind says when it is called so: the words of its input, round and round."""
+    words = last_user_text(_input(request, kind)).split()
+    return " ".join(islice(cycle(words), int(request.body["metadata"]["echo.tokens"])))
 
 
 async def stubborn() -> None:
