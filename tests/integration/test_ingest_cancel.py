@@ -76,8 +76,8 @@ async def test_a_cancel_that_loses_to_the_end_says_so(monkeypatch: pytest.Monkey
         author = await (await running.author().accept()).take()
         look = ReplayClient.view
 
-        async def and_then_it_ends(*asked: Any) -> ResponseView:
-            seen = await look(*asked)
+        async def and_then_it_ends(*asked: Any, **terms: Any) -> ResponseView:
+            seen = await look(*asked, **terms)
             if seen.status not in TERMINAL_STATUSES:
                 await author.complete()
             return seen
