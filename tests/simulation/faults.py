@@ -3,6 +3,7 @@ shrinks.
 
     pause      the process stops (SIGSTOP) and goes on later, with all that came due or came in meanwhile
     isolate    the network is away: the process computes on, and its timers run
+    behind     its tail of the events stands still, and its beats go on
     stun       one of both, at the worst moment: just when it is about to act. It comes back when somebody
                else has done so
 """
@@ -50,6 +51,7 @@ class Faults:
             "roll": self._roll,
             "poison": self._poison,
             "slow": self._slow,
+            "behind": self._behind,
             "compact": self._compact,
             "retain": self._retain,
             "broker": self._broker,
@@ -178,6 +180,12 @@ class Faults:
         """It reads as fast as it can again."""
         node.disturb()
         node.lag = 0
+
+    async def _behind(self, process: Process) -> None:
+        """Its tail of the events stands still, and its beats go on."""
+        seconds = self._rng.choice((6, 15, 30))
+        self._world.say("behind", process.node, seconds)
+        process.node.behind_until = self._world.loop.time() + seconds
 
     async def _broker(self, _: Process) -> None:
         seconds = self._rng.choice(BROKER_PAUSES)

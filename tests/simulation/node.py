@@ -57,6 +57,8 @@ class Node:
         """Mean seconds after which what was on its way arrives."""
         self.lag = 0.0
         """Mean seconds by which everything that it fetches is late."""
+        self.behind_until = 0.0
+        """Until then it gets nothing of `responses.events`, while beats come."""
         self.disturbed_at = -1000.0
         """When it last had a reason to be thought gone: a pause, a beat that failed."""
         self.held_since: float | None = None
@@ -187,8 +189,15 @@ class Node:
         if self.lag:
             await asyncio.sleep(self.rng.expovariate(1 / self.lag))
             self.disturb()
+        if self.behind_until and any(source.topic == NAMES.events for source in positions):
+            await self._fall_behind()
         await self.passage()
         return batches
+
+    async def _fall_behind(self) -> None:
+        while (left := self.behind_until - running().time()) > 0:
+            await asyncio.sleep(left)
+            self.disturb()
 
     async def bounds(self, topic: str, partitions: Collection[int]) -> dict[int, Bounds]:
         self.acts("ask")

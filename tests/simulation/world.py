@@ -247,6 +247,7 @@ class World:
         self.log.gate.set()
         for process in list(self.processes.values()):
             process.node.trouble, process.node.lag, process.node.ambush = 0, 0, None
+            process.node.behind_until = 0
             process.node.resume()
             await self.background(rejoin(process.node), process.node)
         for role, count in ROLES.items():
