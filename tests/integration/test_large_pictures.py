@@ -111,7 +111,7 @@ def test_a_picture_that_fits_into_no_record_takes_nothing_else_along(api: Api) -
     final = api.response(id)
     assert (final["status"], final["error"]["type"]) == ("failed", "event_too_large")
     image, message = final["output"]
-    assert (image["status"], image["result"]) == ("incomplete", None)
+    assert (image["status"], image["result"]) == ("failed", None)
     assert message["content"][0]["text"] == "here"
     assert types(frames)[-1] == "response.failed"
 

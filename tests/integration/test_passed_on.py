@@ -71,17 +71,21 @@ async def test_items_and_fields_that_only_models_know_are_kept_in_chains() -> No
     assert kept[:-1] == [
         {**item, "content": ...} if "content" in item else item for item in [*SAID, *PUT_OUT]
     ]
-    assert first["output"] == PUT_OUT
+    assert [item | {"id": ...} for item in first["output"]] == [item | {"id": ...} for item in PUT_OUT]
 
 
-@pytest.mark.parametrize("reason", ["max_messages", "steered", "of next year"])
-async def test_why_it_is_incomplete_is_the_upstreams_word(reason: str) -> None:
-    details = {"reason": reason}
-    upstream = Upstream("incomplete", incomplete_details=details)
+@pytest.mark.parametrize(
+    "reason, told",
+    [("max_messages", "max_messages"), ("steered", "steered"), ("of next year", "max_output_tokens")],
+)
+async def test_why_it_is_incomplete_is_the_upstreams_word_where_clients_know_it(
+    reason: str, told: str
+) -> None:
+    upstream = Upstream("incomplete", incomplete_details={"reason": reason})
     async with raw(upstream) as server, ingesting(configured(server)) as running, executing(running):
         final = await asked(running)
 
-    assert (final["status"], final["incomplete_details"]) == ("incomplete", details)
+    assert (final["status"], final["incomplete_details"]) == ("incomplete", {"reason": told})
 
 
 async def test_what_is_handed_on_and_what_is_not() -> None:
