@@ -47,7 +47,8 @@ class Conduct:
                 before = self._world.story(previous)
                 if before.accepted is not None and not before.closed:
                     self._world.bad("P-41 claimed before what it follows has closed", story, before)
-                previous = before.accepted.previous if before.accepted else None
+                # What follows a deleted response only ends (A-13): what came before that is never asked for.
+                previous = before.accepted.previous if before.accepted and not before.deleted else None
 
     def heard(self, id: ResponseId) -> None:
         """A claim or an event of a response counts."""
