@@ -200,7 +200,19 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         return self._health.order(nodes, self._loop.time())
 
     async def probe(self, node: int) -> None:
-        """Ask `node` for a sign of life, however long it takes. Raises KafkaError or OSError."""
+        """Ask `node` for a sign of life, however long it takes. Raises KafkaError or OSError.
+
+        The end of a connection is no sign of death: brokers end those that are idle, or whose credentials
+        have aged (`connections.max.reauth.ms`), and so do firewalls. Only a new connection tells.
+        """
+        kept = self._conns.get((node, PROBE))
+        if kept is not None and kept.connected():
+            try:
+                await kept.send(ProbeRequest())
+            except (KafkaError, OSError):
+                kept.close()
+            else:
+                return
         await (await self._reach(node, PROBE)).send(ProbeRequest())
 
     def drop(self, node: int) -> None:

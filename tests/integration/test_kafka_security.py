@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from tests.api import Api, numbers
+from tests.api import Api, insisting, numbers
 from tests.process import REJOINDER, ServerProcess
 from tests.reliability.rig import until
 from tests.secured import GROUP, TOPIC, USER, Acl, Secured, secured, token
@@ -64,7 +64,7 @@ def runs_whole(base_url: str, seconds: float = 1) -> None:
     frames = api.events(id)
     assert numbers(frames) == list(range(29))
     assert frames[-1].type == "response.completed"
-    assert api.delete(id).status == 200
+    assert insisting(lambda: api.delete(id)).status == 200
 
 
 def test_the_acls_of_the_docs_are_enough_by_scram(

@@ -85,9 +85,13 @@ class Kept:
         return answer
 
     def until(self, status: int, instead_of: int) -> HTTPResponse:
-        """The first answer of `status`; all before it are `instead_of`."""
+        """The first answer of `status`; all before it are `instead_of`.
+
+        What was under way when the drain began is answered, and its connection closed after it.
+        """
         while (answer := self.ask()).status == instead_of:
-            pass
+            if answer.will_close:
+                self._connection.connect()
         assert answer.status == status
         return answer
 

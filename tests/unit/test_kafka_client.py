@@ -1,6 +1,7 @@
 """Clients and brokers that hang, on real sockets: nobody waits for a broker that he does not ask."""
 
 import asyncio
+import math
 import struct
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Sequence
@@ -31,6 +32,8 @@ class Broker:
         self.cluster: Sequence[Broker] = ()
         self.port = 0
         self.said: list[int] = []
+        self.answers = math.inf
+        """How many requests of one connection are answered; it is ended at the next one."""
         self._awake = asyncio.Event()
         self._awake.set()
 
@@ -41,11 +44,15 @@ class Broker:
         self._awake.set()
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+        answered = 0
         try:
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
                 kind, _, correlation = struct.unpack_from(">hhi", await reader.readexactly(size))
                 await self._awake.wait()
+                if answered >= self.answers:
+                    raise ConnectionAbortedError
+                answered += 1
                 body = struct.pack(">i", correlation) + (self.metadata() if kind == METADATA else versions())
                 self.said.append(kind)
                 writer.write(struct.pack(">i", len(body)) + body)
@@ -190,6 +197,21 @@ async def test_what_a_hung_broker_was_sent_fails_when_it_falls_silent_and_nothin
         assert METADATA not in hung.said, "who was silent was asked who leads"
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_broker_that_ends_its_connections_now_and_then_is_not_silent() -> None:
+    """As they do at the next request of credentials that have aged, and with idle connections."""
+    one = Broker(1)
+    async with serving(one) as brokers, started(brokers):
+        one.answers = 3
+        watch = asyncio.create_task(brokers.watch())
+        unhealthy: list[int] = []
+        brokers.on_unhealthy(unhealthy.append)
+        await eventually(lambda: len(one.said) >= 30)
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        assert not unhealthy
 
 
 @pytest.mark.usefixtures("quick")
