@@ -2,7 +2,7 @@
 
 Pure. The upstream's events come in, drafts of records go out. The scribe numbers the events, drops those that
 Rejoinder says itself (created, queued, in_progress), makes the response's identity its own in those that
-carry the object, turns foreign types into extensions, makes the stream whole (`whole.py`), keeps the output
+carry the object, turns foreign types into extensions, makes the stream whole (`mending`), keeps the output
 so far, and ends the response: once, honestly, with what was put out by then.
 
 A draft has no claim yet: after an append error the same drafts go out again under the next claim (P-32).
@@ -29,9 +29,9 @@ from schemas.pictures import PREVIEW, fitting, without_picture
 from schemas.records import UPSTREAM_CURSOR, EventHeaders, Headers, NewRecord
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.endings import cut_by
-from services.executor.backends.surrogates import mended
-from services.executor.identity import Mint, kept
-from services.executor.whole import Whole, end_of
+from services.executor.mending.identity import Mint, kept
+from services.executor.mending.surrogates import mended
+from services.executor.mending.whole import Whole, end_of
 from services.web.internal import Name
 
 _encode = msgspec.json.Encoder().encode
@@ -91,7 +91,7 @@ class Scribe:
 
     `initial` is the initial object, `last` the last number that counts, `origin` the last derived one;
     `output` is what counted so far, in `written` bytes and `extensions` beside it. `mint` gives items their
-    ids; `names` are what the upstream `names_at` (`names.py`) calls those of `output`.
+    ids; `names` are what the upstream `names_at` (`mending.names`) calls those of `output`.
     """
 
     def __init__(

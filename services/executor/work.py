@@ -22,8 +22,8 @@ from services.executor.backends import Registry
 from services.executor.conversation import Conversation
 from services.executor.decide import Continuation, continuation
 from services.executor.history import History, Past
-from services.executor.identity import ours
-from services.executor.names import names_at
+from services.executor.mending.identity import ours
+from services.executor.mending.names import names_at
 from services.executor.partition import Partition
 from services.executor.run import Run
 from services.executor.said import Said

@@ -24,8 +24,8 @@ from services import config
 from services.eventlog.transcript import Packer, pack, unpack
 from services.executor.backend import RunRequest, UpstreamError
 from services.executor.backends import build
-from services.executor.backends.chat_request import Dialect, chat_body, toolbox
-from services.executor.backends.chat_tools import UntranslatableError
+from services.executor.backends.chat.request import Dialect, chat_body, toolbox
+from services.executor.backends.chat.tools import UntranslatableError
 from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import Upstream
 from services.executor.scribe import Limits, Scribe

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor.backends.chat_calls import Call, Calls
-from services.executor.backends.chat_turns import Turns
+from services.executor.backends.chat.calls import Call, Calls
+from services.executor.backends.chat.turns import Turns
 
 Piece = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor.backends.chat_messages import messages
-from services.executor.backends.chat_tools import Toolbox
+from services.executor.backends.chat.messages import messages
+from services.executor.backends.chat.tools import Toolbox
 
 Item = dict[str, Any]
 ids = st.sampled_from(["a", "b", "c", ""])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.ids import ResponseId
-from services.executor.backends.chat_translate import ChatTranslator, MalformedChunkError
+from services.executor.backends.chat.translate import ChatTranslator, MalformedChunkError
 from services.executor.backends.failures import UNFIT
 from tests.strict import checked
 

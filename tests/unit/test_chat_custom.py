@@ -1,11 +1,11 @@
-"""services/executor/backends/chat_custom.py: a custom tool's text out of JSON that comes in pieces."""
+"""services/executor/backends/chat/custom.py: a custom tool's text out of JSON that comes in pieces."""
 
 import json
 import random
 
 import pytest
 
-from services.executor.backends.chat_custom import CustomInput, PlainInput
+from services.executor.backends.chat.custom import CustomInput, PlainInput
 
 TEXT = '*** Begin Patch\n+a "b" \\ \t é 😀 \\u0041 /x\n'
 

@@ -1,8 +1,8 @@
-"""services/executor/backends/chat_finish.py: finish reasons are an open vocabulary (U-45)."""
+"""services/executor/backends/chat/finish.py: finish reasons are an open vocabulary (U-45)."""
 
 import pytest
 
-from services.executor.backends.chat_finish import Verdict, verdict
+from services.executor.backends.chat.finish import Verdict, verdict
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""services/executor/backends/chat_messages.py: a conversation in an order that every chat server takes."""
+"""services/executor/backends/chat/messages.py: a conversation in an order that every chat server takes."""
 
 import json
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from services.config import SIGNATURES
-from services.executor.backends.chat_messages import SHOWN, UNANSWERED, UNTHOUGHT, messages
-from services.executor.backends.chat_tools import Toolbox, UntranslatableError
+from services.executor.backends.chat.messages import SHOWN, UNANSWERED, UNTHOUGHT, messages
+from services.executor.backends.chat.tools import Toolbox, UntranslatableError
 
 Item = dict[str, Any]
 TOOLS = [

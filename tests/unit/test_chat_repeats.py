@@ -1,10 +1,10 @@
-"""services/executor/backends/chat_repeats.py: what repeats the text so far is told once (U-47)."""
+"""services/executor/backends/chat/repeats.py: what repeats the text so far is told once (U-47)."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.backends.chat_repeats import Repeats
+from services.executor.backends.chat.repeats import Repeats
 
 
 def told(*pieces: str, last: str = "") -> str:

@@ -1,4 +1,4 @@
-"""services/executor/backends/chat_request.py: Responses requests in the words of Chat Completions."""
+"""services/executor/backends/chat/request.py: Responses requests in the words of Chat Completions."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from openai.types.responses.response_create_params import (
     ResponseCreateParamsStreaming,
 )
 
-from services.executor.backends.chat_request import PASSED_ON, Dialect, chat_body, toolbox
-from services.executor.backends.chat_tools import UntranslatableError
+from services.executor.backends.chat.request import PASSED_ON, Dialect, chat_body, toolbox
+from services.executor.backends.chat.tools import UntranslatableError
 
 
 def chat(

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from schemas.ids import ResponseId
-from services.executor.backends.chat_tools import Toolbox
-from services.executor.backends.chat_translate import ChatTranslator
-from services.executor.backends.surrogates import loads
+from services.executor.backends.chat.tools import Toolbox
+from services.executor.backends.chat.translate import ChatTranslator
+from services.executor.mending.surrogates import loads
 from tests.strict import checked
 
 ID = ResponseId("resp_" + "c" * 36)

@@ -1,11 +1,11 @@
-"""services/executor/backends/chat_tools.py: a request's tools as functions, and themselves again."""
+"""services/executor/backends/chat/tools.py: a request's tools as functions, and themselves again."""
 
 import json
 from typing import Any
 
 import pytest
 
-from services.executor.backends.chat_tools import KINDS, Tool, Toolbox, UntranslatableError, arguments
+from services.executor.backends.chat.tools import KINDS, Tool, Toolbox, UntranslatableError, arguments
 
 F = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": False}
 PATCH = {"type": "custom", "name": "apply_patch", "description": "Edits files."}

@@ -1,4 +1,4 @@
-"""services/executor/backends/chat_translate.py: chunks in, Responses events out."""
+"""services/executor/backends/chat/translate.py: chunks in, Responses events out."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.events import Event
 from schemas.ids import ResponseId
-from services.executor.backends.chat_translate import ChatTranslator, MalformedChunkError
+from services.executor.backends.chat.translate import ChatTranslator, MalformedChunkError
 from tests.strict import checked
 
 ID = ResponseId("resp_" + "b" * 36)

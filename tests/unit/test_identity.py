@@ -7,7 +7,7 @@ import pytest
 from schemas.events import Event
 from schemas.ids import item_id
 from schemas.output import Output
-from services.executor.identity import ours
+from services.executor.mending.identity import ours
 from services.executor.scribe import Scribe
 from services.web.internal import Name
 from tests.unit.test_whole import added, call, completed, delta, done, message

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.ids import ResponseId, item_id
 from services.config import ECHO, Agent, Model
-from services.executor.names import AT_DIGITS, is_found, names_at, recalled, restored
+from services.executor.mending.names import AT_DIGITS, is_found, names_at, recalled, restored
 from services.web.internal import Name
 
 ID = ResponseId("resp_" + "0a" * 18)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.backends.surrogates import Seam, loads, mended
+from services.executor.mending.surrogates import Seam, loads, mended
 
 HIGH, LOW, EMOJI, LOST = "\ud83d", "\ude00", "\U0001f600", "\ufffd"
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from schemas.events import Event
-from services.executor import items
-from services.executor.items import filled
+from services.executor.mending import items
+from services.executor.mending.items import filled
 from tests.whole import followed, scribe, told
 
 USAGE = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}

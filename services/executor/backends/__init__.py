@@ -12,7 +12,7 @@ from msgspec import Struct
 from schemas.errors import ApiError
 from services.config import Agent, Config, Route
 from services.executor.backend import Backend, UpstreamError
-from services.executor.backends.chat import ChatBackend
+from services.executor.backends.chat.backend import ChatBackend
 from services.executor.backends.responses import ResponsesBackend
 from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import RECORD_BYTES, Upstream

@@ -10,7 +10,7 @@ from typing import Any
 from schemas.events import KNOWN_EVENTS, TERMINAL_EVENTS, Event
 from schemas.output import are_items
 from schemas.response import INCOMPLETE_REASONS
-from services.executor.backends.chat_finish import INCOMPLETE, verdict
+from services.executor.backends.chat.finish import INCOMPLETE, verdict
 from services.executor.backends.told import refuses
 
 RUNNING = ("queued", "in_progress")

@@ -11,8 +11,8 @@ from typing import Any
 
 from schemas.response import ERROR_CODES, http_status
 from services.executor.backend import Refusal, UpstreamError
-from services.executor.backends.surrogates import whole
 from services.executor.backends.told import code_in, told_in, words_in
+from services.executor.mending.surrogates import whole
 
 MAX_WORDS = 2000
 """Characters kept of what an upstream says."""

@@ -35,7 +35,7 @@ from services.executor.backends.pictures import may_leave_out, number_of, type_o
 from services.executor.backends.sse import ServerSentEvent, is_alive, says_nothing
 from services.executor.backends.told import words_in
 from services.executor.backends.upstream import Upstream
-from services.executor.names import is_found, names_at, recalled, restored
+from services.executor.mending.names import is_found, names_at, recalled, restored
 from services.loops import apart
 
 REJOINS = 5

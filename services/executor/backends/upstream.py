@@ -26,11 +26,11 @@ from schemas.steps import encoding, finished
 from schemas.values import counting
 from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
-from services.executor.backends import surrogates
 from services.executor.backends.bodies import HEAD_BYTES, Body
 from services.executor.backends.failures import Words, refusal, retry_after
 from services.executor.backends.sse import EventTooLarge, MayLeaveOut, ServerSentEvent, whole_only
 from services.executor.backends.told import page_words
+from services.executor.mending import surrogates
 from services.loops import in_turns
 
 CONNECT_TIMEOUT = 30.0

@@ -2,7 +2,7 @@
 
     message → Said    reasoning → Thought    function_call, custom_tool_call, … → Call    outputs → Output
 
-Nothing here looks at a neighbour: `chat_messages` finds what belongs together. An item that cannot be said in
+Nothing here looks at a neighbour: `messages` finds what belongs together. An item that cannot be said in
 Chat Completions is refused, never left out, except what a vendor ran where the operator drops that (U-68).
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.executor.backends.chat_tools import (
+from services.executor.backends.chat.tools import (
     KIND_OF_CALL,
     KIND_OF_OUTPUT,
     Object,

@@ -1,11 +1,11 @@
 """From Chat Completions chunks to the events of the Responses API. Pure: chunks in, events out.
 
-    thoughts (`chat_reading`) → a reasoning item      content, refusal → a message item and its parts
-    tool_calls (`chat_calls`) → an item each, side by side; function_call, their forerunner, is one
-    annotations and sources (`chat_citations`) → annotations of the text
-    finish_reason (`chat_finish`), usage (`chat_usage`) → the terminal event, when the stream is over (`end`)
+    thoughts (`reading`) → a reasoning item      content, refusal → a message item and its parts
+    tool_calls (`calls`) → an item each, side by side; function_call, their forerunner, is one
+    annotations and sources (`citations`) → annotations of the text
+    finish_reason (`finish`), usage (`usage`) → the terminal event, when the stream is over (`end`)
 
-`delta` is a piece and `message` is all of it so far; what only repeats is told once (`chat_repeats`). One of
+`delta` is a piece and `message` is all of it so far; what only repeats is told once (`repeats`). One of
 reasoning and message is open at a time; when something else begins, it is done. Calls stay open to the end,
 for their pieces may come interleaved. A cut leaves what is open then `incomplete`. What is said in a form
 that no event has (sound, images) is refused, never left out.
@@ -19,13 +19,13 @@ from typing import Any
 from schemas.events import Event
 from schemas.ids import ResponseId
 from services.config import SIGNATURES
-from services.executor.backends.chat_calls import Call, Calls, Step
-from services.executor.backends.chat_citations import Citations
-from services.executor.backends.chat_finish import INCOMPLETE, Verdict, verdict
-from services.executor.backends.chat_items import THOUGHTS
-from services.executor.backends.chat_output import Message, OutputItem, Reasoning, TextItem, ToolCall
-from services.executor.backends.chat_pieces import MalformedCallError
-from services.executor.backends.chat_reading import (
+from services.executor.backends.chat.calls import Call, Calls, Step
+from services.executor.backends.chat.citations import Citations
+from services.executor.backends.chat.finish import INCOMPLETE, Verdict, verdict
+from services.executor.backends.chat.items import THOUGHTS
+from services.executor.backends.chat.output import Message, OutputItem, Reasoning, TextItem, ToolCall
+from services.executor.backends.chat.pieces import MalformedCallError
+from services.executor.backends.chat.reading import (
     END_TAG,
     KEPT,
     TAG,
@@ -35,11 +35,11 @@ from services.executor.backends.chat_reading import (
     parts_of,
     thoughts_of,
 )
-from services.executor.backends.chat_repeats import Repeats
-from services.executor.backends.chat_tools import Toolbox
-from services.executor.backends.chat_turns import Turns
-from services.executor.backends.chat_usage import Usage
-from services.executor.backends.surrogates import Seam, whole
+from services.executor.backends.chat.repeats import Repeats
+from services.executor.backends.chat.tools import Toolbox
+from services.executor.backends.chat.turns import Turns
+from services.executor.backends.chat.usage import Usage
+from services.executor.mending.surrogates import Seam, whole
 
 Chunk = dict[str, Any]
 """A decoded `chat.completion.chunk`."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.executor.backends.chat_messages import messages
-from services.executor.backends.chat_tools import Object, Toolbox, UntranslatableError, VendorTools
+from services.executor.backends.chat.messages import messages
+from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError, VendorTools
 
 PASSED_ON = frozenset({"model", "temperature", "top_p", "user"})
 """Fields of the Responses API that mean the same in Chat Completions, and that servers know."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from services.executor.backends.chat_custom import CustomInput, PlainInput
+from services.executor.backends.chat.custom import CustomInput, PlainInput
 
 Object = dict[str, Any]
 VendorTools = Literal["refuse", "drop"]

@@ -1,6 +1,6 @@
 """The conversation as a Chat Completions server takes it. Pure; each pass takes all that the one before made.
 
-    entries   what each item says                          (chat_items)
+    entries   what each item says                          (items)
     hoisted   what the system says comes first             (U-62)
     paired    calls have their outputs, by id, not place   (U-60)
     told      text is a string (U-61), an output follows its call (U-60), a picture is a user's (U-63)
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from services.executor.backends.chat_items import (
+from services.executor.backends.chat.items import (
     THOUGHTS,
     Call,
     Entry,
@@ -29,7 +29,7 @@ from services.executor.backends.chat_items import (
     entries,
     text_of,
 )
-from services.executor.backends.chat_tools import Object, Toolbox, UntranslatableError
+from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError
 
 UNANSWERED = "No output: this call was not answered."
 """The output of a call that has none: servers refuse a call without."""

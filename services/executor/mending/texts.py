@@ -11,9 +11,9 @@ from typing import Any
 
 from schemas.events import Event
 from schemas.output import DELTAS, DONES, Held, Item, Output
-from services.executor import items
-from services.executor.backends.surrogates import Seam, whole
-from services.executor.identity import LOOKED_AT, Entry, index_of
+from services.executor.mending import items
+from services.executor.mending.identity import LOOKED_AT, Entry, index_of
+from services.executor.mending.surrogates import Seam, whole
 
 _PART_EVENTS = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
 _INDEXES = {"summary": "summary_index", "content": "content_index"}

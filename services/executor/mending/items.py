@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas.output import Item, cut_status, objects_of
-from services.executor.annotations import annotations_of, recut
+from services.executor.mending.annotations import annotations_of, recut
 
 MESSAGE, REASONING = "message", "reasoning"
 

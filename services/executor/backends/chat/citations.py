@@ -9,7 +9,7 @@ chunk, and the text refers to the nth of them as `[n]` (U-53).
 
 from typing import Any
 
-from services.executor.annotations import Annotation, annotation_of, is_known, url_of
+from services.executor.mending.annotations import Annotation, annotation_of, is_known, url_of
 
 _LISTS = ("citations", "search_results", "web_search", "references", "sources")
 """Fields that servers have a list of sources in: of the chunk, the choice, the delta or the message."""

@@ -12,7 +12,7 @@ from itertools import islice
 from schemas.events import Event
 from schemas.ids import ResponseId, item_id, item_prefix
 from schemas.output import Item, Output
-from services.executor import items
+from services.executor.mending import items
 from services.web.internal import Name
 
 Mint = Callable[[str, str | None, int], str]

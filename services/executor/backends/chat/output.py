@@ -10,7 +10,7 @@ from typing import Any
 
 from schemas.events import Event
 from schemas.ids import ResponseId, item_id
-from services.executor.backends.chat_tools import Tool
+from services.executor.backends.chat.tools import Tool
 from services.executor.backends.compose import Item, text_part
 
 Annotation = dict[str, Any]

@@ -8,7 +8,7 @@ what comes under the call that began last.
 
 from collections.abc import Iterable, Iterator
 
-from services.executor.backends.chat_calls import Call, Step
+from services.executor.backends.chat.calls import Call, Step
 
 
 class Turns:

@@ -13,11 +13,11 @@ from typing import Any
 
 from schemas.events import ITEM_ADDED, ITEM_DONE, KNOWN_EVENTS, LIFECYCLE, NAMED, TERMINAL_EVENTS, Event
 from schemas.output import DELTAS, DONES, PARTS, Item, Output, are_items
-from services.executor import items
-from services.executor.annotations import annotation_of
 from services.executor.backend import UpstreamError
-from services.executor.identity import Entry, Mint, Table, index_of, kind_of_event
-from services.executor.texts import Text, Texts
+from services.executor.mending import items
+from services.executor.mending.annotations import annotation_of
+from services.executor.mending.identity import Entry, Mint, Table, index_of, kind_of_event
+from services.executor.mending.texts import Text, Texts
 from services.web.internal import Name
 
 _ANNOTATION = "response.output_text.annotation.added"

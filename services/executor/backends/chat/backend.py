@@ -2,7 +2,7 @@
 
     POST {base}/chat/completions, stream → chunks → `ChatTranslator` → events
 
-The translation is pure and elsewhere (`chat_request`, `chat_translate`); here is the call. Such a server
+The translation is pure and elsewhere (`request`, `translate`); here is the call. Such a server
 keeps nothing, so a run cannot be resumed; closing the connection is its cancel.
 """
 
@@ -15,9 +15,9 @@ from schemas.events import Event
 from schemas.output import objects_of
 from services.config import Model
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
-from services.executor.backends.chat_request import Dialect, chat_body, toolbox
-from services.executor.backends.chat_tools import Object, Toolbox, UntranslatableError
-from services.executor.backends.chat_translate import ChatTranslator, Chunk, MalformedChunkError
+from services.executor.backends.chat.request import Dialect, chat_body, toolbox
+from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError
+from services.executor.backends.chat.translate import ChatTranslator, Chunk, MalformedChunkError
 from services.executor.backends.failures import UNFIT
 from services.executor.backends.sse import ServerSentEvent, is_object, says_nothing
 from services.executor.backends.told import refuses, words_in
