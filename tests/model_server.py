@@ -3,8 +3,9 @@
 The end of the model's name says what it puts out and how it ends, with a `+` between: `text` (else), `recall`
 (a text: the conversation as it came, see `recalled`), `tool` (two calls), `reasoning` (before the others),
 `refusal`, `lax` (a text without what strict clients need); `failed`, `incomplete`, `cut` (the connection
-breaks in the last item), `gated` (it waits there until it is let go). A request with tools is answered with
-calls of the first one, unless it ends with what a tool put out. Thoughts are sealed where that is asked for.
+breaks in the last item), `gated` (it waits there until it is let go), `mixed` (items by turns).
+A request with tools is answered with calls of the first one, unless it ends with a tool's output. Thoughts
+are sealed where that is asked for.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, zip_longest
 from typing import Any
 
 from tests.upstreams import Call, Raw, served
@@ -82,7 +84,7 @@ def _what(body: dict[str, Any]) -> list[str]:
     answered = last.get("role") == "tool" or str(last.get("type")).endswith("_output")
     if not body.get("tools") or answered:
         return what
-    return [*(word for word in what if word == "reasoning"), "tool"]
+    return [*(word for word in what if word in ("reasoning", "mixed")), "tool"]
 
 
 def _words(what: Sequence[str], body: dict[str, Any]) -> Sequence[str]:
@@ -127,11 +129,12 @@ def _responses(what: Sequence[str], body: dict[str, Any]) -> Iterator[Event]:
     response = {"id": "resp_upstream", "object": "response", "created_at": 1, "model": body["model"]}
     yield {"type": "response.created", "response": {**response, "status": "in_progress", "output": []}}
     yield {"type": "response.in_progress", "response": {**response, "status": "in_progress", "output": []}}
-    output: list[Event] = []
-    for index, kind in enumerate(_kinds(what)):
-        events = list(_item(kind, index, _words(what, body), body))
-        output.append(events[-1]["item"])
-        yield from events
+    told = [list(_item(kind, index, _words(what, body), body)) for index, kind in enumerate(_kinds(what))]
+    output = [events[-1]["item"] for events in told]
+    if "mixed" in what:
+        yield from (event for turn in zip_longest(*told) for event in turn if event)
+    else:
+        yield from chain(*told)
     status = next((word for word in what if word in ("failed", "incomplete")), "completed")
     final: Event = {**response, "status": status, "output": output, "usage": USAGE}
     if status == "failed":

@@ -113,6 +113,17 @@ class TestBothBackends:
             ask(chat(models, f"{backend}-failed"), [HumanMessage("hi")])
 
 
+def test_calls_that_a_model_tells_in_turn_are_told_apart(models: str) -> None:
+    llm = chat(models, "responses-mixed").bind_tools([weather])
+
+    answer = streamed(llm, [HumanMessage("hi")])
+
+    assert [(call["name"], call["args"]) for call in answer.tool_calls] == [
+        ("weather", {"where": "here"})
+    ] * 2
+    assert answer.invalid_tool_calls == []
+
+
 @pytest.mark.parametrize("ask", [whole, streamed])
 def test_a_failure_is_raised(base_url: str, ask: Asking) -> None:
     llm = chat(f"{base_url}/v1", "echo", extra_body={"metadata": {"echo.fail_after": "0"}})

@@ -146,6 +146,7 @@ def test_a_call_is_told_live_once_the_one_before_it_is_whole() -> None:
     events = translator.chunk(delta(tool_calls=[call(0, arguments="1}")]))
     assert types(events) == [
         "function_call_arguments.delta",
+        "function_call_arguments.done",
         "output_item.added",
         "function_call_arguments.delta",
     ]

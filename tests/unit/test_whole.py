@@ -458,6 +458,31 @@ def test_arguments_are_text(arguments: Any) -> None:
     assert item["arguments"] == '{"a":1}'
 
 
+@pytest.mark.parametrize("told_by", ["arguments.done", "done", "the end"])
+@pytest.mark.parametrize("arguments", [None, ""])
+def test_a_call_without_arguments_has_an_empty_object(arguments: Any, told_by: str) -> None:
+    said = {
+        "arguments.done": [{"type": "response.function_call_arguments.done", "arguments": arguments}],
+        "done": [done(call(arguments))],
+        "the end": [],
+    }[told_by]
+    streamed = told([added(call(arguments)), *said, completed(call(arguments))])
+    assert [event["delta"] for event in streamed if event["type"].endswith(".delta")] == ["{}"]
+    assert followed(streamed)["output"][0]["arguments"] == "{}"
+
+
+@pytest.mark.parametrize("arguments", [None, ""])
+def test_what_was_streamed_of_arguments_stands_whatever_the_end_says(arguments: Any) -> None:
+    streamed = delta('{"a":1}', "function_call_arguments", item_id="fc_1")
+    (item,) = output_of(added(call("")), streamed, done(call(arguments)), completed())
+    assert item["arguments"] == '{"a":1}'
+
+
+def test_a_call_that_was_cut_has_no_arguments_made_up() -> None:
+    (item,) = output_of(added(call("")))
+    assert (item["arguments"], item["status"]) == ("", "incomplete")
+
+
 @pytest.mark.parametrize("finals", [("number 0", "number 1"), ("number 1",), ("number 0",), ()])
 def test_items_that_share_an_id_are_each_told_once(finals: tuple[str, ...]) -> None:
     said = [

@@ -208,10 +208,7 @@ class Table:
 
     def _same(self, entry: Entry, item: Item) -> bool:
         """Whether an item without a known id may be `entry`, which has the same place and kind."""
-        if entry.implied:
-            entry.implied = False
-            return True
-        return not item.get("id") and not _another_call(entry, item)
+        return entry.implied or (not item.get("id") and not _another_call(entry, item))
 
     def _at(self, theirs: int | None) -> Sequence[Entry]:
         if theirs is not None:

@@ -29,6 +29,8 @@ CALLED = frozenset(
     ]
 )
 """Kinds with a `call_id`, under which a client answers."""
+DECODED = ("function_call", "mcp_call")
+"""Kinds whose text is JSON, which clients decode: no text at all is none."""
 TEXT_FIELDS = {
     "function_call": ("response.function_call_arguments", "arguments"),
     "mcp_call": ("response.mcp_call_arguments", "arguments"),
@@ -61,7 +63,7 @@ _REQUIRED: dict[str, dict[str, Any]] = {
     "shell_call": {"action": {"commands": [], "max_output_length": None, "timeout_ms": None}},
     "mcp_call": {"arguments": "", "server_label": ""},
     "mcp_list_tools": {"server_label": "", "tools": []},
-    "mcp_approval_request": {"arguments": "", "server_label": ""},
+    "mcp_approval_request": {"arguments": "{}", "server_label": ""},
     "compaction": {"encrypted_content": ""},
 }
 """What the openai SDK's types require of a kind beside its identity and status, and the emptiest value."""
@@ -201,6 +203,13 @@ def aligned(said: Sequence[tuple[str, str]], told: list[dict[str, Any]]) -> list
         cited = recut([(text_of(part), part.get("annotations")) for part in told], streamed)
         parts = [{**part, "annotations": own, "logprobs": []} for part, own in zip(parts, cited, strict=True)]
     return parts
+
+
+def with_arguments(item: Item, said: bool) -> Item:
+    """A whole call of which no arguments were told: clients decode them, so none are an empty object."""
+    return (
+        item if said or item["type"] not in DECODED or item.get("arguments") else {**item, "arguments": "{}"}
+    )
 
 
 def text_of(part: Mapping[str, Any]) -> str:

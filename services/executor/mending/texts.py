@@ -75,6 +75,12 @@ class Texts:
         """What was streamed of it."""
         return "".join(self._pieces(text))
 
+    def has_said(self, entry: Entry) -> bool:
+        """Whether anything was told of a call's text."""
+        return entry.kind in items.TEXT_FIELDS and bool(
+            self.said(self.field(entry)) or self.field(entry).told
+        )
+
     def is_over(self, text: Text) -> bool:
         """Whether its end was told."""
         return (text.parts, text.at, text.field) in self.held(text.entry).over

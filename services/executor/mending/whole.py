@@ -1,6 +1,6 @@
-"""The stage that makes every upstream's stream whole (docs/upstreams.md, U-1 to U-12).
+"""The stage that makes every upstream's stream whole (docs/upstreams.md, U-1 to U-16).
 
-    event of the upstream → the item that it is about → what it presupposes → the event, in its place
+    event of the upstream → the item that it is about → its turn → what it presupposes → the event, placed
     terminal event        → what was not streamed yet → the terminal event, with all that was streamed
 
 Pure, and lazy: the caller folds each event that comes out into `output` before it asks for the next one. So
@@ -17,6 +17,8 @@ from services.executor.backend import UpstreamError
 from services.executor.mending import items
 from services.executor.mending.annotations import annotation_of
 from services.executor.mending.identity import Entry, Mint, Table, index_of, kind_of_event
+from services.executor.mending.lanes import Named
+from services.executor.mending.order import Order
 from services.executor.mending.texts import Text, Texts
 from services.web.internal import Name
 
@@ -54,12 +56,14 @@ class Whole:
         self._table = Table(mint, output, names)
         self._names_at = names_at
         self._texts = Texts(output)
+        self._order = Order(self._texts)
         self._finals: dict[int, Item] = {}
         """What the final object says of items, by our index."""
         self._last: tuple[str, str, int, Text] | None = None
         """Type, item id and index of the delta that came last, as the upstream says them, and its text."""
         for entry in self._table.entries:
             self._texts.take_over(entry)
+            self._order.begun(entry)
 
     def passes(self, type: str, event: Event) -> bool:
         """Whether `event` is a delta of the text that the last one was of: then it is put in its place, and
@@ -84,17 +88,60 @@ class Whole:
         return True
 
     def events(self, type: str, event: Event) -> Iterator[Event]:
-        """What `event` comes to: what it presupposes, then itself, in its place; or nothing. Raises
-        UpstreamError.
+        """What `event` comes to: what it presupposes, then itself, in its place; or nothing, also because it
+        waits for its turn; and what waited for it. Raises UpstreamError.
         """
         self._last = None
         if type in TERMINAL_EVENTS:
+            yield from self._all_that_waits()
             yield from self._end(type, event)
         elif type in LIFECYCLE:
             yield event
         elif type not in KNOWN_EVENTS:
             yield self._table.renamed(event)
-        elif type == ITEM_ADDED:
+        elif kind_of_event(type) is None and type not in (ITEM_ADDED, ITEM_DONE):
+            yield event
+        else:
+            yield from self._in_order(type, event)
+
+    def _in_order(self, type: str, event: Event) -> Iterator[Event]:
+        """The event, or later if other items are told first (U-16)."""
+        order, named = self._order, Named.by(type, event)
+        entry = self._entry(type, event, named)
+        if order.waits(named, entry):
+            order.lanes.put(named, entry, type, event)
+            if order.lanes.are_full:
+                order.is_kept = False
+                yield from self._all_that_waits()
+            return
+        yield from self._told(type, event, entry)
+        while (lane := order.next()) is not None:
+            for waiting in lane.events:
+                yield from self._told(*waiting, self._entry(*waiting, Named.by(*waiting)))
+
+    def _entry(self, type: str, event: Event, named: Named) -> Entry | None:
+        """The item that an event is about, if it has begun or was told of."""
+        item = items.understood(event["item"]) if isinstance(event.get("item"), dict) else {}
+        if type == ITEM_ADDED:
+            return self._table.announced(item, event) if item else None
+        if type == ITEM_DONE:
+            return self._table.ended(item, event)
+        if type in PARTS:
+            return self._table.about(
+                self._table.kind_of_part(event.get("part"), PARTS[type][0], event), event
+            )
+        return self._table.about(named.kind or "", event)
+
+    def _all_that_waits(self) -> Iterator[Event]:
+        """Item by item, whosever turn it is: nothing more comes, or too much has."""
+        for lane in self._order.lanes.all():
+            for waiting in lane.events:
+                yield from self._told(*waiting, None)
+
+    def _told(self, type: str, event: Event, entry: Entry | None) -> Iterator[Event]:
+        if (call := self._order.whole_call(entry)) is not None:
+            yield from self._texts.closed(call, call.item)
+        if type == ITEM_ADDED:
             yield from self._added(event)
         elif type == ITEM_DONE:
             yield from self._done(event)
@@ -110,7 +157,8 @@ class Whole:
             yield event
 
     def cut(self) -> Iterator[Event]:
-        """What was held back, when the response ends before its upstream does (U-6)."""
+        """What was held back, when the response ends before its upstream does (U-6, U-16)."""
+        yield from self._all_that_waits()
         for entry in self._table.entries:
             if not self._is_done(entry):
                 yield from self._texts.cut(entry)
@@ -129,6 +177,7 @@ class Whole:
             return  # it will be opened by what is in it
         item = items.understood(item)
         entry = self._table.announced(item, event) or self._table.new(item, event)
+        entry.implied = False
         self._table.learn(entry, item)
         yield from self._open(entry, event)
 
@@ -139,6 +188,7 @@ class Whole:
         if not entry.may_open:
             return
         item = self._table.open(entry)
+        self._order.begun(entry)
         rest = event if event.get("type") == ITEM_ADDED else {}
         rest.pop(NAMED, None)  # another Rejoinder's: who is behind that is not known here
         named = {NAMED: {"id": entry.named, "at": self._names_at}} if self._names_at and entry.named else {}
@@ -176,6 +226,8 @@ class Whole:
     def _close(self, entry: Entry, said: Item, status: str, event: Event) -> Iterator[Event]:
         """Whatever of the item was not streamed yet, the ends of its texts, and its own (U-5, U-6)."""
         told = items.merged(entry.item, {k: v for k, v in said.items() if k not in ("id", "call_id")})
+        if status == "completed" and told.get("status") != "incomplete":
+            told = items.with_arguments(told, self._texts.has_said(entry))
         yield from self._texts.closed(entry, told)
         streamed = self._texts.held(entry).item
         kept = {name: streamed[name] for name in items.streamed_names(entry.kind) if name in streamed}
@@ -229,7 +281,8 @@ class Whole:
             yield from self._again(entry, type, event, said)
         else:
             text = yield from self._texts.opened(entry, type, event)
-            yield from self._texts.ended(text, event, said)
+            whole = items.with_arguments({"type": entry.kind, text.field: said}, self._texts.has_said(entry))
+            yield from self._texts.ended(text, event, whole[text.field])
 
     def _part(self, type: str, event: Event) -> Iterator[Event]:
         (parts, name), part = PARTS[type], event.get("part")

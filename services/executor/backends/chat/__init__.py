@@ -6,7 +6,7 @@ there   request     the request's body out of a response's, with
 call    backend     the HTTP call, and what of its stream is a chunk
 back    translate   events out of chunks, with
         reading     thoughts and parts of a message
-        calls       tool calls, piece by piece: `pieces`, `arguments`, `turns`
+        calls       tool calls, piece by piece: `pieces`, `turns`
         citations   annotations of a text
         repeats     what a server tells twice
         output      the output items under way

@@ -20,8 +20,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from services.config import SIGNATURES
-from services.executor.backends.chat.arguments import Arguments, is_json, same_json
 from services.executor.backends.chat.pieces import MalformedCallError, Piece, listed, piece_of
+from services.executor.mending.arguments import Arguments, is_json, same_json
 from services.executor.mending.surrogates import Seam
 
 MAX_CALLS = 512

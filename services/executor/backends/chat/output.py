@@ -141,21 +141,28 @@ class ToolCall(OutputItem):
         self._call_id = call_id or item_id("call", response, index)
         self._tool = tool
         self._reader = tool.reader()
-        self._begun = False
+        self._begun = self._ended = False
 
     def add(self, arguments: str) -> Iterator[Event]:
         """More of the arguments, as JSON."""
         self._begun = True
         yield from self._tell(self._reader.add(arguments))
 
-    def end(self, status: str) -> Iterator[Event]:
-        """The events that what it says and it are done."""
+    def end_text(self, status: str = "completed") -> Iterator[Event]:
+        """The events that what it says is done, as its arguments are where they are whole."""
+        if self._ended:
+            return
+        self._ended = True
         if self._begun or status == "completed":
             yield from self._tell(self._reader.end())
         if self._tool.stream:
             named = {"name": self._tool.name} if self._tool.kind == "function" else {}
             said = {self._tool.said: self._reader.said}
             yield self.place.call_done(self._tool.stream, named | said)
+
+    def end(self, status: str) -> Iterator[Event]:
+        """The events that what it says and it are done."""
+        yield from self.end_text(status)
         yield from super().end(status)
 
     def item(self, status: str) -> dict[str, Any]:

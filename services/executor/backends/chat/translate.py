@@ -37,7 +37,7 @@ from services.executor.backends.chat.reading import (
 )
 from services.executor.backends.chat.repeats import Repeats
 from services.executor.backends.chat.tools import Toolbox
-from services.executor.backends.chat.turns import Turns
+from services.executor.backends.chat.turns import Turns, is_over
 from services.executor.backends.chat.usage import Usage
 from services.executor.mending.surrogates import Seam, whole
 
@@ -335,12 +335,19 @@ class ChatTranslator:
                 yield from self._release(self._spoken)
                 yield from self._close_open("completed")
                 yield from self._unheard("completed")
+                yield from self._end_of_the_last()
                 item = ToolCall(self._response, len(self._items), call.id, self._tools.called(call.name))
                 item.extras = call.extras
                 self._begun[call] = item
                 yield from self._begin(item)
             else:
                 yield from self._begun[call].add(arguments)
+
+    def _end_of_the_last(self) -> Iterator[Event]:
+        """The end of what the last call says, where that is whole: another one begins."""
+        last = next(reversed(self._begun), None)
+        if last is not None and last.arguments.whole and is_over(last):
+            yield from self._begun[last].end_text()
 
     def _begin(self, item: OutputItem) -> Iterator[Event]:
         self._items.append(item)

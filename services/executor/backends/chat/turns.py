@@ -26,7 +26,7 @@ class Turns:
         while self._waiting:
             if self._telling in self._waiting:
                 yield from self._waiting.pop(self._telling)
-            elif self._telling is None or _is_over(self._telling):
+            elif self._telling is None or is_over(self._telling):
                 self._telling = next(iter(self._waiting))
             else:
                 return
@@ -38,7 +38,7 @@ class Turns:
             yield from steps
 
 
-def _is_over(call: Call) -> bool:
+def is_over(call: Call) -> bool:
     """Whether all arguments of a call were told. Nobody knows the end of those that are no JSON: the start of
     the next call stands for it. An empty object may stand for others (U-42), so it is told at the very end.
     """

@@ -1,0 +1,100 @@
+"""One item is told after the other (U-16): whose turn it is. Pure.
+
+Clients that put a call together from its deltas put what comes under the item that began last. So while the
+arguments of a call are told, all else waits; and a text waits for another one of its kind that began behind
+it, until that is done. Where an upstream never says that a call is over, the JSON of its arguments does.
+"""
+
+from services.executor.mending import items
+from services.executor.mending.arguments import Arguments
+from services.executor.mending.identity import Entry
+from services.executor.mending.lanes import Lane, Lanes, Named
+from services.executor.mending.texts import Texts
+
+_CALLS = ("function_call", "custom_tool_call")
+"""Calls that the client answers, and puts together from their deltas."""
+_TEXTS = (items.MESSAGE, items.REASONING)
+
+
+class Order:
+    """Whose turn it is among the items of one response, and what waits."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self.lanes = Lanes()
+        self.is_kept = True
+        """False once more waited than is to be kept: then all comes as the upstream sends it."""
+        self._call: Entry | None = None
+        """The call that began last, until it is over."""
+        self._arguments = Arguments()
+        self._read = 0
+        """Pieces of the text of `_call` that were read into `_arguments`."""
+        self._is_told = False
+        """Whether these are what its beginning told, and no delta."""
+        self._latest: dict[str, Entry] = {}
+        """By kind, the text that began last."""
+
+    def begun(self, entry: Entry) -> None:
+        """An item begins for the client."""
+        if entry.kind in _CALLS:
+            self._call, self._arguments, self._read = entry, Arguments(), 0
+        elif entry.kind in _TEXTS:
+            self._latest[entry.kind] = entry
+
+    def waits(self, named: Named, entry: Entry | None) -> bool:
+        """Whether an event about `entry`, or about an item that has not begun (None), has to wait."""
+        if not self.is_kept:
+            return False
+        return self.lanes.of(named, entry) is not None or not self.may_be_told(entry)
+
+    def may_be_told(self, entry: Entry | None) -> bool:
+        """Whether it is the turn of `entry`, or of an item that has not begun (None)."""
+        if self._call is not None and entry is not self._call and not self._is_over(self._call):
+            return False
+        latest = self._latest.get(entry.kind) if entry is not None and entry.opened else None
+        if latest is None or latest is entry or not self._texts.of(latest):
+            return True  # some announce all their items first
+        return self._texts.held(latest).done
+
+    def whole_call(self, entry: Entry | None) -> Entry | None:
+        """The call whose turn is over now that `entry` comes, if nobody has told the end of its arguments."""
+        call, ended = self._call, None
+        if call is None or entry is call or not self._is_over(call):
+            return None
+        if not self._has_ended(call) and self._arguments.whole:
+            ended = call
+        self._call = None
+        return ended
+
+    def next(self) -> Lane | None:
+        """What waited for its turn and has it now."""
+        return self.lanes.next(lambda lane: self.may_be_told(lane.entry)) if self.lanes else None
+
+    def _has_ended(self, call: Entry) -> bool:
+        return self._texts.held(call).done or self._texts.is_over(self._texts.field(call))
+
+    def _is_over(self, call: Entry) -> bool:
+        """Whether all arguments of a call were told. Nobody knows the end of those that are no JSON: the next
+        item stands for it. An empty object may stand for others that are still to come.
+        """
+        if self._has_ended(call):
+            return True
+        if call.kind != "function_call":
+            return False
+        self._read_on(call)
+        read = self._arguments
+        return (read.whole and not read.empty) or read.broken
+
+    def _read_on(self, call: Entry) -> None:
+        """Read what came of its arguments since. What its beginning told counts if nothing else comes."""
+        text, held = self._texts.field(call), self._texts.held(call)
+        pieces = held.texts.get((None, 0, text.field), [])
+        if self._read == 0 and self._arguments.size == 0:
+            shown = held.item.get(text.field)
+            self._is_told = not shown and not pieces
+            self._arguments.add(text.told if self._is_told else str(shown or ""))
+        elif self._is_told and pieces:
+            self._arguments, self._is_told = Arguments(), False
+        for piece in pieces[self._read :]:
+            self._arguments.add(piece)
+        self._read = len(pieces)
