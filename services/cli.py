@@ -19,7 +19,7 @@ from cyclopts import App, Parameter
 from schemas.errors import RejoinderError, SettingsError
 from services import logs
 from services.process import Run, serve, until_stopped
-from services.settings import SETTINGS, Setting, Settings, load
+from services.settings import SETTINGS, Setting, Settings, check_secret, load
 
 SERVICES = {
     "ingest": "Take POST, cancel and DELETE: validate, append to the log, answer.",
@@ -98,6 +98,7 @@ def _service(name: str, what: str) -> Command:
         *, with_parent: Annotated[bool, Parameter(show=False, negative=())] = False, **options: Any
     ) -> int:
         settings = _settings(options)
+        check_secret(settings)
         run = import_module(f"services.{name}.app").run
         serve(name, lambda stop: _checked(run, settings, stop), settings.grace_s, with_parent=with_parent)
         return 0

@@ -10,6 +10,7 @@ ends all at once. When the supervisor itself is killed, the services and the bro
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 import time
@@ -142,6 +143,7 @@ def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> 
         "replay_url": _url(internal),
         "internal_host": LOOPBACK,
         "internal_port": internal,
+        "internal_secret": settings.internal_secret or secrets.token_hex(32),
         "log_format": "console" if settings.log_format == "auto" else settings.log_format,
     }
     own: dict[str, tuple[dict[str, Any], str]] = {

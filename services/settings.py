@@ -7,6 +7,7 @@ says what it takes; it is the text of an error, of `--help` and of docs/settings
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -87,6 +88,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     ingest_url: Annotated[
         str,
         _takes("where replay forwards what ingest serves, an http(s) URL; empty: nowhere"),
+    ] = ""
+    internal_secret: Annotated[
+        str,
+        _takes(
+            "16 to 256 characters that services show each other at internal ports, the same for all; needed "
+            "unless internal_host, replay_url and ingest_url are loopback; a flag would show it to others"
+        ),
     ] = ""
     cors_origins: Annotated[
         tuple[str, ...],
@@ -197,7 +205,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 _DEFAULTS = Settings()
-SECRETS = frozenset({"kafka_password", "kafka_oauth_client_secret", "api_keys"})
+SECRETS = frozenset({"kafka_password", "kafka_oauth_client_secret", "api_keys", "internal_secret"})
 """Settings whose values are never shown."""
 
 
@@ -296,6 +304,7 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]/]+):[0-9]{1,5}")
 _HOST = re.compile(r"[0-9A-Za-z.:_-]+")
 _NAME = re.compile(r"[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?")
 _API_KEY = re.compile(r"([^=]+)=([!-~]{16,256})")
+_SECRET = re.compile(r"[!-~]{16,256}")
 
 
 def _fits(name: str, value: Any) -> bool:
@@ -310,12 +319,36 @@ def _fits(name: str, value: Any) -> bool:
         case "api_keys":
             pairs = [_API_KEY.fullmatch(pair) for pair in value]
             return all(pair is not None and parse_tenant(pair[1]) is not None for pair in pairs)
+        case "internal_secret":
+            return bool(_SECRET.fullmatch(value))
         case "hosts":
             return all(_NAME.fullmatch(name) for name in value)
         case "cors_origins":
             return all(_is_url(origin) and not urlsplit(origin).path for origin in value)
         case _:
             return True
+
+
+def check_secret(settings: Settings) -> None:
+    """Refuse to let services ask each other over a network without a secret. Raises SettingsError.
+
+    On loopback only this machine's own processes can ask.
+    """
+    urls = {"replay_url": settings.replay_url, "ingest_url": settings.ingest_url}
+    hosts = {name: urlsplit(url).hostname or "" for name, url in urls.items() if url}
+    for name, host in {"internal_host": settings.internal_host, **hosts}.items():
+        if not settings.internal_secret and not is_loopback(host):
+            what = f"needed, since {PREFIX}{name.upper()} ({host}) is not loopback"
+            mend = "give all services the same 16 to 256 characters (openssl rand -hex 32)"
+            raise SettingsError(f"{PREFIX}INTERNAL_SECRET: {what}; {mend}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _is_url(text: str) -> bool:

@@ -29,6 +29,7 @@ from tests.serving import HOST, Answer, ask
 
 NAMES = topics()
 PARTITIONS = 2
+SECRET = "sesame-open-sesame"
 CONFIG = '[[agents]]\nname = "weather"\nurl = "http://127.0.0.1:9"\n'
 
 
@@ -37,7 +38,8 @@ class Ingesting:
 
     def __init__(self, log: Log, names: Topics = NAMES, **changes: Any) -> None:
         port, internal, public = free_port(), free_port(), free_port()
-        common: dict[str, Any] = {"host": HOST, "internal_host": HOST, "grace_s": 2} | changes
+        hosts = {"host": HOST, "internal_host": HOST}
+        common: dict[str, Any] = {**hosts, "internal_secret": SECRET, "grace_s": 2} | changes
         self._log = log
         self._names = names
         self.port = port
@@ -155,7 +157,7 @@ async def started(running: Ingesting, text: str = CONFIG) -> AsyncIterator[Inges
 async def executing(running: Ingesting) -> AsyncIterator[None]:
     """An executor over the same log."""
     stop = asyncio.Event()
-    conversation = Conversation(running.ingest_settings.replay_url)
+    conversation = Conversation(running.ingest_settings.replay_url, secret=SECRET)
     settings, log = running.ingest_settings, running.log
     configuration = config.parse(running.config, "rejoinder.toml")
     registry = build(configuration, {})

@@ -20,7 +20,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """
     configuration = config.load(settings.config, os.environ)
     registry = build(configuration, os.environ, settings.upstream_idle_s, settings.max_record_bytes)
-    conversation = Conversation(settings.replay_url, settings.max_conversation_bytes)
+    bound, secret = settings.max_conversation_bytes, settings.internal_secret
+    conversation = Conversation(settings.replay_url, bound, secret)
     log = connect(settings, "executor")
     try:
         names = topic_names(settings)

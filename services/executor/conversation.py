@@ -35,6 +35,7 @@ from services.web.internal import (
     refused,
     turn_path,
 )
+from services.web.secret import secret_headers
 
 MAX_TURNS = 10_000
 """A chain longer than this is refused rather than walked for ever."""
@@ -67,13 +68,14 @@ class _UnreadableTurn(ReplayAway):
 
 
 class Conversation:
-    """Walks chains through replay's internal port at `replay_url`.
+    """Walks chains through replay's internal port at `replay_url`, which may ask for `secret`.
 
     A run gets at most `bound` bytes of turns, as JSON: it holds them as long as it runs.
     """
 
-    def __init__(self, replay_url: str, bound: float = math.inf) -> None:
+    def __init__(self, replay_url: str, bound: float = math.inf, secret: str = "") -> None:
         self._bound = bound
+        self._secret = secret
         self._base = replay_url.rstrip("/")
         self._report = Report(replay_url)
         self._session: aiohttp.ClientSession | None = None
@@ -221,6 +223,7 @@ class Conversation:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=SILENCE_SECONDS, sock_connect=CONNECT_SECONDS),
+                headers=secret_headers(self._secret),
             )
         async with self._session.request(method, self._base + path, data=asked) as answer:
             return answer.status, await answer.read()

@@ -89,7 +89,8 @@ class Service:
         stop: asyncio.Event,
     ) -> None:
         self._writer = eventlog.writer(delivery_timeout=DELIVERY_S)
-        self._upstream = Upstream(settings.replay_url, stall_s=settings.stall_s)
+        secret = settings.internal_secret
+        self._upstream = Upstream(settings.replay_url, stall_s=settings.stall_s, secret=secret)
         self._tasks = Tasks()
         admission = Admission(settings.max_queue, BODIES_BYTES, configuration.quota)
         metrics.watch(admission, settings.max_queue)

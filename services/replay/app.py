@@ -105,7 +105,8 @@ async def _listen(settings: Settings, service: Service, upstream: Upstream | Non
     internal = InternalRoutes(service.replay, settings).routes()
     edge = Edge([*health_routes, *public, *forwarded], settings.cors_origins, settings.hosts, public=True)
     public_server = Server.of(edge, settings)
-    inside = Edge([*health_routes, *internal], hosts=names_inside(settings.internal_host))
+    names, secret = names_inside(settings.internal_host), settings.internal_secret
+    inside = Edge([*health_routes, *internal], hosts=names, secret=secret)
     # No bound on an address here: its clients are few, and ours.
     internal_server = Server.of(inside, replace(settings, max_connections_per_address=0))
     internal_port = await internal_server.start(settings.internal_host, settings.internal_port)

@@ -24,6 +24,7 @@ from services.web.connection import connection
 from services.web.cors import Cors, RawHeaders
 from services.web.hosts import Hosts
 from services.web.paths import refused
+from services.web.secret import check_secret
 from services.web.stream import Disconnected
 
 log = structlog.get_logger()
@@ -38,7 +39,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Edge:
-    """The app: `routes`, and what surrounds them. `public`: they are a part of the API that clients see."""
+    """The app: `routes`, and what surrounds them.
+
+    `public`: they are a part of the API that clients see. `secret`: what whoever asks must show, if anything.
+    """
 
     def __init__(
         self,
@@ -47,9 +51,11 @@ class Edge:
         hosts: Iterable[str] = (),
         *,
         public: bool = False,
+        secret: str = "",
     ) -> None:
         self._known = routes
         self._public = public
+        self._secret = secret
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
         self._hosts = Hosts(hosts)
         self.cors = Cors(cors_origins)
@@ -101,6 +107,8 @@ class Edge:
             if "text/event-stream" in headers.get("accept", ""):
                 raise Disconnected("draining")
             raise unavailable("The server is shutting down.", retry_after=1, reason="draining")
+        if self._secret and scope["path"] not in OPEN_PATHS:
+            check_secret(headers, self._secret)
         self._check_writer(scope, headers)
         return None
 

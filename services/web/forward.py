@@ -24,6 +24,7 @@ from schemas.errors import ApiError, RejoinderError, unavailable
 from services.web.answers import check_body
 from services.web.internal import Report
 from services.web.pulse import Pulse, Silent
+from services.web.secret import secret_headers
 from services.web.stream import Disconnected, OnEnd, Stream, until, while_connected
 
 CONNECT_S = 2.0
@@ -43,10 +44,14 @@ _OWN_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 
 class Upstream:
-    """Another service of ours, reached at `base_url`. Open from the first request to `close`."""
+    """Another service of ours, reached at `base_url`. Open from the first request to `close`.
 
-    def __init__(self, base_url: str, *, stall_s: float = 30) -> None:
+    Requests that are not forwarded show `secret`, if there is one.
+    """
+
+    def __init__(self, base_url: str, *, stall_s: float = 30, secret: str = "") -> None:
         self._base_url = URL(base_url.rstrip("/"))
+        self._secret = secret
         self._stall_s = stall_s
         self._session: aiohttp.ClientSession | None = None
         self._pulse = Pulse(self._look)
@@ -65,6 +70,7 @@ class Upstream:
                 auto_decompress=False,
                 read_bufsize=BUFFER_BYTES,
                 skip_auto_headers=_OWN_HEADERS,
+                headers=secret_headers(self._secret),
             )
         return self._session
 

@@ -9,16 +9,15 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+from services.settings import is_loopback
+
 LOOPBACK_NAMES = ("localhost",)
 """What a browser resolves to the machine itself, whatever a name server says (RFC 6761, 6.3)."""
 
 
 def names_inside(listening_on: str) -> tuple[str, ...]:
     """The names of a port that only services of ours call: on loopback a browser reaches it too."""
-    loopback = listening_on in LOOPBACK_NAMES or (
-        _is_address(listening_on) and ip_address(listening_on).is_loopback
-    )
-    return LOOPBACK_NAMES if loopback else ()
+    return LOOPBACK_NAMES if is_loopback(listening_on) else ()
 
 
 class Hosts:

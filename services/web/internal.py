@@ -1,7 +1,8 @@
 """What ingest and replay say to each other: replay's internal routes, on a port of its own.
 
 Ingest has no tail. It asks replay for the state of a response at or past a barrier, and lets it stream what a
-client waits for. The internal port is never exposed: it trusts its caller and does not check tenants.
+client waits for. The internal port is never exposed: it asks for a secret (`services.web.secret`), trusts
+whoever shows it, and does not check tenants.
 
     GET /internal/responses/{id}?offset=N          → ResponseView, from a fold past offset N (or past the
                                                      partition's end as of arrival, without `offset`)
@@ -25,6 +26,7 @@ import structlog
 from schemas.errors import RejoinderError
 from schemas.events import ITEM_ADDED, NAMED
 from schemas.ids import ResponseId, Tenant
+from services.web.secret import MEND
 
 log = structlog.get_logger()
 
@@ -156,6 +158,8 @@ def refused(status: int, body: bytes) -> None:
         return
     if status == 503 and error.code == "service_unavailable":
         raise NotYet("replay cannot say now")
+    if status == 401:
+        raise ReplayAway(f"it does not know our secret: {MEND}")
     if status == 404:
         raise ReplayAway("what is there is not replay's internal port: it does not know the path")
     raise ReplayAway(f"answered {status} ({error.code})")

@@ -137,6 +137,7 @@ class Rig:
             topic_prefix=f"t{secrets.token_hex(4)}.",
             internal_port=self.ports["internal"],
             replay_url=f"http://127.0.0.1:{self.ports['internal']}",
+            internal_secret=secrets.token_hex(16),
             **{**QUICK, **settings},
         )
         self.run(lambda: make_topics(self.settings))

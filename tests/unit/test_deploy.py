@@ -87,6 +87,14 @@ def test_a_service_has_more_time_to_stop_than_it_takes(name: str) -> None:
     assert int(COMPOSE["services"][name]["stop_grace_period"].rstrip("s")) >= Settings().grace_s + 10
 
 
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_has_the_secret(name: str) -> None:
+    variable = "REJOINDER_INTERNAL_SECRET"
+    assert COMPOSE["services"][name]["environment"][variable].startswith(f"${{{variable}:?")
+    sources = dict(pods())[name]["containers"][0]["envFrom"]
+    assert {"secretRef": {"name": "rejoinder-internal"}} in sources
+
+
 def test_no_pod_is_root() -> None:
     user = re.search(r"^USER (\d+)$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
     assert user

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from schemas.errors import SettingsError
-from services.settings import SETTINGS, Settings, environment, load
+from services.settings import SETTINGS, Settings, check_secret, environment, load
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVICES = PAGE.parents[1] / "services"
@@ -75,6 +75,35 @@ def test_api_keys_are_not_shown_in_logs() -> None:
     chosen = load({"REJOINDER_API_KEYS": "acme=sesame-open-sesame, b=sesame=open=sesame"})
     assert chosen.api_keys == ("acme=sesame-open-sesame", "b=sesame=open=sesame")
     assert "sesame" not in repr(chosen)
+
+
+@pytest.mark.parametrize("value", ["short", "sesame open sesame", "s" * 257])
+def test_a_bad_internal_secret_is_not_shown(value: str) -> None:
+    with pytest.raises(SettingsError, match="REJOINDER_INTERNAL_SECRET: the value does not fit") as caught:
+        load({"REJOINDER_INTERNAL_SECRET": value})
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REJOINDER_INTERNAL_HOST", "0.0.0.0"),
+        ("REJOINDER_INTERNAL_HOST", "::"),
+        ("REJOINDER_REPLAY_URL", "http://replay:8001"),
+        ("REJOINDER_INGEST_URL", "http://10.0.0.1:8001"),
+    ],
+)
+def test_services_that_ask_each_other_over_a_network_need_a_secret(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^REJOINDER_INTERNAL_SECRET: needed, since {variable} "):
+        check_secret(load({variable: value}))
+    check_secret(load({variable: value, "REJOINDER_INTERNAL_SECRET": "sesame-open-sesame"}))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
+def test_on_loopback_services_need_no_secret(host: str) -> None:
+    check_secret(
+        load({"REJOINDER_REPLAY_URL": f"http://{host}:1", "REJOINDER_INGEST_URL": f"http://{host}:2"})
+    )
 
 
 def test_a_bad_flag_is_named_as_the_flag() -> None:
