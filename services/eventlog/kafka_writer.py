@@ -29,6 +29,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge, Unsent
 from schemas.records import NewRecord
+from services import points
 from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_lane import Lane, Producer, Queued, as_list
 from services.eventlog.kafka_link import FAILURES, KafkaLink, no_leader
@@ -256,10 +257,13 @@ class KafkaWriter:
             if not asked:
                 return
             request = _produce(asked, producer)
+            points.at("request made", asked)
             sent = True
             answered_by = min(begun + REQUEST_TIMEOUT + ANSWER_MARGIN, *map(_given_up, asked))
             left = answered_by - self._loop.time()
-            self._answered(asked, await self._link.send(node, request, "produce", left))
+            answers = await self._link.send(node, request, "produce", left)
+            points.at("request answered", asked)
+            self._answered(asked, answers)
         except asyncio.CancelledError:
             for lane in asked:  # the writer closes, and is to say what became of them
                 lane.maybe_appended |= sent

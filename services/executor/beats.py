@@ -16,6 +16,7 @@ from schemas.errors import LogError
 from schemas.ids import ExecutorId
 from schemas.models import KIND
 from schemas.records import MALFORMED, SCHEMA_VERSION, LogRecord, NewRecord
+from services import points
 from services.eventlog.patience import patiently
 from services.eventlog.port import Log, Writer
 from services.eventlog.tail import Tail
@@ -65,6 +66,7 @@ class Beats:
         while True:
             self._read_back.clear()
             self._sent_at = asyncio.get_running_loop().time()
+            points.at("beat due")
             with suppress(LogError):  # not acknowledged: the next beat is due all the same
                 await self._writer.append(self._topic, 0, self._record())
                 await self._read_back.wait()
@@ -81,6 +83,7 @@ class Beats:
 
     async def leave(self) -> None:
         """Say that my runs are stopped and up for takeover."""
+        points.at("last beat due")
         with suppress(LogError):  # the missing beats will say it
             await self._writer.append(self._topic, 0, self._record(leaving=True))
 
@@ -99,6 +102,7 @@ class Beats:
             self._read_back.set()
             self._liveness.own_beat(self._sent_at, asyncio.get_running_loop().time(), self._lease)
             self._on_own(record.timestamp)
+            points.at("beat read back")
 
     def _record(self, *, leaving: bool = False) -> NewRecord:
         headers = [("kind", b"beat"), ("v", SCHEMA_VERSION), ("executor", self._me.encode())]

@@ -34,6 +34,7 @@ from schemas.records import (
     Unreadable,
     parse,
 )
+from services import points
 from services.config import Route
 from services.eventlog.port import Batch, TopicPartition, Writer
 from services.executor import metrics
@@ -116,6 +117,7 @@ class Engine:
             case Accepted() if counts:
                 route = self._route(record.value or b"")
                 partition.accept(partition.fold.responses[entry.id], record.value, route)
+                points.at("accepted read", partition, partition.fold.responses[entry.id], record.value)
                 self.stirred.set()
             case Claimed():
                 self._claimed(partition, entry, counts)
@@ -166,6 +168,7 @@ class Engine:
             self.stirred.set()
 
     def _won(self, partition: Partition, state: State, sent: Sent) -> None:
+        points.at("claim won", state.id, state.attempt)
         if state.offset < partition.floor or self.leaving:
             return
         if asyncio.get_running_loop().time() - sent.at >= self._lease:
@@ -178,8 +181,10 @@ class Engine:
         self.runs[state.id] = run
         run.task = self._start(partition, state, run)
         run.task.add_done_callback(lambda _: self._done(run))
+        points.at("run begun", run)
 
     def _closed(self, partition: Partition, id: ResponseId, record: LogRecord, *, from_outside: bool) -> None:
+        points.at("response closed", id)
         partition.closed(id)
         state = partition.fold.responses[id]
         if not _stored(state):  # held from its `accepted` on: the close alone does not say why it is erased
@@ -226,9 +231,11 @@ class Engine:
         state = partition.fold.responses.get(id)
         if state is None:
             return
+        points.at("claim made", id, attempt)
         claim: ClaimId = claim_id(secrets.token_bytes(TOKEN_BYTES))
         partition.send(claim, Sent(id, attempt, asyncio.get_running_loop().time()))
         self.post(partition, Claimed(id, attempt, claim, self.me, state.tenant).new())
+        points.at("claim queued", id, attempt)
 
     def post(self, partition: Partition, record: NewRecord) -> None:
         """Queue a record for a partition."""
@@ -289,6 +296,7 @@ class Engine:
         if self.runs.get(run.id) is run:
             del self.runs[run.id]
         self.stirred.set()
+        points.at("run over", run)
 
     def drop(self, number: int) -> None:
         """Stop following a partition: its fold goes, and so do its runs."""

@@ -22,6 +22,7 @@ import structlog
 from schemas.errors import LogUnavailable
 from schemas.fold import State
 from schemas.ids import TOKEN_BYTES, ExecutorId, Tenant, executor_id
+from services import points
 from services.config import Quota, unbounded
 from services.connect import RECORD_OVERHEAD, executors_group
 from services.eventlog.port import Log, Membership
@@ -237,6 +238,7 @@ class Executor:
     async def _follow(self) -> None:
         held = self._engine.partitions
         new = [n for n in self._assigned if n not in held or not held[n].owned]
+        points.at("following", self._assigned, held, self._tail)
         if not new:
             return
         group = executors_group(self._settings)
@@ -271,6 +273,7 @@ class Executor:
         return self._tasks.create_task(self._worker.work(partition, state, run), name=f"run {run.id}")
 
     async def _drain(self) -> None:
+        points.at("draining", self)
         self._steward.accepting = False
         self._predecessors.close()
         log.info("draining", runs=len(self._engine.runs), grace_s=self._settings.grace_s)
@@ -299,6 +302,7 @@ class Executor:
 
     async def _hand_over(self) -> None:
         """Stop what did not finish, and start nothing: another executor goes on with it."""
+        points.at("handing over", self)
         self._engine.leaving = True
         runs = list(self._engine.runs.values())
         for run in runs:

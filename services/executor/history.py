@@ -18,6 +18,7 @@ from schemas.fold import Fold, Verdict
 from schemas.ids import ResponseId
 from schemas.output import Output
 from schemas.records import Accepted, EventRecord, Extension, LogRecord, parse, upstream_position
+from services import points
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 from services.web.internal import Name, name_in
@@ -58,11 +59,14 @@ class History:
 
     async def past(self, partition: int, id: ResponseId, start: int, stop: int) -> Past:
         """What counted of `id` among the records with offsets in [start, stop)."""
+        points.at("past wanted", id)
         future: asyncio.Future[Past] = asyncio.get_running_loop().create_future()
         self._wanted.setdefault(partition, {})[id] = _Wanted(start, stop, future)
         if partition not in self._scanning:
             self._scanning[partition] = asyncio.create_task(self._scan(partition))
-        return await future
+        past = await future
+        points.at("past read", id)
+        return past
 
     async def accepted(self, partition: int, offset: int) -> bytes:
         """The value of the `accepted` record at `offset`. Raises LookupError when it is no longer there."""

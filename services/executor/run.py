@@ -25,6 +25,7 @@ from msgspec import Struct
 from schemas.fold import State
 from schemas.ids import ClaimId
 from schemas.records import EventHeaders, NewRecord, upstream_headers
+from services import points
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
 from services.executor.fairness import Queue
 from services.executor.scribe import Draft, Ending, Scribe
@@ -84,8 +85,9 @@ class Run:
         self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant)
         self._patience = lease / 2
         self._lease = lease
-        self._sent_at = sent_at
-        self._unread: deque[Unread] = deque()
+        self.sent_at = sent_at
+        self.unread: deque[Unread] = deque()
+        """Posted and not read back, oldest first."""
         self._unread_bytes = 0
         self._fruitless = 0
         self.posted = -1
@@ -101,21 +103,23 @@ class Run:
 
     def __repr__(self) -> str:
         flag = " reclaiming" if self.reclaiming else ""
-        return f"<Run {self.id} attempt={self.attempt}{flag} unread={len(self._unread)}>"
+        return f"<Run {self.id} attempt={self.attempt}{flag} unread={len(self.unread)}>"
 
     # What the engine reads back.
 
     def read_back(self, number: int) -> None:
         """The event `number` of this run counts."""
-        unread = self._unread
+        unread = self.unread
         while unread and (unread[0].draft.extension or unread[0].draft.number <= number):
             self._unread_bytes -= len(unread.popleft().draft.value)
         self._fruitless = 0
         self._room.set()
+        if points.watch:
+            points.watch("event read back", self)
 
     def extension_read_back(self, n: int) -> None:
         """The extension `n` of this run is in the log, behind every event that was posted before it."""
-        unread = self._unread
+        unread = self.unread
         while unread and unread[0].draft.extension and unread[0].draft.number <= n:
             self._unread_bytes -= len(unread.popleft().draft.value)
         self._room.set()
@@ -141,14 +145,14 @@ class Run:
         self.reclaiming = False
         self.read_back(state.last)
         now = self._clock()
-        for unread in self._unread:
+        for unread in self.unread:
             unread.at = now
             self._outlet.post(unread.draft.record(self._headers))
 
     def lapsed(self) -> bool:
         """Whether this executor may have been counted out since it sent its claim (P-42)."""
-        recent = self._clock() - self._sent_at < self._lease
-        return not (recent or self._outlet.unbroken(self._sent_at))
+        recent = self._clock() - self.sent_at < self._lease
+        return not (recent or self._outlet.unbroken(self.sent_at))
 
     def calling(self) -> None:
         """The upstream is about to be called. Raises Lapsed when it must not be: then the next attempt is
@@ -174,6 +178,7 @@ class Run:
         """Pass the upstream's events on until it ends, fails or `timeout` seconds are over. False when the
         claim lapsed: the run is to end here, without an end of the response.
         """
+        points.at("upstream wanted", self)
         try:
             async with asyncio.timeout(timeout), aclosing(upstream):
                 async for batch in upstream:
@@ -200,32 +205,41 @@ class Run:
         """End the response so, unless the upstream has ended it."""
         if not scribe.ended:
             log.warning("response ended by us", id=self.id, type=ending.type, message=ending.message)
+            points.at("end made", self, ending)
             self._post(scribe.end(ending))
+            points.at("end queued", self, ending)
 
     def _write(self, scribe: Scribe, batch: Sequence[UpstreamEvent]) -> None:
+        points.at("upstream heard", self)
         now = self._outlet.clock()
         for event, upstream_id, cursor in batch:
             headers = () if upstream_id is None else upstream_headers(upstream_id, cursor)
             self._post(scribe.write(event, headers, now=now))
+        points.at("upstream written", self)
 
     def _post(self, drafts: Sequence[Draft]) -> None:
+        if points.watch:
+            points.watch("events made", self, drafts)
         at = self._clock()
         for draft in drafts:
-            self._unread.append(Unread(draft, at))
+            self.unread.append(Unread(draft, at))
             self._unread_bytes += len(draft.value)
             if not draft.extension:
                 self.posted = draft.number
             if not self.reclaiming:
                 self._outlet.post(draft.record(self._headers))
+        if points.watch:
+            points.watch("events queued", self, drafts)
 
     async def _room_for_more(self) -> None:
-        while self._unread and self._too_much(self._clock()):
+        while self.unread and self.too_much(self._clock()):
             self._room.clear()
             await self._room.wait()
 
-    def _too_much(self, now: float) -> bool:
+    def too_much(self, now: float) -> bool:
+        """Whether too much is unread, or anything for too long, at loop time `now` (P-33)."""
         return (
             self._unread_bytes > UNREAD_BYTES
-            or len(self._unread) > UNREAD_EVENTS
-            or now - self._unread[0].at > self._patience
+            or len(self.unread) > UNREAD_EVENTS
+            or now - self.unread[0].at > self._patience
         )

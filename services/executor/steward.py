@@ -16,6 +16,7 @@ import structlog
 from schemas.errors import LogUnavailable
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant
+from services import points
 from services.config import Route
 from services.eventlog.port import Membership
 from services.eventlog.tail import Tail
@@ -265,6 +266,7 @@ async def commit(steward: Steward, engine: Engine, membership: Membership) -> No
     marks = steward.watermarks()
     if not marks:
         return
+    points.at("watermarks due", marks)
     try:
         await membership.commit(marks, steward.read(marks))
     except LogUnavailable as error:
@@ -273,3 +275,4 @@ async def commit(steward: Steward, engine: Engine, membership: Membership) -> No
     for number, mark in marks.items():
         if number in engine.partitions:
             engine.partitions[number].committed = mark
+    points.at("watermarks committed", marks)

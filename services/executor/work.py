@@ -15,6 +15,7 @@ from schemas import response
 from schemas.errors import RejoinderError
 from schemas.events import accepted_value
 from schemas.fold import State
+from services import points
 from services.config import Route
 from services.executor import metrics
 from services.executor.backend import Backend, Resume, RunRequest, UpstreamError
@@ -90,6 +91,7 @@ class Worker:
         """Whether the run waits for its end now; false: its claim has lapsed, the next one goes on."""
         scribe = None
         try:
+            points.at("accepted wanted", run)
             accepted, past = await self._logged(partition, state)
             value = accepted_value(accepted)
             initial: dict[str, Any] = msgspec.json.decode(value.response)

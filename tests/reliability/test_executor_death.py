@@ -98,7 +98,8 @@ def run_doomed(rig: Rig, nursery: Nursery, upstream: Upstream, pairs: list[tuple
     dying = [nursery.start(doom) for doom in dooms]
     with ThreadPoolExecutor(8) as pool:
         while supervise(nursery, dying, dooms):
-            assert time.monotonic() < began + 150, [c.log[-500:] for c in dying if c.status is None]
+            left = {doom: c.log[-500:] for doom, c in zip(dooms, dying, strict=True) if c.status is None}
+            assert time.monotonic() < began + 150, left
             cases += pool.map(lambda n: Case(rig, MODELS[n % 4], n), range(8))
             time.sleep(0.5)
     died, died_at = time.monotonic(), int(time.time() * 1000)

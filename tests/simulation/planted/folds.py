@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from schemas.fold import Fold
 from services.eventlog.port import Log
 from services.eventlog.start import Start, starting_points
+from services.eventlog.tail import Tail
 from services.executor import executor
 from services.executor.partition import Partition
 from services.executor.steward import Steward
@@ -16,6 +17,7 @@ from services.projector import projector
 from services.replay import app
 from services.replay.feed import Feed
 from services.replay.folding import Folding
+from tests.points import when
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import REPEATED, TARDY, rule
 
@@ -41,15 +43,13 @@ QUIET = replace(
 @rule("P-60", "P-28", "P-42", "P-43", "P-45", "P-48", "P-62", plan=replace(QUIET, window_ms=6_000))
 def rewound_fold() -> Iterator[None]:
     """Who gets a partition back reads it again, into the same fold."""
-    original = executor.Executor._follow
 
-    async def follow(self: executor.Executor) -> None:
-        for number in self._assigned & self._engine.partitions.keys():
-            if not self._engine.partitions[number].owned:
-                self._tail.follow(number, max(0, self._tail.position(number) - 20))
-        await original(self)
+    def rewind(numbers: frozenset[int], partitions: dict[int, Partition], tail: Tail) -> None:
+        for number in numbers & partitions.keys():
+            if not partitions[number].owned:
+                tail.follow(number, max(0, tail.position(number) - 20))
 
-    with patch.object(executor.Executor, "_follow", follow):
+    with when("following", rewind):
         yield
 
 

@@ -22,6 +22,7 @@ from services.executor.partition import Partition, Sent
 from services.executor.predecessors import Predecessors
 from services.executor.run import Run
 from services.executor.steward import Steward
+from tests.points import when
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import DYING, NARROW, OUTRUN, TROUBLED, ZOMBIES, rule
 
@@ -49,13 +50,7 @@ ROLLING = Plan(
 @rule("P-30", "A-19", "P-43", "P-45", "P-48", plan=TROUBLED)
 def ack_taken_for_acceptance() -> Iterator[None]:
     """A run keeps nothing of what it has sent."""
-    original = Run._post
-
-    def post(self: Run, drafts: Any) -> None:
-        original(self, drafts)
-        self._unread.clear()
-
-    with patch.object(Run, "_post", post):
+    with when("events queued", lambda run, _: run.unread.clear()):
         yield
 
 
@@ -120,7 +115,7 @@ def winning_claim_without_a_run() -> Iterator[None]:
 
     with (
         patch.object(steward, "decide", mine),
-        patch.object(Run, "lapsed", lambda self: asyncio.get_running_loop().time() - self._sent_at > 0.2),
+        patch.object(Run, "lapsed", lambda self: asyncio.get_running_loop().time() - self.sent_at > 0.2),
     ):
         yield
 
@@ -210,8 +205,8 @@ def one_missed_beat_is_death() -> Iterator[None]:
 @rule("P-33", plan=Plan(faults=only(broker=1), rate=0.05, words=60, deletes=0, cancels=0, seconds=60))
 def taken_from_while_nothing_is_read_back() -> Iterator[None]:
     """Only the number and the bytes of what is unread stop a run, not how long it is."""
-    original = Run._too_much
-    with patch.object(Run, "_too_much", lambda self, _: original(self, self._unread[0].at)):
+    original = Run.too_much
+    with patch.object(Run, "too_much", lambda self, _: original(self, self.unread[0].at)):
         yield
 
 
