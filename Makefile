@@ -6,8 +6,11 @@ RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
 UV := $(BIN)/uv
 CODE := $(wildcard schemas services tests bench)
+# Test files go side by side, each worker with a broker of its own: mostly they wait, so there are more than cores.
+WORKERS ?= 3
+SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup dev test lint format bench soak lock clean
+.PHONY: setup dev check test lint format bench soak lock clean
 
 setup: $(TESTS)
 
@@ -28,8 +31,12 @@ $(TESTS): $(RUNS) requirements-dev.txt
 dev: $(RUNS)
 	@exec $(BIN)/rejoinder dev $(ARGS)
 
+# What needs no broker: for whoever is in the middle of a change.
+check: setup
+	@REJOINDER_TEST_KAFKA=none exec $(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/property tests/contract/test_log.py $(ARGS)
+
 test: setup
-	@exec $(BIN)/pytest $(ARGS)
+	@exec $(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -47,7 +54,9 @@ format: setup
 bench: setup
 	@exec $(BIN)/python -m bench $(ARGS)
 
+# What takes too long for every change: many more seeds of the simulation, then thousands of responses under fire.
 soak: setup
+	$(BIN)/python -m tests.simulation --seeds 3000
 	@exec $(BIN)/python -m tests.reliability.soak $(ARGS)
 
 # New pins for the dependencies of pyproject.toml. Pins name no registry: pip asks the one that it is set up for.

@@ -1,8 +1,9 @@
-"""The Kafka that the tests run on: one for the whole session, chosen by REJOINDER_TEST_KAFKA.
+"""The Kafka that the tests run on: one for each process that runs tests, chosen by REJOINDER_TEST_KAFKA.
 
 embedded         the project's own child process; the default on a machine without a Docker engine
 testcontainers   a container; the default where a Docker engine answers
 HOST:PORT        a cluster that runs already; the tests leave their topics in it
+none             no broker: what asks for one is skipped
 """
 
 import os
@@ -12,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
+import pytest
 
 from services.broker import EmbeddedKafka
 
@@ -37,6 +39,8 @@ def docker_answers() -> bool:
 @asynccontextmanager
 async def broker(choice: str, folder: Path) -> AsyncIterator[str]:
     """A broker's HOST:PORT; `folder` is for what it keeps."""
+    if choice == "none":
+        pytest.skip(f"{VARIABLE} is none")
     if choice == "embedded":
         embedded = EmbeddedKafka(folder)
         try:

@@ -113,7 +113,7 @@ def test_a_broker_that_is_killed_is_started_again_and_nothing_is_lost(whole: Ser
     before = api.get(id).body
     [broker] = [process for process in whole.tree() if "java" in process.name()]
     broker.kill()
-    eventually(lambda: _safely(completes, api), timeout=50)
+    eventually(lambda: _safely(completes, api), timeout=100)
     assert api.get(id).body == before
 
 
@@ -126,7 +126,7 @@ def test_a_broker_that_comes_back_without_its_data_is_gone_on_with(
     [broker] = [process for process in whole.tree() if "java" in process.name()]
     (folder / "data").rename(folder / "removed")
     broker.kill()
-    eventually(lambda: _safely(completes, api), timeout=50)
+    eventually(lambda: _safely(completes, api), timeout=100)
     assert "Kafka came back without topics" in whole.log
 
 

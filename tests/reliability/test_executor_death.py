@@ -73,7 +73,9 @@ def settle(rig: Rig, cases: list[Case], upstream: Upstream) -> tuple[Counter[Any
         if case.model in ("fragile", "resumable"):
             assert calls <= 1, f"{case.name}: {calls} calls"
         if response["status"] == "failed":
-            assert response["error"]["type"] == "executor_lost", response["error"]
+            exhausted = life.attempts > rig.settings.max_attempts  # those who took it over died as well
+            lost = "attempts_exhausted" if exhausted else "executor_lost"
+            assert response["error"]["type"] == lost, response["error"]
             assert case.model != "echo"
             assert life.attempts > 1
         else:
