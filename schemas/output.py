@@ -68,13 +68,23 @@ class Held:
     texts (list, index, field) and parts (list, index, "") are done.
     """
 
-    __slots__ = ("done", "item", "over", "texts")
+    __slots__ = ("_own", "done", "item", "over", "texts")
 
     def __init__(self, item: Item, done: bool) -> None:
         self.item = item
         self.done = done
         self.texts: dict[tuple[str | None, int, str], list[str]] = {}
         self.over: set[tuple[str | None, int, str]] = set()
+        self._own: set[str] = set()
+        """Lists of the item that no event shares."""
+
+    def own(self, parts: str) -> list[Any]:
+        """A list of the item, to be changed; copied once, so that thousands of parts take linear time."""
+        if parts not in self._own:
+            self._own.add(parts)
+            self.item[parts] = list(_list(self.item, parts))
+        listed: list[Any] = self.item[parts]
+        return listed
 
     def pieces(self, parts: str | None, at: int, field: str) -> list[str]:
         """The text of a place so far: what the item shows, then the deltas since."""
@@ -166,9 +176,7 @@ class Output:
             held.texts.pop((parts, at, field), None)
         if event["type"].endswith(".done"):
             held.over.add((parts, at, ""))
-        listed = list(_list(held.item, parts))
-        listed[at : at + 1] = [dict(part)]
-        held.item[parts] = listed
+        held.own(parts)[at : at + 1] = [dict(part)]
 
     def _annotation(self, event: Event) -> None:
         held, at = self._under_way(event), _index(event, "content_index")

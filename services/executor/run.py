@@ -22,13 +22,16 @@ from contextlib import aclosing
 import structlog
 from msgspec import Struct
 
+from schemas.events import ITEM_DONE, TERMINAL_EVENTS
 from schemas.fold import State
 from schemas.ids import ClaimId
 from schemas.records import EventHeaders, NewRecord, upstream_headers
+from schemas.steps import Steps, finished
 from services import points
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
 from services.executor.fairness import Queue
 from services.executor.scribe import Draft, Ending, Scribe
+from services.loops import in_turns
 
 log = structlog.get_logger()
 
@@ -38,6 +41,8 @@ UNREAD_EVENTS = 512
 of runs at once leave room for each other in the writer's queue."""
 
 
+_LONG = frozenset((*TERMINAL_EVENTS, ITEM_DONE))
+"""Events that may come to thousands: what they have, and nobody streamed."""
 MAX_FRUITLESS = 20
 """Claims in a row that bring no event that counts: then the run is given up, and told anew from the log."""
 
@@ -183,7 +188,7 @@ class Run:
             async with asyncio.timeout(timeout), aclosing(upstream):
                 async for batch in upstream:
                     self.heard = True
-                    self._write(scribe, batch)
+                    await self._write(scribe, batch)
                     if scribe.ended:
                         break
                     await self._room_for_more()
@@ -194,28 +199,39 @@ class Run:
             ending = Ending("the response's deadline is over", type="deadline")
         except Lapsed:
             return False
-        self.finish(scribe, ending)
+        await self.finish(scribe, ending)
         return True
 
     def begin(self, scribe: Scribe) -> None:
         """Say `response.in_progress`, once in the response's life."""
         self._post(scribe.begin())
 
-    def finish(self, scribe: Scribe, ending: Ending) -> None:
+    async def finish(self, scribe: Scribe, ending: Ending) -> None:
         """End the response so, unless the upstream has ended it."""
         if not scribe.ended:
             log.warning("response ended by us", id=self.id, type=ending.type, message=ending.message)
             points.at("end made", self, ending)
-            self._post(scribe.end(ending))
+            await self._post_all(scribe.ending(ending))
             points.at("end queued", self, ending)
 
-    def _write(self, scribe: Scribe, batch: Sequence[UpstreamEvent]) -> None:
+    async def _write(self, scribe: Scribe, batch: Sequence[UpstreamEvent]) -> None:
         points.at("upstream heard", self)
         now = self._outlet.clock()
         for event, upstream_id, cursor in batch:
             headers = () if upstream_id is None else upstream_headers(upstream_id, cursor)
-            self._post(scribe.write(event, headers, now=now))
+            if event.get("type") not in _LONG:
+                self._post(scribe.write(event, headers, now=now))
+                continue
+            await self._post_all(scribe.writing(event, headers, now=now))
         points.at("upstream written", self)
+
+    async def _post_all(self, steps: Steps[list[Draft]]) -> None:
+        try:
+            drafts = await in_turns(steps)
+        except asyncio.CancelledError:
+            self._post(finished(steps))  # their numbers are taken: what ends the response comes behind
+            raise
+        self._post(drafts)
 
     def _post(self, drafts: Sequence[Draft]) -> None:
         if points.watch:

@@ -17,6 +17,7 @@ import msgspec
 from schemas import response
 from schemas.events import (
     IN_PROGRESS,
+    ITEM_DONE,
     LIFECYCLE,
     TERMINAL_EVENTS,
     Event,
@@ -27,6 +28,7 @@ from schemas.ids import ResponseId
 from schemas.output import Output
 from schemas.pictures import PREVIEW, fitting, without_picture
 from schemas.records import UPSTREAM_CURSOR, EventHeaders, Headers, NewRecord
+from schemas.steps import ENCODED_BYTES, Steps, finished
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.endings import cut_by
 from services.executor.mending.identity import Mint, kept
@@ -40,6 +42,8 @@ _OMITTED = {"output_omitted": True}
 _LEFT_OUT = "a picture is larger than REJOINDER_MAX_RECORD_BYTES leaves room for, and was left out"
 _MARGIN = 1024
 """Bytes by which the error of a final object may make it larger."""
+STEP_DRAFTS = 500
+"""Drafts that are written in one go: 10 ms."""
 _TYPE = re.compile(r"[!-~]{1,128}")
 """An event's type is a header too: short, and of one line."""
 
@@ -138,7 +142,16 @@ class Scribe:
         return derived_event(IN_PROGRESS, self._next, _encoded(self._initial | {"status": "in_progress"}))
 
     def write(self, event: Event, upstream: Headers = (), *, now: float) -> list[Draft]:
-        """What the upstream's next event adds to the log; `now` (seconds) dates a completion.
+        """`writing` in one go; the short way for what nearly all events are, more of a text."""
+        type = event.get("type")
+        if self._begun and not self.ended and "error" not in event and self._whole.passes(str(type), event):
+            written = self._write(str(type), event, upstream)
+            return self.end(written) if isinstance(written, Ending) else written
+        return finished(self.writing(event, upstream, now=now))
+
+    def writing(self, event: Event, upstream: Headers = (), *, now: float) -> Steps[list[Draft]]:
+        """What the upstream's next event adds to the log; `now` (seconds) dates a completion. Once begun it
+        must come to its end, since it takes numbers.
 
         The first one of a run that has not begun begins it: so the log knows of a resumable upstream as soon
         as it answers (P-34). Raises UpstreamError when the upstream said something that cannot be passed on;
@@ -162,15 +175,22 @@ class Scribe:
             return [self._number(IN_PROGRESS, self._in_progress(), upstream)]
         begun = len(drafts)
         try:
-            if not drafts and self._whole.passes(type, event):
-                return self._write(type, event, upstream, now)
+            pace = _Pace()
             for whole in self._whole.events(type, event) if self._joins(type) else (event,):
-                drafts += self._write(whole["type"], whole, upstream, now)
-                if drafts and drafts[-1].terminal:
+                if whole["type"] in TERMINAL_EVENTS:
+                    drafts += yield from self._closing(whole, end_of(whole["type"], whole), upstream, now)
                     break
+                written = self._write(whole["type"], whole, upstream)
+                if isinstance(written, Ending):
+                    drafts += yield from self.ending(written)
+                    break
+                drafts += written
+                if pace.is_over(written):
+                    yield
         except Exception as error:
             if isinstance(error, UpstreamError) and len(drafts) > begun:
-                return _at_the_last(drafts + self.end(Ending.of(error)))  # what was said before stays said
+                # What was said before stays said.
+                return _at_the_last(drafts + (yield from self.ending(Ending.of(error))))
             self._next, self._begun, self._bytes = numbered
             raise
         return _at_the_last(drafts)
@@ -191,9 +211,8 @@ class Scribe:
         """Whether events of `type` go into the stream, not beside it."""
         return self.pass_extensions or is_streamed(type)
 
-    def _write(self, type: str, event: Event, upstream: Headers, now: float) -> list[Draft]:
-        if type in TERMINAL_EVENTS:
-            return self._close(event, end_of(type, event), upstream, now)
+    def _write(self, type: str, event: Event, upstream: Headers) -> list[Draft] | Ending:
+        """The drafts of one event; or how the response ends, because it does not fit."""
         if type in LIFECYCLE:
             return []
         if not self._joins(type):
@@ -212,7 +231,7 @@ class Scribe:
             value = _encode(event)
             self._left_out = Ending(_LEFT_OUT, type="output_too_large")
         if ending := self._over(type, value):
-            return self.end(ending)
+            return ending
         self._output.apply(event)
         return [self._number(type, value, upstream)]
 
@@ -220,9 +239,13 @@ class Scribe:
         """End the response ourselves: items cut short are done as `incomplete` (A-19), then the terminal
         event. `usage` is the upstream's, where it said how much.
         """
+        return finished(self.ending(ending, usage))
+
+    def ending(self, ending: Ending, usage: object = None) -> Steps[list[Draft]]:
+        """`end`, step by step."""
         if self.ended:
             return []
-        drafts = self.begin() + self._cut_short()
+        drafts = self.begin() + (yield from self._cut_short())
         status = "incomplete" if ending.incomplete_reason else "failed"
         reason = ending.incomplete_reason
         final = response.finished(
@@ -235,18 +258,20 @@ class Scribe:
         )
         return [*drafts, self._terminal(f"response.{status}", status, final)]
 
-    def _close(self, event: Event, status: str, upstream: Headers, now: float) -> list[Draft]:
+    def _closing(self, event: Event, status: str, upstream: Headers, now: float) -> Steps[list[Draft]]:
         theirs = event.get("response")
         theirs = theirs if isinstance(theirs, dict) else {}
         if theirs.get("status") == "cancelled":
-            return self.end(Ending("the upstream cancelled the response", type="upstream_cancelled"))
+            ending = Ending("the upstream cancelled the response", type="upstream_cancelled")
+            return (yield from self.ending(ending))
         if self._left_out is not None and not theirs.get("error"):
-            return self.end(self._left_out, usage=theirs.get("usage"))
-        drafts = [] if status == "completed" else self._cut_short()
+            return (yield from self.ending(self._left_out, usage=theirs.get("usage")))
+        drafts = [] if status == "completed" else (yield from self._cut_short())
+        yield
         final = response.finished(
             self._initial,
             status=status,
-            output=self._whole.final(),
+            output=(yield from self._whole.final()),
             upstream=theirs,
             incomplete_details=cut_by(theirs.get("incomplete_details")),
             completed_at=int(now),
@@ -288,15 +313,21 @@ class Scribe:
         self.ended = True
         return self._number(type, value, upstream, status)
 
-    def _cut_short(self) -> list[Draft]:
+    def _cut_short(self) -> Steps[list[Draft]]:
         """`done` for the items under way, as `incomplete` (A-19). One that outgrew a record was streamed,
         and cannot be said again (P-9).
         """
-        drafts = [draft for event in self._whole.cut() for draft in self._fitting(event)]
-        type = "response.output_item.done"
+        drafts: list[Draft] = []
+        pace = _Pace()
+        for event in self._whole.cut():
+            drafts += (fitting := self._fitting(event))
+            if pace.is_over(fitting):
+                yield
         for index, item in self._output.unfinished():
-            event = {"type": type, "output_index": index, "item": item}
-            drafts += self._fitting(event)
+            event = {"type": ITEM_DONE, "output_index": index, "item": item}
+            drafts += (fitting := self._fitting(event))
+            if pace.is_over(fitting):
+                yield
         return drafts
 
     def _has_room_for_preview(self, value: bytes) -> bool:
@@ -319,10 +350,10 @@ class Scribe:
         self._bytes += len(value)
         return draft
 
-    def _extension(self, type: str, event: Event) -> list[Draft]:
+    def _extension(self, type: str, event: Event) -> list[Draft] | Ending:
         value = _encoded(event)
         if ending := self._over(type, value):
-            return self.end(ending)
+            return ending
         draft = Draft(self._extensions, type, value, extension=True)
         self._extensions += 1
         self._bytes += len(value)
@@ -342,11 +373,29 @@ class Scribe:
         return None if within else Ending("over its bound of bytes or events", incomplete_reason=reason)
 
 
+class _Pace:
+    """When it is time for others to have a turn: after so many drafts, or bytes of them."""
+
+    def __init__(self) -> None:
+        self._drafts = self._bytes = 0
+
+    def is_over(self, drafts: list[Draft]) -> bool:
+        """Whether it is, now that these were written too."""
+        self._drafts += len(drafts)
+        self._bytes += sum(len(draft.value) for draft in drafts)
+        if self._drafts < STEP_DRAFTS and self._bytes < ENCODED_BYTES:
+            return False
+        self._drafts = self._bytes = 0
+        return True
+
+
 def _at_the_last(drafts: list[Draft]) -> list[Draft]:
     """The drafts of one upstream event. Only the last one says that the upstream was heard up to there: who
     goes on in the middle of them hears that event again. That it runs is said by the first one, too (P-34).
     """
     for number, draft in enumerate(drafts[:-1]):
+        if not draft.upstream:
+            continue
         heard = [header for header in draft.upstream if header[0] != UPSTREAM_CURSOR] if number == 0 else ()
         drafts[number] = msgspec.structs.replace(draft, upstream=heard)
     return drafts

@@ -102,25 +102,25 @@ class Worker:
             return await self._narrate(partition, state, run, scribe, past, body, initial)
         except _NotInTime:
             log.warning("the log cannot be read: its response ends without what is there", id=run.id)
-            self._end_anyhow(state, run, scribe, _ENDINGS[Continuation.END_OVERDUE])
+            await self._end_anyhow(state, run, scribe, _ENDINGS[Continuation.END_OVERDUE])
             return True
         except Exception as error:
             log.exception("run failed", id=run.id)
-            self._end_anyhow(state, run, scribe, _internal(error))
+            await self._end_anyhow(state, run, scribe, _internal(error))
             return True
 
-    def _end_anyhow(self, state: State, run: Run, scribe: Scribe | None, ending: Ending) -> None:
+    async def _end_anyhow(self, state: State, run: Run, scribe: Scribe | None, ending: Ending) -> None:
         """End the response as well as can be, also when it is its output so far that cannot be put
         together.
         """
         if scribe is not None:
             try:
-                run.finish(scribe, ending)
+                await run.finish(scribe, ending)
             except Exception:
                 log.exception("the output so far cannot be kept", id=run.id)
             else:
                 return
-        run.finish(self._blank(state, run), ending)
+        await run.finish(self._blank(state, run), ending)
 
     async def _narrate(
         self,
@@ -136,7 +136,7 @@ class Worker:
         try:
             backend = self._registry.resolve(body)
         except UpstreamError as error:
-            run.finish(scribe, Ending.of(error))
+            await run.finish(scribe, Ending.of(error))
             return True
         scribe.pass_extensions = backend.pass_extensions
         uncalled = partition.first_call(state.id, state.attempt)
@@ -144,7 +144,7 @@ class Worker:
         (log.debug if state.attempt == 1 else log.info)("run", id=run.id, attempt=run.attempt, how=how.value)
         input, ending = await self._input(partition, state, body, how)
         if ending is not None:
-            run.finish(scribe, ending)
+            await run.finish(scribe, ending)
             if past.upstream_id is not None:  # it may be going on in its own background
                 await backend.stop(past.upstream_id)
             return True

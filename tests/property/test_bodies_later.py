@@ -28,7 +28,7 @@ from services.executor.backends.chat.request import Dialect, chat_body, toolbox
 from services.executor.backends.chat.tools import UntranslatableError
 from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import Upstream
-from services.executor.scribe import Limits, Scribe
+from services.executor.scribe import Ending, Limits, Scribe
 from services.loops import FEW
 from services.replay.input_items import Paging, page
 from services.replay.objects import begun, first_object
@@ -300,7 +300,7 @@ def test_the_time_for_an_items_parts_grows_with_their_number_alone(
         scribe.write({"type": "response.completed", "response": end}, (), now=0)
         assert scribe.ended
 
-    assert seconds(write, 1.5) < 1.5
+    assert seconds(write, 3.0) < 3.0
 
 
 @pytest.mark.parametrize("items", [pytest.param(items, id=name) for name, items in ITEMS.items()])
@@ -318,4 +318,45 @@ def test_the_time_for_an_upstreams_items_grows_with_their_number_alone(
         scribe.write({"type": "response.completed", "response": end}, (), now=0)
         assert scribe.ended
 
-    assert seconds(write, 1.5) < 1.5
+    assert seconds(write, 3.0) < 3.0
+
+
+UNSTREAMED: Mapping[str, Callable[[int], list[dict[str, Any]]]] = {
+    **{f"items {name}": partial(lambda items, n: items(n)[1], items) for name, items in ITEMS.items()},
+    "nothing but types": lambda n: [{"type": "x"} for _ in range(8 * n)],
+    "one item of many parts": lambda n: [_parted(8 * n)],
+    "some items of many parts": lambda n: [{**_parted(n), "id": f"m{at}"} for at in range(8)],
+    "one long text": lambda n: [{"type": "message", "content": "x" * (3000 * n)}],
+    "long texts": lambda n: [{"type": "message", "content": "é" * 100_000} for _ in range(n // 60)],
+}
+"""The items of a final object of which nothing was streamed."""
+
+
+@pytest.mark.parametrize("items", [pytest.param(items, id=name) for name, items in UNSTREAMED.items()])
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_what_only_the_final_object_has_is_written_in_short_steps(
+    items: Callable[[int], list[dict[str, Any]]], status: str
+) -> None:
+    def writing() -> Steps[Any]:
+        scribe = Scribe(Taken(b'{"model":"m","input":"x"}').object, origin=0, last=1, limits=LIMITS)
+        end = {"status": status, "output": items(MANY)}
+        return scribe.writing({"type": f"response.{status}", "response": end}, (), now=0)
+
+    with uncollected():
+        assert longest(writing, LONGEST_S) < LONGEST_S
+
+
+def test_what_an_upstream_leaves_open_is_ended_in_short_steps() -> None:
+    def ending() -> Steps[Any]:
+        scribe = Scribe(Taken(b'{"model":"m","input":"x"}').object, origin=0, last=1, limits=LIMITS)
+        for number in range(2 * MANY):
+            added = {
+                "type": "response.output_item.added",
+                "output_index": number,
+                "item": _spoken(number, "m"),
+            }
+            scribe.write(added, (), now=0)
+        return scribe.ending(Ending("gone"))
+
+    with uncollected():
+        assert longest(ending, LONGEST_S) < LONGEST_S

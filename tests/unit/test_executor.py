@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
@@ -12,16 +13,18 @@ from schemas.errors import LogUnavailable
 from schemas.events import accepted_value
 from schemas.ids import response_id
 from schemas.records import Accepted, Cancelled, Deleted, NewRecord
+from schemas.steps import Steps
 from services.config import load
 from services.eventlog.memory import MemoryLog, Outcome
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
 from services.eventlog.topics import MAX_RECORD_BYTES
-from services.executor import liveness, metrics
+from services.executor import liveness, metrics, run
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import build
 from services.executor.engine import Engine
-from services.executor.scribe import Draft, Ending, Scribe
+from services.executor.scribe import STEP_DRAFTS, Draft, Ending, Scribe
+from services.loops import in_turns
 from tests.conftest import PATIENCE, eventually
 from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
 from tests.steady import steady
@@ -559,19 +562,19 @@ async def test_an_odd_event_ends_its_own_response_at_most(
 async def test_a_run_whose_output_cannot_be_told_ends_without_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Scribe, __: Ending) -> list[Draft]:
+    def broken(_: Scribe, __: Ending) -> Steps[list[Draft]]:
         raise TypeError("no output to be had")
 
     id = await rig.accept(model="gone")
     with monkeypatch.context() as once:
-        real, calls = Scribe.end, 0
+        real, calls = Scribe.ending, 0
 
-        def end(self: Scribe, ending: Ending) -> list[Draft]:
+        def end(self: Scribe, ending: Ending) -> Steps[list[Draft]]:
             nonlocal calls
             calls += 1
             return broken(self, ending) if calls <= 2 else real(self, ending)
 
-        once.setattr(Scribe, "end", end)
+        once.setattr(Scribe, "ending", end)
         async with rig.executor():
             state = await rig.closed(id)
     assert (state.status, calls) == ("failed", 3)
@@ -625,3 +628,24 @@ async def test_an_upstream_that_has_only_begun_is_resumed_by_the_next_executor(
     async with rig.executor(registry):
         state = await rig.closed(id)
     assert (state.status, state.attempt) == ("completed", 2)
+
+
+async def test_a_deadline_in_the_middle_of_a_long_event_loses_nothing_of_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = in_turns
+
+    async def stops(steps: Steps[Any]) -> Any:
+        monkeypatch.setattr(run, "in_turns", real)
+        next(steps)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(run, "in_turns", stops)
+    said = [{"type": "message", "content": f"{number}"} for number in range(STEP_DRAFTS)]
+    odd = Odd({"type": "response.completed", "response": {"status": "completed", "output": said}})
+    registry = build(load("", {}), {})
+    monkeypatch.setattr(registry, "resolve", lambda _body: odd)
+    id = await rig.accept(deadline=int(time.time() * 1000) + 1500)
+    async with rig.executor(registry):
+        assert (await rig.closed(id)).status == "completed"
+    assert len(rig.events(id)[-1]["response"]["output"]) == STEP_DRAFTS

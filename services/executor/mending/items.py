@@ -173,14 +173,17 @@ def parts_of(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 def filled_part(part: dict[str, Any]) -> dict[str, Any]:
     """`part` with its text, and with the lists that strict clients want of an `output_text`."""
-    field = _PART_TEXT.get(part.get("type", ""))
+    kind = part.get("type", "")
+    field = _PART_TEXT.get(kind)
     if field is None:
         return part
-    whole = {**part} if isinstance(part.get(field), str) else {**part, field: ""}
-    if part["type"] == "output_text":
-        if not isinstance(whole.get("logprobs"), list):
+    whole = {**part}
+    if whole.get(field).__class__ is not str:
+        whole[field] = ""
+    if kind == "output_text":
+        if whole.get("logprobs").__class__ is not list:
             whole["logprobs"] = []
-        whole["annotations"] = annotations_of(whole.get("annotations"))
+        whole["annotations"] = annotations_of(whole["annotations"]) if whole.get("annotations") else []
     return whole
 
 
@@ -246,7 +249,10 @@ def without_text(part: dict[str, Any]) -> dict[str, Any]:
 
 def begun(item: Item) -> Item:
     """`item` as it stands when it is added: nothing of what deltas bring, and not yet over."""
-    kind, start = item["type"], filled(item, "in_progress")
+    kind = item["type"]
+    if kind in (MESSAGE, REASONING):
+        item = {**item, **{name: [] for name in PART_LISTS if item.get(name)}}
+    start = filled(item, "in_progress")
     if start.get("status") in ("completed", "incomplete", "failed") and kind in (*_WITH_STATUS, *NAMED):
         start["status"] = "in_progress"
     for name in _RESULTS:
@@ -254,10 +260,6 @@ def begun(item: Item) -> Item:
             start[name] = None
     if kind in TEXT_FIELDS and isinstance(start.get(TEXT_FIELDS[kind][1]), str):
         start[TEXT_FIELDS[kind][1]] = ""
-    if kind in (MESSAGE, REASONING):
-        for name in PART_LISTS:
-            if isinstance(start.get(name), list):
-                start[name] = []
     return start
 
 
@@ -284,6 +286,8 @@ def completed_by(told: Item, final: Mapping[str, Any]) -> Item:
         if name in ("id", "type", "call_id", "name", "status"):
             continue
         mine = whole.get(name)
+        if mine == value:
+            continue
         if name in PART_LISTS and isinstance(mine, list):
             whole[name] = _parts_completed(objects_of(mine), parts_of(final, name))
         elif name in _TEXTS and isinstance(mine, str) and isinstance(value, str):
@@ -297,7 +301,10 @@ def _parts_completed(told: list[dict[str, Any]], final: list[dict[str, Any]]) ->
     final = aligned([(str(part.get("type")), text_of(part)) for part in told], final)
     if [part.get("type") for part in told] != [part.get("type") for part in final[: len(told)]]:
         return told  # they do not meet: what was streamed stands
-    whole = [completed_by(mine, theirs) for mine, theirs in zip(told, final, strict=False)]
+    whole = [
+        mine if mine == theirs else completed_by(mine, theirs)
+        for mine, theirs in zip(told, final, strict=False)
+    ]
     return whole + final[len(told) :]
 
 

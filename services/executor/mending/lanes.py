@@ -14,7 +14,7 @@ from schemas.events import ITEM_ADDED, Event
 from services.executor.mending import items
 from services.executor.mending.identity import Entry, index_of, kind_of_event
 
-MAX_EVENTS = 10_000
+MAX_EVENTS = 2_000
 MAX_CHARACTERS = 8 << 20
 """Bounds of what waits in all: two pictures, or the arguments of some thousand calls."""
 

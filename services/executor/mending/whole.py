@@ -13,6 +13,7 @@ from typing import Any
 
 from schemas.events import ITEM_ADDED, ITEM_DONE, KNOWN_EVENTS, LIFECYCLE, NAMED, TERMINAL_EVENTS, Event
 from schemas.output import DELTAS, DONES, PARTS, Item, Output, are_items
+from schemas.steps import Steps, each
 from services.executor.backend import UpstreamError
 from services.executor.mending import items
 from services.executor.mending.annotations import annotation_of
@@ -163,11 +164,17 @@ class Whole:
             if not self._is_done(entry):
                 yield from self._texts.cut(entry)
 
-    def final(self) -> list[Item]:
+    def final(self) -> Steps[list[Item]]:
         """The final object's output: every item as it was streamed, with what only the final one tells."""
         said = zip(sorted(self._output.held()), self._output.items(), strict=True)
-        finals = self._finals
-        return [items.completed_by(item, finals[at]) if at in finals else item for at, item in said]
+        yield
+        finals, whole = self._finals, []
+        for (at, item), pause in each(said):
+            whole.append(items.completed_by(item, finals[at]) if at in finals else item)
+            if pause:
+                yield
+        yield
+        return whole
 
     # Items.
 
@@ -333,11 +340,13 @@ class Whole:
 
     def _told_at_the_end(self, entry: Entry, item: Item, end: str) -> Iterator[Event]:
         self._table.learn(entry, item)
+        was_streamed = entry.opened
         yield from self._open(entry, {})
         if entry.opened:
             if not self._is_done(entry):
                 yield from self._close(entry, item, "completed" if end == "completed" else "incomplete", {})
-            self._finals[entry.index] = item
+            if was_streamed:
+                self._finals[entry.index] = item
 
     def _close_all(self) -> Iterator[Event]:
         if self._table.unopened:
