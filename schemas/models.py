@@ -88,8 +88,8 @@ def fitting(models: Iterable[Model]) -> tuple[Model, ...]:
     return tuple(taken)
 
 
-def models_in(answer: bytes) -> list[Model]:
-    """The models in what an upstream answers to GET /models.
+def models_in(answer: bytes) -> tuple[list[Model], str | None]:
+    """The models in what an upstream answers to GET /models, and the id behind which it has more, if it has.
 
     That is a list of objects or names, bare or in `data` or `models`; what is no model is passed over. Raises
     ValueError when there is no list.
@@ -98,7 +98,11 @@ def models_in(answer: bytes) -> list[Model]:
     found = decoded.get("data", decoded.get("models")) if isinstance(decoded, dict) else decoded
     if not isinstance(found, list):
         raise ValueError("there is no list of models in it")  # noqa: TRY004  # bad data, not a bad call
-    return [model for entry in found if (model := _model(entry)) is not None]
+    models = [model for entry in found if (model := _model(entry)) is not None]
+    if not (isinstance(decoded, dict) and decoded.get("has_more") is True):
+        return models, None
+    last = decoded.get("last_id")
+    return models, last if isinstance(last, str) and last else models[-1].id if models else None
 
 
 def _model(entry: Any) -> Model | None:

@@ -13,7 +13,7 @@ A broker that was silent may have been hung, and then believes for a moment that
 lead by now. `trusted_since` says how new the metadata must be that names it a leader (P-80).
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from math import inf
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ OLD_S = 1.0
 """The age in seconds from which a request makes its broker unhealthy."""
 STILL_S = 1.0
 """Seconds between two ticks above which it was this process that stood still. Ticks come every 0.2 s."""
+FORGET_S = 3600.0
+"""Seconds without a word of it in any metadata after which a silent broker was taken out of the cluster."""
 RECOVERING_S = 5.0
 """Seconds after a silence in which a broker is the last to be asked for metadata: its own may be old."""
 
@@ -49,6 +51,10 @@ class _Broker:
         self.healthy = True
         self.silent = False
         self.told_silent = False
+        self.forgotten = False
+        """Whether it counts no more, though it is silent."""
+        self.named_at = inf
+        """When metadata named it last."""
         self.trusted_since = -inf
 
     def oldest(self, now: float) -> float:
@@ -83,6 +89,20 @@ class BrokerHealth:
         """A connection to `node` failed: its next probe is due at once."""
         self._broker(node).probed_at = -inf
 
+    def forget(self, known: Container[int], now: float) -> int:
+        """Count no broker as silent that no metadata has named for `FORGET_S`: how many these are now.
+
+        Kafka names no broker that is away. So it may come back, and what is known of it stays.
+        """
+        forgotten = 0
+        for node, broker in self._brokers.items():
+            if node in known or broker.named_at == inf:
+                broker.named_at = now
+            elif broker.told_silent and now - broker.named_at >= FORGET_S:
+                broker.told_silent, broker.forgotten = False, True
+                forgotten += 1
+        return forgotten
+
     def due(self, nodes: Iterable[int], now: float) -> list[int]:
         """Those of `nodes` that are to be probed now."""
         return [node for node in nodes if self._due(self._broker(node), now)]
@@ -116,7 +136,9 @@ class BrokerHealth:
             broker.healthy = not broker.silent and broker.oldest(now) < OLD_S
             if was_healthy and not broker.healthy:
                 turned.unhealthy.append(node)
-            if broker.silent != broker.told_silent:
+            if broker.forgotten:
+                broker.forgotten = broker.silent
+            elif broker.silent != broker.told_silent:
                 broker.told_silent = broker.silent
                 (turned.silent if broker.silent else turned.answering).append(node)
         return turned

@@ -75,6 +75,7 @@ class Brokers:
         try:
             while True:
                 now, known = loop.time(), self._known()
+                SILENT_BROKERS.dec(self.health.forget(known, now))
                 for node in self.health.due(known, now):
                     self.health.probe(node, now)
                     self._probes[node] = known[node], asyncio.create_task(self._probe(known[node], node))
@@ -110,8 +111,11 @@ class Brokers:
         if turned.silent or turned.answering:
             SILENT_BROKERS.inc(len(turned.silent) - len(turned.answering))
         for node in turned.unhealthy:
-            for listener in self._listeners:
-                listener(node)
+            for listener in list(self._listeners):
+                try:
+                    listener(node)
+                except Exception:  # it is for that client to mend; the others are still to be told
+                    log.exception("a client could not leave a broker that is not healthy", broker=node)
 
     async def _probe(self, client: KafkaClient, node: int) -> None:
         answered = False

@@ -77,7 +77,8 @@ class UpstreamError(RejoinderError):
     """The upstream failed for good: ends the response `failed` with this message.
 
     `code` is one of the closed list of response error codes (A-8), `type` Rejoinder's own word for the
-    failure, `refusal` what the upstream's error answer said, where that was the failure (A-24).
+    failure, `refusal` what the upstream's error answer said, where that was the failure (A-24), `usage` what
+    it said of tokens before it failed.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class UpstreamError(RejoinderError):
         code: str = "server_error",
         type: str = "upstream_error",
         refusal: Refusal | None = None,
+        usage: object = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.type = type
         self.refusal = refusal
+        self.usage = usage
 
 
 class Lapsed(RejoinderError):

@@ -10,6 +10,7 @@ first [[models]] that fits a name serves it. While an upstream is away, or canno
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from urllib.parse import quote
 
 import structlog
 
@@ -25,6 +26,8 @@ from services.executor.backends.upstream import Upstream
 ASK_S = 15.0
 """Seconds that an upstream may take to list its models."""
 MAX_ANSWER_BYTES = 4 << 20
+MAX_PAGES = 100
+"""Pages of a list that are asked for."""
 GOOD_FOR = 2.5
 """A listing is good for so many intervals: one may be lost, or late."""
 
@@ -89,8 +92,8 @@ class Lister:
     async def _ask(self, route: Route, upstream: Upstream) -> Sequence[Model]:
         """What `upstream` lists; nothing when it does not, and the operator is told once why."""
         try:
-            async with asyncio.timeout(ASK_S), upstream.get("/models", calls=1) as answer:
-                models = models_in(await upstream.body(answer, MAX_ANSWER_BYTES))
+            async with asyncio.timeout(ASK_S):
+                models = await _pages(upstream)
         except UpstreamError as error:
             return self._told(route, error.message)
         except TimeoutError:
@@ -105,6 +108,20 @@ class Lister:
             self._trouble[route] = why
             log.info("an upstream does not list its models", route=repr(route), why=why)
         return ()
+
+
+async def _pages(upstream: Upstream) -> list[Model]:
+    """All that `upstream` lists, page by page."""
+    models, after = list[Model](), None
+    for _ in range(MAX_PAGES):
+        path = "/models" if after is None else f"/models?after={quote(after, safe='')}"
+        async with upstream.get(path, calls=1) as answer:
+            page, following = models_in(await upstream.body(answer, MAX_ANSWER_BYTES))
+        models += page
+        if following is None or following == after:
+            break
+        after = following
+    return models
 
 
 def catalogue(config: Config, listed: Mapping[Route, Sequence[Model]]) -> Iterator[Model]:

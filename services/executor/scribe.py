@@ -83,11 +83,13 @@ class Ending(msgspec.Struct, frozen=True):
     type: str = "upstream_error"
     incomplete_reason: str | None = None
     refusal: Refusal | None = None
+    usage: object = None
+    """The upstream's, where it said how much."""
 
     @classmethod
     def of(cls, error: UpstreamError) -> "Ending":
         """The end that an upstream's failure is."""
-        return cls(error.message, error.code, error.type, refusal=error.refusal)
+        return cls(error.message, error.code, error.type, refusal=error.refusal, usage=error.usage)
 
 
 class Scribe:
@@ -235,13 +237,13 @@ class Scribe:
         self._output.apply(event)
         return [self._number(type, value, upstream)]
 
-    def end(self, ending: Ending, usage: object = None) -> list[Draft]:
+    def end(self, ending: Ending) -> list[Draft]:
         """End the response ourselves: items cut short are done as `incomplete` (A-19), then the terminal
-        event. `usage` is the upstream's, where it said how much.
+        event.
         """
-        return finished(self.ending(ending, usage))
+        return finished(self.ending(ending))
 
-    def ending(self, ending: Ending, usage: object = None) -> Steps[list[Draft]]:
+    def ending(self, ending: Ending) -> Steps[list[Draft]]:
         """`end`, step by step."""
         if self.ended:
             return []
@@ -254,7 +256,7 @@ class Scribe:
             output=self._output.items(),
             error=None if reason else _error(ending),
             incomplete_details={"reason": reason} if reason else None,
-            usage=usage if isinstance(usage, dict) else None,
+            usage=ending.usage if isinstance(ending.usage, dict) else None,
         )
         return [*drafts, self._terminal(f"response.{status}", status, final)]
 
@@ -262,10 +264,12 @@ class Scribe:
         theirs = event.get("response")
         theirs = theirs if isinstance(theirs, dict) else {}
         if theirs.get("status") == "cancelled":
-            ending = Ending("the upstream cancelled the response", type="upstream_cancelled")
+            what, usage = "the upstream cancelled the response", theirs.get("usage")
+            ending = Ending(what, type="upstream_cancelled", usage=usage)
             return (yield from self.ending(ending))
         if self._left_out is not None and not theirs.get("error"):
-            return (yield from self.ending(self._left_out, usage=theirs.get("usage")))
+            usage = theirs.get("usage")
+            return (yield from self.ending(msgspec.structs.replace(self._left_out, usage=usage)))
         drafts = [] if status == "completed" else (yield from self._cut_short())
         yield
         final = response.finished(

@@ -110,7 +110,7 @@ class Barrier:
             while (asked := self._next.pop(leader, None)) is not None:
                 try:
                     asked.answer.set_result(await self._ends(frozenset(asked.partitions)))
-                except LogError as error:
+                except Exception as error:  # whatever it is, whoever asked must hear it, and others go on
                     asked.answer.set_exception(error)
         finally:
             del self._asking[leader]

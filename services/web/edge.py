@@ -34,6 +34,8 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = "GET, POST, DELETE"
 PREFLIGHT_S = 600
 """Seconds for which a browser may remember a preflight."""
+_ONCE = ("Host", "Idempotency-Key", "Content-Encoding")
+"""Headers that say one thing: of two nobody knows which is meant, and each proxy takes another."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -98,6 +100,7 @@ class Edge:
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         if not scope["raw_path"].startswith(b"/"):
             raise ApiError(400, "The request's target must be a path: /v1/responses, say.", code="bad_target")
+        _check_head(scope, headers)
         if scope["path"] not in OPEN_PATHS:
             self._check_host(headers)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
@@ -141,6 +144,16 @@ class Edge:
             "access-control-max-age": str(PREFLIGHT_S),
         }
         return Response(status_code=204, headers=allowed)
+
+
+def _check_head(scope: Scope, headers: Headers) -> None:
+    """Refuse a head that names no host (RFC 9112 3.2), or says twice what can be said once (A-16)."""
+    if scope["http_version"] == "1.1" and "host" not in headers:
+        raise ApiError(400, "The header 'Host' is missing.", param="host", code="invalid_request")
+    for name in _ONCE:
+        if len(headers.getlist(name)) > 1:
+            what = f"The header '{name}' is sent more than once: send it once."
+            raise ApiError(400, what, param=name.lower(), code="invalid_request")
 
 
 Handler = Callable[[Request], Awaitable[ASGIApp]]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from schemas.pictures import PREVIEW
+from services.executor.scribe import Ending
 from tests.upstreams import Call, Outcome, outcome, raw, registry, request
 
 RECORD = 1 << 20
@@ -76,6 +77,28 @@ async def test_an_end_that_repeats_too_much_is_an_end() -> None:
     got = await said(CREATED, *items, {"type": "response.completed", "response": both})
     assert got.events[1:] == items
     assert got.failure.type == "event_too_large"
+
+
+USAGE = {
+    "input_tokens": 3,
+    "output_tokens": 4,
+    "total_tokens": 7,
+    "input_tokens_details": {"cached_tokens": 1},
+}
+
+
+@pytest.mark.parametrize("result", [LARGE, None], ids=["large", "small"])
+@pytest.mark.parametrize(
+    "more", [{}, {"user": None, "metadata": {"usage": "no object"}}], ids=["last", "not last"]
+)
+async def test_what_a_response_cost_is_known_though_it_ends_with_too_much(
+    result: str | None, more: dict[str, Any]
+) -> None:
+    last = completed(result)
+    last["response"] |= {"usage": USAGE, **more}
+    got = await said(CREATED, {**DONE, "item": {**IMAGE, "result": LARGE}}, last)
+    assert got.failure.usage == USAGE
+    assert Ending.of(got.failure).usage == USAGE
 
 
 async def test_anything_else_that_is_too_large_ends_the_response_at_once() -> None:

@@ -228,7 +228,7 @@ async def test_a_redirect_is_not_followed() -> None:
         (sending(b"data: {broken\n\n"), "sent something that is not JSON", "upstream_malformed"),
         (sending(b"data: \xff\n\n"), "sent something that is not JSON", "upstream_malformed"),
         (
-            sending(b'data: {"type": "x", "a": NaN}\n\n'),
+            sending(b'data: {"type": "x", "a": NaNa}\n\n'),
             "sent something that is not JSON",
             "upstream_malformed",
         ),

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import openai
 import pytest
@@ -85,6 +86,31 @@ async def test_a_globs_models_are_left_out_while_its_upstream_is_away() -> None:
             await until_listed(running, "echo", "weather")
             upstream.away, upstream.models = False, ("llama", "phi")
             await until_listed(running, "echo", "llama", "phi", "weather")
+
+
+async def test_all_pages_of_an_upstreams_list_are_asked_for() -> None:
+    names = [f"m/{number} é" for number in range(7)]
+
+    async def pages(call: Call) -> None:
+        after = parse_qs(urlsplit(call.path).query).get("after")
+        begin = names.index(after[0]) + 1 if after else 0
+        page = [{"id": id} for id in names[begin : begin + 3]]
+        await call.answer(200, {"object": "list", "data": page, "has_more": begin + 3 < len(names)})
+
+    async with raw(pages) as server:
+        text = configured(("*", server.url))
+        async with ingesting(text) as running, executing(running):
+            await until_listed(running, "echo", *names, "weather")
+
+
+async def test_an_upstream_that_goes_round_in_its_list_is_left() -> None:
+    async def round_and_round(call: Call) -> None:
+        await call.answer(200, {"object": "list", "data": [{"id": "m"}], "has_more": True})
+
+    async with raw(round_and_round) as server:
+        text = configured(("*", server.url))
+        async with ingesting(text) as running, executing(running):
+            await until_listed(running, "echo", "m", "weather")
 
 
 async def test_an_upstream_that_is_not_there_hides_no_other_model() -> None:

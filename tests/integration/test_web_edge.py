@@ -174,9 +174,12 @@ async def test_an_allowed_origin_reads_every_answer(request_line: str) -> None:
     "status, sent",
     [
         (400, b"POST /size HTTP/1.1\r\norigin: %b\r\nhost: a\r\nno header\r\n\r\n"),
-        (400, b"POST /size HTTP/1.1\r\norigin: %b\r\ntransfer-encoding: chunked\r\n\r\nno chunk\r\n"),
+        (
+            400,
+            b"POST /size HTTP/1.1\r\norigin: %b\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nno\r\n",
+        ),
         (408, b"POST /size HTTP/1.1\r\norigin: %b\r\nhost: a\r\nx: "),
-        (408, b"POST /size HTTP/1.1\r\norigin: %b\r\ncontent-length: 9\r\n\r\nx"),
+        (408, b"POST /size HTTP/1.1\r\norigin: %b\r\nhost: a\r\ncontent-length: 9\r\n\r\nx"),
     ],
     ids=["header", "chunk", "late head", "late body"],
 )
@@ -238,6 +241,27 @@ async def test_what_is_meant_for_another_name_is_refused_and_told_how_to_mend_it
 async def test_its_names_and_addresses_are_served(host: str) -> None:
     async with serving(ROUTES, hosts=["api.example"]) as (_, port):
         assert (await ask(port, "GET /plain", headers=[f"host: {host}"])).status == 200
+
+
+@pytest.mark.parametrize("path", ["/plain", "/livez", "/nowhere"])
+async def test_a_request_that_names_no_host_is_refused_but_where_http_has_none(path: str) -> None:
+    async with serving([*ROUTES, *health.routes(list)]) as (_, port):
+        for version, refused in (("1.1", True), ("1.0", False)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET {path} HTTP/{version}\r\nconnection: close\r\n\r\n".encode())
+            answer = await reader.read()
+            writer.close()
+            assert (b"The header 'Host' is missing." in answer) == refused
+            assert answer.startswith(b"HTTP/1.1 400 ") == refused
+
+
+@pytest.mark.parametrize("name", ["Host", "Idempotency-Key", "Content-Encoding"])
+@pytest.mark.parametrize("values", [("identity", "identity"), ("a", "b")])
+async def test_a_header_that_says_one_thing_is_sent_once(name: str, values: tuple[str, str]) -> None:
+    async with serving(ROUTES) as (_, port):
+        answer = await ask(port, "POST /size", b"x", [f"{name.lower()}: {value}" for value in values])
+        assert (answer.status, error_of(answer)["param"]) == (400, name.lower())
+        assert error_of(answer)["message"] == f"The header '{name}' is sent more than once: send it once."
 
 
 async def test_probes_have_no_name_to_give() -> None:

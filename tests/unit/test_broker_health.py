@@ -1,6 +1,14 @@
 """Which brokers answer: verdicts from what was asked and answered, and when."""
 
-from services.eventlog.broker_health import OLD_S, PERIOD_S, PROBE_S, RECOVERING_S, BrokerHealth, Turned
+from services.eventlog.broker_health import (
+    FORGET_S,
+    OLD_S,
+    PERIOD_S,
+    PROBE_S,
+    RECOVERING_S,
+    BrokerHealth,
+    Turned,
+)
 
 TICK = 0.2
 NOTHING = Turned([], [], [], [])
@@ -40,6 +48,27 @@ def test_a_hung_broker_turns_unhealthy_and_then_silent() -> None:
     assert (silent_at, silent) == (PROBE_S, Turned([], [1], [], [1]))
     health.probed(1, PROBE_S, answered=False)
     assert health.silent(1)
+
+
+def test_a_broker_that_is_taken_out_of_the_cluster_is_counted_no_more() -> None:
+    health = BrokerHealth()
+    assert health.forget({1, 2}, 0) == 0
+    for node, answered in ((1, True), (2, False)):
+        health.probe(node, 0)
+        health.probed(node, 0.01, answered=answered)
+    assert health.tick(0.2).silent == [2]
+    assert health.forget({1, 2}, 1) == 0
+    assert health.forget({1}, FORGET_S) == 0  # it may only be away: Kafka names none that is
+    assert health.forget({1}, FORGET_S + 1) == 1
+    assert (health.forget({1}, FORGET_S + 2), health.tick(FORGET_S + 2)) == (0, NOTHING)
+    assert health.silent(2)
+    health.probe(2, FORGET_S + 3)
+    health.probed(2, FORGET_S + 4, answered=True)
+    assert health.tick(FORGET_S + 4) == NOTHING
+    assert health.trusted_since(2) == FORGET_S + 4
+    health.probe(2, FORGET_S + 5)
+    health.probed(2, FORGET_S + 6, answered=False)
+    assert health.tick(FORGET_S + 6).silent == [2]
 
 
 def test_a_broker_that_takes_no_connection_is_silent_at_once() -> None:

@@ -186,7 +186,7 @@ def test_no_field_of_the_responses_api_leaks(params: type) -> None:
     """A field that the SDK gets tomorrow fails here until somebody says what becomes of it."""
     fields = params.__annotations__.keys()
     assert {"input", "background"} <= fields
-    translated = {"input", "max_output_tokens", "prompt", "reasoning", "text", "tools"}
+    translated = {"context_management", "input", "max_output_tokens", "prompt", "reasoning", "text", "tools"}
     for name in fields - translated - PASSED_ON:
         value: Any = ["x"] if name == "include" else "x"
         leaked = chat(**{name: value}).keys() - SHARED
@@ -200,7 +200,6 @@ def test_no_field_of_the_responses_api_leaks(params: type) -> None:
         "agent_reference",
         "background_options",
         "client_metadata",
-        "context_management",
         "conversation",
         "generate",
         "moderation",
@@ -211,6 +210,14 @@ def test_no_field_of_the_responses_api_leaks(params: type) -> None:
 def test_no_field_that_clients_of_the_responses_api_send_leaks(name: str) -> None:
     sent: dict[str, Any] = {name: {"a": "b"}}
     assert chat(**sent) == chat()
+
+
+def test_what_would_change_the_answer_is_refused_unless_the_operator_drops_it() -> None:
+    wanted: list[dict[str, Any]] = [{"type": "compaction", "compact_threshold": 1000}]
+    with pytest.raises(UntranslatableError, match="context_management"):
+        chat(context_management=wanted)
+    assert chat(context_management=wanted, dialect=Dialect(drop=("context_management",))) == chat()
+    assert chat(context_management=[]) == chat(context_management=None) == chat()
 
 
 def test_what_the_operator_drops_is_not_sent() -> None:

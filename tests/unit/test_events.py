@@ -2,10 +2,11 @@
 
 from typing import Any, get_args
 
+from openai._streaming import SSEDecoder
 from openai.types.responses import ResponseStreamEvent
 from openai.types.responses.responses_server_event import ResponsesServerEvent
 
-from schemas.events import KNOWN_EVENTS, LIFECYCLE, is_streamed
+from schemas.events import KNOWN_EVENTS, LIFECYCLE, frame, is_streamed
 
 
 def types_of(annotated: Any) -> set[str]:
@@ -33,3 +34,9 @@ def test_the_events_with_an_object_are_the_sdks() -> None:
     members = get_args(ResponseStreamEvent.__origin__)  # type: ignore[attr-defined]
     whole = {get_args(m.model_fields["type"].annotation)[0] for m in members if "response" in m.model_fields}
     assert whole == LIFECYCLE
+
+
+def test_what_only_unicode_takes_for_the_end_of_a_line_ends_none() -> None:
+    value = '{"delta":"a\u2028b\u2029c\u0085d"}'.encode()
+    (event,) = SSEDecoder().iter_bytes(iter([frame("response.output_text.delta", 3, value)]))
+    assert event.json() == {"delta": "a\u2028b\u2029c\u0085d"}

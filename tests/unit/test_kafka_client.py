@@ -171,6 +171,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+async def test_a_client_that_cannot_leave_a_broker_keeps_nobody_from_hearing_of_it() -> None:
+    living, hung = Broker(1), Broker(2)
+
+    def broken(_: int) -> None:
+        raise RuntimeError("it cannot")
+
+    async with serving(living, hung) as brokers, started(brokers):
+        watch = asyncio.create_task(brokers.watch())
+        unhealthy: list[int] = []
+        brokers.on_unhealthy(broken)
+        brokers.on_unhealthy(unhealthy.append)
+        hung.hang()
+        await eventually(lambda: unhealthy == [2])
+        assert not watch.done()
+        watch.cancel()
+
+
+@pytest.mark.usefixtures("quick")
 async def test_what_a_hung_broker_was_sent_fails_when_it_falls_silent_and_nothing_more_is_sent() -> None:
     living, hung = Broker(1), Broker(2)
     async with serving(living, hung) as brokers, started(brokers), started(brokers) as other:

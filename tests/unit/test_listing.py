@@ -88,7 +88,26 @@ ANSWERS: list[tuple[Any, list[Model]]] = [
 
 @pytest.mark.parametrize("answer, models", ANSWERS, ids=range(len(ANSWERS)))
 def test_what_servers_answer_is_read(answer: Any, models: list[Model]) -> None:
-    assert models_in(json.dumps(answer).encode()) == models
+    assert models_in(json.dumps(answer).encode()) == (models, None)
+
+
+@pytest.mark.parametrize(
+    ("more", "following"),
+    [
+        ({"has_more": True}, "b"),
+        ({"has_more": True, "last_id": "z"}, "z"),
+        ({"has_more": True, "last_id": 7}, "b"),
+        ({"has_more": False, "last_id": "z"}, None),
+        ({"has_more": "yes"}, None),
+    ],
+)
+def test_a_list_says_whether_more_is_behind_it(more: dict[str, Any], following: str | None) -> None:
+    answer = {"object": "list", "data": [{"id": "a"}, {"id": "b"}], **more}
+    assert models_in(json.dumps(answer).encode()) == ([Model("a"), Model("b")], following)
+
+
+def test_a_page_without_models_is_the_last() -> None:
+    assert models_in(b'{"data": [], "has_more": true}') == ([], None)
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b"{}", b'{"data": {}}', b"7", b"null", b"\xff", b'"a"'])

@@ -130,6 +130,25 @@ async def test_a_leader_that_is_gone_holds_up_readers_of_its_own_partitions_only
     await barrier.reach(0)
 
 
+async def test_a_look_up_that_fails_in_an_unforeseen_way_is_heard_and_the_next_goes_on() -> None:
+    errors = [ValueError("an answer that nobody foresaw")]
+
+    async def ends(_: frozenset[int]) -> dict[int, int]:
+        if errors:
+            raise errors.pop()
+        return {0: 7}
+
+    positions = [Position()]
+    positions[0].set(7)
+    barrier = Barrier(positions, ends, lambda _: ALL)
+    first = asyncio.create_task(barrier.reach(0))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(barrier.reach(0))
+    with pytest.raises(ValueError, match="nobody foresaw"):
+        await first
+    await second
+
+
 async def test_a_position_wakes_those_it_passed_and_no_others() -> None:
     position = Position()
     waits = {offset: asyncio.create_task(position.reach(offset)) for offset in (3, 1, 2)}

@@ -21,10 +21,13 @@ HIGH, LOW, EMOJI, LOST = "\ud83d", "\ude00", "\U0001f600", "\ufffd"
         (b'["\\ud83d\\ude00"]', [EMOJI]),
         (b'["a\xff\xe2\x82", "\xc3\xa9"]', ["a\ufffd\ufffd", "\xe9"]),
         (b'["\xff", "\xed\xa0\xbd"]', ["\ufffd", "\ufffd" * 3]),
+        (b'{"logprob": -Infinity, "a": [NaN, Infinity, 1]}', {"logprob": None, "a": [None, None, 1]}),
+        (b'[1e999, -1E+400, 1e308, "NaN 1e999"]', [None, None, 1e308, "NaN 1e999"]),
+        (b'{"a": 1e-999, "b": 1' + b"0" * 5000 + b"}", {"a": 0.0, "b": None}),
         (b'["\\ud83d", 123456789012345678901234567890]', [HIGH, 123456789012345678901234567890.0]),
     ],
 )
-def test_halves_are_let_in(data: bytes, value: object) -> None:
+def test_halves_and_numbers_that_are_none_are_let_in(data: bytes, value: object) -> None:
     assert loads(data) == value
     msgspec.json.encode(mended(loads(data)))
 
@@ -34,7 +37,9 @@ def test_halves_are_let_in(data: bytes, value: object) -> None:
     [
         b'["\xff"',
         b"\xff",
-        b'["\\ud83d", NaN]',
+        b'["\\ud83d", Nan]',
+        b"[NaN",
+        b"[1e9999",
         b'["\\ud83d"',
         b'"\\ud83d" x',
         b'"\\ud8"',

@@ -53,9 +53,11 @@ class Words:
         code: object = None,
         type: str = "upstream_error",
         refusal: Refusal | None = None,
+        usage: object = None,
     ) -> UpstreamError:
         """It did `what`; `code` is the upstream's own, kept where the API knows it."""
-        return UpstreamError(self._say(what), code=known_code(code), type=type, refusal=refusal)
+        code = known_code(code)
+        return UpstreamError(self._say(what), code=code, type=type, refusal=refusal, usage=usage)
 
     def malformed(self, what: str) -> UpstreamError:
         """It did `what`, and its protocol does not know that."""

@@ -3,7 +3,10 @@
 Only the beginning of such an event is there: it is recognised by what stands before the picture.
 """
 
+import json
 import re
+from contextlib import suppress
+from typing import Any
 
 from schemas.events import TERMINAL_EVENTS
 from schemas.pictures import PREVIEW
@@ -12,6 +15,8 @@ from services.executor.backends.sse import ServerSentEvent
 _RESULT = "response.output_item.done"
 
 _TYPE = re.compile(rb'"type"\s*:\s*"([a-z_.]+)"')
+_USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_DECODER = json.JSONDecoder()
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,16})\b')
 
 
@@ -27,6 +32,16 @@ def type_of(one: ServerSentEvent) -> str:
     found = _TYPE.search(one.data)
     first = found[1].decode() if found else ""
     return first if first.startswith("response.") else one.event
+
+
+def usage_of(one: ServerSentEvent) -> dict[str, Any] | None:
+    """The `usage` of a response whose end was left out, where it stands at its end."""
+    for found in reversed(list(_USAGE.finditer(one.tail))):
+        with suppress(ValueError, RecursionError):
+            usage, _ = _DECODER.raw_decode(one.tail[found.end() :].decode(errors="replace"))
+            if isinstance(usage, dict):
+                return usage
+    return None
 
 
 def number_of(one: ServerSentEvent) -> int | None:

@@ -31,7 +31,7 @@ from services.config import Agent, Route
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.endings import RUNNING, final_event, is_object, named, tells_of_an_error
 from services.executor.backends.failures import UNFIT, StreamGone, UpstreamLost
-from services.executor.backends.pictures import may_leave_out, number_of, type_of
+from services.executor.backends.pictures import may_leave_out, number_of, type_of, usage_of
 from services.executor.backends.sse import ServerSentEvent, is_alive, says_nothing
 from services.executor.backends.told import words_in
 from services.executor.backends.upstream import Upstream
@@ -70,7 +70,7 @@ class Progress(Struct):
     """Whether the stream was rejoined and has said nothing new since."""
     by_object: bool = False
     """Whether its stream is gone: then its object is read."""
-    left_out: UpstreamError | None = None
+    left_out: bool = False
     """What the response ends with, because an item of it was too large."""
 
     @property
@@ -258,7 +258,8 @@ class ResponsesBackend:
         """What is new in one event. Raises UpstreamError."""
         if "type" not in event:
             return self._unstreamed(event, request, progress)
-        self._check_whole(event["type"], progress)
+        theirs = event.get("response")
+        self._check_whole(event["type"], progress, theirs.get("usage") if isinstance(theirs, dict) else None)
         return [self._progressed(event, request, progress)] if self._is_new(event, progress) else []
 
     def _leave_out(self, one: ServerSentEvent, progress: Progress) -> None:
@@ -269,14 +270,13 @@ class ResponsesBackend:
         number = number_of(one)
         progress.begun, progress.joining = True, False
         progress.cursor = progress.cursor if number is None else number
-        if type != PREVIEW and progress.left_out is None:
-            progress.left_out = self._upstream.too_large()
-        self._check_whole(type, progress)
+        progress.left_out = progress.left_out or type != PREVIEW
+        self._check_whole(type, progress, usage_of(one))
 
-    def _check_whole(self, type: str, progress: Progress) -> None:
+    def _check_whole(self, type: str, progress: Progress, usage: object) -> None:
         """At its end a response that lacks something fails, and keeps everything else."""
-        if type in TERMINAL_EVENTS and progress.left_out is not None:
-            raise progress.left_out
+        if type in TERMINAL_EVENTS and progress.left_out:
+            raise self._upstream.too_large(usage=usage)
 
     def _decode(self, one: ServerSentEvent, progress: Progress) -> Event:
         """The event, by its name in the API; without a type it is a response's object. Raises

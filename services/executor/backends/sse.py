@@ -23,12 +23,13 @@ PATIENCE = 8
 class ServerSentEvent(NamedTuple):
     """One event: its `event:` field ("" without one), and its data, lines joined by LF.
 
-    `left_out`: it was larger than the bound, and `data` is only its beginning.
+    `left_out`: it was larger than the bound, and `data` is only its beginning, `tail` its end.
     """
 
     event: str
     data: bytes
     left_out: bool = False
+    tail: bytes = b""
 
 
 _ALIVE = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive", "alive"})
@@ -98,10 +99,10 @@ class SseParser:
             yield from self._taken()
 
     def _taken(self) -> Iterator[ServerSentEvent]:
-        event, data, left_out = self._event, self._data, self._left_out
+        event, data, left_out, tail = self._event, self._data, self._left_out, self._tail
         self._clear()
         if data:
-            yield ServerSentEvent(event, b"\n".join(data), left_out)
+            yield ServerSentEvent(event, b"\n".join(data), left_out, tail)
 
     def _is_object(self) -> bool:
         """Whether the data so far is one line, and that a whole object."""
@@ -112,6 +113,7 @@ class SseParser:
         self._data: list[bytes] = []
         self._data_size = 0
         self._left_out = False
+        self._tail = b""
 
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
         """The lines that `chunk` completes; pieces of one are joined only once, so the cost stays linear."""
@@ -128,6 +130,8 @@ class SseParser:
     def _piece(self, piece: bytes) -> None:
         """More of the open line: kept, but for its beginning, only of an event that is not left out."""
         self._unfinished_size += len(piece)
+        if self._left_out:
+            self._tail = (self._tail + piece[-HEAD_BYTES:])[-HEAD_BYTES:]
         size = self._data_size + self._unfinished_size
         if size > self._max_bytes and not self._left_out:
             self._leave_out(b"".join((*self._unfinished, piece)))
@@ -144,6 +148,7 @@ class SseParser:
         if not self._left_out:
             raise self._too_large()
         self._unfinished = [line[:HEAD_BYTES]]
+        self._tail = line[-HEAD_BYTES:]
         self._data = [head] if self._data else []
 
     def _too_large(self) -> EventTooLarge:

@@ -177,10 +177,10 @@ class Upstream:
         if rest := list(body.end()):
             yield rest
 
-    def too_large(self, sent: str = "event") -> UpstreamError:
-        """What to raise of an event, or an answer, that fits into no record (P-9)."""
+    def too_large(self, sent: str = "event", usage: object = None) -> UpstreamError:
+        """What to raise of an event, or an answer, that fits into no record (P-9); `usage` was known then."""
         what = f"sent an {sent} larger than {self._largest} bytes."
-        return self.words.failed(what, type="event_too_large")
+        return self.words.failed(what, type="event_too_large", usage=usage)
 
     async def body(self, answer: aiohttp.ClientResponse, most: int = 0) -> bytes:
         """The body of an answer that is not streamed, up to `most` bytes, else the size of an event.

@@ -7,26 +7,29 @@ U+FFFD (U-12), as bytes that are no UTF-8 become. Pure. Text without halves, nea
 
 import json
 import re
+from math import isfinite
 from typing import Any
 
 import msgspec
 
 _HALF = re.compile("[\ud800-\udfff]")
-_HINTS = (b"\\ud", b"\\uD")
-"""What ASCII with half a pair contains. Other bytes may have one encoded like a character (WTF-8)."""
+_HINTS = re.compile(rb"\\u[dD]|NaN|Infinity|[eE]\+?[0-9]{3}|[0-9]{309}")
+"""What ASCII contains that is not JSON but read all the same: half a pair, or a number that is none. Other
+bytes may have half a pair encoded like a character (WTF-8)."""
 _LONGEST_INT = 18
 """Digits that certainly fit into 64 bits: msgspec encodes no longer integer."""
 
 
 def loads(data: bytes) -> Any:
-    """The JSON value in `data`; its strings may hold halves, and have U+FFFD for bytes that are no UTF-8.
+    """The JSON value in `data`; its strings may hold halves, and have U+FFFD for bytes that are no UTF-8, and
+    numbers that no double holds are None.
 
     Raises msgspec.DecodeError or RecursionError when it is no JSON.
     """
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        if data.isascii() and not any(hint in data for hint in _HINTS):
+        if data.isascii() and not _HINTS.search(data):
             raise
         return _lenient(data)
 
@@ -86,14 +89,19 @@ def _lenient(data: bytes) -> Any:
     except UnicodeDecodeError:
         text = data.decode("utf-8", "replace")
     try:
-        return json.loads(text, parse_constant=_refused, parse_int=_number)
+        return json.loads(text, parse_constant=_nothing, parse_int=_number, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def _refused(name: str) -> None:
-    raise msgspec.DecodeError(f"{name} is not JSON")
+def _nothing(_: str) -> None:
+    """NaN and the infinities, as servers in Python write them: JSON has no word for them but null (U-18)."""
 
 
-def _number(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _LONGEST_INT else float(digits)
+def _number(digits: str) -> int | float | None:
+    return int(digits) if len(digits) <= _LONGEST_INT else _finite(digits)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if isfinite(number) else None

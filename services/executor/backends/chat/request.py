@@ -96,6 +96,9 @@ def chat_body(body: Mapping[str, Any], input: Sequence[Any], tools: Toolbox, dia
     """
     if body.get("prompt") is not None:
         raise UntranslatableError("stored prompts", "send the text of 'prompt' as 'instructions'")
+    if body.get("context_management") and "context_management" not in dialect.drop:
+        instead = "leave it out, or let the operator's `drop` leave it out"
+        raise UntranslatableError("'context_management'", instead)
     body = _configured(body, input)
     own = _RESPONSES_OWN | _CLIENTS_OWN
     chat: Object = {k: v for k, v in body.items() if k not in own and v is not None}

@@ -6,6 +6,8 @@ that is none takes nothing back of one that came before.
 
 from typing import Any
 
+from schemas.response import number
+
 _NAMES = {
     "input_tokens": ("prompt_tokens", "input_tokens"),
     "output_tokens": ("completion_tokens", "output_tokens"),
@@ -39,9 +41,9 @@ class Usage:
             return False
         held = [given, *(given[name] for name in _DETAILS if isinstance(given.get(name), dict))]
         for ours, theirs in _NAMES.items():
-            counts = [count(one[name]) for one in held for name in theirs if name in one]
+            counts = [number(one[name]) or 0 for one in held for name in theirs if name in one]
             if any(counts):
-                self._counts[ours] = max(filter(None, counts))
+                self._counts[ours] = max(counts)
         return True
 
     def told(self) -> dict[str, Any] | None:
@@ -60,15 +62,3 @@ class Usage:
             "output_tokens_details": {"reasoning_tokens": counts.get("reasoning_tokens", 0)},
             "total_tokens": counts.get("total_tokens", 0) or read + wrote,
         }
-
-
-def count(value: Any) -> int | None:
-    """A count, also one that is sent as a float or as text; None: a placeholder, such as 0, -1 or ""."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    return int(value) if isinstance(value, int | float) and 0 < value < 1e15 else None
