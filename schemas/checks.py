@@ -1,8 +1,8 @@
 """Small checks of decoded JSON that name the field in the API's own words.
 
 A check takes a value and the path of its field (`input[2].role`) and raises ApiError (400) with that path as
-`param`, a code and a sentence as OpenAI's API gives them. Checks are built from checks; null is for the
-caller to allow.
+`param`, a code and a sentence as OpenAI's API gives them. Checks are built from checks. A caller that allows
+null does not call the check for it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -45,8 +45,8 @@ def shown(value: object) -> str:
 
 
 def is_deeper(value: Any, most: int) -> bool:
-    """Whether containers are nested more than `most` levels deep in `value`; no recursion, so no depth can
-    hurt it.
+    """Whether containers are nested more than `most` levels deep in `value`. It does not recurse, so no depth
+    can overflow its stack.
     """
     level = [value]
     for _ in range(most + 1):
@@ -144,7 +144,7 @@ def fields(known: Mapping[str, Check], required: Collection[str] = ()) -> Check:
 
 
 def text_map(pairs: int, key_length: int, value_length: int) -> Check:
-    """An object of at most so many strings, each no longer than that."""
+    """An object of at most `pairs` strings; the lengths are the longest names and values, in characters."""
     fits = string(value_length)
 
     def check(value: Any, param: str) -> None:

@@ -74,7 +74,7 @@ class LogUnavailable(LogError):
 
 
 class Unsent(LogUnavailable):
-    """An append was given up before it left this process, as its leader answers nothing: another may do."""
+    """An append was given up before it left this process: its leader does not answer. Another may."""
 
 
 class AppendUnknown(LogError):

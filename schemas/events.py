@@ -26,8 +26,8 @@ ITEM_DONE = "response.output_item.done"
 NAMED = "upstream_item"
 """The field of an ITEM_ADDED, beside `item`, that says what the upstream calls the item (U-30)."""
 UNDECODABLE = (ValueError, RecursionError)
-"""What decoding a value that anybody may have appended raises: msgspec's errors are ValueErrors, too deep a
-nesting is the other."""
+"""What decoding raises, of a value that any client of Kafka may have appended: msgspec's errors are
+ValueErrors, too deep a nesting is the other."""
 LIFECYCLE = frozenset({CREATED, QUEUED, IN_PROGRESS, *TERMINAL_EVENTS})
 """Events that carry the whole response object."""
 
@@ -104,8 +104,8 @@ def frame(type: str, sequence_number: int, value: bytes) -> bytes:
 def opening_frames(id: str, accepted: bytes, background: bool) -> list[bytes]:
     """Frames 0 and, in the background, 1 of response `id`, from the value of its `accepted` (P-7).
 
-    A value that cannot be read gives a bare object, the same at every reader: the record counts nevertheless
-    (P-4), the numbers must not have a gap, and the run ends it `failed`.
+    A value that cannot be read gives a bare object, the same at every reader. The record counts nevertheless
+    (P-4), so the numbers must not have a gap; the run ends the response `failed`.
     """
     try:
         initial = initial_object(accepted)

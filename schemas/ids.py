@@ -22,7 +22,7 @@ TOKEN_BYTES = 8
 """Entropy of a claim id, an executor id or a nonce, in bytes: unique within one response is enough."""
 
 MAX_ITEMS = 1 << 28
-"""Of the input or of the output of a response: no record holds so many."""
+"""Items of the input, or of the output, of a response: no record holds so many."""
 
 _RESPONSE_ID = re.compile(r"resp_[0-9a-f]{36}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
@@ -119,9 +119,9 @@ def item_id(prefix: str, id: ResponseId, position: int, *, given: bool = False) 
         msg_ 0003…b7 0000       output: the response's hex digits, then at least 4 of the position
         msg_ 0003…b7 i0002      input
 
-    It carries its response's id as that carries its partition, so no index of items is needed to find one.
-    Whoever mints it again, an executor that takes over or another replica, mints the same. At most 63
-    characters; clients and upstreams take 64.
+    An item's id carries its response's id, as that carries its partition, so no index is needed to find an
+    item. It is derived: an executor that takes over, or another replica, mints the same one. It has at most
+    63 characters; clients and upstreams take 64.
     """
     if not _PREFIX.fullmatch(prefix):
         raise ValueError(f"{prefix!r} is no prefix of an item id")
@@ -142,8 +142,8 @@ def parse_item_id(text: str) -> ItemPlace | None:
 def item_prefix(type: str, theirs: object = None) -> str:
     """The prefix of the id of an item of `type`: clients, and OpenAI, tell an item's type by it.
 
-    It is the API's own. For a type that is not known here it is that of `theirs`, what an upstream calls the
-    item, where that has a plain one, else `item`.
+    A type of the API has the API's prefix. Another type has that of `theirs`, the upstream's id of the item,
+    if that is a plain one, else `item`.
     """
     known = _PREFIXES.get(type)
     if known is not None:

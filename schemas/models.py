@@ -1,8 +1,8 @@
-"""The models that clients may ask for, as the API lists them, and the record in which executors say so.
+"""The models that clients may ask for, as the API lists them, and the record in which executors list them.
 
-An executor's `listing` record stands in `responses.executors`, beside its beats. Only its last one counts,
-for as long as it says itself. It has no say in who is alive (P-51). `together` is what all listings say.
-Pure.
+An executor's `listing` record stands in `responses.executors`, beside its beats. Only the last one of an
+executor counts, and only for the time that it states. It has no say in who is alive (P-51). `together` merges
+the listings of all executors. Pure.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ class Listing(Struct, frozen=True):
     models: tuple[Model, ...]
 
     def record(self) -> NewRecord:
-        """The record that says so."""
+        """The `listing` record with these models."""
         headers = [("kind", KIND), ("v", SCHEMA_VERSION), ("executor", self.source.encode())]
         return NewRecord(f"{self.source}/models".encode(), msgspec.json.encode(self), headers)
 

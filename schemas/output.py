@@ -1,8 +1,8 @@
 """The output so far: a fold over the stream events of one response.
 
-A delta is appended to a list, O(1) whatever the length of the text; nothing is joined until somebody asks
-(`items`). Who follows the stream and who polls see the same items under the same ids. Events that do not fit
-what came before (a foreign index, a missing field) change nothing: the stream is passed on as it came, and
+A delta is appended to a list, O(1) whatever the length of the text; `items` joins the texts. A client that
+follows the stream and one that polls see the same items under the same ids. An event that does not fit what
+came before (a foreign index, a missing field) changes nothing here: the stream passes it on as it came, and
 this view shows what it can.
 """
 
@@ -54,12 +54,12 @@ def cut_status(kind: object) -> str:
 
 
 def are_items(output: object) -> TypeGuard[list[Item]]:
-    """Whether `output` is what an `output` may be: a list of objects."""
+    """Whether `output` is a list of objects, as an `output` has to be."""
     return isinstance(output, list) and all(isinstance(item, dict) for item in output)
 
 
 def objects_of(output: object) -> list[Item]:
-    """The items in an `output` that may be anything: what is no object is none."""
+    """The objects in `output`, which may be anything; whatever else is in it is passed over."""
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
@@ -91,7 +91,7 @@ class Held:
         return [_get(self.item, parts, at, field), *self.texts.get((parts, at, field), ())]
 
     def reopen(self, parts: str | None, at: int, field: str) -> None:
-        """A text that was done goes on."""
+        """Note that a text goes on which was done."""
         self.over -= {(parts, at, field), (parts, at, "")}
 
 

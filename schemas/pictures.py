@@ -12,7 +12,7 @@ from schemas.output import cut_status
 Item = dict[str, Any]
 
 PREVIEW = "response.image_generation_call.partial_image"
-"""A picture as far as it is drawn: the next preview, and the result, are worth more."""
+"""The event with a picture as far as it is drawn. The next preview, and the result, replace it."""
 
 
 def picture_bytes(item: object) -> int:
@@ -31,7 +31,7 @@ def without_picture(item: object) -> Item | None:
 
 
 def fitting(items: Sequence[Item], excess: int) -> list[Item]:
-    """`items` with the largest pictures left out, until `excess` bytes are."""
+    """`items` without their largest pictures: as many are left out as make `excess` bytes."""
     left = list(items)
     for index in sorted(range(len(left)), key=lambda index: picture_bytes(left[index]), reverse=True):
         smaller = without_picture(left[index])

@@ -1,9 +1,10 @@
 """Item references: `{"type": "item_reference", "id": …}` in a request's input, for an item said before.
 
-A reference is resolved when the input is put together for a call, never when it is stored: so what was
-deleted meanwhile is not said again (A-13). An id of ours says where its item lies (`schemas.ids.item_id`).
-Any other id, that of an item which a client named itself or of a response older than such ids, is looked for
-in the conversation before. What the conversation has said already is not said twice.
+A reference is resolved when the input is put together for a call, never when it is stored: so an item that
+was deleted meanwhile is not said again (A-13). An id of ours says where its item lies
+(`schemas.ids.item_id`). Any other id is looked for in the conversation before: a client named that item
+itself, or its response is older than such ids. An item that the conversation has said already is not said
+twice.
 """
 
 from collections.abc import Iterable, Mapping
@@ -74,7 +75,7 @@ def checked_references(body: Mapping[str, Any]) -> list[Reference]:
 
 
 def source_of(references: Iterable[Reference]) -> ResponseId | None:
-    """The response that the last of `references` with an id of ours is about: where its conversation is."""
+    """The response of the last of `references` whose id is ours: its conversation is there. None without."""
     places = [place for _, id in references if (place := parse_item_id(id))]
     return places[-1].response if places else None
 

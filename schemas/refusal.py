@@ -1,7 +1,7 @@
-"""A failed response as a refusal: what a create that waited for its object is answered when it failed unsaid.
+"""Turns a failed response into the refusal of the create that waited for it, if it failed before any output.
 
-Pure: the final object in, an ApiError or nothing out (A-24). Everything is decided by what the log holds, so
-whoever comes later, with the same Idempotency-Key say, is answered the same. What decides, in this order:
+Pure: the final object in, an ApiError or nothing out (A-24). Only what the log holds decides, so a later
+request with the same Idempotency-Key gets the same answer. The first of these that is there decides:
 
     error.upstream_status   the HTTP status with which the upstream refused
     error.code              of the API's closed list, unless it is `server_error`, which says nothing
@@ -25,7 +25,7 @@ LONGEST_RETRY_AFTER = 60
 """Seconds: openai-js fires at once when it reads more (A-10)."""
 
 _BY_UPSTREAM: Mapping[int, int] = {400: 400, 413: 400, 422: 400, 429: 429}
-"""What the client can mend, or wait for. Any other refusal is between the operator and the upstream: 502."""
+"""Refusals that the client can mend, or wait out. Any other one is for the operator to mend: 502."""
 _BY_CODE: Mapping[str, int] = {"rate_limit_exceeded": 429, "vector_store_timeout": 504}
 """The other codes speak of what the request holds: 400."""
 _BY_TYPE: Mapping[str, int] = {
@@ -43,7 +43,7 @@ _BY_TYPE: Mapping[str, int] = {
     "unreadable": 500,
 }
 _SAID_IN: Mapping[str, tuple[str, ...]] = {"message": ("content",), "reasoning": ("summary", "content")}
-"""Items that may be there and say nothing yet, and the lists of parts in which they say something."""
+"""Types of items that may be there and say nothing yet, and their lists of parts that say something."""
 
 
 class _Final(msgspec.Struct):
@@ -55,10 +55,10 @@ _object = msgspec.json.Decoder(Object).decode
 
 
 def refusal(final: bytes, *, keyed: bool) -> ApiError | None:
-    """How to refuse a create whose response ended as `final`, its object as JSON; None: it is the answer.
+    """The refusal for a create whose response ended as `final`, its object as JSON.
 
-    That is so unless it failed before it said anything. `keyed`: the create had an Idempotency-Key, so that
-    a repetition meets the same response, and is of no use.
+    None if that object is the answer: it did not fail, or it had said something before. `keyed`: the create
+    had an Idempotency-Key. A repetition would meet the same response, so the client is told not to repeat it.
     """
     try:
         if _final(final).status != "failed":

@@ -47,7 +47,7 @@ MAX_VALUES = 50_000
 steps on one together up to 2 microseconds (`pytest tests/property/test_bodies.py`)."""
 
 LONG_WINDOWS = ("2h", "8h")
-"""Completion windows for what nobody waits for: they need `background` and no stream."""
+"""Completion windows of hours: they need `background` and no stream, since no client waits so long."""
 WINDOWS = ("soonest", *LONG_WINDOWS)
 
 Item = dict[str, Any]
@@ -98,7 +98,7 @@ def _item(value: Any, param: str) -> None:
 
 
 _NAMED_TOOLS: Mapping[str, str] = {"function": "name", "custom": "name", "mcp": "server_label"}
-"""What a tool, or the choice of it, cannot do without."""
+"""Type of a tool to the field that the tool, or the choice of it, must have."""
 
 
 def _tool(value: Any, param: str) -> None:
@@ -199,8 +199,8 @@ def input_items(body: Mapping[str, Any], id: ResponseId | None = None) -> list[I
 
     A message's content is always a list of parts. With the response's `id` the items are as clients read them
     (A-14): each has an id, derived, so it is the same at every read, and what the SDKs' types require.
-    Of items with the same id the first keeps it: pages go on after an id. Without `id` nothing is made up: so
-    upstreams get them, once what is referred to is in the place of references (`schemas.references`).
+    Of items with the same id the first keeps it, because pages go on after an id. Without `id` nothing is
+    added: upstreams get the items in this form, after references were replaced (`schemas.references`).
     """
     return finished(listing(body, id))
 
@@ -215,7 +215,7 @@ def listing(body: Mapping[str, Any], id: ResponseId | None = None) -> Steps[list
         whole = _whole_item(item, id, len(listed))
         if id is not None:
             if whole["id"] in taken:
-                # With its type: a bare reference is told by its id.
+                # Its type is spelled out: a bare reference without its id would pass for a message.
                 whole = _whole_item(item | {"type": whole["type"], "id": None}, id, len(listed))
             taken.add(whole["id"])
         listed.append(whole)
@@ -253,7 +253,7 @@ def _parts(message: Item, *, shown: bool) -> list[Item]:
 
 
 def item_type(item: Item) -> str:
-    """Messages may leave out their type, and so may references, which are nothing but an id."""
+    """The type of `item`. A message may leave it out, and so may a reference that is nothing but an id."""
     kind = item.get("type")
     if kind is None:
         return "item_reference" if item.keys() <= {"id", "type"} and item.get("id") else "message"
@@ -261,7 +261,7 @@ def item_type(item: Item) -> str:
 
 
 def _together(body: Mapping[str, Any]) -> None:
-    """What the fields say together."""
+    """Check what concerns several fields together. Raises ApiError (400)."""
     if body.get("conversation") is not None:
         sentence = "Unsupported parameter: 'conversation'. Chain with 'previous_response_id' instead."
         raise invalid(sentence, "conversation", "unsupported_parameter")
@@ -294,10 +294,11 @@ def _previous(body: Mapping[str, Any]) -> ResponseId | None:
 
 def _hash(raw: bytes) -> Steps[str]:
     """The SHA-256 of the canonical form: compact JSON with the members of every object sorted by their names'
-    code points. Once logged it is compared for as long as a response is kept: the form must never change.
+    code points. A logged hash is compared for as long as its response is kept: the form must never change.
 
-    Of a copy, which is gone before the body is decoded for use: what is shown keeps its order, and no body is
-    in memory twice. The encoder's own `order="deterministic"` sorts in quadratic time, and recursively.
+    The members are sorted in a copy, which is gone before the body is decoded for use. So what is shown keeps
+    its order, and no body is in memory twice.
+    The encoder's own `order="deterministic"` sorts in quadratic time, and recursively.
     """
     body = _object(raw)
     yield

@@ -1,4 +1,4 @@
-"""The response object: what it is at first, what it becomes, and that it is whole for strict clients (A-17).
+"""The response object, as it is at first and as it ends: whole for strict clients (A-17).
 
 A response's object is built twice. Ingest builds the initial one from the request; it is written into
 `accepted` and every derived event repeats it. Whoever closes the response builds the final one on top of it.
@@ -139,7 +139,7 @@ def finished(
 
 
 def heard(initial: Object, upstream: Mapping[str, Any]) -> Object:
-    """The object with what the upstream's says beyond it (U-15): identity and state stay ours."""
+    """`initial` with the fields of the upstream's object over it (U-15). Identity and state stay ours."""
     fields = {
         name: _theirs(name, value, initial)
         for name, value in upstream.items()
@@ -153,7 +153,7 @@ def heard(initial: Object, upstream: Mapping[str, Any]) -> Object:
 
 
 def says_more(heard: Object, before: Object) -> bool:
-    """Whether an upstream's object said what ours knows nothing of: fields, or metadata."""
+    """Whether `heard` has fields, or metadata, that `before` has not: an upstream's object added them."""
     return heard["metadata"] != (before.get("metadata") or {}) or not before.keys() >= heard.keys() - {
         "metadata"
     }
@@ -183,8 +183,8 @@ def failed(final: Object, error: Mapping[str, Any]) -> Object:
 def response_error(error: Mapping[str, Any]) -> Object:
     """`error` as the final object has it: `code` of the closed list, `message`, our own word in `type` (A-8).
 
-    An upstream's other code is kept in `type`, when nothing better is there; one that is an HTTP status, as
-    many servers have it, in `upstream_status`.
+    An upstream's other code is kept in `type`, if the error has none. One that is an HTTP status, as many
+    servers have it, is kept in `upstream_status`.
     """
     code = error.get("code")
     known = isinstance(code, str) and code in ERROR_CODES
@@ -206,8 +206,10 @@ def http_status(code: object) -> int | None:
 
 
 def _error_object(error: object) -> Mapping[str, Any]:
-    """An upstream's `error`, which may be a mere text: then that is the message. When it may be called again
-    is ours to say (A-24): it speaks of a response that was started.
+    """An upstream's `error` as an object; a mere text becomes its message.
+
+    Its `retry_after` is left out: it speaks of a response that was started, and when a create may be repeated
+    is ours to say (A-24).
     """
     if isinstance(error, Mapping):
         return {name: value for name, value in error.items() if name != "retry_after"}
@@ -272,7 +274,7 @@ def _theirs(name: str, value: Any, initial: Object) -> Any:
         if name == "reasoning":
             return initial[name] | said
         if "format" in said and not (isinstance(said["format"], dict) and "type" in said["format"]):
-            del said["format"]  # not one: ours stays
+            del said["format"]  # it is no format: ours stays
         return _text(initial[name] | said)
     return value
 
@@ -302,7 +304,7 @@ def _count(counts: Mapping[str, Any], name: str) -> int:
 
 
 def number(value: object) -> int | None:
-    """A count, also one that is sent as a float or as text; None for what is none, a negative one say."""
+    """A count, also one that is sent as a float or as text; None for anything else, a negative one too."""
     if isinstance(value, str):
         try:
             value = float(value)

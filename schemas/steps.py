@@ -1,7 +1,7 @@
 """Work in pieces: a process has one loop, and nothing interrupts what runs on it.
 
-A generator of `Steps` yields wherever others may have their turn, and returns its result. Who has an event
-loop gives it to them there (`services.loops.in_turns`); who has none runs it through (`finished`).
+A generator of `Steps` yields wherever other tasks may have their turn, and returns its result. A caller with
+an event loop gives them their turn (`services.loops.in_turns`); one without runs it through (`finished`).
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ ENCODED_ELEMENTS = 1000
 
 
 def finished(steps: Steps[T]) -> T:
-    """What `steps` come to, in one go."""
+    """The result of `steps`, run through in one go."""
     while True:
         try:
             next(steps)
@@ -30,7 +30,7 @@ def finished(steps: Steps[T]) -> T:
 
 
 def each(values: Iterable[T], pace: int = ENCODED_ELEMENTS) -> Iterator[tuple[T, bool]]:
-    """The values, and after every `pace` of them that it is time to yield."""
+    """Each of `values`, and whether it is time to yield after it: true once every `pace` of them."""
     for number, value in enumerate(values, 1):
         yield value, number % pace == 0
 

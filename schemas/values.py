@@ -1,4 +1,4 @@
-"""How much a JSON text asks of whoever decodes it, counted before anybody does.
+"""Counts the values of a JSON text before it is decoded: they say what its decoding costs.
 
     bytes, a slice at a time → escapes and strings taken out → commas and brackets counted → values
 
@@ -45,7 +45,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.values = 1
-        """So far, hard numbers counted as many. Of what is not JSON it is just a number."""
+        """Values so far; a hard number counts as many. Means nothing for a text that is not JSON."""
         self._in_string = False
         self._escape = b""
         self._last = b""
@@ -76,8 +76,8 @@ class Tally:
 
 
 def _hard(structure: bytes) -> int:
-    """What the hard numbers in `structure` count beyond one value each. One that lies across two slices may
-    be taken for two shorter ones: it is one of a slice.
+    """What the hard numbers in `structure` count beyond one value each. A number that lies across two
+    slices may count as two shorter ones: there is at most one for each slice.
     """
     numbers = structure.translate(_STRUCTURE).split()
     long = [len(number) for number in numbers if len(number) > PLAIN_NUMBER]
@@ -100,8 +100,8 @@ def counting(text: bytes, most: int) -> Steps[int]:
 def largest_field(text: bytes, known: type[Struct]) -> Steps[str | None]:
     """The field of the JSON object `text` that holds most values, judged by the beginnings of the longest.
 
-    `known` has the usual fields, as `msgspec.Raw`. None when nobody can say: the others are told apart only
-    if they are not too many themselves. Raises msgspec's errors for what is not JSON.
+    `known` has the usual fields, as `msgspec.Raw`. Unknown fields are compared only if there are no more than
+    MANY_FIELDS; None if one of too many may hold most. Raises msgspec's errors for what is not JSON.
     """
     usual = msgspec.structs.asdict(msgspec.json.decode(text, type=known))
     yield
@@ -117,7 +117,7 @@ def largest_field(text: bytes, known: type[Struct]) -> Steps[str | None]:
 
 
 def _members(text: bytes) -> Steps[int]:
-    """How many members the object `text` itself has, at most: those in slices that leave its values."""
+    """How many members the object `text` itself has, at most: it counts slices that reach its own level."""
     tally, depth, members = Tally(), 0, 0
     for start in range(0, len(text), SLICE_BYTES):
         structure = tally.structure(text[start : start + SLICE_BYTES])

@@ -1,4 +1,4 @@
-"""The broker's data directory: what lies in it, whether it can be used, and whether somebody else does.
+"""The broker's data directory: its files, whether it can be used, and whether another broker uses it.
 
 kafka/               Kafka's own logs; formatted once
 kafka-version        which Kafka formatted it; written last, so an interrupted format is repeated
@@ -57,7 +57,7 @@ class DataDir:
         return self._version.exists()
 
     def mark_formatted(self, kafka_version: str) -> None:
-        """To be called when the format is complete, or as complete as that of an older Kafka."""
+        """Note that `kafka_version` formatted the directory. Call it when the format is complete."""
         self._version.write_text(f"{kafka_version}\n")
 
     @property
@@ -102,7 +102,7 @@ def _is_locked(path: Path) -> bool:
     try:
         file = path.open("r+")
     except OSError:
-        return False  # never used, or not ours to write: `open` tells
+        return False  # never used, or not writable: `open` says which
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

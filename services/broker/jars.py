@@ -61,7 +61,7 @@ def pinned(lock: str) -> list[Jar]:
 
 
 def cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where Rejoinder keeps what can be fetched again."""
+    """The folder in which Rejoinder keeps what can be fetched again."""
     if own := environment.get("REJOINDER_CACHE"):
         return Path(own).expanduser()
     if common := environment.get("XDG_CACHE_HOME"):
@@ -119,7 +119,7 @@ def _is_whole(jar: Jar, repository: Path) -> bool:
 
 def _fetch(jar: Jar, repository: Path, maven: "MavenContext") -> None:
     path = jar.path(repository)
-    path.unlink(missing_ok=True)  # what an interrupted download left; jgo would take it for whole
+    path.unlink(missing_ok=True)  # an interrupted download left it; jgo would take it for whole
     try:
         maven.project(jar.group_id, jar.artifact_id).at_version(jar.version).artifact().resolve()
     except (OSError, RuntimeError) as error:

@@ -9,7 +9,7 @@ from services.ports import LOOPBACK
 
 
 class Member(Struct, frozen=True):
-    """One node of a cluster: which it is, which cluster that is, and where all its controllers listen."""
+    """One node of a cluster: its number, the id of the cluster, and where all controllers listen."""
 
     node: int
     cluster: str

@@ -1,14 +1,14 @@
-"""Who owns which partition of a group: a pure decision, shared by both adapters."""
+"""Assigns the partitions of a consumer group to its members. Pure; both adapters use it."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
 
 
 def assign(partitions: int, held: Mapping[str, Collection[int]]) -> dict[str, list[int]]:
-    """Deal `partitions` out to the members, given what each of them `held` before.
+    """Assign partitions 0 to `partitions` - 1 to the members; `held` has what each member held before.
 
-    Balanced to within one, and everybody keeps what the balance allows: a rebalance moves the fewest
-    partitions. The same input gives the same answer, whoever leads the group.
+    The members' counts differ by one at most. Within that balance a member keeps what it held, so a rebalance
+    moves as few partitions as possible. The answer depends on the arguments alone, so any member may lead.
     """
     dealt = _keep(partitions, held)
     taken = {partition for kept in dealt.values() for partition in kept}
@@ -22,7 +22,7 @@ def assign(partitions: int, held: Mapping[str, Collection[int]]) -> dict[str, li
 
 
 def _keep(partitions: int, held: Mapping[str, Collection[int]]) -> dict[str, list[int]]:
-    """What each member keeps: at most its fair share, and nobody the same partition as another."""
+    """What each member keeps of what it held: at most its fair share. No partition is kept twice."""
     share, spare = divmod(partitions, len(held)) if held else (0, 0)
     taken: set[int] = set()
     kept: dict[str, list[int]] = {}

@@ -1,16 +1,16 @@
-"""Which brokers answer. Pure: what was asked and answered comes in with the time, a verdict comes out.
+"""Decides which brokers answer. Pure: requests, answers and the time come in, verdicts come out.
 
-    healthy   its oldest request, long polls and appends aside, is younger than `OLD_S`, and it answered its
-              last probe: a new response may be placed there
-    silent    a probe was not answered within `PROBE_S`, or it takes no connection: what it was sent has
-              failed, and nothing more is sent to it until it answers a probe
+    healthy   the broker answered its last probe, and its oldest request (long polls and appends do not
+              count) is younger than `OLD_S`: a new response may be placed there
+    silent    the broker did not answer a probe within `PROBE_S`, or takes no connection: its requests have
+              failed, and it gets no more of them until it answers a probe
 
-Long polls and appends may rightly take long (an append waits for other brokers), so they are not counted. The
-probes are, one every `PERIOD_S`. When this process itself stood still, no answer can have come: the ages of
-all requests begin anew.
+A long poll waits for news and an append for other brokers, so their age says nothing about this broker. Each
+broker is probed every `PERIOD_S`, and the probe's age counts. After this process itself stood still, the ages
+of all requests begin anew: no answer can have reached it meanwhile.
 
-A broker that was silent may have been hung, and then believes for a moment that it still leads what others
-lead by now. `trusted_since` says how new the metadata must be that names it a leader (P-80).
+A broker that was silent may have been hung. It then believes for a moment that it still leads partitions that
+others lead by now. `trusted_since` says how new the metadata must be that names it a leader (P-80).
 """
 
 from collections.abc import Container, Iterable
@@ -24,11 +24,11 @@ PROBE_S = 2.0
 OLD_S = 1.0
 """The age in seconds from which a request makes its broker unhealthy."""
 STILL_S = 1.0
-"""Seconds between two ticks above which it was this process that stood still. Ticks come every 0.2 s."""
+"""If two ticks are more than so many seconds apart, this process stood still. Ticks come every 0.2 s."""
 FORGET_S = 3600.0
-"""Seconds without a word of it in any metadata after which a silent broker was taken out of the cluster."""
+"""Seconds for which no metadata names a silent broker, after which it counts as taken out of the cluster."""
 RECOVERING_S = 5.0
-"""Seconds after a silence in which a broker is the last to be asked for metadata: its own may be old."""
+"""Seconds after its silence for which a broker is asked for metadata last: its own may be old."""
 
 
 class Turned(NamedTuple):
@@ -37,9 +37,9 @@ class Turned(NamedTuple):
     unhealthy: list[int]
     silent: list[int]
     answering: list[int]
-    """They were silent, and answer again."""
+    """Brokers that were silent and answer again."""
     overdue: list[int]
-    """Their probes are to be given up."""
+    """Brokers whose probes the caller must give up."""
 
 
 class _Broker:
@@ -76,17 +76,17 @@ class BrokerHealth:
     # -- what happens ------------------------------------------------------------------------------------
 
     def asked(self, node: int, now: float) -> int:
-        """`node` is sent a request that it should answer at once; returns what `answered` wants."""
+        """Note that `node` gets a request that it should answer at once. Returns a number for `answered`."""
         self._last_request += 1
         self._broker(node).asked[self._last_request] = now
         return self._last_request
 
     def answered(self, node: int, request: int) -> None:
-        """A request was answered, or nobody waits for it any more."""
+        """Note that a request was answered, or that its caller gave it up."""
         self._broker(node).asked.pop(request, None)
 
     def suspected(self, node: int) -> None:
-        """A connection to `node` failed: its next probe is due at once."""
+        """Note that a connection to `node` failed: its next probe is due at once."""
         self._broker(node).probed_at = -inf
 
     def forget(self, known: Container[int], now: float) -> int:
@@ -108,12 +108,12 @@ class BrokerHealth:
         return [node for node in nodes if self._due(self._broker(node), now)]
 
     def probe(self, node: int, now: float) -> None:
-        """A probe of `node` begins."""
+        """Note that a probe of `node` begins."""
         broker = self._broker(node)
         broker.probed_at, broker.probing = now, self.asked(node, now)
 
     def probed(self, node: int, now: float, *, answered: bool) -> None:
-        """The probe of `node` ended: with an answer, or without hope of one."""
+        """Note that the probe of `node` ended; `answered` says whether an answer came."""
         broker = self._broker(node)
         if broker.probing is not None:
             self.answered(node, broker.probing)
@@ -123,7 +123,7 @@ class BrokerHealth:
         broker.silent = not answered
 
     def tick(self, now: float) -> Turned:
-        """Look at all brokers, several times a second: which of them turned since the last look."""
+        """Judge all brokers anew and return those whose state changed. Call it several times a second."""
         if now - self._ticked_at > STILL_S:
             self._forgive(now)
         self._ticked_at = now
@@ -146,22 +146,22 @@ class BrokerHealth:
     # -- what is known -----------------------------------------------------------------------------------
 
     def healthy(self, node: int) -> bool:
-        """Whether `node` was quick to answer as of the last tick, as far as is known."""
+        """Whether `node` was healthy at the last tick; true of a broker that was never asked."""
         broker = self._brokers.get(node)
         return broker is None or (broker.healthy and not broker.silent)
 
     def silent(self, node: int) -> bool:
-        """Whether `node` answers nothing, as far as is known."""
+        """Whether `node` is silent; false of a broker that was never asked."""
         broker = self._brokers.get(node)
         return broker is not None and broker.silent
 
     def trusted_since(self, node: int) -> float:
-        """The time since which `node` is known to answer: older metadata is no word about what it leads."""
+        """Loop time since which `node` is known to answer. Older metadata cannot say what it leads."""
         broker = self._brokers.get(node)
         return -inf if broker is None else broker.trusted_since
 
     def order(self, nodes: Iterable[int], now: float) -> list[int]:
-        """`nodes` that are not silent, in the order in which to ask them for what any of them knows."""
+        """Those of `nodes` that are not silent, best first, for a question that every broker can answer."""
         candidates = [node for node in nodes if not self.silent(node)]
         return sorted(
             candidates,
@@ -178,7 +178,10 @@ class BrokerHealth:
         return broker.probing is None and broker.probed_at + PERIOD_S <= now
 
     def _forgive(self, now: float) -> None:
-        """This process stood still. Meanwhile any broker may have done so too, and lost what it led."""
+        """Begin all ages anew after this process stood still.
+
+        Any broker may have hung meanwhile and lost what it led, so metadata from before is not trusted.
+        """
         for broker in self._brokers.values():
             broker.asked = dict.fromkeys(broker.asked, now)
             broker.trusted_since = now

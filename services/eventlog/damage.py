@@ -1,7 +1,7 @@
-"""What the log hands out and nobody can read: batches with a wrong checksum.
+"""Remembers the places of the log that cannot be read: batches with a wrong checksum.
 
-Each place is left out of the fetches for a while, longer each time, and then tried again: the disk may have
-been mended, or a replica that is whole may lead by now. Whoever reads other partitions goes on meanwhile.
+Fetches leave such a place out for a while, longer each time, and then try it again: by then the disk may be
+mended, or an undamaged replica may lead. Other partitions are read meanwhile.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Damage:
         self._places: dict[tuple[TopicPartition, int], _Place] = {}
 
     def resting(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, Exception]:
-        """Which of `positions` are not to be tried yet, and why."""
+        """Those of `positions` that must not be tried yet, each with the error of its last try."""
         if not self._places:
             return {}
         now = asyncio.get_running_loop().time()
@@ -40,7 +40,7 @@ class Damage:
         return {source: place.error for source, place in places.items() if place and place.due > now}
 
     def found(self, source: TopicPartition, position: int, error: Exception) -> None:
-        """Reading on from `position` failed."""
+        """Note that reading on from `position` failed: the place rests, longer each time."""
         last = self._places.get((source, position))
         rest = min(last.rest * 2, LONGEST_REST) if last else FIRST_REST
         self._places[source, position] = _Place(error, rest, asyncio.get_running_loop().time() + rest)
@@ -48,7 +48,7 @@ class Damage:
         log.error("cannot read on in this partition, trying again", why=str(error), **where, in_s=rest)
 
     def passed(self, source: TopicPartition, position: int) -> None:
-        """Reading on from `position` succeeded."""
+        """Note that reading on from `position` succeeded."""
         if (source, position) in self._places:
             del self._places[source, position]
             where = {"topic": source.topic, "partition": source.partition, "offset": position}

@@ -1,8 +1,8 @@
 """The log on Kafka, through aiokafka: the facade over fetches, offsets, writers and memberships.
 
 Reads share one client. Each writer and each membership has a client of its own, so that none waits for
-another's requests. Nothing connects before it is used; an unreachable broker is told by the first
-call, with its address.
+another's requests. Nothing connects before it is used. When no broker can be reached, the first call raises
+LogUnavailable, which names the address.
 """
 
 from collections.abc import Collection, Mapping
@@ -67,7 +67,7 @@ class KafkaLog:
         return await self._offsets.offsets_at(topic, times)
 
     def leader(self, topic: str, partition: int) -> Leader | None:
-        """Who leads a partition, as far as is known; None when nobody does. Asks nobody."""
+        """The leader of a partition by the metadata at hand, None without one. Sends no request."""
         node = self._link.known_leader(TopicPartition(topic, partition))
         return None if node is None else Leader(node, self._brokers.healthy(node))
 
@@ -101,6 +101,6 @@ class KafkaLog:
         )
 
     async def close(self) -> None:
-        """Close the reading connections. Writers and memberships are closed by their owners before."""
+        """Close the reading connections. Owners close their writers and memberships before."""
         await self._fetcher.close()
         await self._link.close()

@@ -1,4 +1,4 @@
-"""Where the cluster is, and how its errors are told."""
+"""Where the cluster is, and how its errors become the port's."""
 
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, NodeNotReadyError, StaleMetadata
 from msgspec import Struct
@@ -9,14 +9,14 @@ from services.eventlog.kafka_trouble import explain
 
 
 class KafkaAddress(Struct, frozen=True):
-    """Where the cluster is and how to reach it: all that a client of its own needs."""
+    """Where the cluster is and how to reach it: all that a client needs to connect."""
 
     bootstrap: str
     client_id: str = "rejoinder"
     settings: KafkaSettings = PLAINTEXT
 
     def away(self, error: BaseException) -> LogUnavailable:
-        """`error` as the port's: names the address and how to mend it."""
+        """`error` as the port's LogUnavailable, which names the address and what to do."""
         if refusal := explain(error, self.settings):
             return LogUnavailable(f"Kafka at {self.bootstrap}: {refusal}")
         if isinstance(error, CorruptRecordException):

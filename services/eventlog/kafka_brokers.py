@@ -1,7 +1,9 @@
-"""The brokers of the cluster, as one process sees them: who answers, for all of its clients.
+"""The brokers of the cluster as one process sees them. All of its clients share what is known.
 
-One task probes (`watch`). When a broker falls silent every client drops its connections, so whatever waits
-for it fails at once, and goes to whoever leads next. The decisions are in `broker_health`.
+    watch → probe every broker → `broker_health` decides → clients drop a silent broker, writers hear of it
+
+When a broker falls silent, every client drops its connections to it. So the requests that wait for it fail at
+once, and their callers ask the next leader.
 """
 
 import asyncio
@@ -20,7 +22,7 @@ from services.eventlog.metrics import SILENCES, SILENT_BROKERS
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.2
-"""Seconds between two looks at who owes an answer."""
+"""Seconds between two looks at the health of all brokers."""
 BACKOFF = 0.1
 """Seconds between two attempts."""
 
@@ -63,13 +65,14 @@ class Brokers:
         self._listeners.remove(listener)
 
     def healthy(self, node: int) -> bool:
-        """Whether `node` is quick to answer, as far as is known."""
+        """Whether `node` is healthy (`broker_health`)."""
         return self.health.healthy(node)
 
     async def watch(self) -> None:
         """Probe every broker that some client knows of, until cancelled.
 
-        Any client, not one: a broker that comes back is known first to who is told that it leads again.
+        The addresses come from all clients. When a broker comes back, the first client to know it is the one
+        whose metadata names it a leader again.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -93,7 +96,7 @@ class Brokers:
         return {broker.nodeId: client for client in living for broker in client.cluster.brokers()}
 
     def _look(self, now: float) -> None:
-        """Act on what turned since the last look."""
+        """Act on the brokers whose state changed since the last look."""
         turned = self.health.tick(now)
         for node in turned.overdue:
             client, probe = self._probes[node]

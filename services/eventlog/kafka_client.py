@@ -6,8 +6,9 @@ What aiokafka has and this replaces:
     bootstrap and metadata           each broker may take a whole request's time to answer
     a request to a hung broker       waits for its own time-out, a long poll's or a rebalance's
 
-Here a connect waits for nobody, takes `CONNECT_S` at most, and none is made to a broker that is known to be
-silent. Metadata is asked of who answers, for `METADATA_S` each. `drop` ends what a silent broker was sent.
+Here a connect waits for no other and takes `CONNECT_S` at most; a silent broker gets none. Metadata is asked
+of the brokers that answer, one after the other, for `METADATA_S` each. `drop` fails what a silent broker was
+sent.
 """
 
 import asyncio
@@ -54,12 +55,12 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         self._connecting: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.closed = False
         self._metadata_from = -inf
-        """The loop time at which the metadata that it goes by was asked for."""
+        """Loop time at which the metadata in use was asked for."""
 
     async def bootstrap(self) -> None:
         """Read the metadata from the first bootstrap address that answers. Raises KafkaError or OSError.
 
-        What is raised is what the last address said.
+        The error's cause is what the last address said.
         """
         last: BaseException = KafkaConnectionError("no address")
         for host, port, _ in self.hosts:
@@ -96,7 +97,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         self._metadata_from = asked_at
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
-        """Read the metadata into `cluster_metadata`; false when no broker told. Never raises."""
+        """Read the metadata into `cluster_metadata`; false when no broker answered. Never raises."""
         for node in self._order():
             asked_at = self._loop.time()
             request = self._health.asked(node, asked_at)
@@ -122,9 +123,10 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
     async def _get_conn(
         self, node_id: int, *, group: Hashable = ConnectionGroup.DEFAULT, **_: Any
     ) -> AIOKafkaConnection | None:
-        """A connection, None when none is to be had.
+        """A connection to a broker, None when there is none.
 
-        There is none to a silent broker, nor to one that the metadata calls a leader from before its silence.
+        A silent broker gets none. A broker that was silent gets none while the metadata in use is older than
+        its silence: that metadata may still call it a leader.
         """
         if self._health.silent(node_id) or self._metadata_from < self._health.trusted_since(node_id):
             self.force_metadata_update()
@@ -189,12 +191,12 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
                 self._health.answered(node_id, asked)
 
     def get_random_node(self) -> int | None:
-        """Any broker that answers, of those that are known: for questions that all of them can answer."""
+        """A known broker, one that answers if there is any, for a question that every broker can answer."""
         nodes = self._order() or [broker.nodeId for broker in self.cluster.brokers()]
         return nodes[0] if nodes else None
 
     def _order(self) -> list[int]:
-        """The brokers that are not silent, in the order in which to ask for what any of them knows."""
+        """The brokers that are not silent, best first, for a question that every broker can answer."""
         nodes = [broker.nodeId for broker in self.cluster.brokers()]
         random.shuffle(nodes)
         return self._health.order(nodes, self._loop.time())
@@ -202,8 +204,8 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
     async def probe(self, node: int) -> None:
         """Ask `node` for a sign of life, however long it takes. Raises KafkaError or OSError.
 
-        The end of a connection is no sign of death: brokers end those that are idle, or whose credentials
-        have aged (`connections.max.reauth.ms`), and so do firewalls. Only a new connection tells.
+        A connection that ends is no sign of death: brokers close idle ones and those whose credentials have
+        aged (`connections.max.reauth.ms`), and firewalls close some. So it then asks over a new connection.
         """
         kept = self._conns.get((node, PROBE))
         if kept is not None and kept.connected():
@@ -216,18 +218,18 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         await (await self._reach(node, PROBE)).send(ProbeRequest())
 
     def drop(self, node: int) -> None:
-        """Close all connections to `node`, and so fail what it was sent."""
+        """Close all connections to `node`, which fails the requests under way to it."""
         for key in [key for key in self._conns if key[0] == node]:
             self._conns.pop(key).close(reason=CloseReason.CONNECTION_TIMEOUT)
 
     def hang_up(self, node: int, group: Hashable) -> None:
-        """Close one connection, and so fail what was sent over it."""
+        """Close one connection, which fails the requests under way over it."""
         if (connection := self._conns.pop((node, group), None)) is not None:
             connection.close()
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]
-    """aiokafka's takes a token that the broker refuses for accepted."""
+    """A connection that raises when the broker refuses its token; aiokafka's takes that for a yes."""
 
     def authenticator_oauth(self) -> OAuthAuthenticator:
         return _Bearer(sasl_oauth_token_provider=self._sasl_oauth_token_provider)

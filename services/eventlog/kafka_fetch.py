@@ -1,10 +1,12 @@
 """Stateless fetches: one request to each leader, each on a connection of its own while it is under way.
 
-A broker answers the requests of a connection one after the other, and a long poll would hold up everything
-behind it: hence the slots. With several brokers the first answer ends the waiting; what the others were
-asked stays under way, and the next fetch from the same positions takes it up instead of asking again. A
-leader that fails is no reason for the partitions of the others to wait, and is looked for anew at once.
-A batch with a wrong checksum stops its own partition only (`damage`).
+    fetch → positions by leader → ask each leader, or take up what it was asked → the first answer
+
+A broker answers the requests of a connection one after the other, so a long poll would hold up everything
+behind it: each fetch uses a connection of its own (`_Slots`). With several leaders the first answer ends the
+wait. The requests to the others stay under way, and the next fetch from the same positions takes them up
+instead of asking again. A leader that fails does not delay the partitions of the others; its successor is
+looked for at once. A batch with a wrong checksum stops its own partition only (`damage`).
 The records are aiokafka's own (Cython) objects, handed on as they are: they already are what the port calls
 a LogRecord. Transactions are not used (P-10), so nothing is filtered by isolation.
 """
@@ -41,8 +43,8 @@ UNCLAIMED = 5.0
 """Seconds that an answer waits for the next fetch from the same positions."""
 
 _BROKEN = (CorruptRecordException, UnsupportedCodecError, UnicodeDecodeError)
-"""What unpacking a batch raises: it is not what it says, is packed by a codec whose library we have not, or
-names a header in no UTF-8."""
+"""What unpacking a batch raises: the batch is damaged, its codec's library is not installed, or a header's
+name is not UTF-8."""
 
 _Asked = tuple[int, frozenset[tuple[TopicPartition, int]]]
 """A node, and the positions it was asked to read on from."""
@@ -66,7 +68,7 @@ class _Answer(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it brought nothing and says that there is trouble; an empty one is good news."""
+        """Whether it brought failures and no batch. An empty answer has not failed: nothing was new."""
         return bool(self.failures) and not self.batches
 
 
@@ -121,7 +123,7 @@ class KafkaFetcher:
             except FAILURES as error:
                 answer = _Answer([], [error])
             if any(not isinstance(failure, Unreadable) for failure in answer.failures):
-                self._link.stale()  # here: nobody may be waiting for this answer any more
+                self._link.stale()  # here: perhaps no fetch waits for this answer any more
             return answer
 
         return await self._link.retrying(lambda: self._fetch(positions, ask), wait + PATIENCE)
@@ -133,8 +135,10 @@ class KafkaFetcher:
         await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     async def _fetch(self, positions: Mapping[TopicPartition, int], ask: "_Ask") -> list[Batch]:
-        """The first answer. Trouble is raised when no leader answered, so that it is tried again; what cannot
-        be read, when nothing else was asked for.
+        """The batches of the first answer.
+
+        Raises a leader's failure only when no leader answered: `retrying` then asks again. Raises Unreadable
+        only when none of `positions` can be read.
         """
         await self._link.client()
         resting = self._damage.resting(positions)
@@ -157,7 +161,7 @@ class KafkaFetcher:
         return [batch for answer in answers for batch in answer.batches]
 
     def _noted(self, answer: _Answer, positions: Mapping[TopicPartition, int]) -> _Answer:
-        """Keep in mind what could not be read, and what can be read again."""
+        """Note which places could not be read, and which can be read again."""
         for batch in answer.batches:
             self._damage.passed(batch.source, positions[batch.source])
         for failure in answer.failures:
@@ -168,7 +172,11 @@ class KafkaFetcher:
     def _by_leader(
         self, order: Sequence[TopicPartition]
     ) -> tuple[dict[int, list[TopicPartition]], list[Exception]]:
-        """Whom to ask for what, another partition first each time: brokers fill an answer in that order."""
+        """The positions by leader, and a failure for each partition without one.
+
+        Every call begins with another partition: brokers fill an answer in the order that was asked, so no
+        partition is always the last.
+        """
         self._turn += 1
         start = self._turn % len(order) if order else 0
         groups: defaultdict[int, list[TopicPartition]] = defaultdict(list)
@@ -187,9 +195,9 @@ class KafkaFetcher:
         positions: Mapping[TopicPartition, int],
         ask: "_Ask",
     ) -> list[_Answer]:
-        """Ask several brokers, or take up what they were asked; return with whoever answers first.
+        """Ask several leaders, or take up what they were asked; return the first answers.
 
-        A failure is held back for up to `HOLD` seconds: another leader may have something to say.
+        Answers that failed are held back for up to `HOLD` seconds: another leader may bring records.
         """
         polls: dict[_Asked, Task[_Answer]] = {}
         for node, sources in by_leader.items():
@@ -213,7 +221,7 @@ class KafkaFetcher:
                     self._keep(key, poll)
 
     def _take_up(self, key: _Asked) -> Task[_Answer] | None:
-        """What is under way, or answered with news; an empty answer has waited its time already."""
+        """The kept request, if it is under way or brought records. One that came back empty is over."""
         poll = self._polls.pop(key, None)
         return None if poll is None or (poll.done() and not poll.result().batches) else poll
 
@@ -267,8 +275,8 @@ def read_records(data: bytes, position: int) -> tuple[Sequence[LogRecord], int]:
     """The records in `data` from `position` on, and the offset to read on at, past compaction's holes.
 
     Checksums are verified: 0.1 of the 3 µs of CPU that a record costs, and it finds what TCP misses. An
-    incomplete batch at the end is left for the next fetch. Raises CorruptRecordException when there is
-    nothing to read before what is broken.
+    incomplete batch at the end is left for the next fetch. Raises CorruptRecordException when the first
+    batch to read is broken.
     """
     records: list[LogRecord] = []
     next_offset = position

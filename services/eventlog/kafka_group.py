@@ -1,9 +1,9 @@
 """Membership: a consumer group that assigns partitions and keeps checkpoints, and never fetches (P-60).
 
-Joined with aiokafka's group coordinator alone, no consumer: nothing is fetched that would have to be paused,
-and no poll loop has to be kept turning so that the group does not expel its member.
-The session is kept up in the background for as long as the membership is open: on a fatal error everything is
-built anew after a while, and nothing is owned meanwhile.
+A membership joins with aiokafka's group coordinator alone, without a consumer. A consumer would fetch what
+nobody asked for, and the group would expel it if its poll loop ever stood still.
+A background task keeps the session up for as long as the membership is open. After a fatal error it builds
+client and coordinator anew, `REJOIN_AFTER` seconds later; the member owns nothing meanwhile.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 SESSION_TIMEOUT = 6.0
 """Seconds without a heartbeat after which the group gives a member's partitions away."""
 HEARTBEAT = 1.0
-"""Seconds between heartbeats. It is how a member hears of a rebalance, so how long one takes."""
+"""Seconds between heartbeats. A heartbeat tells a member of a rebalance, so one takes about as long."""
 REBALANCE_TIMEOUT = 15.0
 """Seconds that a rebalance waits for its members."""
 COMMIT_TIMEOUT = 5.0
@@ -69,7 +69,7 @@ class KafkaMembership:
     async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         """Commit explicit offsets for partitions that are owned still. Raises LogUnavailable.
 
-        How far the member has read is the metadata of the offset, in decimals.
+        How far the member has read (`read`) becomes the metadata of the offset, in decimals.
         """
         offsets = {
             KafkaPartition(self._topic, partition): OffsetAndMetadata(
@@ -140,7 +140,7 @@ class KafkaMembership:
             while not closing.done():
                 await asyncio.wait([closing], timeout=REJOIN_AFTER)
                 coordinator.check_errors()
-                if not client.cluster.partitions_for_topic(self._topic):  # made anew, perhaps, meanwhile
+                if not client.cluster.partitions_for_topic(self._topic):  # it may have been recreated
                     client.force_metadata_update()
         finally:
             closing.cancel()
@@ -160,7 +160,7 @@ class KafkaMembership:
 
 
 class _Coordinator(GroupCoordinator):  # type: ignore[misc]
-    """aiokafka shields a commit from whoever gives it up, and nobody would hear how it ended."""
+    """Hears how a commit ended whose caller gave it up: aiokafka lets it go on, and nobody waits for it."""
 
     def _do_commit_offsets(self, assignment: object, offsets: object) -> asyncio.Task[None]:
         commit: asyncio.Task[None] = asyncio.ensure_future(super()._do_commit_offsets(assignment, offsets))
@@ -169,7 +169,7 @@ class _Coordinator(GroupCoordinator):  # type: ignore[misc]
 
 
 def _heard(commit: asyncio.Task[None]) -> None:
-    """Keep asyncio from reporting it as never heard."""
+    """Retrieve the commit's exception, which asyncio would else log as never retrieved."""
     if not commit.cancelled():
         commit.exception()
 
@@ -183,7 +183,7 @@ def _why(error: BaseException) -> str:
 
 
 async def _leave(coordinator: GroupCoordinator) -> None:
-    """Leave the group; with its broker away, give up after a while."""
+    """Leave the group; give up after half of COMMIT_TIMEOUT when its broker does not answer."""
     try:
         async with asyncio.timeout(COMMIT_TIMEOUT / 2):
             await coordinator.close()

@@ -1,11 +1,13 @@
 """One partition's lane of the writer: what is queued, and the one batch under way. Decides, and does no I/O.
 
+    queued → packed into the batch under way → acknowledged, or failed with everything behind it
+
 The batch under way is repeated as it is, same producer id and sequence, until it is acknowledged or fails;
 the broker drops repetitions. A failure takes everything behind it along, so that the log holds a prefix
-of what was queued, and ends the use of the producer id: its sequence would refuse all that follows (P-32).
+of what was queued. It also ends the use of the producer id: the broker would refuse whatever follows (P-32).
 
-What was never sent may be given up alone, where whoever appends it said so: it is in no batch, so nothing
-else changes, and it is known not to be in the log.
+A record that is in no batch was never sent. It may be given up alone, if its caller allowed that: no other
+record is affected, and it is certainly not in the log.
 """
 
 import asyncio
@@ -23,21 +25,22 @@ from schemas.records import Headers, NewRecord
 from services.eventlog.port import Ack, TopicPartition
 
 BATCH_BYTES = 64 << 10
-"""A batch is read as a whole, by a seek for one record too: 64 KiB cost 0.2 ms of CPU, 512 KiB 2.4 ms."""
+"""Bytes of a batch at most. A seek for one record unpacks its whole batch: 64 KiB cost 0.2 ms of CPU, 512 KiB
+2.4 ms."""
 
 
 class Producer(NamedTuple):
-    """What the broker knows an idempotent writer by."""
+    """The identity by which the broker knows an idempotent writer."""
 
     id: int
     epoch: int
 
 
 class Queued(NamedTuple):
-    """A record, who waits for its ack, and the loop time by which it must be acknowledged.
+    """A record, the future that gets its ack (None: it was posted), and its times, which are the loop's.
 
-    `unsent_by`: the loop time at which it is given up, alone, if it was never sent. `movable`: it is given up
-    as soon as its leader turns unhealthy, if it is in no batch then.
+    `deadline`: it must be acknowledged by then. `unsent_by`: it is given up then, alone, if never sent.
+    `movable`: it is given up as soon as its leader turns unhealthy, if it is in no batch then.
     """
 
     record: NewRecord
@@ -57,7 +60,7 @@ class Batch(NamedTuple):
 
 
 class Lane:
-    """See the module. `maybe_appended`: an attempt of the batch may have succeeded unheard."""
+    """See the module. `maybe_appended`: a try of the batch may have succeeded, though no answer came."""
 
     def __init__(self, source: TopicPartition) -> None:
         self.source = source
@@ -85,18 +88,18 @@ class Lane:
         return oldest.deadline if in_doubt else min(oldest.deadline, oldest.unsent_by)
 
     def sendable(self, now: float) -> bool:
-        """Whether it is this lane's turn: nothing in flight, not waiting for its next attempt, in time."""
+        """Whether it may be sent now: nothing is in flight, its next try is due, its deadline is ahead."""
         return not self.in_flight and self.retry_at <= now < self.deadline
 
     def due(self, now: float) -> float:
-        """When to look at it again: at its next attempt, or when somebody's time is up."""
+        """Loop time at which to look at it again: its next try is due, or the time of a record is up."""
         unsent_by = self.queue[0].unsent_by if self.queue else inf
         if self.in_flight:
             return unsent_by
         return min(unsent_by, self.retry_at if self.retry_at > now else self.deadline)
 
     def expired(self, now: float) -> list[Queued]:
-        """Take out what waits in no batch, and is not to wait any longer."""
+        """Take out the records in no batch whose `unsent_by` has passed."""
         found: list[Queued] = []
         while self.queue and self.queue[0].unsent_by <= now:
             found.append(self.queue.popleft())
@@ -104,7 +107,7 @@ class Lane:
         return found
 
     def moved(self) -> list[Queued]:
-        """Take out what waits in no batch, and may as well be appended elsewhere."""
+        """Take out the records in no batch that are movable."""
         found = [queued for queued in self.queue if queued.movable]
         if found:
             self.queue = deque(queued for queued in self.queue if not queued.movable)
@@ -144,7 +147,7 @@ class Lane:
         self._settle(len(batch.queued))
 
     def failed(self, error: LogError) -> list[NewRecord]:
-        """Fail the batch under way and all that is queued behind it; the posted records among them."""
+        """Fail the batch under way and all that is queued behind it. Returns the posted ones among them."""
         under_way = self.batch.queued if self.batch else ()
         behind = LogUnavailable(f"queued behind a failed append, not sent: {error}")
         posted = _refuse(under_way, error) + _refuse(self.queue, behind if under_way else error)
@@ -162,7 +165,7 @@ class Lane:
                 flushed.set_result(None)
 
     def flushed(self) -> Future[None]:
-        """Done when all that is pending now is settled."""
+        """A future that is done when every record that is pending now is acknowledged or has failed."""
         future: Future[None] = asyncio.get_running_loop().create_future()
         self.flushes.append((self.settled + self.pending, future))
         return future

@@ -3,7 +3,7 @@
 aiokafka's client keeps the metadata and one connection per (broker, group); a broker answers the requests
 of one connection one after the other, so the group decides what waits for what. Requests are
 built and read by the modules beside this one. The client asks for the metadata of all topics, always:
-asking for one by name would let a careless broker create it, with the wrong settings.
+asking for one by name would make a broker that creates topics by itself create it, with the wrong settings.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_client import SHORT, KafkaClient
 from services.eventlog.port import TopicPartition
 
-# aiokafka tells each failed attempt of each connection, 70 lines a second while a broker is away. What
-# matters of it is raised, and told once by us.
+# aiokafka logs each failed attempt of each connection, 70 lines a second while a broker is away. Its errors
+# reach us as exceptions, and we log each trouble once.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 
 PATIENCE = 3.0
-"""Seconds that a read is tried for: a client must hear 503 within 5 s (A-10)."""
+"""Seconds for which a read is tried: a client must hear 503 within 5 s (A-10)."""
 FAILURES = (KafkaError, OSError, TimeoutError)
 """What a request to a broker may raise."""
 
@@ -81,7 +81,7 @@ class KafkaLink:
         return node
 
     def known_leader(self, source: TopicPartition) -> int | None:
-        """The node that leads a partition, as far as is known."""
+        """The node that leads a partition by the metadata at hand, None without one."""
         if self._client is None:
             return None
         node: int | None = self._client.cluster.leader_for_partition(source)
@@ -117,8 +117,8 @@ class KafkaLink:
     async def retrying(self, attempt: Callable[[], Awaitable[T]], patience: float) -> T:
         """What `attempt` returns, tried for up to `patience` seconds. Raises LogUnavailable.
 
-        A time-out that comes more than `patience` late is no word about Kafka: it was this process that stood
-        still, so it begins again.
+        A time-out that comes more than `patience` late says nothing of Kafka: this process stood still, so
+        the time begins anew.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience

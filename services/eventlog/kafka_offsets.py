@@ -16,11 +16,11 @@ from services.eventlog.port import Bounds, Checkpoint, TopicPartition
 OFFSET_DIGITS = 19
 """Kafka's offsets are below 2^63."""
 LATEST, EARLIEST = -1, -2
-"""What Kafka takes for a time when the end or the start is asked for."""
+"""Kafka's special times: they ask for the end and for the start of a partition."""
 
 
 class KafkaOffsets:
-    """Where things are in the log. Everything is tried for PATIENCE seconds, then raises LogUnavailable."""
+    """Where things are in the log. Each call tries for PATIENCE seconds, then raises LogUnavailable."""
 
     def __init__(self, link: KafkaLink) -> None:
         self._link = link
@@ -103,7 +103,7 @@ class KafkaOffsets:
 
 
 def _read(metadata: str | None) -> int | None:
-    """How far a member had read; anybody may have committed anything (P-11)."""
+    """How far a member had read. None for other metadata: any client may have committed any (P-11)."""
     digits = (metadata or "").encode()
     return int(digits) if digits.isdigit() and len(digits) <= OFFSET_DIGITS else None
 

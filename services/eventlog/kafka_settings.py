@@ -21,7 +21,7 @@ class KafkaSettings(Struct, frozen=True):
     """For OAUTHBEARER."""
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments that every aiokafka client takes for it."""
+        """These settings as keyword arguments of an aiokafka client."""
         return {
             "security_protocol": self.security,
             "ssl_context": self._ssl_context() if "SSL" in self.security.split("_")[-1] else None,

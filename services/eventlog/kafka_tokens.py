@@ -1,7 +1,7 @@
-"""Tokens for SASL/OAUTHBEARER: from a file that somebody keeps fresh, or by the client-credentials grant.
+"""Tokens for SASL/OAUTHBEARER: from a file that the operator keeps fresh, or by the client-credentials grant.
 
 aiokafka asks for a token with every connection that it makes. It does not authenticate a connection anew: a
-broker that bounds how long one may live (`connections.max.reauth.ms`) ends it then, and the next connection
+broker that bounds the life of connections (`connections.max.reauth.ms`) ends it, and the next connection
 brings the next token. A token of a token endpoint is kept until shortly before it expires.
 """
 
@@ -25,11 +25,11 @@ _MAX_ANSWER_BYTES = 1 << 20
 
 
 class NoToken(KafkaError):  # type: ignore[misc]
-    """There is no token to connect with: why, and which setting says where it comes from."""
+    """No token was to be had. The text says why, and names the setting that says where tokens come from."""
 
 
 class ClientCredentials(Struct, frozen=True):
-    """What a token endpoint is asked with (RFC 6749, 4.4)."""
+    """What a request to a token endpoint needs (RFC 6749, 4.4)."""
 
     url: str
     client_id: str
@@ -37,7 +37,7 @@ class ClientCredentials(Struct, frozen=True):
     scope: str = ""
 
     def authorization(self) -> str:
-        """The header that says who asks: both parts are form-encoded first (RFC 6749, 2.3.1)."""
+        """The value of `authorization`. Both parts are form-encoded first (RFC 6749, 2.3.1)."""
         return aiohttp.encode_basic_auth(quote_plus(self.client_id), quote_plus(self.client_secret))
 
 
@@ -121,7 +121,7 @@ def _granted(body: bytes, url: str) -> tuple[str, float]:
 
 
 def _refused(url: str, status: int, body: bytes) -> str:
-    """What the endpoint says of its refusal (RFC 6749, 5.2); its other words stay where they are."""
+    """The text for a refusal. Of the body it quotes the error code alone (RFC 6749, 5.2)."""
     try:
         said: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -40,9 +40,9 @@ from services.eventlog.topics import (
 )
 
 REQUEST_S = 10.0
-"""Seconds for one request: to make many partitions takes its time."""
+"""Seconds for one request: a broker takes long to create many partitions."""
 PATIENCE = 30.0
-"""Seconds for all of one call: the metadata of a new topic takes its time to reach every broker."""
+"""Seconds for all of one call: the metadata of a new topic takes long to reach every broker."""
 _DYNAMIC_TOPIC_CONFIG = 1
 T = TypeVar("T")
 _TOPIC_EXISTS = 36
@@ -56,7 +56,7 @@ async def check_topics(
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
 ) -> list[Problem]:
-    """What is wrong with the topics, where `specs` is asked for these bounds. Raises LogUnavailable."""
+    """What is wrong with the topics, held against `specs` with these bounds. Raises LogUnavailable."""
     wanted = specs(names, max_record_bytes, kept)
     async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
         return check_all(wanted, await _look(admin, wanted))
@@ -77,10 +77,10 @@ async def create_topics(
 ) -> list[str]:
     """Create the topics that are missing and say what was done, a line each.
 
-    `partitions` is for `responses.events` and its views: DEFAULT_PARTITIONS when None and it does not exist.
+    `partitions` is how many a new `responses.events` and its views get; None means DEFAULT_PARTITIONS.
     `fix` also mends what can be mended safely: settings and, unless `grow` is false, partitions that are
-    fewer than `partitions`. `projector` is the group that fills the views: for a view that is made anew it
-    begins at the log's start (P-77).
+    fewer than `partitions`. `projector` is the group that fills the views. Before a view is made
+    anew its checkpoints are dropped, so that it begins at the log's start (P-77).
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
     wanted = specs(names, max_record_bytes, kept)
@@ -102,7 +102,7 @@ async def create_topics(
 @asynccontextmanager
 async def _admin(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
     admin, brokers = AIOKafkaAdminClient(), Brokers(address)
-    # Its own client waits for brokers that hang, and tells nobody why it cannot connect.
+    # The admin's own client waits for brokers that hang, and does not say why it cannot connect.
     admin._client = brokers.client(REQUEST_S)
     watch: asyncio.Task[None] | None = None
     try:
@@ -137,7 +137,10 @@ async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict
 
 
 async def _check_unlisted(admin: AIOKafkaAdminClient, names: list[str]) -> None:
-    """A broker lists what its ACLs show us, and says that there is more only to who asks for it by name."""
+    """Raise TopicAuthorizationFailedError if ACLs hide one of `names` from us.
+
+    A broker leaves such a topic out of its list, and refuses it only when it is asked for by name.
+    """
     if not names:
         return
     answer = await admin._send_request(MetadataRequest(names, allow_auto_topic_creation=False))
@@ -147,7 +150,7 @@ async def _check_unlisted(admin: AIOKafkaAdminClient, names: list[str]) -> None:
 
 
 async def _any(ask: Callable[[], Awaitable[T]]) -> T:
-    """What `ask` hears of any broker: one that turns out to hang is not asked again."""
+    """What `ask` returns. Tries again when a broker does not answer: the client then asks another."""
     while True:
         try:
             return await ask()
@@ -189,7 +192,7 @@ async def _create(
 
 
 async def _fill_again(admin: AIOKafkaAdminClient, projector: str, views: list[str]) -> list[str]:
-    """Drop the projector's checkpoints, which say that all before them is in `views` (P-77)."""
+    """Drop the projector's checkpoints: they claim that all before them is in `views` (P-77)."""
     while True:
         try:
             await _delete_group(admin, projector)
@@ -216,7 +219,7 @@ async def _delete_group(admin: AIOKafkaAdminClient, group: str) -> None:
 
 
 async def _until_led(admin: AIOKafkaAdminClient, counts: dict[str, int]) -> None:
-    """Wait until every partition has a leader: before that, appends and reads have nobody to go to."""
+    """Wait until every partition has a leader: before that, appends and reads fail."""
     while True:
         led = {
             topic["topic"]: sum(partition["leader"] >= 0 for partition in topic["partitions"])

@@ -1,7 +1,7 @@
-"""What Kafka's refusals mean: who is not let in, what its ACLs do not allow, which setting mends it. Pure.
+"""Explains Kafka's refusals of credentials, certificates and ACLs, and names the setting to mend. Pure.
 
-aiokafka wraps what a broker said into errors that say that there is no connection; the cause is in their
-chain. The settings tell which of the possible reasons it is.
+aiokafka wraps a refusal into an error that only says that there is no connection. The refusal itself is in
+the error's chain of causes. Our own settings tell which of its possible reasons it is.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ ACLS = "docs/settings.md lists the ACLs that Rejoinder needs"
 FORBIDDEN = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError)
 """What brokers answer where their ACLs do not allow something."""
 _WRONG_NAME = frozenset({62, 64})
-"""OpenSSL's codes for a certificate of another name, or of another address."""
+"""OpenSSL's codes for a certificate that has another name, or another address."""
 _EXPIRED = 10
 _ALERTS_OF_NO_CERTIFICATE = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "HANDSHAKE_FAILURE")
 """What servers say when a client shows no certificate: by TLS 1.3, by Java, by older ones."""
@@ -33,7 +33,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER", "UNEXPECTED_MESSAGE", "HTTP_R
 
 
 def explain(error: BaseException, ours: KafkaSettings) -> str | None:
-    """Why a broker refuses us, and what to do; None where `error` says nothing of the kind."""
+    """Why a broker refuses us, and what to do; None when `error` is no refusal."""
     chain = list(_chain(error))
     for told in (_sasl, _tls, _acl, _hung_up):
         for each in chain:
@@ -110,7 +110,7 @@ def _acl(error: BaseException, ours: KafkaSettings) -> str | None:
 
 
 def _hung_up(error: BaseException, ours: KafkaSettings) -> str | None:
-    """A broker that closes a connection at once says nothing; the likeliest reasons by how we came."""
+    """A broker that closes a connection at once says nothing: the likeliest reasons for our settings."""
     if not isinstance(error, asyncio.IncompleteReadError | ConnectionResetError | ssl.SSLEOFError):
         return None
     match ours.security:

@@ -165,7 +165,7 @@ class FetchRequest(_Request):
 class _ProbeResponse:
     @staticmethod
     def decode(_: BytesIO) -> None:
-        """That it came is all there is to know."""
+        """Nothing in it matters: an answer of any content shows that the broker lives."""
 
 
 class ProbeRequest(_Request):

@@ -10,10 +10,10 @@ acknowledged: the broker drops repetitions, so order and uniqueness hold. When i
 broker refuses it, the batch and everything behind it in the lane fail, and the lane goes on with a fresh
 producer id (P-32): after a failed batch the old one's sequence would refuse everything.
 
-What is in a batch stays in it, also when its leader hangs: it may be in the log, and the same batch at the
-next leader is the only safe way on. What still waits for a batch has not left this process, and may be given
-up (`unsent_s`, `movable`).
-aiokafka's own producer is not used: it gives up a batch never or as a whole, and cannot name what failed.
+A record that is in a batch stays in it, also when its leader hangs: the batch may be in the log, so only the
+same batch may go to the next leader. A record that is in no batch yet has not left this process, and may be
+given up (`unsent_s`, `movable`).
+aiokafka's own producer is not used: it cannot fail part of a batch, nor say which records failed.
 """
 
 import asyncio
@@ -43,12 +43,13 @@ log = structlog.get_logger(__name__)
 LANES_PER_REQUEST = 32
 """Bounds a request to 2 MiB, or to 32 large records."""
 REQUEST_TIMEOUT = 10.0
-"""Seconds that a leader waits for its followers. Of one that is silent `kafka_brokers` hears much earlier."""
+"""Seconds that a leader waits for its followers. `kafka_brokers` finds a silent leader much earlier."""
 ANSWER_MARGIN = 1.0
 """Seconds beyond that after which the connection is replaced; the batch is repeated on the new one."""
 PACE_S = 0.002
-"""Seconds between the beginnings of two requests to a broker. One costs it, the readers that it wakes and us
-more than the twenty records that may come meanwhile; a broker that takes longer is not waited for again."""
+"""Seconds between the beginnings of two requests to a broker. A request costs the broker, the readers that it
+wakes and us more than the twenty records that may gather meanwhile. After an exchange that took longer, the
+next one begins at once."""
 
 _MAYBE_APPENDED = frozenset({7, 13, 20})
 """Refusals after which a batch may be in the log: timed out, network, too few replicas after the append."""
@@ -158,7 +159,7 @@ class KafkaWriter:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Fail what is out of time, and set every idle broker to work that has some."""
+        """Fail the records whose time is up, and begin to send to every idle broker with waiting lanes."""
         self._pumping = False
         now = self._loop.time()
         for lane in [lane for lane in self._waiting.values() if lane.due(now) <= now]:
@@ -173,7 +174,7 @@ class KafkaWriter:
         self._set_timer(now)
 
     def _set_timer(self, now: float) -> None:
-        """Come back for what waits for its next attempt or runs out of time."""
+        """Have `_pump` called again when the next lane is due."""
         due = min((lane.due(now) for lane in self._waiting.values()), default=inf)
         if due < self._timer_at or self._timer_at <= now < due < inf:
             if self._timer:
@@ -181,7 +182,7 @@ class KafkaWriter:
             self._timer, self._timer_at = self._loop.call_at(due, self._on_timer), due
 
     def _on_timer(self) -> None:
-        """Spent first: a loop's timer may fire a moment before its time, and then another one must be set."""
+        """Mark the timer as spent first: it may fire a moment early, and `_pump` must then set another."""
         self._timer_at = inf
         self._pump()
 
@@ -195,7 +196,7 @@ class KafkaWriter:
         return {node for node in found if node is not None}, None in found
 
     async def _look(self) -> None:
-        """Find leaders for the lanes that have none, once; lanes without one try again after a while."""
+        """Read the metadata once, for the lanes without a leader. One that still has none waits BACKOFF."""
         error: BaseException | None = None
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
@@ -253,7 +254,7 @@ class KafkaWriter:
             async with asyncio.timeout_at(connected_by):
                 await self._link.ready(node, "produce")
                 producer = await self._identity(node)
-            asked = [lane for lane in lanes if lane.pending]  # what waited may have been given up meanwhile
+            asked = [lane for lane in lanes if lane.pending]  # `_give_up` may have emptied a lane
             if not asked:
                 return
             request = _produce(asked, producer)
@@ -265,7 +266,7 @@ class KafkaWriter:
             points.at("request answered", asked)
             self._answered(asked, answers)
         except asyncio.CancelledError:
-            for lane in asked:  # the writer closes, and is to say what became of them
+            for lane in asked:  # `close` fails them next, and must know whether they were sent
                 lane.maybe_appended |= sent
             raise
         except Exception as error:
@@ -324,13 +325,13 @@ class KafkaWriter:
         return self._outcome(lane, forbidden or f"the broker refused it ({error.__name__})")
 
     def _outcome(self, lane: Lane, reason: str) -> LogError:
-        """What is known of a lane's batch: surely not appended, or nobody knows."""
+        """The error for a lane's batch: LogUnavailable if it is surely not in the log, else AppendUnknown."""
         cause = f": {lane.last_error}" if lane.last_error and str(lane.last_error) else ""
         text = f"append to {lane.source.topic}/{lane.source.partition} failed, {reason}{cause}"
         return AppendUnknown(text) if lane.maybe_appended else LogUnavailable(text)
 
     def _leader_unhealthy(self, node: int) -> None:
-        """Give up what has not left this process and can go elsewhere."""
+        """Give up the movable records for `node` that are in no batch: their callers move them elsewhere."""
         for lane in list(self._waiting.values()):
             if self._link.known_leader(lane.source) == node:
                 self._give_up(lane, lane.moved(), Unsent)
@@ -361,7 +362,7 @@ class KafkaWriter:
 
 
 def _given_up(lane: Lane) -> float:
-    """The loop time at which the batch under way is given up."""
+    """Loop time at which the batch under way is given up."""
     assert lane.batch is not None
     return lane.batch.deadline
 

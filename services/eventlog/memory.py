@@ -38,7 +38,7 @@ class _Group:
         self.members: dict[str, MemoryMembership] = {}
         self.checkpoints: dict[tuple[str, int], int] = {}
         self.read: dict[tuple[str, int], int | None] = {}
-        """How far who committed a checkpoint had read."""
+        """How far the member that committed a checkpoint had read then."""
         self.joined = 0
 
     def rebalance(self, partitions: int) -> None:
@@ -67,7 +67,7 @@ class MemoryLog:
         self._failures: deque[Outcome] = deque()
         self._turn = 0
         self.unsent = 0
-        """So many of the next movable appends are given up before they are sent."""
+        """How many of the next movable appends are given up before they are sent."""
         self.available = True
         """Set it to False and everything raises LogUnavailable, as with no broker."""
 
@@ -156,7 +156,7 @@ class MemoryLog:
         }
 
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> "MemoryMembership":
-        """Become a member of `group` on `topic`; the assignment is told before this returns."""
+        """Become a member of `group` on `topic`; `on_assignment` is called before this returns."""
         count = await self.partitions(topic)
         members = self._groups[group]
         members.joined += 1
@@ -238,7 +238,7 @@ class MemoryLog:
 class MemoryWriter:
     """`Writer` on a `MemoryLog`: appends at the next turn of the loop.
 
-    So what is posted together is appended together, and fails together behind a failure in its partition.
+    Records posted in one turn are appended together. A failure fails those behind it in its partition.
     """
 
     def __init__(self, log: MemoryLog, on_failure: OnFailure | None) -> None:
@@ -368,7 +368,7 @@ class MemoryMembership:
             self._group.rebalance(self._partitions)
 
     def become(self, owned: frozenset[int]) -> None:
-        """Own `owned` from now on, and tell so."""
+        """Own `owned` from now on, and call `on_assignment` if that is news."""
         if owned != self._owned:
             self._owned = owned
             self._on_assignment(owned)

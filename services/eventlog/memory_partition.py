@@ -41,7 +41,7 @@ class MemoryPartition:
         return Ack(self.end - 1, timestamp)
 
     def index(self, offset: int) -> int:
-        """Where in `records` the first one at or after `offset` is."""
+        """The index in `records` of the first record at or after `offset`."""
         return bisect_left(self.records, offset, key=lambda record: record.offset)
 
     def read(self, offset: int, bound: int) -> list[MemoryRecord]:

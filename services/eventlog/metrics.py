@@ -1,4 +1,4 @@
-"""What the log's adapter shows of Kafka: readiness says nothing of it."""
+"""Metrics of the log's adapter on Kafka. Readiness does not depend on what they show."""
 
 from prometheus_client import Counter, Gauge
 

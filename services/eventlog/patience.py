@@ -1,4 +1,4 @@
-"""Look-ups in the log by those who have nothing else to do until it is back."""
+"""Look-ups in the log for callers that cannot go on without the answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """What the log answers, however long it is away."""
+    """What `ask` returns, tried again every PAUSE seconds while it raises LogUnavailable."""
     while True:
         try:
             return await ask()

@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """Who leads a partition: those of one broker share its fate. `healthy`: it is quick to answer."""
+    """The broker that leads a partition: all that it leads share its fate. `healthy`: it answers fast."""
 
     broker: int
     healthy: bool
@@ -87,10 +87,10 @@ class Writer(Protocol):
         """Append one record and wait until all in-sync replicas have it.
 
         Raises RecordTooLarge (nothing appended), LogUnavailable (nothing was sent) or AppendUnknown
-        (it may or may not be, or become, appended). Giving up waiting does not take the record back.
+        (it may or may not be, or become, appended). A caller that stops waiting does not take it back.
         `unsent_s`: seconds after which a record that was never sent is given up, alone (LogUnavailable).
-        `movable`: the same record may as well go elsewhere, so it is given up, alone, as soon as its leader
-        turns unhealthy, if it was not sent by then (Unsent).
+        `movable`: the caller can append the record elsewhere. If its leader turns unhealthy before it was
+        sent, it is given up, alone (Unsent).
         """
         ...
 
@@ -111,7 +111,7 @@ class Writer(Protocol):
 
 
 OnFailure = Callable[[TopicPartition, Sequence[NewRecord], LogError], None]
-"""Told of posted records that were not acknowledged, in order; the outcome of each is unknown."""
+"""Called with the posted records that were not acknowledged, in order. Each may be in the log or not."""
 
 
 class Membership(Protocol):
@@ -136,7 +136,7 @@ class Membership(Protocol):
 
 
 OnAssignment = Callable[[frozenset[int]], None]
-"""Told of every change of the owned partitions; must not block."""
+"""Called with the owned partitions at every change of them; must not block."""
 
 
 class Log(Protocol):
@@ -156,7 +156,7 @@ class Log(Protocol):
     ) -> list[Batch]:
         """Read on from `positions`; waits up to `max_wait` (at most 5) seconds for the first record.
 
-        Partitions with nothing new are left out; an empty list means that nothing came, and may come
+        Partitions with nothing new are left out. An empty list means that nothing came; it may be returned
         before the time is up. At least one record is returned even when it is larger than the bounds
         (bytes). Concurrent calls do not wait for each other's long polls. Raises LogUnavailable after its
         own brief retries.
@@ -172,7 +172,7 @@ class Log(Protocol):
         ...
 
     def leader(self, topic: str, partition: int) -> Leader | None:
-        """Who leads a partition, as far as is known; None when nobody does. Asks nobody."""
+        """The leader of a partition by the metadata at hand, None without one. Sends no request."""
         ...
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
@@ -194,5 +194,5 @@ class Log(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close all connections. Writers and memberships are closed by their owners before."""
+        """Close all connections. Owners close their writers and memberships before."""
         ...

@@ -1,4 +1,4 @@
-"""A bounded stretch of one partition, read again: what somebody needs of the log beside its tail."""
+"""Reads a bounded stretch of one partition, beside the tail."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ RETRY_SECONDS = 0.5
 async def scan(log: Log, source: TopicPartition, start: int, stop: int) -> AsyncIterator[LogRecord]:
     """The records of a partition with offsets in [start, stop), waiting out an unavailable log.
 
-    What retention has taken in the meantime is passed over: nothing there is of a response that is open.
+    Records that retention has taken meanwhile are passed over: none of them is of an open response.
     """
     while start < stop:
         try:
@@ -23,7 +23,7 @@ async def scan(log: Log, source: TopicPartition, start: int, stop: int) -> Async
                 start = max(start + 1, bounds[source.partition].start)
                 continue
         except LogUnavailable:
-            await asyncio.sleep(RETRY_SECONDS)  # the one wait on something that cannot be awaited
+            await asyncio.sleep(RETRY_SECONDS)  # nothing that could be awaited says when the log is back
             continue
         for batch in batches:
             for record in batch.records:

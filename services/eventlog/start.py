@@ -2,8 +2,8 @@
 
     committed low watermark → its log time → the first record one acceptance window and the skew earlier
 
-Up to the watermark every response is closed and dealt with; the reader folds the stretch before it only to
-know what has been there, so that an `accepted` that comes a second time meets its first (P-20, P-65).
+Every response accepted before the watermark is closed and dealt with. The reader folds the stretch before it
+only to recognise repetitions: an `accepted` that comes a second time must meet its first (P-20, P-65).
 """
 
 from collections.abc import Collection, Mapping
@@ -13,14 +13,14 @@ from schemas.errors import LogUnavailable
 from services.eventlog.port import Bounds, Log, TopicPartition
 
 PROBE_BYTES = 4096
-"""One record's time is looked for; the log hands out a whole record however large it is."""
+"""Bytes of a fetch that looks for the time of one record: the log returns a whole one, however large."""
 
 
 class Start(NamedTuple):
     """Read from `offset` on; act only on responses accepted at or after `floor`.
 
-    `since` is the log time (ms) from which `offset` reads: what the reader missed was written after it.
-    `read` is how far the log was read when `floor` was committed, None where that is unknown: what was
+    `since` is the log time (ms) at `offset`: the views' records of what follows there were written after it.
+    `read` is how far the log was read when `floor` was committed, None where that is unknown: every response
     accepted before `floor` had closed before `read` (P-61).
     """
 
@@ -63,16 +63,16 @@ async def starting_points_at(
 
 
 def floor(committed: int | None, bounds: Bounds) -> int:
-    """The watermark that holds: a checkpoint that is not in the log (any more) is none."""
+    """The watermark to go by: `committed`, or the log's start if the log does not hold that offset."""
     if committed is None or committed > bounds.end:
         return bounds.start
     return max(committed, bounds.start)
 
 
 def probes(at: int, bounds: Bounds) -> list[int]:
-    """Where to look for the log's time at `at`: there, else ever further before it, past compaction's holes.
+    """Offsets to try in turn for the log time at `at`: it, then ever further back, past compaction's holes.
 
-    An earlier record's time is safe, only less tight: the reader then starts earlier than it must.
+    The time of an earlier record is safe: the reader then starts earlier than it must.
     """
     found = [at] if at < bounds.end else []
     step = 1

@@ -3,7 +3,7 @@
 The owner of a tail says where to start (`follow`) and reads in a loop. A partition that is followed anew
 interrupts a long poll under way, so it is read at once. A position that is out of the log's range is
 handed up, and the partition rests until it is followed again: the reader has to drop its fold first (P-64).
-With the log away, reading goes on trying; the log and a metric say so.
+While the log is away `read` goes on trying; a log line and a metric say so.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 0.5
-"""Seconds between attempts while the log is away: a failover is noticed so much later."""
+"""Seconds between tries while the log is away: the tail notices a failover so much later."""
 MAX_BYTES = 512 << 10
 PARTITION_BYTES = 128 << 10
-"""Of one fetch: some 1,500 events. Of 4 MiB, 13,000 are alive at once, in memory that the kernel has to clear
-for each fetch anew: a tenth more CPU for executor and replay."""
+"""Bytes of one fetch at most, some 1,500 events. With 4 MiB 13,000 events are alive at once, in memory that
+the kernel has to clear for each fetch anew: executor and replay take a tenth more CPU."""
 
 
 class Tail:
@@ -130,7 +130,7 @@ class Tail:
         self._begun = asyncio.get_running_loop().time()
 
     def _succeeded(self, batches: list[Batch]) -> list[Batch]:
-        if not self._reads:  # the first time too: who read this topic before may have been left failing
+        if not self._reads:  # at the first fetch too: an earlier tail may have left the metric at 1
             if self._backoff:
                 log.info("reading again", topic=self._topic)
             READS_FAILING.labels(self._topic).set(0)

@@ -45,7 +45,7 @@ def topics(prefix: str = "") -> Topics:
 
 
 class Setting(Struct, frozen=True):
-    """One setting of a topic: what it is created with, and what is right besides."""
+    """One setting of a topic: the value that it is created with, and the rule for other values."""
 
     key: str
     value: str
@@ -174,7 +174,7 @@ def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = D
 
 
 def _holding(max_record_bytes: int) -> Setting:
-    """A record of that size can be appended."""
+    """The setting with which a record of that size can be appended."""
     least = max_record_bytes + BATCH_OVERHEAD
     instead = f"or set REJOINDER_MAX_RECORD_BYTES {BATCH_OVERHEAD} bytes below it"
     return Setting("max.message.bytes", str(2 * least), "at least", least=least, instead=instead)
@@ -187,7 +187,10 @@ def config(spec: TopicSpec, replication: int) -> dict[str, str]:
 
 
 def partitions_for(wanted: Iterable[TopicSpec], found: Mapping[str, Found], chosen: int | None) -> int:
-    """How many partitions `responses.events` has, or gets: no fewer than views of a lost one have (P-1)."""
+    """How many partitions `responses.events` has, or gets when it is created.
+
+    It gets no fewer than its views have: they hold ids that name those partitions (P-1).
+    """
     events, *others = wanted
     if events.name in found:
         return found[events.name].partitions
@@ -222,7 +225,7 @@ def _partitions(spec: TopicSpec, found: Found, partitions: int) -> list[Problem]
 
 
 def _made_anew(spec: TopicSpec, first: str = "") -> str:
-    """How to make a topic anew whose records are not the only ones that say what they say (P-77)."""
+    """How to make a topic anew that holds nothing unique: a view, or the beats (P-77)."""
     if spec.view:
         users, why = "replay and the projector", ": the projector fills it from responses.events"
     else:

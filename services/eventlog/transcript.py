@@ -11,7 +11,7 @@ Chunk boundaries depend on the frames alone (P-71): a chunk ends before the fram
 gets the same chunks, and a late writer changes nothing (P-70).
 
 All but `gone` carry the whole `Summary` in their headers, so a reader that meets any of them knows the
-response without unpacking a byte. What one says is believed only as far as it is possible (P-11).
+response without unpacking a byte. One that cannot be true makes its record unreadable (P-11).
 """
 
 from collections.abc import Iterable
@@ -29,9 +29,10 @@ CHUNK_BYTES = 256 << 10
 rejoining reader unpacks for nothing, and stays far below `max.message.bytes` however badly it packs (P-9)."""
 
 MAX_CHUNKS = 1 << 16
-"""Of one response: 16 GiB of events. A reader has a place for each as soon as it meets the first (P-11)."""
+"""Chunks of one response: 16 GiB of events. A reader makes a place for each when it meets the first, so no
+record may claim more (P-11)."""
 MAX_UNPACKED_BYTES = 256 << 20
-"""More than any record holds: what claims to unpack to more is broken, and not tried."""
+"""More than any record holds. A value that claims to unpack to more is broken, and is not unpacked."""
 
 LARGE_BYTES = 1 << 20
 """Raw bytes from which on a value is packed fast rather than small. In one call 8 MiB of any text take up to
@@ -169,12 +170,12 @@ def unpack(value: bytes) -> bytes:
 
 
 def frames_of(raw: bytes) -> list[bytes]:
-    """The frames of an unpacked chunk, one by one. A value is one line, so only frames end in a blank one."""
+    """The frames of an unpacked chunk, one by one. A value is one line, so a blank line ends a frame."""
     return [frame + b"\n\n" for frame in raw.split(b"\n\n")[:-1]]
 
 
 def frames_after(chunk: Chunk, raw: bytes, cursor: int) -> bytes:
-    """Of an unpacked chunk the frames with numbers > `cursor`, as one piece."""
+    """The frames with numbers > `cursor` of an unpacked chunk, as one piece."""
     if cursor < chunk.first:
         return raw
     if cursor >= chunk.last:
@@ -234,7 +235,7 @@ def erasing_records(id: ResponseId, chunks: int) -> list[NewRecord]:
 def parse(record: LogRecord, partition: int | None = None) -> Entry:
     """What a record of `transcripts` says. Never raises: what cannot be read is `Unreadable`.
 
-    Who follows a `partition` names it, for an id of another one has no place there (P-11).
+    A reader that follows a `partition` names it: an id of another one is `Unreadable` there (P-11).
     """
     try:
         return _parse(record, partition)

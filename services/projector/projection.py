@@ -5,11 +5,11 @@
     close               → Write: the transcript and the final object, from the frames as they stand
     delete              → Erase: `gone`, and tombstones for what was written (P-72)
 
-Pure: the projector does what the work says, and reports it done. Until then the work holds the low watermark,
-as every open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62);
-those that are not stored are followed for the watermark, and leave `gone` if a key leads to them (P-76). An
-ephemeral one holds the watermark after its end as well, so that a replay that starts finds it in the log,
-until log time says that nobody sees it any more, or the owner has erased it.
+Pure: the projector does the work and reports it done. Until then the work holds the low watermark, as every
+open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62). One that
+is not stored is followed for the watermark only, and leaves `gone` if a key leads to it (P-76). An ephemeral
+one holds the watermark after its end as well, so that a replay that starts finds it in the log. It lets go
+when log time says that nobody sees it any more, or when the owner has erased it.
 
 Memory: an open response holds at most one chunk unpacked. When all of them together hold more than
 the bound, the largest let go of their frames and are read from the log again when they close.
@@ -38,7 +38,7 @@ from schemas.records import (
 from services.eventlog.transcript import Packer, Summary, transcript_records
 
 MODEL_CHARACTERS = 256
-"""How much of the upstream's `model` the header shows (P-9): the object beside it has it whole."""
+"""Characters of the upstream's `model` that the header has (P-9). The object in the value has it whole."""
 
 
 class Write(Struct, frozen=True):
@@ -52,7 +52,7 @@ class Write(Struct, frozen=True):
 
 
 class Regather(Struct, frozen=True):
-    """A response closed whose frames were let go: to be read again from `at` to `closed_offset`."""
+    """A response closed whose frames were let go: read the log again from `at` to `closed_offset`."""
 
     id: ResponseId
     at: int
@@ -62,8 +62,8 @@ class Regather(Struct, frozen=True):
 class Erase(Struct, frozen=True):
     """A response was deleted, or closed unstored: hide it and erase what was written of it.
 
-    `chunks` None: it closed before this projection began; its transcript was written after its `accepted`,
-    whose offset is `accepted_offset` (-1: unknown, then nothing was ever written).
+    `chunks` is None if it closed before this projection began. Its transcript was then written after its
+    `accepted`, whose offset is `accepted_offset` (-1: unknown, and nothing was ever written).
     """
 
     id: ResponseId
@@ -102,8 +102,8 @@ class _Open:
 
 
 class _Kept(Struct, frozen=True):
-    """A closed ephemeral response: offset and key of its `accepted`, and the last log time (ms) of its being
-    seen.
+    """A closed ephemeral response: offset and key of its `accepted`, and the last log time (ms) at which
+    clients see it.
     """
 
     at: int
@@ -112,7 +112,7 @@ class _Kept(Struct, frozen=True):
 
 
 class Projection:
-    """One partition, from `start` on. `floor` is the first offset whose responses are its own to write.
+    """One partition, from `start` on. It writes responses accepted at `floor` or later.
 
     `ephemeral_ms`: how long (log time) an ephemeral response is kept after its end.
     """
@@ -126,7 +126,7 @@ class Projection:
         """Log time of the last record, ms."""
         self.floor = floor
         self.poison: list[Poison] = []
-        """What could not be read since somebody last emptied this."""
+        """What could not be read since the caller last emptied this list."""
         self._ephemeral_ms = ephemeral_ms
         self._open: dict[ResponseId, _Open] = {}
         self._kept: dict[ResponseId, _Kept] = {}
@@ -169,7 +169,7 @@ class Projection:
         return work
 
     def done(self, work: Work) -> None:
-        """`work` is acknowledged (P-74)."""
+        """Note that `work` is acknowledged: it no longer holds the watermark (P-74)."""
         self._pending.pop(work.at, None)
 
     def watermark(self) -> int:
@@ -197,8 +197,9 @@ class Projection:
         return count
 
     def _release(self) -> None:
-        """Hold what log time has passed no longer. The partition's own will do: in one that is idle the owner
-        tells by erasing it.
+        """Let go of ephemeral responses whose log time is over.
+
+        The partition's own log time suffices: in an idle partition the owner's tombstone lets them go.
         """
         self._kept = {id: kept for id, kept in self._kept.items() if kept.until >= self.time}
 

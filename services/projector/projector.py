@@ -5,9 +5,10 @@
     every second  commits what the watermark passed, forgets, keeps the memory's bound, measures
     assignments   follows what is newly owned from its watermark (P-62), drops what is lost
 
-A rebalance takes all partitions away for a moment. Folding goes on meanwhile, for what is written twice is
-written the same (P-70); only what another member is then known to own, or nobody for long, is dropped.
-With the log away, work is tried again until it is done; when too much of it waits, the fold waits too.
+A rebalance takes all partitions away for a moment. The projector goes on folding meanwhile: a response that
+two projectors write is written the same (P-70). It drops a partition when the new assignment leaves it out,
+and all of them when it has owned none for `REBALANCE_SECONDS`.
+While the log is away work is tried again until it is done. When too much of it waits, the fold waits too.
 """
 
 import asyncio
@@ -35,18 +36,18 @@ from services.settings import Settings
 log = structlog.get_logger()
 
 PACE_S = 0.05
-"""Seconds between two reads of the log: nobody waits for a view, and a trickle costs half in fuller reads."""
+"""Seconds between two reads of the log: no client waits for a view, and fuller reads halve the cost."""
 TICK = 1.0
 """Seconds between two commits."""
 RETRY_SECONDS = 1.0
 REBALANCE_SECONDS = 30.0
-"""Seconds without any partition after which they are another's, not being rebalanced."""
+"""Seconds without any partition after which others own them: no rebalance takes so long."""
 MEMORY_BYTES = 512 << 20
-"""What open responses may hold; beyond it the largest are read again when they close."""
+"""Bytes that open responses may hold. Beyond it the largest are read again from the log when they close."""
 WAITING_BYTES = 64 << 20
 """Bytes of closed responses under way to the views, beyond which the fold waits."""
 LATE_MS = DAY
-"""Milliseconds for which a deleted response is looked out for in the views."""
+"""Milliseconds of log time for which the projector looks out for a deleted response in the views."""
 
 
 class Partition(Struct, eq=False):
@@ -55,7 +56,7 @@ class Partition(Struct, eq=False):
     number: int
     projection: Projection
     acts_from: int
-    """Its end as of the assignment: caught up when folded so far."""
+    """The partition's end as of the assignment: it is caught up when it is folded so far."""
     end: int
     """Where the log ended when last seen."""
     committed: int
@@ -99,7 +100,7 @@ class Projector:
         return f"<Projector of {sorted(self._partitions)}>"
 
     def not_ready(self) -> list[str]:
-        """Why it cannot serve: it has not caught up yet with what it was given first. Empty once it has."""
+        """Why it is not ready: it has not caught up yet with its first partitions. Empty once it has."""
         behind = [] if self._served else self.behind()
         self._served = not behind
         return behind
@@ -118,7 +119,7 @@ class Projector:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then finish what is under way within half the grace period.
 
-        What is not finished then is done again by whoever owns the partition next.
+        The partition's next owner does again what is not finished then.
         """
         self._assigned_at = asyncio.get_running_loop().time()
         group = projector_group(self._settings)
@@ -160,7 +161,7 @@ class Projector:
                 self._project(partition, batch)
 
     async def _read(self, tail: Tail) -> AsyncIterator[tuple[Partition, Batch]]:
-        """The next batches of partitions that are still followed; breathes after each."""
+        """The next batches of partitions that are still followed. Other tasks get a turn after each."""
         batches = await tail.read()
         owners = [self._partitions.get(batch.source.partition) for batch in batches]
         for owner, batch in zip(owners, batches, strict=True):
@@ -283,7 +284,7 @@ class Projector:
                 self._drop(partition)
 
     def _drop(self, partition: Partition) -> None:
-        """Forget a partition; whoever owns it next does its work again."""
+        """Forget a partition. Its next owner does again what is not finished."""
         del self._partitions[partition.number]
         for tail in (self._tail, self._transcripts, self._responses):
             tail.drop(partition.number)

@@ -1,10 +1,11 @@
 """The projector reads its own output back: a deleted response stays erased (P-73).
 
 A projector that was paused between its decision and its write, and has lost the partition meanwhile, may
-bring a deleted response back. The owner sees it come and erases it again. Readers hide it whatever the order.
+bring a deleted response back. The owner reads that and erases it again. Readers hide it whatever the order.
 
 The two views are read independently: an object may be read before the `gone` that was written before it. So
-the keys of objects are kept until `transcripts` is read past their time; a `gone` calls for the object's too.
+the keys of objects are kept until `transcripts` is read past their time. A `gone` that is read by then erases
+the object too.
 """
 
 from schemas.ids import ResponseId
@@ -27,11 +28,11 @@ class Readback:
         return len(self._gone)
 
     def hide(self, id: ResponseId, time: int) -> None:
-        """`id` was deleted; `time` is the log's (ms)."""
+        """Note that `id` was deleted, at log time `time` (ms)."""
         self._gone[id] = time
 
     def transcript(self, record: LogRecord) -> NewRecord | None:
-        """The tombstone that the next record of `transcripts` calls for, if any. See `overtaken` then."""
+        """The tombstone that the next record of `transcripts` calls for, if any. Ask `overtaken` then."""
         self._read_to = max(self._read_to, record.timestamp)
         match parse(record):
             case Gone(id=id):
@@ -57,14 +58,14 @@ class Readback:
         return None
 
     def overtaken(self) -> list[NewRecord]:
-        """Takes the tombstones for `responses` of what was read there before its `gone`."""
+        """Take the tombstones for objects that were read in `responses` before their `gone` was."""
         overtaken, self._overtaken = self._overtaken, []
         return overtaken
 
     def forget(self, before: int, keep_ms: int) -> None:
         """Forget what was deleted before log time `before` (ms), and objects that `transcripts` is read past.
 
-        By `keep_ms` the clocks of the two views may differ. An object follows its transcript, so the time to
+        The clocks of the two views may differ by `keep_ms`. An object follows its transcript, so the time to
         which `transcripts` is read moves on as objects come.
         """
         self._gone = {id: time for id, time in self._gone.items() if time >= before}

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two tries of an append."""
 SCANS = 2
-"""Stretches of the log that are read again at once."""
+"""Stretches of the log that are read again at the same time, at most."""
 
 
 class Views:
@@ -43,7 +43,7 @@ class Views:
         self._scans = asyncio.Semaphore(SCANS)
 
     async def close(self) -> None:
-        """Close the writer; what it still holds is written by whoever owns the partition next."""
+        """Close the writer. The partition's next owner writes what it still holds."""
         await self._writer.close(timeout=2)
 
     async def do(self, partition: int, work: Work) -> None:
@@ -106,7 +106,7 @@ class Views:
         metrics.ERASED.inc()
 
     async def _chunks(self, partition: int, work: Erase) -> int:
-        """How many chunks the transcript has, looked for from its `accepted` on; 0: there is none."""
+        """How many chunks the transcript has, 0 if there is none. Looks from the time of its `accepted`."""
         topic = self._names.transcripts
         if work.accepted_offset < 0:
             return 0
