@@ -52,7 +52,7 @@ class _Broker:
         self.silent = False
         self.told_silent = False
         self.forgotten = False
-        """Whether it counts no more, though it is silent."""
+        """Whether `Brokers` counts it no more, though it is silent."""
         self.named_at = inf
         """When metadata named it last."""
         self.trusted_since = -inf
@@ -90,9 +90,9 @@ class BrokerHealth:
         self._broker(node).probed_at = -inf
 
     def forget(self, known: Container[int], now: float) -> int:
-        """Count no broker as silent that no metadata has named for `FORGET_S`: how many these are now.
+        """Count no broker as silent that no metadata has named for `FORGET_S`. Returns how many are new ones.
 
-        Kafka names no broker that is away. So it may come back, and what is known of it stays.
+        Kafka's metadata names no broker that is away. So it may come back, and what is known of it stays.
         """
         forgotten = 0
         for node, broker in self._brokers.items():

@@ -117,7 +117,7 @@ class Brokers:
             for listener in list(self._listeners):
                 try:
                     listener(node)
-                except Exception:  # it is for that client to mend; the others are still to be told
+                except Exception:  # that client has to mend it; the others must still hear
                     log.exception("a client could not leave a broker that is not healthy", broker=node)
 
     async def _probe(self, client: KafkaClient, node: int) -> None:
