@@ -25,6 +25,7 @@ MAX_ITEMS = 1 << 28
 """Items of the input, or of the output, of a response: no record holds so many."""
 
 _RESPONSE_ID = re.compile(r"resp_[0-9a-f]{36}")
+_CLAIM_ID = re.compile(rf"c[0-9a-f]{{{2 * TOKEN_BYTES}}}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _PARTITION = slice(5, 9)
 _PREFIX = re.compile(r"[a-z][a-z0-9]{0,17}")
@@ -96,8 +97,13 @@ def parse_tenant(text: str) -> Tenant | None:
 
 
 def claim_id(entropy: bytes) -> ClaimId:
-    """A claim's own id from `TOKEN_BYTES` random bytes."""
+    """A claim's own id from `TOKEN_BYTES` random bytes: `c` and 16 hex digits (P-14)."""
     return ClaimId(f"c{entropy.hex()}")
+
+
+def parse_claim_id(text: str) -> ClaimId | None:
+    """`text` as a claim id, or None: no nonce and no name of a kind is one, so a key cannot be two (P-14)."""
+    return ClaimId(text) if _CLAIM_ID.fullmatch(text) else None
 
 
 def executor_id(entropy: bytes) -> ExecutorId:

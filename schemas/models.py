@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.errors import ApiError
-from schemas.records import MALFORMED, SCHEMA_VERSION, LogRecord, NewRecord
+from schemas.records import MALFORMED, LogRecord, NewRecord
 
 KIND = b"listing"
 MAX_NAME = 256
@@ -41,7 +41,7 @@ class Listing(Struct, frozen=True):
 
     def record(self) -> NewRecord:
         """The `listing` record with these models."""
-        headers = [("kind", KIND), ("v", SCHEMA_VERSION), ("executor", self.source.encode())]
+        headers = [("kind", KIND), ("executor", self.source.encode())]
         return NewRecord(f"{self.source}/models".encode(), msgspec.json.encode(self), headers)
 
 

@@ -12,6 +12,9 @@ is plain JSON and is never looked at to decide what counts.
     cancelled  {id}/cancelled/{nonce}            the final response object
     deleted    {id}/deleted/{nonce}              {"id": …}
 
+Every kind says so in the header `kind`, but an event: nearly all records are events, and its key says it
+(P-12). A claim id has a shape that no other part of a key has (P-14), so no key can be taken for another's.
+
 No two appends share a key (P-5): compaction keeps the last record of a key, the fold believes the first.
 A record without a value is a tombstone: it erases, and never counts.
 
@@ -26,9 +29,20 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant, parse_response_id, partition_of
+from schemas.ids import (
+    ClaimId,
+    ExecutorId,
+    ResponseId,
+    Tenant,
+    parse_claim_id,
+    parse_response_id,
+    partition_of,
+)
 
-SCHEMA_VERSION = b"1"
+SEVEN_HEADERS = 1
+"""The form of an event before `ONE_HEADER`: it says its kind, and again what its key says (P-15)."""
+ONE_HEADER = 2
+"""The form of an event that says each thing once (P-12). Both forms are read."""
 QUEUED = "queued"
 IN_PROGRESS = "in_progress"
 OPEN_STATUSES = frozenset({QUEUED, IN_PROGRESS})
@@ -213,13 +227,18 @@ Entry = Accepted | Claimed | EventRecord | Extension | Cancelled | Deleted | Tom
 
 
 class EventHeaders:
-    """Builds the records of one claim's events; what all of them share is encoded once."""
+    """Builds the records of one claim's events, in the order in which they are posted, in the `form` that
+    the operator chose (P-15). What all of them share is encoded once.
+    """
 
-    def __init__(self, id: ResponseId, claim: ClaimId, attempt: int, tenant: Tenant) -> None:
+    def __init__(
+        self, id: ResponseId, claim: ClaimId, attempt: int, tenant: Tenant, form: int = ONE_HEADER
+    ) -> None:
         self._prefix = f"{id}/{claim}/".encode()
-        run = [("attempt", b"%d" % attempt), ("claim", claim.encode())]
-        self._event = [*_base(EventRecord.kind, tenant), *run]
-        self._extension = [*_base(Extension.kind, tenant), *run]
+        self._run = [*_base(Extension.kind, tenant), ("attempt", b"%d" % attempt), ("claim", claim.encode())]
+        self._seven = [("kind", b"event"), ("v", b"1"), *self._run[1:]] if form == SEVEN_HEADERS else None
+        self._said: tuple[str, bytes] | None = None
+        """The upstream's id, as an event of this claim has it already (P-34)."""
 
     def event(
         self,
@@ -229,16 +248,25 @@ class EventHeaders:
         terminal: str | None = None,
         upstream: Headers = (),
     ) -> NewRecord:
-        """The record of one event; `upstream` says where a resumable upstream stands (P-34)."""
-        number = b"%d" % sequence_number
-        headers = [*self._event, ("type", type.encode()), ("sequence_number", number), *upstream]
+        """The record of one event; `upstream` says where a resumable upstream stands (P-34).
+
+        The upstream's id is left out when an event of this claim before has it: what counts of a claim is a
+        prefix of what was posted under it (P-22), so where this event counts, that one does.
+        """
+        key = self._prefix + b"%d" % sequence_number
+        headers = _type_header(type)
+        if self._seven is not None:
+            headers = [*self._seven, *headers, ("sequence_number", b"%d" % sequence_number)]
+        if upstream:
+            headers = [*headers, *(upstream[1:] if upstream[0] == self._said else upstream)]
+            self._said = upstream[0] if self._seven is None else None
         if terminal:
-            headers.append(("terminal", terminal.encode()))
-        return NewRecord(self._prefix + number, value, headers)
+            headers = [*headers, ("terminal", terminal.encode())]
+        return NewRecord(key, value, headers)
 
     def extension(self, n: int, type: str, value: bytes) -> NewRecord:
         """The record of the n-th upstream event outside the Responses API of this claim."""
-        headers = [*self._extension, ("type", type.encode())]
+        headers = [*self._run, ("type", type.encode())]
         return NewRecord(self._prefix + b"x/%d" % n, value, headers)
 
 
@@ -251,21 +279,25 @@ def upstream_headers(response_id: str, cursor: int | None) -> Headers:
     return [id_header] if cursor is None else [id_header, (UPSTREAM_CURSOR, b"%d" % cursor)]
 
 
-def upstream_position(record: LogRecord) -> tuple[str, int | None] | None:
-    """What `upstream_headers` said of an event, its id and perhaps its cursor; None when nothing readable."""
+def upstream_position(record: LogRecord) -> tuple[str | None, int | None]:
+    """Where an event says that a resumable upstream stands: the upstream's id, and the cursor there.
+
+    Either is None where the event does not say it: then what an event before it said holds (P-34).
+    """
     try:
         headers = dict(record.headers)
-        cursor = headers.get(UPSTREAM_CURSOR)
+        id, cursor = headers.get("upstream_id"), headers.get(UPSTREAM_CURSOR)
         if cursor is not None and not _cursor.fullmatch(cursor):
-            return None
-        return headers["upstream_id"].decode(), None if cursor is None else int(cursor)
+            return None, None
+        return None if id is None else id.decode(), None if cursor is None else int(cursor)
     except MALFORMED:
-        return None
+        return None, None
 
 
 DIGITS = 16
 """A number has no more of them."""
 _number = re.compile(rb"0|[1-9][0-9]{0,%d}" % (DIGITS - 1))
+_ZERO = ord("0")
 _cursor = re.compile(rb"-?[0-9]{1,19}")
 """How an upstream numbers is its own affair: by nanoseconds, say."""
 
@@ -279,18 +311,36 @@ def number(digits: bytes) -> int:
     return int(digits)
 
 
-@lru_cache(maxsize=4096)
-def _claim_of(stem: str) -> tuple[ResponseId, ClaimId, int] | None:
-    """Whose events' keys begin with `stem`: response, claim and partition; None: nobody's."""
-    first, _, claim = stem.partition("/")
-    id = parse_response_id(first)
-    return None if id is None or not claim or "/" in claim else (id, ClaimId(claim), partition_of(id))
+@lru_cache(maxsize=256)
+def _type_header(type: str) -> Headers:
+    """All headers of most events of a type: one list, which nobody changes, for all of them."""
+    return [("type", type.encode())]
 
 
-_COMMON_KEY = 128
-"""Bytes that the key of a common event of ours never has: longer ones, of others, are not remembered."""
-_COMMON_EVENT = ("kind", "v", "tenant", "attempt", "claim", "type", "sequence_number")
-"""The headers, as `EventHeaders` orders them, of an event that ends nothing and cannot be resumed at."""
+_STEM = len("resp_") + 36 + len("/c") + 16 + len("/")
+"""Bytes of an event's key before its number, the same for all events of a claim."""
+
+
+class _Claims(dict[bytes, tuple[ResponseId, ClaimId, int] | None]):
+    """Whose events' keys begin with a stem: response, claim and partition; None: nobody's.
+
+    A dict takes 0.12 µs where `lru_cache` takes 0.2. It is emptied when it has `_REMEMBERED` claims, so that
+    it stays small whatever the log holds.
+    """
+
+    def __missing__(self, stem: bytes) -> tuple[ResponseId, ClaimId, int] | None:
+        id, _, rest = stem.decode("ascii", "replace").partition("/")
+        response, claim = parse_response_id(id), parse_claim_id(rest[:-1])
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[stem] = None
+        if response is not None and claim is not None and rest.endswith("/"):
+            self[stem] = response, claim, partition_of(response)
+        return self[stem]
+
+
+_REMEMBERED = 4096
+_claims = _Claims()
 
 
 def parse(record: LogRecord, partition: int | None = None) -> Entry:
@@ -299,31 +349,26 @@ def parse(record: LogRecord, partition: int | None = None) -> Entry:
     Who folds a `partition` names it, for an id of another one has no place there (P-11).
     """
     try:
-        return _common_event(record, partition) or _parse(record, partition)
+        # Three readers come here for every event, so the common one, which ends nothing, is read without a
+        # dict and without a call: 0.36 instead of 1.5 µs. It says what `_parse` would. Whose it is, all
+        # events of its claim share: that is read once, and is one string for all of them.
+        headers, key = record.headers, record.key
+        if (
+            headers
+            and headers[0][0] == "type"
+            and (len(headers) == 1 or (len(headers) == 2 and headers[1][0] == UPSTREAM_CURSOR))
+            and key is not None
+            and record.value is not None
+            and (digits := key[_STEM:]).isdigit()
+            and digits[0] != _ZERO
+            and len(digits) <= DIGITS
+            and (whose := _claims[key[:_STEM]]) is not None
+            and (partition is None or whose[2] == partition)
+        ):
+            return EventRecord(whose[0], whose[1], int(digits), headers[0][1].decode())
+        return _parse(record, partition)
     except MALFORMED as error:
         return Unreadable(f"{type(error).__name__}: {error}")
-
-
-def _common_event(record: LogRecord, partition: int | None) -> EventRecord | None:
-    """A shorter way to what `_parse` says, for nearly all records: three readers go it for every event, and a
-    dict of the headers is a third of what the long way takes. What the events of a claim share is read once,
-    and is one string for all of them. None: go the long way.
-    """
-    headers = record.headers
-    if len(headers) != len(_COMMON_EVENT) or record.key is None or record.value is None:
-        return None
-    (kind, by), (v, _), (tenant, _), (attempt, _), (claimed, _), (named, name), (numbered, _) = headers
-    if by != b"event" or (kind, v, tenant, attempt, claimed, named, numbered) != _COMMON_EVENT:
-        return None
-    if len(record.key) > _COMMON_KEY:
-        return None
-    stem, _, digits = record.key.decode().rpartition("/")
-    whose = _claim_of(stem)
-    if whose is None or (partition is not None and whose[2] != partition):
-        return None
-    if not digits.isascii() or not digits.isdecimal() or digits[0] == "0" or len(digits) > DIGITS:
-        return None  # no number, or 0, which is as rare
-    return EventRecord(whose[0], whose[1], int(digits), name.decode())
 
 
 def _parse(record: LogRecord, partition: int | None) -> Entry:
@@ -334,17 +379,17 @@ def _parse(record: LogRecord, partition: int | None) -> Entry:
     if record.value is None:
         return Tombstone(id)
     headers = dict(record.headers)
-    match headers["kind"], rest:
-        case b"event", [claim, digits] if claim:
-            kind, terminal = headers["type"].decode(), _terminal(headers)
-            return EventRecord(id, ClaimId(claim), number(digits.encode()), kind, terminal)
+    match headers.get("kind", b"event"), rest:  # only an event may lack its kind (P-12)
+        case b"event", [claim, digits]:
+            type, terminal = headers["type"].decode(), _terminal(headers)
+            return EventRecord(id, _claim(claim), number(digits.encode()), type, terminal)
         case b"accepted", ["accepted", nonce]:
             return _accepted(id, nonce, headers)
         case b"claimed", ["claim", attempt, claim]:
             executor = ExecutorId(headers["executor"].decode())
-            return Claimed(id, number(attempt.encode()), ClaimId(claim), executor, _tenant(headers))
+            return Claimed(id, number(attempt.encode()), _claim(claim), executor, _tenant(headers))
         case b"extension", [claim, "x", digits]:
-            return Extension(id, ClaimId(claim), number(digits.encode()), headers["type"].decode())
+            return Extension(id, _claim(claim), number(digits.encode()), headers["type"].decode())
         case b"cancelled", ["cancelled", nonce]:
             return Cancelled(id, nonce, _tenant(headers))
         case b"deleted", ["deleted", nonce]:
@@ -359,6 +404,13 @@ def _id(text: str, partition: int | None) -> ResponseId:
         whose = "" if partition is None else f" of partition {partition}"
         raise ValueError(f"no response id{whose}: {text[:SHOWN]!r}")
     return id
+
+
+def _claim(text: str) -> ClaimId:
+    claim = parse_claim_id(text)
+    if claim is None:
+        raise ValueError(f"no claim id: {text[:SHOWN]!r}")
+    return claim
 
 
 def _terminal(headers: dict[str, bytes]) -> str | None:
@@ -397,4 +449,4 @@ def _tenant(headers: dict[str, bytes]) -> Tenant:
 
 
 def _base(kind: str, tenant: Tenant) -> list[tuple[str, bytes]]:
-    return [("kind", kind.encode()), ("v", SCHEMA_VERSION), ("tenant", tenant.encode())]
+    return [("kind", kind.encode()), ("tenant", tenant.encode())]

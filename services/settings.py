@@ -73,6 +73,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         _takes("bytes of the largest record, 1024 or more; topics need a max.message.bytes 4096 above"),
     ] = 12 << 20
 
+    records: Annotated[
+        Literal[1, 2],
+        _takes("the form of event records: 1 as long as a process of the version before runs, else 2"),
+    ] = 2
+
     host: Annotated[str, _takes("the address to listen on for clients")] = "127.0.0.1"
     port: Annotated[Port, _takes("the public port of ingest or replay, 0 to 65535; 0: any free one")] = 8000
     internal_host: Annotated[str, _takes("the address for the internal and admin ports")] = "127.0.0.1"

@@ -18,11 +18,13 @@ from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
+from tests.written import claim_of
 
 NAMES = topics()
 TENANT = Tenant("default")
 FAR = 1 << 50
 DEAD = ExecutorId("exec_dead")
+DEAD_CLAIM = claim_of("dead")
 
 
 def memory() -> MemoryLog:
@@ -58,12 +60,14 @@ class Rig:
         await self.put(entry.new(value))
         return id
 
-    async def claim(self, id: ResponseId, attempt: int = 1, claim: str = "cdead") -> None:
-        await self.put(Claimed(id, attempt, ClaimId(claim), DEAD, TENANT).new())
+    async def claim(self, id: ResponseId, attempt: int = 1, claim: ClaimId = DEAD_CLAIM) -> None:
+        await self.put(Claimed(id, attempt, claim, DEAD, TENANT).new())
 
-    async def event(self, id: ResponseId, number: int, event: dict[str, Any], claim: str = "cdead") -> None:
+    async def event(
+        self, id: ResponseId, number: int, event: dict[str, Any], claim: ClaimId = DEAD_CLAIM
+    ) -> None:
         value = json.dumps(event | {"sequence_number": number}).encode()
-        await self.put(EventHeaders(id, ClaimId(claim), 1, TENANT).event(number, event["type"], value))
+        await self.put(EventHeaders(id, claim, 1, TENANT).event(number, event["type"], value))
 
     def fold(self) -> tuple[Fold, dict[ResponseId, list[dict[str, Any]]]]:
         """What a reader makes of the log: the states, and the counting events' values."""

@@ -84,9 +84,9 @@ class Author:
         self.frames.append(frame(type, number, value))
         return self
 
-    async def zombie(self, claim: str, numbers: Iterable[int]) -> "Author":
+    async def zombie(self, claim: ClaimId, numbers: Iterable[int]) -> "Author":
         """Events of a claim that does not win, with numbers that look right."""
-        headers = EventHeaders(self.id, ClaimId(claim), 1, self.tenant)
+        headers = EventHeaders(self.id, claim, 1, self.tenant)
         for number in numbers:
             type = "response.output_text.delta"
             await self.put(headers.event(number, type, _value(type, number, {"delta": "zombie"})))

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from schemas.errors import LogError
 from schemas.ids import ResponseId, Tenant, parse_response_id
-from schemas.records import MALFORMED, SCHEMA_VERSION, SHOWN, LogRecord, NewRecord, Unreadable, number
+from schemas.records import MALFORMED, SHOWN, LogRecord, NewRecord, Unreadable, number
 
 CHUNK_BYTES = 256 << 10
 """Raw bytes of a chunk. 256 KiB bounds what the projector holds unpacked per open response and what a
@@ -222,7 +222,7 @@ def transcript_records(
 
 def gone_record(id: ResponseId, tenant: Tenant) -> NewRecord:
     """The record that hides a deleted response for good (P-72)."""
-    headers = [("kind", b"gone"), ("v", SCHEMA_VERSION), ("tenant", tenant.encode())]
+    headers = [("kind", b"gone"), ("tenant", tenant.encode())]
     return NewRecord(gone_key(id), b'{"id":"%b"}' % id.encode(), headers)
 
 
@@ -275,7 +275,6 @@ def _chunk(id: ResponseId, index: int, headers: dict[str, bytes]) -> Chunk:
 
 def _summary_headers(summary: Summary) -> list[tuple[str, bytes]]:
     return [
-        ("v", SCHEMA_VERSION),
         ("tenant", summary.tenant.encode()),
         ("status", summary.status.encode()),
         ("background", b"%d" % summary.background),

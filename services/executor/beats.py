@@ -15,7 +15,7 @@ import structlog
 from schemas.errors import LogError
 from schemas.ids import ExecutorId
 from schemas.models import KIND
-from schemas.records import MALFORMED, SCHEMA_VERSION, LogRecord, NewRecord
+from schemas.records import MALFORMED, LogRecord, NewRecord
 from services import points
 from services.eventlog.patience import patiently
 from services.eventlog.port import Log, Writer
@@ -105,7 +105,7 @@ class Beats:
             points.at("beat read back")
 
     def _record(self, *, leaving: bool = False) -> NewRecord:
-        headers = [("kind", b"beat"), ("v", SCHEMA_VERSION), ("executor", self._me.encode())]
+        headers = [("kind", b"beat"), ("executor", self._me.encode())]
         if leaving:
             headers.append(("leaving", b"1"))
         return NewRecord(self._me.encode(), msgspec.json.encode({"executor": self._me}), headers)

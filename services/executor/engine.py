@@ -21,6 +21,7 @@ from schemas.errors import LogError
 from schemas.fold import State, Verdict
 from schemas.ids import TOKEN_BYTES, ClaimId, ExecutorId, ResponseId, claim_id
 from schemas.records import (
+    ONE_HEADER,
     Accepted,
     Cancelled,
     Claimed,
@@ -53,7 +54,8 @@ FindRoute = Callable[[bytes], Route | None]
 class Engine:
     """One process's partitions and runs. `lease` is in seconds; `clock` gives wall-clock seconds.
 
-    `ephemeral_ms`: how long (log time) an ephemeral response is kept after its end.
+    `ephemeral_ms`: how long (log time) an ephemeral response is kept after its end. `form`: of the event
+    records that runs write (P-15).
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Engine:
         lease: float,
         ephemeral_ms: int,
         clock: Callable[[], float],
+        form: int = ONE_HEADER,
     ) -> None:
         self.me = me
         self.topic = topic
@@ -84,6 +87,7 @@ class Engine:
         self._lease = lease
         self._ephemeral_ms = ephemeral_ms
         self._clock = clock
+        self._form = form
 
     def __repr__(self) -> str:
         return f"<Engine {self.me} partitions={sorted(self.partitions)} runs={len(self.runs)}>"
@@ -264,6 +268,7 @@ class Engine:
             claim=lambda attempt: self.claim(partition, id, attempt),
             clock=self._clock,
             unbroken=self._unbroken,
+            form=self._form,
         )
 
     def _unbroken(self, since: float) -> bool:

@@ -96,6 +96,7 @@ class Executor:
             lease=lease,
             ephemeral_ms=ephemeral_ms,
             clock=time.time,
+            form=settings.records,
         )
         self._writer = self._engine.writer = log_.writer(on_failure=self._engine.append_failed)
         self._predecessors = Predecessors(conversation.settle, self._engine.partitions, self._engine.stirred)

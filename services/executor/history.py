@@ -125,9 +125,11 @@ class _Reader:
             self.past.bytes += len(record.value)
             with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output can come of it
                 self._apply(_event(record.value))
-            if (position := upstream_position(record)) is not None:
-                self.past.upstream_id, cursor = position
-                self.past.cursor = self.past.cursor if cursor is None else cursor
+            upstream_id, cursor = upstream_position(record)
+            if upstream_id is not None:
+                self.past.upstream_id = upstream_id
+            if cursor is not None:
+                self.past.cursor = cursor
 
     def _apply(self, event: Event) -> None:
         shown = event.get("response")

@@ -25,7 +25,7 @@ from msgspec import Struct
 from schemas.events import ITEM_DONE, TERMINAL_EVENTS
 from schemas.fold import State
 from schemas.ids import ClaimId
-from schemas.records import EventHeaders, NewRecord, upstream_headers
+from schemas.records import ONE_HEADER, EventHeaders, NewRecord, upstream_headers
 from schemas.steps import Steps, finished
 from services import points
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
@@ -58,6 +58,8 @@ class Outlet(Struct, frozen=True):
     """Wall clock, seconds: dates completions, decides nothing."""
     unbroken: Callable[[float], bool]
     """Whether nobody can have counted this executor out since a loop time, seconds."""
+    form: int = ONE_HEADER
+    """Of event records (P-15)."""
 
 
 class Unread(Struct, gc=False):
@@ -87,7 +89,7 @@ class Run:
         # Asked for once: on Python 3.11 every `get_running_loop` is a system call (getpid), a tenth of the
         # executor's CPU when each event asks for it twice.
         self._clock = asyncio.get_running_loop().time
-        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant)
+        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant, self._outlet.form)
         self._patience = lease / 2
         self._lease = lease
         self.sent_at = sent_at
@@ -146,7 +148,7 @@ class Run:
         """A later claim of this executor won: go on from the last number that counts."""
         assert state.claim is not None
         self.attempt, self.claim = state.attempt, state.claim
-        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant)
+        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant, self._outlet.form)
         self.reclaiming = False
         self.read_back(state.last)
         now = self._clock()

@@ -24,7 +24,6 @@ from schemas.events import UNDECODABLE, cancelled_frame, derived_event, frame, o
 from schemas.fold import Fold, State, Verdict
 from schemas.ids import ResponseId, Tenant
 from schemas.records import (
-    SCHEMA_VERSION,
     Accepted,
     Cancelled,
     Deleted,
@@ -298,7 +297,6 @@ def response_record(state: State, final: bytes) -> NewRecord:
     model = _final(final).model
     headers = [
         ("kind", b"response"),
-        ("v", SCHEMA_VERSION),
         ("tenant", state.tenant.encode()),
         ("status", state.status.encode()),
         ("model", model[:MODEL_CHARACTERS].encode() if isinstance(model, str) else b""),

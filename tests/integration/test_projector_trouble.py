@@ -20,6 +20,7 @@ from services.settings import Settings
 from tests.conftest import eventually
 from tests.projecting import Views, projecting
 from tests.responses import Author
+from tests.written import claim_of
 
 NAMES: Topics = topics()
 SETTINGS = Settings(grace_s=2)
@@ -256,7 +257,7 @@ async def test_over_the_memory_bound_frames_are_read_again_at_the_close(
     async with projecting(log, NAMES, SETTINGS, memory_bytes=1000) as running:
         author = await (await write(0).accept()).take()
         await author.say("one", "two")
-        await author.zombie("czombie", [4, 5])
+        await author.zombie(claim_of("zombie"), [4, 5])
         await eventually(lambda: _let_go(running, author))
         await (await author.say("three")).complete()
         await view.committed(0, author.ack.offset + 1)

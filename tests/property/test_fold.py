@@ -27,6 +27,7 @@ from schemas.records import (
     Unreadable,
     parse,
 )
+from tests.written import claim_of
 
 T = Tenant("acme")
 IDS = [response_id(0, bytes([n]) * 16) for n in range(3)]
@@ -94,7 +95,7 @@ class History:
         return self.put(Deleted(id, self.fresh(), T).new())
 
     def garbage(self, id: ResponseId, kind: bytes = b"unheard-of") -> Verdict:
-        return self.put(NewRecord(f"{id}/odd/{self.fresh()}".encode(), b"{}", [("kind", kind), ("v", b"9")]))
+        return self.put(NewRecord(f"{id}/odd/{self.fresh()}".encode(), b"{}", [("kind", kind)]))
 
     def erase(self, id: ResponseId) -> None:
         """Tombstones in log order, so the `accepted` goes first; the `deleted` stays (P-90)."""
@@ -114,7 +115,7 @@ def step(history: History, what: str, id: ResponseId, n: int) -> None:
     """One append. `n` picks among what is possible."""
     state = history.fold.get(id)
     claims = history.claims.get(id, [])
-    claim, _ = claims[n % len(claims)] if claims else (ClaimId("cnobody"), 0)
+    claim, _ = claims[n % len(claims)] if claims else (claim_of("nobody"), 0)
     match what:
         case "stray":
             history.event(id, claim, n % 7, STATUSES[n % 3] if n % 5 == 0 else None)
@@ -243,11 +244,11 @@ def test_a_response_folds_alike_alone_and_among_others(history: History) -> None
 
 
 @given(histories)
-def test_p4_values_and_the_schema_version_decide_nothing(history: History) -> None:
+def test_p4_values_and_headers_of_a_later_version_decide_nothing(history: History) -> None:
     changed = [
         record._replace(
             value=None if record.value is None else b"\xff not json",
-            headers=[(name, b"7" if name == "v" else value) for name, value in record.headers],
+            headers=[*record.headers, ("v", b"7"), ("of-tomorrow", b"\xff")],
         )
         for record in history.records
     ]
@@ -297,7 +298,7 @@ def _with(history: History, extra: Sequence[NewRecord], at: int) -> list[Stored]
 def test_p22_events_of_a_claim_that_never_won_change_nothing(history: History, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(history.records)))
     numbers = data.draw(st.lists(st.integers(0, 9), max_size=5, unique=True))
-    headers = EventHeaders(data.draw(st.sampled_from(IDS)), ClaimId("czombie"), 1, T)
+    headers = EventHeaders(data.draw(st.sampled_from(IDS)), claim_of("zombie"), 1, T)
     zombies = [headers.event(n, "response.completed", b"{}", "completed" if n % 2 else None) for n in numbers]
     _same_but_for_offsets(history, _with(history, zombies, at))
 
@@ -316,7 +317,7 @@ def test_p27_extensions_and_tombstones_change_nothing(history: History, data: st
     at = data.draw(st.integers(0, len(history.records)))
     id = data.draw(st.sampled_from(IDS))
     state = history.fold.get(id)
-    claim = state.claim if state and state.claim else ClaimId("c0")
+    claim = state.claim if state and state.claim else claim_of("0")
     extra = [EventHeaders(id, claim, 1, T).extension(0, "odd", b"{}")]
     extra += [NewRecord(record.key or b"", None) for record in history.records[:3]]
     _same_but_for_offsets(history, _with(history, extra, at))
@@ -510,7 +511,7 @@ def test_p22_an_event_counts_only_with_the_number_after_the_last() -> None:
 
 
 def test_p22_an_event_of_an_unknown_response_does_not_count() -> None:
-    assert History().event(ID, ClaimId("c1"), 0) is Verdict.UNKNOWN
+    assert History().event(ID, claim_of("1"), 0) is Verdict.UNKNOWN
 
 
 def test_p23_a_terminal_event_closes_with_its_status() -> None:

@@ -18,8 +18,18 @@ from msgspec.structs import replace
 from schemas import records
 from schemas.events import frame
 from schemas.fold import State
-from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant, parse_response_id, response_id
-from schemas.records import Accepted, Cancelled, Claimed, Deleted, EventHeaders, NewRecord, Unreadable
+from schemas.ids import ExecutorId, ResponseId, Tenant, parse_response_id, response_id
+from schemas.records import (
+    ONE_HEADER,
+    SEVEN_HEADERS,
+    Accepted,
+    Cancelled,
+    Claimed,
+    Deleted,
+    EventHeaders,
+    NewRecord,
+    Unreadable,
+)
 from services.eventlog import transcript
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Batch, TopicPartition
@@ -48,6 +58,7 @@ from services.replay.reader import Cut, packed_chunks
 from services.replay.snapshot import events_in
 from services.replay.turn import request_body
 from services.replay.window import Memory
+from tests.written import claim_of
 
 NAMES = topics()
 EVENTS, TRANSCRIPTS = TopicPartition(NAMES.events, 0), TopicPartition(NAMES.transcripts, 0)
@@ -80,10 +91,13 @@ class Stored(Struct):
 
 
 def written(n: int) -> list[NewRecord]:
-    """Those of response `n` in `responses.events`: it fails, is cancelled and deleted, or is not stored."""
-    id, claim, kind, value = id_of(n), ClaimId("c1"), n % 3, value_of(n)
+    """Those of response `n` in `responses.events`: it fails, is cancelled and deleted, or is not stored;
+    every fourth tells it in the form of events before.
+    """
+    id, claim, kind, value = id_of(n), claim_of("1"), n % 4 % 3, value_of(n)
+    form = SEVEN_HEADERS if n % 4 == 3 else ONE_HEADER
     accepted = Accepted(id, "n", TENANT, "sha", FAR, FAR, background=True, store=kind < 2, keyed=True)
-    event, upstream = EventHeaders(id, claim, 1, TENANT), records.upstream_headers("up_1", 7)
+    event, upstream = EventHeaders(id, claim, 1, TENANT, form), records.upstream_headers("up_1", 7)
     begun = [
         replace(accepted, previous=id_of(n - 3)).new(value),
         Claimed(id, 1, claim, EXECUTOR, TENANT).new(),
@@ -116,7 +130,7 @@ def chunks() -> list[PackedChunk]:
 
 CHUNKS = chunks()
 LIFE = len(written(0))
-TRUE = [record for n in range(3) for record in (*written(n), *packed(n))]
+TRUE = [record for n in range(4) for record in (*written(n), *packed(n))]
 header_names = st.sampled_from(sorted({name for record in TRUE for name, _ in record.headers}))
 HEADER_VALUES = [None, b"\xff", b"event", b"deleted", b"queued", b"zz", ELSEWHERE.encode(), *NUMBERS]
 PARTS = ["accepted", "deleted", "request", "x", "1", "2", "-1", "07", "9" * 17, "١", ""]
@@ -161,13 +175,13 @@ def lives(of: Callable[[int], list[NewRecord]]) -> list[Stored]:
     """Life after life with one record in it exchanged, each of another response."""
     ways = [
         (kind, at, exchange)
-        for kind in range(3)
+        for kind in range(4)
         for at, record in enumerate(of(kind))
         for exchange in exchanges(record)
     ]
     log: list[Stored] = []
     for n, (kind, at, exchange) in enumerate(ways):
-        life = [_stored(record) for record in of(3 * n + kind)]
+        life = [_stored(record) for record in of(4 * n + kind)]
         life[at] = exchange(life[at])
         log += life
     return numbered(log)
@@ -363,9 +377,9 @@ def test_who_follows_each_other_in_a_circle_holds_nobody_up() -> None:
 
 def test_a_response_of_a_status_of_tomorrow_closes_once_also_when_it_is_deleted() -> None:
     folding = Folding(0, Memory(1 << 16), lambda _: None, lambda _: None, ephemeral_ms=1_000)
-    event = EventHeaders(IDS[0], ClaimId("c"), 1, TENANT).event(1, "response.expired", b"{}", "expired")
+    event = EventHeaders(IDS[0], claim_of("1"), 1, TENANT).event(1, "response.expired", b"{}", "expired")
     accepted = Accepted(IDS[0], "n", TENANT, "sha", FAR, FAR, background=False, store=True)
-    claimed = Claimed(IDS[0], 1, ClaimId("c"), EXECUTOR, TENANT)
+    claimed = Claimed(IDS[0], 1, claim_of("1"), EXECUTOR, TENANT)
     for record in (accepted.new(b"{}"), claimed.new(), event, Deleted(IDS[0], "n", TENANT).new()):
         assert folding.apply(_stored(record)) is None
 

@@ -21,6 +21,7 @@ from services.eventlog.kafka_lane import Lane
 from services.executor.run import Run
 from services.executor.scribe import Draft, Ending
 from services.points import Point
+from tests.written import kind_of
 
 VARIABLE = "DIE_AT"
 Ids = Iterable[str]
@@ -35,15 +36,15 @@ class Death(NamedTuple):
     pick: Pick
 
 
-def _records(kind: bytes, terminal: bool = False) -> Pick:
+def _records(kind: str, terminal: bool = False) -> Pick:
     """The responses of which the batches under way hold such a record."""
 
     def pick(lanes: Iterable[Lane]) -> list[str]:
         found = []
         for lane in lanes:
             for queued in (*(lane.batch.queued if lane.batch else ()), *lane.queue):
-                headers = dict(queued.record.headers)
-                if headers.get("kind") == kind and (not terminal or "terminal" in headers):
+                ends = "terminal" in dict(queued.record.headers)
+                if kind_of(queued.record) == kind and (ends or not terminal):
                     found.append(queued.record.key.decode().split("/")[0])
         return found
 
@@ -90,8 +91,8 @@ POINTS: dict[str, Death] = {
     "accepted is read": Death("accepted read", lambda _p, state, _v: [state.id]),
     "before the claim": Death("claim made", _first),
     "the claim is queued": Death("claim queued", _first),
-    "the claim is on the wire": Death("request made", _records(b"claimed")),
-    "the claim is acknowledged": Death("request answered", _records(b"claimed")),
+    "the claim is on the wire": Death("request made", _records("claimed")),
+    "the claim is acknowledged": Death("request answered", _records("claimed")),
     "the claim is read back": Death("claim won", _first),
     "the run is made": Death("run begun", _begun),
     "before the accepted value": Death("accepted wanted", _of),
@@ -102,13 +103,13 @@ POINTS: dict[str, Death] = {
     "the first events are queued": Death("upstream written", _of),
     "an event is made, not queued": Death("events made", _drafted(terminal=False)),
     "an event is queued": Death("events queued", _drafted(terminal=False)),
-    "an event is on the wire": Death("request made", _records(b"event")),
-    "an event is acknowledged": Death("request answered", _records(b"event")),
+    "an event is on the wire": Death("request made", _records("event")),
+    "an event is acknowledged": Death("request answered", _records("event")),
     "an event is read back": Death("event read back", _of),
     "before the terminal append": Death("events made", _drafted(terminal=True)),
     "the terminal is queued": Death("events queued", _drafted(terminal=True)),
-    "the terminal is on the wire": Death("request made", _records(b"event", terminal=True)),
-    "the terminal is acknowledged": Death("request answered", _records(b"event", terminal=True)),
+    "the terminal is on the wire": Death("request made", _records("event", terminal=True)),
+    "the terminal is acknowledged": Death("request answered", _records("event", terminal=True)),
     "the terminal is read back": Death("response closed", _id),
     "the run is over": Death("run over", _of),
     "before the watermark commit": Death("watermarks due", _any),

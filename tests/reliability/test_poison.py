@@ -18,13 +18,15 @@ from tests.api import SLOW_MS, numbers, request
 from tests.reliability import audit
 from tests.reliability.rig import Rig, Service, until
 from tests.steady import steady
+from tests.written import claim_of
 
 ID = ResponseId("resp_0000" + "a" * 32)
-BASE = [("kind", b"event"), ("v", b"1"), ("tenant", b"default")]
+CLAIM = claim_of("1")
+EVENT, BASE = [("type", b"x")], [("tenant", b"default")]
 ELSEWHERE = ResponseId("resp_0007" + "a" * 32)
-DELETED = [("kind", b"deleted"), *BASE[1:], ("accepted_offset", b"0")]
+DELETED = [("kind", b"deleted"), *BASE, ("accepted_offset", b"0")]
 ACCEPTED = [
-    ("kind", b"accepted"), *BASE[1:], ("body_sha256", b"0" * 64), ("not_after", b"9" * 16),
+    ("kind", b"accepted"), *BASE, ("body_sha256", b"0" * 64), ("not_after", b"9" * 16),
     ("background", b"1"), ("store", b"1"), ("deadline", b"9" * 16),
 ]  # fmt: skip
 ENDLESS = ("deadline", b"9" * 30)
@@ -36,29 +38,29 @@ HUGE = b'"' + b"x" * ((24 << 20) - 4096) + b'"'
 def summary(chunks: int) -> list[tuple[str, bytes]]:
     """The headers of a transcript of so many chunks."""
     return [
-        *BASE[1:], ("status", b"completed"), ("background", b"1"), ("body_sha256", b"0"),
+        *BASE, ("status", b"completed"), ("background", b"1"), ("body_sha256", b"0"),
         ("accepted_offset", b"0"), ("closed_offset", b"9"), ("created_at", b"1"),
         ("events", b"%d" % (chunks + 3)), ("chunks", b"%d" % chunks),
     ]  # fmt: skip
 
 
 POISON: dict[str, NewRecord] = {
-    "no key": NewRecord(NO_KEY, b"{}", BASE),
-    "an empty key": NewRecord(b"", b"{}", BASE),
-    "a key that is no text": NewRecord(b"\xff\xfe/\xff/1", b"{}", BASE),
-    "a key without parts": NewRecord(b"resp", b"{}", BASE),
-    "a key of many parts": NewRecord(b"a/b/c/d/e/f", b"{}", BASE),
-    "no headers": NewRecord(f"{ID}/claim_1/2".encode(), b"{}"),
-    "a kind of tomorrow": NewRecord(f"{ID}/paused/1".encode(), b"{}", [("kind", b"paused"), ("v", b"2")]),
+    "no key": NewRecord(NO_KEY, b"{}", EVENT),
+    "an empty key": NewRecord(b"", b"{}", EVENT),
+    "a key that is no text": NewRecord(b"\xff\xfe/\xff/1", b"{}", EVENT),
+    "a key without parts": NewRecord(b"resp", b"{}", EVENT),
+    "a key of many parts": NewRecord(b"a/b/c/d/e/f", b"{}", EVENT),
+    "no headers": NewRecord(f"{ID}/{CLAIM}/2".encode(), b"{}"),
+    "a kind of tomorrow": NewRecord(f"{ID}/{CLAIM}/1".encode(), b"{}", [("kind", b"paused"), *EVENT]),
     "a header that is no text": NewRecord(f"{ID}/accepted/1".encode(), b"{}", [("kind", b"\xff")]),
-    "a number that is none": NewRecord(f"{ID}/claim_1/two".encode(), b"{}", [*BASE, ("type", b"x")]),
-    "half an accepted": NewRecord(f"{ID}/accepted/1".encode(), b"{}", [("kind", b"accepted"), ("v", b"1")]),
-    "an event of nobody": NewRecord(f"{ID}/claim_1/2".encode(), b"{]", [*BASE, ("type", b"x")]),
+    "a number that is none": NewRecord(f"{ID}/{CLAIM}/two".encode(), b"{}", EVENT),
+    "half an accepted": NewRecord(f"{ID}/accepted/1".encode(), b"{}", [("kind", b"accepted")]),
+    "an event of nobody": NewRecord(f"{ID}/{CLAIM}/2".encode(), b"{]", EVENT),
     "a beat that is no text": NewRecord(b"\xff", b"{}", [("kind", b"beat"), ("executor", b"\xff\xfe")]),
-    "a chunk of nothing": NewRecord(f"{ID}/0".encode(), b"not zstd", [("kind", b"chunk"), ("v", b"1")]),
-    "a huge record": NewRecord(f"{ID}/claim_1/3".encode(), HUGE, [*BASE, ("type", b"x")]),
+    "a chunk of nothing": NewRecord(f"{ID}/0".encode(), b"not zstd", [("kind", b"chunk")]),
+    "a huge record": NewRecord(f"{ID}/{CLAIM}/3".encode(), HUGE, EVENT),
     "no value": NewRecord(b"\xff\xff", None),
-    "gone, of no id": NewRecord(b"zz/gone", b"{}", [("kind", b"gone"), *BASE[1:]]),
+    "gone, of no id": NewRecord(b"zz/gone", b"{}", [("kind", b"gone"), *BASE]),
     "deleted, of another partition": NewRecord(f"{ELSEWHERE}/deleted/1".encode(), b"{}", DELETED),
     "accepted, of no id": NewRecord(b"zz/accepted/1", b"{}", ACCEPTED),
     "accepted, behind no id": NewRecord(f"{ID}/accepted/1".encode(), b"{}", [*ACCEPTED, ("previous", b"zz")]),
@@ -144,7 +146,7 @@ def test_a_request_that_cannot_be_read_ends_its_response_honestly(rig: Rig) -> N
         id = ids.response_id(0, len(made).to_bytes(16))
         now = int(time.time() * 1000)
         headers = [
-            ("kind", b"accepted"), ("v", b"1"), ("tenant", b"default"), ("body_sha256", b"0" * 64),
+            ("kind", b"accepted"), ("tenant", b"default"), ("body_sha256", b"0" * 64),
             ("not_after", b"%d" % (now + 60_000)), ("deadline", b"%d" % (now + 3_600_000)),
             ("background", b"1"), ("store", b"1"),
         ]  # fmt: skip
@@ -168,8 +170,7 @@ def test_a_broken_event_under_the_winning_claim_strands_nobody(rig: Rig) -> None
         if (record.key or b"").startswith(f"{id}/claim/".encode())
     )
     number = b"%d" % (last + 1)
-    headers = [*BASE, ("attempt", b"1"), ("claim", claim), ("type", b"response.output_text.delta")]
-    headers.append(("sequence_number", number))
+    headers = [("type", b"response.output_text.delta")]
     key = b"%b/%b/%b" % (id.encode(), claim, number)
     append(rig, topics(rig.settings.topic_prefix).events, [NewRecord(key, b'{"type": broken', headers)])
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 BROKER_PAUSES = (3, 12, 40)
 STUN = 15.0
 """Seconds after which whoever was stunned comes back, though nobody has acted for it."""
-ODD: list[Headers] = [[], [("kind", b"event")], [("kind", b"unheard-of"), ("v", b"9")]]
+LATER: Headers = [("kind", b"unheard-of"), ("type", b"response.output_text.delta")]
+ODD: list[Headers] = [[], [("kind", b"event")], [("type", b"odd")], LATER]
 """Headers that say nothing, too little, or what only a later version knows."""
 READERS = 2
 """Fresh replays beside those that live from the start."""
@@ -162,9 +163,15 @@ class Faults:
                 await self._world.restart(process.name)
 
     async def _poison(self, _: Process) -> None:
-        """Somebody writes what nobody can read (P-8)."""
+        """Somebody writes what nobody can read (P-8), perhaps under the key of a run's next event (P-13)."""
         rng = self._rng
         partition = rng.randrange(PARTITIONS)
+        told = [story for story in self._world.truth[partition].open() if story.claim is not None]
+        if told and rng.random() < 0.5:
+            story = rng.choice(told)
+            key = f"{story.id}/{story.claim}/{len(story.frames)}".encode()
+            self._world.log.append_now(TopicPartition(NAMES.events, partition), NewRecord(key, b"{", LATER))
+            return
         key = f"{response_id(partition, rng.randbytes(16))}/odd/{clients.nonce(rng)}".encode()
         record = NewRecord(key, b"{", rng.choice(ODD))
         sources = [TopicPartition(NAMES.events, partition), TopicPartition(NAMES.executors, 0)]

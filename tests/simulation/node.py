@@ -30,6 +30,7 @@ from services.eventlog.port import (
 from services.eventlog.topics import topics
 from tests.simulation.clockwork import PROCESS, running
 from tests.simulation.log import SimLog
+from tests.written import kind_of
 
 SESSION = 10.0
 """Seconds without a sign of life after which the group expels a member."""
@@ -45,12 +46,14 @@ T = TypeVar("T")
 class Node:
     """A process that can be paused, isolated, resumed and killed. `context` is what all its code runs in."""
 
-    def __init__(self, name: str, log: SimLog, rng: Random, *, trouble: float) -> None:
+    def __init__(self, name: str, log: SimLog, rng: Random, *, trouble: float, old: bool = False) -> None:
         self.name = name
         self.log = log
         self.rng = rng
         self.trouble = trouble
         """The chance that an append or a commit goes wrong."""
+        self.old = old
+        """It is of the version before: events that do not say their kind are unreadable to it (P-15)."""
         self.alive = True
         self.born_at = running().time()
         self.delays: tuple[float, ...] = (1, 3, 10)
@@ -192,7 +195,7 @@ class Node:
         if self.behind_until and any(source.topic == NAMES.events for source in positions):
             await self._fall_behind()
         await self.passage()
-        return batches
+        return [_as_before(batch) for batch in batches] if self.old else batches
 
     async def _fall_behind(self) -> None:
         while (left := self.behind_until - running().time()) > 0:
@@ -397,11 +400,21 @@ class NodeWriter:
             self._node.log.append_later(seconds, source, records)
 
 
+def _as_before(batch: Batch) -> Batch:
+    """`batch` as a process of the version before reads it: all but events say their kind as they always did,
+    and what does not is unreadable to it, as to today's is what has no header at all.
+    """
+    kinds = [(record, any(name == "kind" for name, _ in record.headers)) for record in batch.records]
+    return batch._replace(
+        records=[record if said else record._replace(headers=()) for record, said in kinds]  # type: ignore[attr-defined]
+    )
+
+
 def _act(source: TopicPartition, record: NewRecord) -> str:
     """What the append of `record` is."""
     if source.topic != NAMES.events:
         return source.topic
-    return dict(record.headers).get("kind", b"tombstone").decode()
+    return kind_of(record)
 
 
 def response_of(record: NewRecord | LogRecord) -> ResponseId:

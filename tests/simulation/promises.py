@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from schemas.fold import Fold
 from schemas.ids import ResponseId, partition_of
-from schemas.records import Accepted, Claimed, EventRecord, Tombstone, parse
+from schemas.records import Accepted, Claimed, EventRecord, Tombstone, Unreadable, parse
 from services.connect import executors_group, projector_group
 from services.eventlog import transcript
 from services.eventlog.memory_partition import MemoryRecord
@@ -69,7 +69,7 @@ class Promises:
         if id is not None and partition_of(id) != partition:
             world.bad("P-1 a record in a foreign partition", key, partition)
             return
-        if not isinstance(entry, Tombstone):
+        if not isinstance(entry, Tombstone | Unreadable):  # what is unreadable is nobody's of ours
             if (partition, key) in self._keys:
                 world.bad("P-5 shared key", key)
             self._keys.add((partition, key))

@@ -10,7 +10,16 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import ADMITTING, LASTING, NARROW, OUTRUN, OVERTAKEN, TARDY, ZOMBIES
+from tests.simulation.planted.registry import (
+    ADMITTING,
+    LASTING,
+    NARROW,
+    OUTRUN,
+    OVERTAKEN,
+    TARDY,
+    UPGRADING,
+    ZOMBIES,
+)
 from tests.simulation.world import World, played
 
 SEEDS = 300
@@ -112,6 +121,11 @@ def test_no_more_calls_than_places_and_all_come_to_their_end(seed: int) -> None:
 
 def test_ingests_let_in_no_more_than_there_is_room_for() -> None:
     assert not any(played(seed, ADMITTING).broken for seed in range(10))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_an_upgrade_loses_nothing_whoever_reads_and_writes_meanwhile(seed: int) -> None:
+    assert not played(seed, UPGRADING).broken
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -8,7 +8,7 @@ stubborn     says nothing, and does not stop when it is told to: only the owner 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
@@ -65,7 +65,7 @@ class Upstream:
             if self._kind == "stubborn":
                 await stubborn()
             said = replace(request, input=_input(request, self._kind))
-            async for batch in self._inner.stream(said, resume):
+            async for batch in self._told(said, resume):
                 await self._node.away(0.2)
                 if batch[-1].event["type"] != "response.in_progress":  # which the executor says itself
                     self._on_batch(request.id, self._node, False)
@@ -73,6 +73,24 @@ class Upstream:
                 self._on_batch(request.id, self._node, True)
         finally:
             del self._streams[id(request)]
+
+    async def _told(
+        self, request: RunRequest, resume: Resume | None
+    ) -> AsyncIterator[Sequence[UpstreamEvent]]:
+        """What is said, with where a resumable one can be resumed: at the id and the cursor that the log has
+        of it (P-34), and from its start where it has none.
+        """
+        told = 0
+        if self.resumable and resume is not None:
+            told = 0 if resume.upstream_id is None or resume.cursor is None else resume.cursor + 1
+            resume = replace(resume, counted=told)
+        async for batch in self._inner.stream(request, resume):
+            here = range(told, told + len(batch))
+            told += len(batch)
+            if self.resumable:
+                theirs = f"up_{request.id}"
+                batch = [UpstreamEvent(one.event, theirs, n) for one, n in zip(batch, here, strict=True)]
+            yield batch
 
     async def stop(self, upstream_id: str) -> None:
         """Nothing runs without a run."""

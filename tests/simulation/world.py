@@ -13,10 +13,11 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from schemas.ids import ResponseId, partition_of
-from schemas.records import NewRecord
+from schemas.records import ONE_HEADER, SEVEN_HEADERS, NewRecord
 from services.eventlog import transcript
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
@@ -84,6 +85,8 @@ class World:
                 self.start(f"{role}{index}")
         clientele = [asyncio.create_task(clients.client(self)) for _ in range(self.plan.responses)]
         trouble = asyncio.create_task(self._faults.run())
+        if self.plan.upgraded_s:
+            self.background(self._upgrade())
         await asyncio.sleep(self.plan.seconds)
         trouble.cancel()
         await self._calm_down(clientele)
@@ -152,7 +155,9 @@ class World:
         """A new process, perhaps under an old name: its executor id is its own."""
         self.started += 1
         usual = self.plan.unsure if name[0] == "i" else self.plan.trouble
-        node = Node(name, self.log, self.rng, trouble=usual if trouble is None else trouble)
+        old = self.loop.time() < self.plan.upgraded_s and self.rng.random() < 0.5
+        node = Node(name, self.log, self.rng, trouble=usual if trouble is None else trouble, old=old)
+        settings = replace(self.settings, records=self._form())
         match name[0]:
             case "x":
                 chains = Chains(node, lambda id: self.story(ResponseId(id)))
@@ -160,7 +165,7 @@ class World:
                 upstreams = Upstreams(
                     node, self.promises.called, self.promises.conduct.taken, streams, self.plan.places
                 )
-                process = processes.executor(name, node, self.settings, upstreams, chains)
+                process = processes.executor(name, node, settings, upstreams, chains)
                 self._executors[process.me] = process
                 node.on_assignment = lambda owned: self.promises.conduct.assigned(process.me, owned)
             case "p":
@@ -226,6 +231,21 @@ class World:
         for process in projectors if self.loop.time() < self.plan.seconds else []:
             if process.node.held_since is None and wanted(process.node):
                 self.background(self.kill(process.name))
+
+    def _form(self) -> int:
+        """Of the events that a process writes: the one before today's while not all read today's (P-15)."""
+        upgrading = self.loop.time() < self.plan.upgraded_s
+        upgrading = upgrading or any(process.node.old for process in self.processes.values())
+        return SEVEN_HEADERS if upgrading or self.rng.random() < self.plan.seven else ONE_HEADER
+
+    async def _upgrade(self) -> None:
+        """The last processes of the version before end."""
+        await asyncio.sleep(self.plan.upgraded_s)
+        for name, process in list(self.processes.items()):
+            if process.node.old and self.processes.get(name) is process:
+                await self.kill(name)
+                if name not in self.processes:
+                    self.start(name)
 
     def _some_replay(self) -> Process | None:
         replays = [process for process in self.processes.values() if process.reader is not None]

@@ -7,7 +7,7 @@ import pytest
 
 from schemas.errors import LogUnavailable
 from schemas.ids import ExecutorId
-from schemas.records import SCHEMA_VERSION, NewRecord
+from schemas.records import NewRecord
 from services.eventlog import patience
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Bounds
@@ -39,7 +39,7 @@ async def test_a_log_that_is_away_when_beats_are_lost_does_not_end_the_reading(
     writer = log.writer()
     beats = Beats(ME, log, TOPIC, writer, Liveness(ME), told.append, lease=20)
     await beats.start()
-    headers = [("kind", b"beat"), ("v", SCHEMA_VERSION), ("executor", ME.encode())]
+    headers = [("kind", b"beat"), ("executor", ME.encode())]
     beat = NewRecord(ME.encode(), b"{}", headers)
     await writer.append(TOPIC, 0, beat)
     log.retain(TOPIC, 0, 1)
@@ -73,7 +73,7 @@ async def test_no_beat_of_another_stands_for_mine() -> None:
     log, told = MemoryLog({TOPIC: 1}), list[int]()
     beats = Beats(ME, log, TOPIC, log.writer(), Liveness(ME), told.append, lease=20)
     await beats.start()
-    headers = [("kind", b"beat"), ("v", SCHEMA_VERSION), ("executor", b"another")]
+    headers = [("kind", b"beat"), ("executor", b"another")]
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(beats.write())
         await eventually(lambda: len(log.records(TOPIC, 0)) == 1)

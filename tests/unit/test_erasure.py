@@ -1,12 +1,13 @@
 """What is erased from the log: all of a response that is to go, and of another nothing but what is astray."""
 
-from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant
+from schemas.ids import ExecutorId, ResponseId, Tenant
 from schemas.records import Claimed, Deleted, EventHeaders, NewRecord
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Ack, Writer
 from services.eventlog.topics import topics
 from services.executor.erasure import SLICE, erase
 from services.executor.partition import Partition
+from tests.written import claim_of
 
 EVENTS = topics().events
 ID = ResponseId("resp_0000" + "7" * 32)
@@ -17,8 +18,8 @@ async def logged(attempts: int) -> MemoryLog:
     log = MemoryLog({EVENTS: 1})
     writer = log.writer()
     for attempt in range(1, attempts + 1):
-        claim = Claimed(ID, attempt, ClaimId(f"c{attempt}"), ExecutorId("exec_1"), Tenant("default"))
-        await writer.append(EVENTS, 0, claim.new())
+        entry = Claimed(ID, attempt, claim_of(f"{attempt}"), ExecutorId("exec_1"), Tenant("default"))
+        await writer.append(EVENTS, 0, entry.new())
     return log
 
 
@@ -84,7 +85,7 @@ async def test_others_get_between_the_tombstones_of_a_long_response() -> None:
 async def test_a_delete_is_known_by_its_kind_and_all_else_of_the_response_goes() -> None:
     log = await logged(1)
     writer = log.writer()
-    event = EventHeaders(ID, ClaimId("deleted"), 1, Tenant("default")).event(0, "x", b"{}")
+    event = EventHeaders(ID, claim_of("deleted"), 1, Tenant("default")).event(0, "x", b"{}")
     for record in (event, Deleted(ID, "n", Tenant("default"), 0).new()):
         await writer.append(EVENTS, 0, record)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)

@@ -28,6 +28,7 @@ from services.loops import in_turns
 from tests.conftest import PATIENCE, eventually
 from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
 from tests.steady import steady
+from tests.written import claim_of
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
 
@@ -209,10 +210,10 @@ async def test_a_fenced_run_stops_and_says_nothing_that_counts(rig: Rig) -> None
     id = await rig.accept("a b c", metadata={"echo.interval_ms": "20", "echo.tokens": "100000"})
     async with rig.executor() as executor:
         await eventually(lambda: len(rig.events(id)) > 4)
-        await rig.claim(id, attempt=2, claim="cother")
+        await rig.claim(id, attempt=2, claim=claim_of("other"))
         await eventually(lambda: not executor._engine.runs)
         state = rig.state(id)
-        assert (state.executor, state.claim) == (DEAD, "cother")
+        assert (state.executor, state.claim) == (DEAD, claim_of("other"))
 
 
 async def test_an_overdue_response_is_ended_by_the_owner(rig: Rig) -> None:

@@ -7,6 +7,7 @@ from schemas.records import Cancelled
 from services.eventlog.memory import MemoryLog
 from tests.conftest import eventually
 from tests.executing import NAMES, TENANT, Rig
+from tests.written import claim_of
 
 LONG = {"echo.interval_ms": "20", "echo.tokens": "100000"}
 
@@ -37,7 +38,7 @@ async def test_a_run_that_another_executor_took_over_is_counted(rig: Rig) -> Non
     id = await rig.accept(metadata=LONG)
     async with rig.executor():
         await eventually(lambda: rig.events(id))
-        await rig.claim(id, attempt=2, claim="cother")
+        await rig.claim(id, attempt=2, claim=claim_of("other"))
         await eventually(lambda: shown("runs_fenced_total") == before + 1)
 
 

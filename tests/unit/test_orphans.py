@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemas.ids import ClaimId, ResponseId
+from schemas.ids import ResponseId
 from schemas.records import Cancelled, Deleted, EventHeaders, NewRecord, upstream_headers
 from services.executor import liveness
 from services.executor.backends import Registry
@@ -16,6 +16,7 @@ from services.executor.conversation import Conversation
 from tests.conftest import PATIENCE, eventually
 from tests.executing import DEAD, NAMES, TENANT, Rig
 from tests.upstreams import Call, Raw, raw, registry
+from tests.written import claim_of
 
 THEIRS = "resp_theirs"
 
@@ -49,7 +50,7 @@ async def orphan(rig: Rig, **body: Any) -> ResponseId:
     """A response whose executor died when its upstream had begun."""
     id = await rig.accept(model="theirs", **body)
     await rig.claim(id)
-    begun = EventHeaders(id, ClaimId("cdead"), 1, TENANT).event(
+    begun = EventHeaders(id, claim_of("dead"), 1, TENANT).event(
         2, "response.in_progress", b"{}", upstream=upstream_headers(THEIRS, 0)
     )
     await rig.put(begun)

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from schemas.fold import Fold
-from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant, response_id
+from schemas.ids import ExecutorId, ResponseId, Tenant, response_id
 from schemas.records import Accepted, Cancelled, Claimed, Deleted, EventRecord
 from services.executor import predecessors
 from services.executor.partition import Partition
 from services.executor.predecessors import Predecessors
 from tests.conftest import eventually
+from tests.written import claim_of
 
-TENANT, CLAIM = Tenant("t"), ClaimId("c1")
+TENANT, CLAIM = Tenant("t"), claim_of("1")
 FAR = 1 << 50
 
 

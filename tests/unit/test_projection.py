@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.events import response_in
+from schemas.ids import ClaimId
 from schemas.records import LogRecord, NewRecord
 from services.eventlog import transcript
 from services.eventlog.memory import MemoryLog
@@ -18,6 +19,7 @@ from services.eventlog.transcript import Chunk, Request
 from services.projector.projection import Erase, Projection, Regather, Work, Write, response_record
 from tests.responses import Author
 from tests.unit.test_transcript import stored
+from tests.written import claim_of
 
 NAMES = topics()
 
@@ -126,8 +128,8 @@ async def test_a_cancel_is_the_terminal_event(log: Given) -> None:
 
 async def test_events_of_a_fenced_executor_are_not_in_the_transcript(log: Given) -> None:
     author = await (await (await log.author().accept()).take()).say("one")
-    await author.zombie("czombie", range(2, 6))
-    await (await author.take()).zombie("c0000000000000001", [3])
+    await author.zombie(claim_of("zombie"), range(2, 6))
+    await (await author.take()).zombie(ClaimId("c0000000000000001"), [3])
     await (await author.say("two")).complete()
     (work,) = projected(log, Projection(0, 0, 0))
     assert frames_in(work) == author.after(-1)
@@ -334,7 +336,7 @@ async def _busy_partition() -> Given:
     first = await (await log.author().accept()).take()
     await first.say("a", "b")
     await open_one.say("c")
-    await first.zombie("czombie", [4, 5])
+    await first.zombie(claim_of("zombie"), [4, 5])
     await first.complete()
     await (await log.completed("d")).delete()
     await (await log.author().accept(background=False, store=False)).cancel()

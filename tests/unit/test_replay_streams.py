@@ -21,6 +21,7 @@ from services.replay.window import Window
 from services.settings import Settings
 from tests.conftest import eventually
 from tests.responses import Author
+from tests.written import claim_of
 
 NAMES = topics()
 PARTITIONS = 2
@@ -157,7 +158,7 @@ def test_any_cursor_and_any_memory_give_every_event_once(data: st.DataObject) ->
                     case "other":
                         await other.say(*"xyz")
                     case _:
-                        await author.zombie("c_zombie", [author.last + 1, author.last])
+                        await author.zombie(claim_of("zombie"), [author.last + 1, author.last])
             await (author.cancel() if cancelled else author.complete())
             await asyncio.gather(*(reader.task for reader in readers))
 
@@ -323,7 +324,7 @@ async def test_an_offset_out_of_range_drops_the_fold_cuts_its_readers_and_starts
         reader = Reader(service, await find(service, author))
         await eventually(lambda: reader.got != b"")
         for _ in range(3):
-            await author.zombie("c_zombie", range(100))
+            await author.zombie(claim_of("zombie"), range(100))
             log.retain(NAMES.events, 0, author.ack.offset + 1)
         with pytest.raises(Cut):
             await reader.task

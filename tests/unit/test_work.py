@@ -6,7 +6,7 @@ import json
 import pytest
 
 from schemas.fold import Fold
-from schemas.ids import ClaimId, ExecutorId, response_id
+from schemas.ids import ExecutorId, response_id
 from schemas.records import Accepted, Claimed, Entry, NewRecord
 from services.config import load
 from services.executor import work
@@ -20,6 +20,7 @@ from services.executor.scribe import Limits
 from services.executor.work import Worker
 from tests.conftest import PATIENCE
 from tests.executing import DEAD, FAR, NAMES, TENANT, memory
+from tests.written import claim_of
 
 ID = response_id(0, bytes(16))
 
@@ -47,8 +48,8 @@ def taken_over(fold: Fold, posted: list[NewRecord]) -> Run:
     """A run of the second attempt of a response whose deadline is over."""
     entries: list[Entry] = [
         Accepted(ID, "n", TENANT, "sha", FAR, 1_000, background=True, store=True),
-        Claimed(ID, 1, ClaimId("cdead"), DEAD, TENANT),
-        Claimed(ID, 2, ClaimId("cmine"), ExecutorId("exec_me"), TENANT),
+        Claimed(ID, 1, claim_of("dead"), DEAD, TENANT),
+        Claimed(ID, 2, claim_of("mine"), ExecutorId("exec_me"), TENANT),
     ]
     for offset, entry in enumerate(entries):
         fold.apply(offset, offset, entry)

@@ -11,15 +11,25 @@ from schemas import events, fold, records
 from schemas.fold import Fold, Verdict
 from schemas.ids import ClaimId, ResponseId, Tenant, partition_of
 from schemas.records import Accepted, Claimed, EventRecord
+from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.scan import scan
-from services.executor import engine, erasure
+from services.executor import engine, erasure, run
 from services.executor.engine import Engine
 from services.executor.partition import Partition, Sent
 from services.ingest import appends
 from services.projector import projection
 from services.replay import folding, frames
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import DELETING, OUTRUN, REPEATED, TARDY, TROUBLED, ZOMBIES, rule
+from tests.simulation.planted.registry import (
+    DELETING,
+    OUTRUN,
+    REPEATED,
+    TARDY,
+    TROUBLED,
+    UPGRADING,
+    ZOMBIES,
+    rule,
+)
 
 GAPS = replace(TROUBLED, words=60, kinds={"resumable": 1})
 
@@ -94,6 +104,56 @@ def derived_event_encoded_anew() -> Iterator[None]:
 
     original = events.opening_frames
     with patch.object(projection, "opening_frames", spaced):
+        yield
+
+
+@rule("P-12", "P-70")
+def event_without_its_kind_unreadable() -> Iterator[None]:
+    """The projector passes over the events that do not say that they are."""
+
+    def strict(record: records.LogRecord, partition: int) -> records.Entry:
+        said = record.value is None or "kind" in dict(record.headers)
+        return records.parse(record, partition) if said else records.Unreadable("no kind")
+
+    with patch.object(projection, "parse", strict):
+        yield
+
+
+@rule("P-13", "P-81", plan=Plan(faults=only(poison=1), rate=2, words=30))
+def kind_of_tomorrow_taken_for_an_event() -> Iterator[None]:
+    """Replay takes for an event what has the key of one and a type."""
+
+    def lenient(record: records.LogRecord, partition: int) -> records.Entry:
+        entry = records.parse(record, partition)
+        named = [header for header in record.headers if header[0] == "type"]
+        if isinstance(entry, records.Unreadable) and record.key and record.value and named:
+            event = MemoryRecord(record.offset, record.timestamp, record.key, record.value, named, 0)
+            return records.parse(event, partition)
+        return entry
+
+    with patch.object(folding, "parse", lenient):
+        yield
+
+
+@rule("P-14", "A-19", "P-43")
+def claim_id_of_another_shape() -> Iterator[None]:
+    """A claim's id looks like a nonce."""
+    with patch.object(engine, "claim_id", lambda entropy: ClaimId(entropy.hex())):
+        yield
+
+
+@rule("P-15", "A-3", "A-19", "P-28", "P-70", "P-80", "P-81", plan=UPGRADING)
+def one_header_before_all_can_read_it() -> Iterator[None]:
+    """Who is new writes today's form at once."""
+
+    original = records.EventHeaders
+
+    def event_headers(
+        id: ResponseId, claim: ClaimId, attempt: int, tenant: Tenant, _: int
+    ) -> records.EventHeaders:
+        return original(id, claim, attempt, tenant, records.ONE_HEADER)
+
+    with patch.object(run, "EventHeaders", event_headers):
         yield
 
 

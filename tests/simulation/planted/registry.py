@@ -65,6 +65,17 @@ NARROW = Plan(
 """Each executor may make one call at a time of each upstream, and executors die."""
 LASTING = Plan(window_ms=2_000, words=40, max_queue=40)
 """Responses outlive the acceptance window: a reader that starts has not seen where some of them began."""
+UPGRADING = Plan(
+    upgraded_s=25,
+    seven=0,
+    seconds=50,
+    faults=only(restart=4, kill=3, pause=1, expel=1, reader=2, follow=6, compact=1),
+    rate=1,
+    words=20,
+    responses=14,
+    max_queue=20,
+)
+"""Processes of the version before and of today read and write one log; then only today's are left."""
 DELETING = Plan(deletes=0.9, repeats=0.6, targets="xp")
 OVERTAKEN = Plan(
     seconds=60,

@@ -10,8 +10,8 @@ from unittest.mock import patch
 from msgspec.structs import replace
 
 from schemas.fold import State
-from schemas.ids import ExecutorId, partition_of
-from schemas.records import Cancelled, Claimed
+from schemas.ids import ExecutorId, ResponseId, partition_of
+from schemas.records import Cancelled, Claimed, EventHeaders, NewRecord
 from services.executor import decide, executor, fairness, liveness, steward, work
 from services.executor.backend import Resume
 from services.executor.beats import Beats
@@ -65,6 +65,27 @@ def lost_append_ignored() -> Iterator[None]:
 def upstream_resumed_at_its_start() -> Iterator[None]:
     """A takeover does not say how far the upstream was."""
     with patch.object(work.Worker, "_resume", lambda *_: Resume(None, None, 0)):
+        yield
+
+
+@rule("P-34", "A-3", plan=replace(DYING, trouble=0.3, kinds={"resumable": 1}, words=20, seven=0))
+def upstreams_id_said_once_per_response() -> Iterator[None]:
+    """Whoever said the upstream's id does not say it again under its next claim."""
+    said: dict[ResponseId, tuple[str, bytes]] = {}
+
+    class Forgetful(EventHeaders):
+        def __init__(self, id: ResponseId, *claim: Any) -> None:
+            super().__init__(id, *claim)
+            self._id = id
+
+        def event(self, *event: Any) -> NewRecord:
+            self._said = said.get(self._id, self._said)
+            record = super().event(*event)
+            if self._said is not None:
+                said[self._id] = self._said
+            return record
+
+    with patch("services.executor.run.EventHeaders", Forgetful):
         yield
 
 
