@@ -18,9 +18,10 @@ from typing import TextIO
 import structlog
 
 from schemas.errors import RejoinderError
+from services.backoff import Backoff
 
-PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before another start, by how many quick ends came before; the last one for all further."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before another start after a quick end: longer for each in a row."""
 RAN_WELL_S = 30.0
 BAD_SETTINGS = 2
 """The exit status of a command whose settings are wrong."""
@@ -52,14 +53,16 @@ class Child:
 
     async def keep(self, stop_s: float) -> None:
         """Keep it running until cancelled, then stop it within `stop_s` seconds. Raises ChildRefused."""
-        quick_ends = 0
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             began = time.monotonic()
             status = await self._run(stop_s)
             if status == BAD_SETTINGS:
                 raise ChildRefused(f"{self.name} cannot start: see its line above")
-            quick_ends = 0 if time.monotonic() - began > RAN_WELL_S else quick_ends + 1
-            pause = PAUSES[min(quick_ends, len(PAUSES)) - 1] if quick_ends else 0.0
+            ran_well = time.monotonic() - began > RAN_WELL_S
+            if ran_well:
+                backoff.succeeded()
+            pause = 0.0 if ran_well else backoff.pause()
             log.warning("service ended, starting it again", service=self.name, status=status, pause_s=pause)
             await asyncio.sleep(pause)
 

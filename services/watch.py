@@ -19,10 +19,11 @@ import msgspec
 
 from schemas.errors import RejoinderError
 from schemas.events import TERMINAL_EVENTS
+from services.backoff import Backoff
 from services.process import until_stopped
 
-PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before another try, by how many brought nothing; the last one for all further."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+"""Seconds before another try: longer for each in a row that brought nothing."""
 NOBODY_S = 10.0
 """Seconds after which a server that never answered at all is given up: the URL is wrong, or it is not up."""
 SILENCE_S = 45.0
@@ -115,7 +116,7 @@ class Watching:
 
     async def _follow(self) -> None:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)
-        fruitless, began = 0, time.monotonic()
+        backoff, began = Backoff(FIRST_PAUSE, LONGEST_PAUSE), time.monotonic()
         async with aiohttp.ClientSession(timeout=limits, read_bufsize=LONGEST_LINE) as session:
             while not self.status:
                 before = self.cursor
@@ -124,8 +125,9 @@ class Watching:
                 except Broken as broken:
                     if not self._answered and time.monotonic() - began > NOBODY_S:
                         raise WatchFailed(f"nothing answers at {self._url}: {broken}") from broken
-                    fruitless = 0 if self.cursor > before else fruitless + 1
-                    pause = max(broken.pause_s, PAUSES[min(fruitless, len(PAUSES) - 1)])
+                    if self.cursor > before:
+                        backoff.succeeded()
+                    pause = max(broken.pause_s, backoff.pause())
                     _note(f"{broken}; again in {pause:g} s")
                     await asyncio.sleep(pause)
 

@@ -14,13 +14,13 @@ from typing import Any
 import structlog
 
 from schemas.errors import LogError
+from services.backoff import Backoff
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, Log, TopicPartition
 
 log = structlog.get_logger(__name__)
 
-FIRST_BACKOFF = 0.1
-LONGEST_BACKOFF = 0.5
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 0.5
 """Seconds between tries while the log is away: the tail notices a failover so much later."""
 MAX_BYTES = 512 << 10
 PARTITION_BYTES = 128 << 10
@@ -52,7 +52,7 @@ class Tail:
         self._begun = -inf
         self._positions: dict[TopicPartition, int] = {}
         self._changed: Future[None] | None = None
-        self._backoff = 0.0
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._reads: bool | None = None
         """Whether the last fetch succeeded; None before any."""
 
@@ -131,17 +131,17 @@ class Tail:
 
     def _succeeded(self, batches: list[Batch]) -> list[Batch]:
         if not self._reads:  # at the first fetch too: an earlier tail may have left the metric at 1
-            if self._backoff:
+            if self._backoff.failing:
                 log.info("reading again", topic=self._topic)
             READS_FAILING.labels(self._topic).set(0)
-        self._reads, self._backoff = True, 0
+        self._reads = True
+        self._backoff.succeeded()
         return batches
 
     async def _failed(self, error: LogError) -> None:
         """Wait before the next attempt, longer each time."""
         self._reads = False
-        if not self._backoff:
+        if not self._backoff.failing:
             log.warning("cannot read, trying again", topic=self._topic, error=str(error))
             READS_FAILING.labels(self._topic).set(1)
-        self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF), LONGEST_BACKOFF)
-        await asyncio.sleep(self._backoff)
+        await self._backoff.wait()

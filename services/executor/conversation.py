@@ -7,7 +7,6 @@ there (`turns`): a conversation stays in one partition, unless an Idempotency-Ke
 referred to are asked for when the run begins. They are done, so no run waits for another one's end.
 """
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from msgspec.structs import replace
 
 from schemas.ids import ResponseId, Tenant, parse_response_id, partition_of
 from schemas.request import listing
+from services.backoff import Backoff
 from services.executor.backend import UpstreamError
 from services.executor.partition import Partition
 from services.executor.said import Said, said, unresolved
@@ -175,13 +175,13 @@ class Conversation:
         wrong URL says nothing about the conversation: the operator is told, and can mend it while runs wait.
         An answer that stays unreadable does, and nobody waits for it: raises UpstreamError.
         """
-        pause, unreadable = RETRY_SECONDS, 0
+        backoff, unreadable = Backoff(RETRY_SECONDS, LONGEST_RETRY_SECONDS), 0
         while True:
             try:
                 answer = await once()
             except NotYet:
                 self._report.succeeded()
-                pause = RETRY_SECONDS
+                backoff.succeeded()
             except _UnreadableTurn as error:
                 self._report.failed(error)
                 unreadable += 1
@@ -192,8 +192,7 @@ class Conversation:
             else:
                 self._report.succeeded()
                 return answer
-            await asyncio.sleep(pause)  # nobody tells us when replay is back
-            pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+            await backoff.wait()  # nobody tells us when replay is back
 
     async def _answer(self, id: ResponseId) -> tuple[bytes, Turn | None]:
         """One answer, and the turn in it, None when there is no such response. Raises as `_ask` expects."""

@@ -16,6 +16,7 @@ import structlog
 
 from schemas.errors import LogError, RecordTooLarge
 from schemas.records import NewRecord
+from services.backoff import Backoff
 from services.eventlog.patience import patiently
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
@@ -59,7 +60,7 @@ class Views:
 
     async def append(self, topic: str, partition: int, record: NewRecord) -> None:
         """Append one record, however often that takes."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 await self._writer.append(topic, partition, record)
@@ -68,8 +69,7 @@ class Views:
             except LogError as error:
                 metrics.RETRIES.inc()
                 log.warning("append failed, trying again", topic=topic, partition=partition, error=str(error))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                await backoff.wait()
                 continue
             return
 

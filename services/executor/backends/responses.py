@@ -27,6 +27,7 @@ from msgspec import Struct
 from schemas.events import IN_PROGRESS, TERMINAL_EVENTS, Event
 from schemas.output import objects_of
 from schemas.pictures import PREVIEW
+from services.backoff import Backoff
 from services.config import Agent, Route
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.endings import RUNNING, final_event, is_object, named, tells_of_an_error
@@ -40,7 +41,7 @@ from services.loops import apart
 
 REJOINS = 5
 """Times that a lost stream is rejoined without a new event in between."""
-REJOIN_PAUSE = 0.5
+REJOIN_PAUSE, LONGEST_REJOIN_PAUSE = 0.5, 2.5
 """Seconds before a stream is rejoined; longer each time in a row."""
 POLL_PAUSE = 1.0
 """Seconds between two looks at the object of a response whose stream is gone, where the upstream says nothing
@@ -52,7 +53,7 @@ CANCEL_TIMEOUT = 5.0
 """Seconds that telling an upstream to stop may take."""
 
 _ID = re.compile(r"[!-~]{1,256}")
-"""Upstream ids that are taken note of: they go into a header of each event, and into URLs."""
+"""Upstream ids that are taken note of: they go into a header of an event, and into URLs."""
 _AGENTS_OWN = frozenset({"response_id", "agent_reference"})
 """What hosted agents add to every item."""
 
@@ -138,13 +139,14 @@ class ResponsesBackend:
         object where its stream is gone (U-13).
         """
         source = self._again(request, progress) if progress.upstream_id else self._start(request, progress)
-        rejoins, polled = 0, progress.by_object
+        rejoins, polled, backoff = 0, progress.by_object, Backoff(REJOIN_PAUSE, LONGEST_REJOIN_PAUSE)
         lost: UpstreamError | None = None
         while True:
             try:
                 async with aclosing(source):
                     async for batch in source:
                         rejoins = 0
+                        backoff.succeeded()
                         yield batch
                         if progress.ended:
                             return
@@ -158,7 +160,7 @@ class ResponsesBackend:
                 progress.by_object |= isinstance(failure, StreamGone) or rejoins == REJOINS
             rejoins += 1
             if not progress.by_object:
-                await asyncio.sleep(REJOIN_PAUSE * rejoins)
+                await backoff.wait()
             source, polled = self._again(request, progress), progress.by_object
 
     async def _start(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:

@@ -24,6 +24,7 @@ from aiohttp.connector import Connection
 from schemas.checks import is_deeper
 from schemas.steps import encoding, finished
 from schemas.values import counting
+from services.backoff import Backoff
 from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
 from services.executor.backends.bodies import HEAD_BYTES, Body
@@ -247,11 +248,12 @@ class Upstream:
         self, method: str, path: str, body: bytes | None, calls: int
     ) -> aiohttp.ClientResponse:
         """The first answer that is not an invitation to call again."""
-        for call in range(1, calls):
+        backoff = Backoff(CONNECT_PAUSE, LONGEST_RETRY_AFTER)
+        for _ in range(1, calls):
             try:
                 answer = await self._request(method, path, body)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-                await asyncio.sleep(CONNECT_PAUSE * 2 ** (call - 1))
+                await backoff.wait()
                 continue
             seconds = retry_after(answer.status, answer.headers.get("retry-after"), LONGEST_RETRY_AFTER)
             if seconds is None:
