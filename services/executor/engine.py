@@ -226,7 +226,7 @@ class Engine:
         elif state is None:
             partition.unknown_read(id, record.offset, closes=_closes(entry))
         elif state.deleted or (state.closed and not _stored(state)):
-            partition.erase(id, record.offset, record, after=self._kept_until(state))
+            partition.erase(id, record.offset, record, after=self._kept_until(state), late=True)
 
     # What is sent.
 

@@ -28,7 +28,8 @@ class Erasure(Struct, frozen=True):
 
     `at` is where whoever starts must see why, so the watermark must not pass it. A `stray` is one record:
     what else there is of its response may be there to stay. Nothing is erased while log time has not passed
-    `after` (ms): an ephemeral response is seen until then (P-93).
+    `after` (ms): an ephemeral response is seen until then (P-93). `late`: nothing at or behind `at` says why,
+    but that it came when all of its response had been erased.
     """
 
     id: ResponseId
@@ -37,6 +38,7 @@ class Erasure(Struct, frozen=True):
     at: int
     stray: bool = False
     after: int = 0
+    late: bool = False
 
     @property
     def key(self) -> tuple[ResponseId, int]:
@@ -120,7 +122,14 @@ class Partition(Struct):
             self.values_bytes += len(value)
 
     def erase(
-        self, id: ResponseId, start: int, record: LogRecord, *, at: int | None = None, after: int = 0
+        self,
+        id: ResponseId,
+        start: int,
+        record: LogRecord,
+        *,
+        at: int | None = None,
+        after: int = 0,
+        late: bool = False,
     ) -> None:
         """`record` asks to erase all of `id` from offset `start` (-1: unknown) up to itself (P-90).
 
@@ -133,14 +142,14 @@ class Partition(Struct):
         asked = self.erasures.get((id, -1))
         if asked is not None:
             start = min(start, asked.start) if min(start, asked.start) >= 0 else max(start, asked.start)
-            at, after = min(at, asked.at), min(after, asked.after)
-        erasure = Erasure(id, start, record.offset + 1, at, after=after)
+            at, after, late = min(at, asked.at), min(after, asked.after), late and asked.late
+        erasure = Erasure(id, start, record.offset + 1, at, after=after, late=late)
         self.erasures[erasure.key] = erasure
 
     def erase_stray(self, id: ResponseId, offset: int) -> None:
         """The record at `offset` never counts, and what else there is of `id` may: erase it alone (P-90)."""
         if offset >= self.floor:
-            erasure = Erasure(id, offset, offset + 1, offset, stray=True)
+            erasure = Erasure(id, offset, offset + 1, offset, stray=True, late=True)
             self.erasures[erasure.key] = erasure
 
     def unknown_read(self, id: ResponseId, offset: int, *, closes: bool) -> None:
@@ -247,6 +256,13 @@ class Partition(Struct):
     def oldest(self) -> State | None:
         """The oldest open response that is acted on."""
         return next((state for state in self.fold.open() if state.offset >= self.floor), None)
+
+    @property
+    def is_rid(self) -> bool:
+        """Whether all that came late is erased: a checkpoint says how far was read, and who starts from it
+        takes what is unknown before that for what may have counted (P-94).
+        """
+        return not any(erasure.late for erasure in self.erasures.values())
 
     def watermark(self, position: int) -> int:
         """The low watermark (P-61), erasures held, with the tail at `position`."""

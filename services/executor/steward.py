@@ -122,8 +122,10 @@ class Steward:
         return any(sent.at > since for partition in partitions for sent in partition.latest.values())
 
     def watermarks(self) -> dict[int, int]:
-        """The watermarks of owned, caught-up partitions that moved since they were committed."""
-        marks = {p.number: p.watermark(self._tail.position(p.number)) for p in self._acting()}
+        """The watermarks of owned, caught-up partitions that moved since they were committed, but of those in
+        which something late is still to be erased (P-94).
+        """
+        marks = {p.number: p.watermark(self._tail.position(p.number)) for p in self._acting() if p.is_rid}
         return {n: mark for n, mark in marks.items() if mark > self._engine.partitions[n].committed}
 
     def read(self, partitions: Iterable[int]) -> dict[int, int]:

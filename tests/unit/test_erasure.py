@@ -102,6 +102,28 @@ async def test_what_the_owner_before_has_erased_is_not_erased_again() -> None:
     assert await erased(log, partition) == [records[3].key]
 
 
+async def test_nothing_is_committed_over_what_came_late_until_it_is_erased() -> None:
+    """Who starts from the checkpoint would take it for what led to a close behind the floor."""
+    log = await logged(5)
+    records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
+    said = [partition.is_rid]
+    partition.erase_stray(ID, 4)
+    said.append(partition.is_rid)
+    await erased(log, partition)
+    said.append(partition.is_rid)
+    partition.erase(ID, 2, records[2], late=True)
+    said.append(partition.is_rid)
+    assert said == [True, False, True, False]
+
+
+async def test_what_says_itself_why_it_is_erased_holds_up_no_checkpoint() -> None:
+    """The watermark stays before it, so who starts reads it again."""
+    records, partition = (await logged(5)).records(EVENTS, 0), Partition(0, floor=0)
+    partition.erase(ID, 0, records[2])
+    partition.erase(ID, 3, records[3], late=True)
+    assert (partition.is_rid, partition.watermark(5)) == (True, 2)
+
+
 def test_what_led_to_a_close_behind_the_floor_is_nothing_late() -> None:
     partition = Partition(0, floor=10)
     partition.own(acts_from=20, committed=10)

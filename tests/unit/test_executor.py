@@ -15,6 +15,7 @@ from schemas.ids import response_id
 from schemas.records import Accepted, Cancelled, Deleted, NewRecord
 from schemas.steps import Steps
 from services.config import load
+from services.connect import executors_group
 from services.eventlog.memory import MemoryLog, Outcome
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
@@ -24,7 +25,9 @@ from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import build
 from services.executor.engine import Engine
 from services.executor.scribe import STEP_DRAFTS, Draft, Ending, Scribe
+from services.executor.steward import Steward
 from services.loops import in_turns
+from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
 from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
 from tests.steady import steady
@@ -650,3 +653,37 @@ async def test_a_deadline_in_the_middle_of_a_long_event_loses_nothing_of_it(
     async with rig.executor(registry):
         assert (await rig.closed(id)).status == "completed"
     assert len(rig.events(id)[-1]["response"]["output"]) == STEP_DRAFTS
+
+
+async def test_what_came_late_is_erased_by_the_next_owner_whatever_holds_the_watermark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P-94: the next owner has not seen that the response was deleted, and what came late closes it anew."""
+    now = [1_700_000_000_000]
+    rig = Rig(MemoryLog({NAMES.events: 2, NAMES.executors: 1}, clock=lambda: now[0]))
+    gone = await rig.accept()
+    await rig.put(Deleted(gone, "n", TENANT, 0).new())
+    now[0] += 600_000
+    open_: dict[str, Any] = {"metadata": {"echo.tokens": "100", "echo.interval_ms": "60000"}}
+    first, _ = await rig.accept(**open_), await rig.accept(**open_)
+    offset = rig.state(first).offset
+    late = Cancelled(gone, "late", TENANT).new(b"{}")
+
+    def erased(key: bytes) -> bool:
+        return any(r.key == key and r.value is None for r in rig.log.records(NAMES.events, 0))
+
+    async def committed() -> bool:
+        return (await rig.log.committed(executors_group(Settings()), NAMES.events, [0]))[0] == offset
+
+    with monkeypatch.context() as dying:
+        async with rig.executor():
+            await eventually(lambda: erased(f"{gone}/accepted/n".encode()))
+            await eventually(committed)
+            dying.setattr(Steward, "erasures", lambda _: [])
+            await rig.put(late)
+            await rig.put(Cancelled(first, "n", TENANT).new(b"{}"))
+            beats = len(rig.log.records(NAMES.executors, 0))
+            await eventually(lambda: len(rig.log.records(NAMES.executors, 0)) > beats + 4)
+    assert not erased(late.key)
+    async with rig.executor():
+        await eventually(lambda: erased(late.key))

@@ -26,6 +26,11 @@ ELSEWHERE = {
         "its topics are never lost",
         "integration/test_replay_service.py::test_views_that_are_made_anew_are_filled_from_the_log",
     ),
+    "P-94": Elsewhere(
+        "somebody comes late by minutes, and the owner dies within that beat while a response lasts: "
+        "no seed of sixty met that",
+        "unit/test_executor.py::test_what_came_late_is_erased_by_the_next_owner_whatever_holds_the_watermark",
+    ),
     "P-91": Elsewhere(
         "retention erases whatever the rules are: there is nothing to take away",
         "reliability/test_erasure.py::test_what_has_expired_is_not_found_at_any_cursor_and_never_half_there",
