@@ -1,9 +1,14 @@
 """Where the cluster is, and how its errors become the port's."""
 
-from aiokafka.errors import CorruptRecordException, KafkaConnectionError, NodeNotReadyError, StaleMetadata
 from msgspec import Struct
 
 from schemas.errors import LogUnavailable
+from services.eventlog.kafka_borrowed import (
+    CorruptRecordException,
+    KafkaConnectionError,
+    NodeNotReadyError,
+    StaleMetadata,
+)
 from services.eventlog.kafka_settings import PLAINTEXT, KafkaSettings
 from services.eventlog.kafka_trouble import explain
 

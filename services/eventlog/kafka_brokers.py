@@ -12,10 +12,10 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from services.eventlog.broker_health import BrokerHealth
 from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_borrowed import KafkaError
 from services.eventlog.kafka_client import PROBE, KafkaClient
 from services.eventlog.metrics import SILENCES, SILENT_BROKERS
 

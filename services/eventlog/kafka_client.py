@@ -18,18 +18,20 @@ from collections.abc import Hashable
 from math import inf
 from typing import Any
 
-from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator
-from aiokafka.errors import (
+from services.eventlog.broker_health import BrokerHealth
+from services.eventlog.kafka_borrowed import (
+    AIOKafkaClient,
+    AIOKafkaConnection,
+    CloseReason,
+    ConnectionGroup,
     KafkaConnectionError,
     KafkaError,
+    MetadataRequest,
     NodeNotReadyError,
+    OAuthAuthenticator,
     RequestTimedOutError,
     SaslAuthenticationFailed,
 )
-from aiokafka.protocol.metadata import MetadataRequest
-
-from services.eventlog.broker_health import BrokerHealth
 from services.eventlog.kafka_wire import ProbeRequest
 
 CONNECT_S = 2.0

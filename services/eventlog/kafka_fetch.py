@@ -18,17 +18,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from aiokafka.errors import (
+from schemas.records import LogRecord
+from services.eventlog.damage import Damage
+from services.eventlog.kafka_borrowed import (
     CorruptRecordException,
+    MemoryRecords,
     OffsetOutOfRangeError,
     StaleMetadata,
     UnsupportedCodecError,
     for_code,
 )
-from aiokafka.record.memory_records import MemoryRecords
-
-from schemas.records import LogRecord
-from services.eventlog.damage import Damage
 from services.eventlog.kafka_link import FAILURES, PATIENCE, KafkaLink, no_leader
 from services.eventlog.kafka_wire import Fetched, FetchRequest
 from services.eventlog.port import Batch, TopicPartition

@@ -13,17 +13,20 @@ from typing import Any
 
 import msgspec
 import structlog
-from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
-from aiokafka.errors import CommitFailedError
-from aiokafka.structs import OffsetAndMetadata
-from aiokafka.structs import TopicPartition as KafkaPartition
 
 from schemas.errors import LogUnavailable
 from services.eventlog.assignment import assign
+from services.eventlog.kafka_borrowed import (
+    AbstractPartitionAssignor,
+    CommitFailedError,
+    ConsumerProtocolMemberAssignment,
+    ConsumerProtocolMemberMetadata,
+    ConsumerRebalanceListener,
+    GroupCoordinator,
+    KafkaPartition,
+    OffsetAndMetadata,
+    SubscriptionState,
+)
 from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_client import KafkaClient
 from services.eventlog.kafka_link import FAILURES

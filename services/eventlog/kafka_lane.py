@@ -18,10 +18,9 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-
 from schemas.errors import LogError, LogUnavailable
 from schemas.records import Headers, NewRecord
+from services.eventlog.kafka_borrowed import DefaultRecordBatchBuilder
 from services.eventlog.port import Ack, TopicPartition
 
 BATCH_BYTES = 64 << 10

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
-from aiokafka.errors import KafkaError, NodeNotReadyError, StaleMetadata
-
 from schemas.errors import LogUnavailable
+from services.eventlog.kafka_borrowed import KafkaError, NodeNotReadyError, StaleMetadata
 from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_client import SHORT, KafkaClient
 from services.eventlog.port import TopicPartition

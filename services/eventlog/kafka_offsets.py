@@ -4,12 +4,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
-from aiokafka.client import CoordinationType
-from aiokafka.errors import for_code
-from aiokafka.protocol.commit import OffsetFetchRequest
-from aiokafka.protocol.offset import OffsetRequest
-
 from schemas.errors import TopicMissing
+from services.eventlog.kafka_borrowed import CoordinationType, OffsetFetchRequest, OffsetRequest, for_code
 from services.eventlog.kafka_link import PATIENCE, KafkaLink
 from services.eventlog.port import Bounds, Checkpoint, TopicPartition
 

@@ -3,8 +3,9 @@
 import ssl
 from typing import Any, Literal
 
-from aiokafka.abc import AbstractTokenProvider
 from msgspec import Struct
+
+from services.eventlog.kafka_borrowed import AbstractTokenProvider
 
 
 class KafkaSettings(Struct, frozen=True):

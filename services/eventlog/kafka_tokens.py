@@ -13,9 +13,9 @@ from urllib.parse import quote_plus
 
 import aiohttp
 import msgspec
-from aiokafka.abc import AbstractTokenProvider
-from aiokafka.errors import KafkaError
 from msgspec import Struct
+
+from services.eventlog.kafka_borrowed import AbstractTokenProvider, KafkaError
 
 MARGIN_S = 30.0
 """Seconds before its end at which a token is no longer used: clocks differ, and a handshake takes time."""

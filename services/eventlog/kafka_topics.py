@@ -5,23 +5,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import (
+from schemas.errors import LogUnavailable, TopicMisconfigured
+from services.eventlog.kafka_address import KafkaAddress
+from services.eventlog.kafka_borrowed import (
+    AIOKafkaAdminClient,
+    ConfigResource,
+    ConfigResourceType,
+    DeleteGroupsRequest,
     GroupIdNotFound,
     KafkaConnectionError,
     KafkaError,
+    MetadataRequest,
+    NewPartitions,
+    NewTopic,
     NodeNotReadyError,
     NonEmptyGroup,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
     for_code,
 )
-from aiokafka.protocol.admin import DeleteGroupsRequest
-from aiokafka.protocol.metadata import MetadataRequest
-
-from schemas.errors import LogUnavailable, TopicMisconfigured
-from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_link import FAILURES
 from services.eventlog.kafka_settings import PLAINTEXT, KafkaSettings

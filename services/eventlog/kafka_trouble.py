@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections.abc import Iterator
 
-from aiokafka.errors import (
+from services.eventlog.kafka_borrowed import (
     AuthenticationFailedError,
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -17,7 +17,6 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnsupportedSaslMechanismError,
 )
-
 from services.eventlog.kafka_settings import KafkaSettings
 from services.eventlog.kafka_tokens import NoToken
 

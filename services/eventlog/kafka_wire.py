@@ -11,7 +11,7 @@ from io import BytesIO
 from struct import Struct
 from typing import ClassVar, NamedTuple
 
-from aiokafka.errors import IncompatibleBrokerVersion
+from services.eventlog.kafka_borrowed import IncompatibleBrokerVersion
 
 _REQUEST_HEADER = Struct(">hhi")
 _INT16 = Struct(">h")

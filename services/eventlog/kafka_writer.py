@@ -23,13 +23,18 @@ from collections.abc import Iterable
 from math import inf
 
 import structlog
-from aiokafka.errors import MessageSizeTooLargeError, NodeNotReadyError, RecordListTooLargeError, for_code
-from aiokafka.protocol.transaction import InitProducerIdRequest
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from schemas.errors import AppendUnknown, LogError, LogUnavailable, RecordTooLarge, Unsent
 from schemas.records import NewRecord
 from services import points
+from services.eventlog.kafka_borrowed import (
+    DefaultRecordBatchBuilder,
+    InitProducerIdRequest,
+    MessageSizeTooLargeError,
+    NodeNotReadyError,
+    RecordListTooLargeError,
+    for_code,
+)
 from services.eventlog.kafka_brokers import BACKOFF, Brokers
 from services.eventlog.kafka_lane import Lane, Producer, Queued, as_list
 from services.eventlog.kafka_link import FAILURES, KafkaLink, no_leader
