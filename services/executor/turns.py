@@ -4,9 +4,8 @@ A turn is immutable until it is deleted, and whoever follows the partition reads
 the followed partition that they belong to, and go with it: one that was deleted is never said again.
 """
 
-from collections import OrderedDict
-
 from schemas.ids import ResponseId
+from services.kept import Kept
 from services.web.internal import Turn
 
 KEPT_BYTES = 16 << 20
@@ -17,29 +16,19 @@ class Turns:
     """Turns by id."""
 
     def __init__(self, bound: int = KEPT_BYTES) -> None:
-        self._bound = bound
-        self._kept: OrderedDict[ResponseId, tuple[Turn, int]] = OrderedDict()
-        self._bytes = 0
+        self._kept: Kept[ResponseId, tuple[Turn, int]] = Kept(bound)
 
     def __repr__(self) -> str:
-        return f"<{len(self._kept)} turns, {self._bytes} bytes>"
+        return f"<turns {self._kept!r}>"
 
     def get(self, id: ResponseId) -> tuple[Turn, int] | None:
         """The turn of `id` and its bytes, if it is kept."""
-        kept = self._kept.get(id)
-        if kept is not None:
-            self._kept.move_to_end(id)
-        return kept
+        return self._kept.get(id)
 
     def keep(self, turn: Turn, size: int) -> None:
         """Keep a turn of `size` bytes, at the expense of those that were not used for longest."""
-        self.forget(turn.id)
-        self._kept[turn.id] = turn, size
-        self._bytes += size
-        while self._bytes > self._bound:
-            self.forget(next(iter(self._kept)))
+        self._kept.put(turn.id, (turn, size), size)
 
     def forget(self, id: ResponseId) -> None:
         """Keep the turn of `id` no longer."""
-        _, size = self._kept.pop(id, (None, 0))
-        self._bytes -= size
+        self._kept.pop(id)

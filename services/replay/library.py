@@ -6,7 +6,6 @@ writer wrote the same again and the older copy was compacted), the tail is broug
 more: never a false 404.
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
@@ -16,6 +15,7 @@ from schemas.ids import ResponseId, partition_of
 from schemas.records import LogRecord, Unreadable
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.transcript import Chunk, Gone, Request, Summary, Tombstone, parse, unpack
+from services.kept import Kept
 
 FETCH_BYTES = 64 << 10
 """The log hands out one whole record in any case, so this only bounds what comes with it for nothing."""
@@ -65,8 +65,7 @@ class Library:
         self._catch_up = catch_up
         self._entries: dict[ResponseId, Entry] = {}
         self._gone: dict[ResponseId, int] = {}
-        self._shelf: OrderedDict[tuple[ResponseId, int], Opened] = OrderedDict()
-        self._shelved = 0
+        self._shelf: Kept[tuple[ResponseId, int], Opened] = Kept(SHELF_BYTES)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -88,8 +87,7 @@ class Library:
         self._gone[id] = max(offset, self._gone.get(id, -1))
         entry = self._entries.pop(id, None)
         for index in range(len(entry.offsets) if entry else 0):
-            if (opened := self._shelf.pop((id, index), None)) is not None:
-                self._shelved -= len(opened.frames)
+            self._shelf.pop((id, index))
 
     def apply(self, record: LogRecord, partition: int) -> str | None:
         """The next record of a partition. Returns why, when it cannot be read and is passed over."""
@@ -142,20 +140,13 @@ class Library:
     async def _open(self, id: ResponseId, index: int) -> Opened:
         key = (id, index)
         if (opened := self._shelf.get(key)) is not None:
-            self._shelf.move_to_end(key)
             return opened
         record, entry = await self._record(id, index)
         assert isinstance(entry, Chunk)
         opened = Opened(entry, unpack(record.value or b""))
         if id in self._entries and key not in self._shelf:
-            self._put(key, opened)
+            self._shelf.put(key, opened, len(opened.frames))
         return opened
-
-    def _put(self, key: tuple[ResponseId, int], opened: Opened) -> None:
-        self._shelf[key] = opened
-        self._shelved += len(opened.frames)
-        while self._shelved > SHELF_BYTES:
-            self._shelved -= len(self._shelf.popitem(last=False)[1].frames)
 
     async def _record(self, id: ResponseId, index: int | None) -> tuple[LogRecord, Request | Chunk]:
         """The record of a part (None: the request): at the hint, or where the caught-up tail says."""

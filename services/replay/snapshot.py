@@ -6,7 +6,6 @@ were asked for last, and only while their response is open.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
@@ -20,6 +19,7 @@ from schemas.output import Output
 from schemas.records import IN_PROGRESS, QUEUED
 from schemas.response import Object, running
 from schemas.steps import encoding
+from services.kept import Kept
 from services.loops import in_turns
 from services.replay.seek import Seeker
 from services.replay.window import Window
@@ -73,10 +73,12 @@ class Snapshots:
 
     def __init__(self, seeker: Seeker, bound: int = KEPT_BYTES) -> None:
         self._seeker = seeker
-        self._bound = bound
-        self.size = 0
+        self._kept: Kept[ResponseId, _Snapshot] = Kept(bound, spares_last=True)
+
+    @property
+    def size(self) -> int:
         """Bytes of the frames that are folded here."""
-        self._kept: OrderedDict[ResponseId, _Snapshot] = OrderedDict()
+        return self._kept.bytes
 
     async def object(self, window: Window) -> bytes:
         """The response object as JSON. Raises ApiError 503 when the log is away."""
@@ -90,9 +92,7 @@ class Snapshots:
 
     def forget(self, id: ResponseId) -> None:
         """It closed: nobody needs it."""
-        snapshot = self._kept.pop(id, None)
-        if snapshot is not None:
-            self.size -= snapshot.size
+        self._kept.pop(id)
 
     async def _catch_up(self, snapshot: _Snapshot) -> None:
         window = snapshot.window
@@ -109,18 +109,15 @@ class Snapshots:
         id = window.state.id
         snapshot = self._kept.get(id)
         if snapshot is None or snapshot.window is not window:
-            self.forget(id)
-            snapshot = self._kept[id] = _Snapshot(window)
-        self._kept.move_to_end(id)
+            snapshot = _Snapshot(window)
+            self._kept.put(id, snapshot, 0)
         return snapshot
 
     def _grow(self, snapshot: _Snapshot, size: int) -> None:
         """Count what was folded, and let go of what was asked for longest ago, but not of the last."""
         snapshot.size += size
         if self._kept.get(snapshot.window.id) is snapshot:
-            self.size += size
-        while self.size > self._bound and len(self._kept) > 1:
-            self.forget(next(iter(self._kept)))
+            self._kept.put(snapshot.window.id, snapshot, snapshot.size)
 
 
 def events_in(frames: bytes) -> Iterator[Event]:

@@ -36,4 +36,4 @@ def test_one_that_is_forgotten_gives_its_room_back() -> None:
     turns.keep(turn(1), 20)
     turns.forget(id_of(1))
     turns.forget(id_of(1))
-    assert repr(turns) == "<0 turns, 0 bytes>"
+    assert repr(turns) == "<turns <0 kept, 0 of 30 bytes>>"

@@ -1,0 +1,52 @@
+"""A cache within a bound of bytes: what was used longest ago goes first."""
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Kept(Generic[K, V]):
+    """Values by key, each with the bytes that it counts for, `bound` bytes in all.
+
+    With `spares_last` the one used last stays even if it alone is over the bound: it is in use.
+    """
+
+    def __init__(self, bound: int, *, spares_last: bool = False) -> None:
+        self._bound = bound
+        self._least = int(spares_last)
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self.bytes = 0
+        """Of all values."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self._values)} kept, {self.bytes} of {self._bound} bytes>"
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._values
+
+    def get(self, key: K) -> V | None:
+        """The value of `key`, which is then the one used last; None when it is not kept."""
+        found = self._values.get(key)
+        if found is None:
+            return None
+        self._values.move_to_end(key)
+        return found[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """Keep `value`, of `size` bytes, in place of what `key` had, and let go of what is too much."""
+        self.pop(key)
+        self._values[key] = value, size
+        self.bytes += size
+        while self.bytes > self._bound and len(self._values) > self._least:
+            self.pop(next(iter(self._values)))
+
+    def pop(self, key: K) -> V | None:
+        """Let go of `key`; its value, if it was kept."""
+        value, size = self._values.pop(key, (None, 0))
+        self.bytes -= size
+        return value
