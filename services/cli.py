@@ -108,7 +108,7 @@ def _service(name: str, what: str) -> Command:
 
 
 async def _checked(run: Run, settings: Settings, stop: asyncio.Event) -> None:
-    from services.topics import require_topics
+    from services.topic_setup import require_topics
 
     await require_topics(settings)
     await run(settings, stop)
@@ -168,7 +168,7 @@ def _dev(
 
     Prints `ready URL` when all of it is. Ctrl-C stops everything, a second one at once.
     """
-    from services.dev import dev
+    from services.dev.system import dev
 
     settings = _settings(options, "console")
     chosen = {
@@ -185,7 +185,7 @@ def _topics(
     **options: Any,
 ) -> int:
     """Check Kafka's topics, and create or mend them; the status is 0 when services can start on them."""
-    from services.topics import topics
+    from services.topic_setup import topics
 
     return until_stopped(lambda _: topics(_settings(options), create=create or fix, fix=fix))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas.records import Accepted, Entry, parse
 from services import config
+from services.broker.tcp import free_port
 from services.eventlog.memory import MemoryLog
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import Log
@@ -20,7 +21,6 @@ from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.executor.listing import Lister
 from services.ingest import app as ingest
-from services.ports import free_port
 from services.replay import app as replay
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually

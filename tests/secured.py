@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from services.broker import EmbeddedKafka, Member
 from services.broker.data import new_cluster_id
-from services.ports import LOOPBACK, free_port
+from services.broker.tcp import LOOPBACK, free_port
 
 USER, PASSWORD = "rejoinder", "the password of rejoinder"
 WAYS = ("SCRAM", "MTLS", "OAUTH")

@@ -28,7 +28,7 @@ from services.broker.errors import DataUnusable, PortInUse, StartFailed
 from services.broker.jars import KAFKA_VERSION, jars
 from services.broker.probe import serving_cluster
 from services.broker.properties import Member, render, server_properties
-from services.ports import LOOPBACK, free_port, is_free
+from services.broker.tcp import LOOPBACK, free_port, is_free
 
 GUARD = Path(__file__).with_name("guard.py")
 PORT_TRIES = 5

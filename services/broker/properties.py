@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from services.ports import LOOPBACK
+from services.broker.tcp import LOOPBACK
 
 
 class Member(Struct, frozen=True):

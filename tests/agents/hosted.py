@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.ports import free_port
+from services.broker.tcp import free_port
 
 READY_TIMEOUT = 60.0
 """Seconds that an agent may take to answer; its libraries take some of them to load."""

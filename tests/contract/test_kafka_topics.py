@@ -12,7 +12,7 @@ from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_topics import _add_partitions, _admin, _alter, _configs
 from services.eventlog.topics import Topics, topics
 from services.settings import Settings
-from services.topics import make_topics, require_topics
+from services.topic_setup import make_topics, require_topics
 from tests.conftest import eventually
 
 

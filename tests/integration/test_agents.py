@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.ports import free_port
+from services.broker.tcp import free_port
 from tests.agents.hosted import HostedAgent, hosted_agent
 from tests.api import Api, numbers, request, text, types
 from tests.steady import steady

@@ -12,7 +12,7 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from services.child import FIRST_PAUSE, Child, ChildRefused
+from services.dev.child import FIRST_PAUSE, Child, ChildRefused
 from tests.conftest import eventually
 from tests.steady import steady
 

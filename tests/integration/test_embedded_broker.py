@@ -19,7 +19,7 @@ from aiokafka.structs import TopicPartition
 from services.broker import EmbeddedKafka, data
 from services.broker.errors import DataUnusable, PortInUse, StartFailed
 from services.broker.probe import serving_cluster
-from services.ports import LOOPBACK
+from services.broker.tcp import LOOPBACK
 from tests.conftest import eventually
 
 HEAP_MB = 256

@@ -8,10 +8,10 @@ import aiohttp
 import pytest
 from msgspec import structs
 
+from services.broker.tcp import free_port
 from services.connect import connect, topic_names
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Writer
-from services.ports import free_port
 from services.projector import app
 from services.settings import Settings
 from tests.conftest import eventually

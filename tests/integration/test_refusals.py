@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from services.ports import free_port
+from services.broker.tcp import free_port
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, Answer
 from tests.upstreams import JSON, Call, Raw, Script, framed, raw

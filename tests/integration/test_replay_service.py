@@ -14,15 +14,15 @@ from msgspec import structs
 from prometheus_client import REGISTRY
 
 from schemas.errors import TopicMisconfigured
+from services.broker.tcp import free_port
 from services.connect import connect, topic_names
 from services.eventlog.kafka import KafkaLog
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_topics import _admin, check_topics, create_topics
 from services.eventlog.topics import Topics
-from services.ports import free_port
 from services.replay import app
 from services.settings import Settings
-from services.topics import make_topics
+from services.topic_setup import make_topics
 from services.web.internal import view_path
 from tests.conftest import eventually
 from tests.projecting import Views, projecting

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 from structlog.testing import capture_logs
 
-from services.ports import free_port
+from services.broker.tcp import free_port
 from services.web import pulse
 from services.web.answers import json_answer, read_body
 from services.web.edge import route

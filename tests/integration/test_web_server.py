@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from services.ports import free_port
+from services.broker.tcp import free_port
 from services.settings import Settings
 from services.web.answers import json_answer, read_body
 from services.web.connection import MAX_HEAD_BYTES, connection

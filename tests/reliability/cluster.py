@@ -14,8 +14,8 @@ from anyio.from_thread import BlockingPortal
 
 from services.broker import Member
 from services.broker.data import new_cluster_id
+from services.broker.tcp import free_port
 from services.eventlog.kafka import KafkaLog
-from services.ports import free_port
 from tests.reliability.rig import Broker, until
 
 NODES = (1, 2, 3)

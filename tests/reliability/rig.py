@@ -21,11 +21,11 @@ import psutil
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from services.broker import EmbeddedKafka
-from services.child import service_command
+from services.broker.tcp import free_port
+from services.dev.child import service_command
 from services.eventlog.kafka import KafkaLog
-from services.ports import free_port
 from services.settings import Settings, environment
-from services.topics import make_topics
+from services.topic_setup import make_topics
 from tests.api import Api
 from tests.wire import ask
 

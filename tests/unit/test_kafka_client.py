@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
+from services.broker.tcp import LOOPBACK
 from services.eventlog import broker_health, kafka_brokers
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_client import CONNECT_S, KafkaClient
 from services.eventlog.kafka_wire import ProbeRequest
-from services.ports import LOOPBACK
 from tests.conftest import eventually
 from tests.steady import steady
 

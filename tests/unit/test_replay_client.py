@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from schemas.errors import ApiError, not_found, unavailable
 from schemas.ids import response_id
+from services.broker.tcp import free_port
 from services.ingest import replay_client
 from services.ingest.replay_client import ReplayClient
-from services.ports import free_port
 from services.web import pulse
 from services.web.answers import error_answer
 from services.web.forward import Upstream

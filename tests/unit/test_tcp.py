@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from services.ports import COUNT, LOOPBACK, candidates, free_port, is_free
+from services.broker.tcp import COUNT, LOOPBACK, candidates, free_port, is_free
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_no_port_is_given_twice_though_nobody_listens_yet() -> None:
     assert len(set(ports)) == len(ports)
 
 
-TAKE = "import random; random.seed(1); from services.ports import free_port"
+TAKE = "import random; random.seed(1); from services.broker.tcp import free_port"
 TAKE += "; print(*(free_port() for _ in range(50)), flush=True); input()"
 
 

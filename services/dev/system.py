@@ -27,11 +27,11 @@ from setproctitle import setproctitle
 from schemas.errors import LogUnavailable
 from services import config
 from services.broker import BrokerError, EmbeddedKafka
-from services.child import Child, service_command
-from services.ports import LOOPBACK, free_port
+from services.broker.tcp import LOOPBACK, free_port
+from services.dev.child import Child, service_command
 from services.process import until_stopped
 from services.settings import Settings, environment
-from services.topics import make_topics, require_topics
+from services.topic_setup import make_topics, require_topics
 from services.web.edge import Edge
 from services.web.hosts import LOOPBACK_NAMES
 from services.web.server import Server
