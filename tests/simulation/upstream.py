@@ -1,6 +1,8 @@
 """The upstreams: scripted backends of several kinds, whose calls are held against the claims in the log.
 
 resumable    goes on where another executor stood
+terse        the same, and leaves out all that the executor can fill in: one event of it comes to several in
+             the log (U-11)
 repeatable   may be run again while no output counted
 fragile      neither
 silent       says nothing until the deadline
@@ -14,6 +16,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from schemas.events import TERMINAL_EVENTS
 from schemas.ids import ResponseId, Tenant
 from schemas.request import input_items
 from services.config import Config, Model, Route
@@ -25,7 +28,8 @@ from services.executor.said import Said
 from tests.simulation.node import Node
 from tests.simulation.truth import Story
 
-KINDS = ("resumable", "repeatable", "fragile", "silent", "stubborn")
+KINDS = ("resumable", "terse", "repeatable", "fragile", "silent", "stubborn")
+_RESUMABLE = ("resumable", "terse")
 STUBBORN = 30.0
 """Seconds that a stubborn upstream takes to stop."""
 Streams = dict[int, tuple[ResponseId, Node, str]]
@@ -47,7 +51,7 @@ class Upstream:
         self._on_batch = on_batch
         self._streams = streams
         self._inner = ScriptedBackend()
-        self.resumable = kind == "resumable"
+        self.resumable = kind in _RESUMABLE
         self.repeatable = kind == "repeatable"
 
     async def stream(
@@ -90,7 +94,10 @@ class Upstream:
             if self.resumable:
                 theirs = f"up_{request.id}"
                 batch = [UpstreamEvent(one.event, theirs, n) for one, n in zip(batch, here, strict=True)]
-            yield batch
+            if self._kind == "terse":
+                batch = [one for one in batch if _says_something(one.event["type"])]
+            if batch:
+                yield batch
 
     async def stop(self, upstream_id: str) -> None:
         """Nothing runs without a run."""
@@ -99,9 +106,13 @@ class Upstream:
         """Nothing to close."""
 
 
+def _says_something(type: str) -> bool:
+    return type.endswith(".delta") or type in TERMINAL_EVENTS
+
+
 def _input(request: RunRequest, kind: str) -> Sequence[dict[str, Any]]:
     """What a model says when it is asked once more is not what it said before, unless it is resumed."""
-    if kind == "resumable":
+    if kind in _RESUMABLE:
         return request.input
     return [{"role": "user", "content": " ".join(f"{letter}{request.attempt}" for letter in "abc")}]
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from schemas.fold import State
 from schemas.ids import ExecutorId, ResponseId, partition_of
 from schemas.records import Cancelled, Claimed, EventHeaders, NewRecord
-from services.executor import decide, executor, fairness, liveness, steward, work
+from services.executor import decide, executor, fairness, liveness, scribe, steward, work
 from services.executor.backend import Resume
 from services.executor.beats import Beats
 from services.executor.decide import Continuation, Step, View
@@ -86,6 +86,27 @@ def upstreams_id_said_once_per_response() -> Iterator[None]:
             return record
 
     with patch("services.executor.run.EventHeaders", Forgetful):
+        yield
+
+
+@rule(
+    "U-11",
+    "A-3",
+    plan=replace(
+        DYING,
+        kinds={"terse": 1},
+        words=4,
+        rate=2,
+        trouble=0.3,
+        responses=20,
+        max_queue=30,
+        faults=only(stun=6, kill=3),
+        acts={"x": ("event",)},
+    ),
+)
+def heard_before_all_is_told() -> Iterator[None]:
+    """Each draft of an upstream's event says that the event was heard."""
+    with patch.object(scribe, "_at_the_last", lambda drafts: drafts):
         yield
 
 
