@@ -30,7 +30,7 @@ HISTORY = 2_000
 
 
 class Beats:
-    """Beats of `me` in `topic`. `on_own` is told of each that is read back, with its log time in ms."""
+    """Beats of `me` in `topic`. `on_own` is called when one is read back."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Beats:
         topic: str,
         writer: Writer,
         liveness: Liveness,
-        on_own: Callable[[int], None],
+        on_own: Callable[[], None],
         *,
         lease: float,
     ) -> None:
@@ -64,13 +64,17 @@ class Beats:
     async def write(self) -> None:
         """Beat for ever."""
         while True:
-            self._read_back.clear()
-            self._sent_at = asyncio.get_running_loop().time()
-            points.at("beat due")
-            with suppress(LogError):  # not acknowledged: the next beat is due all the same
-                await self._writer.append(self._topic, 0, self._record())
-                await self._read_back.wait()
+            await self.beat()
             await asyncio.sleep(BEAT_INTERVAL)
+
+    async def beat(self) -> None:
+        """Beat once, and wait until it is read back."""
+        self._read_back.clear()
+        self._sent_at = asyncio.get_running_loop().time()
+        points.at("beat due")
+        with suppress(LogError):  # not acknowledged: the next beat is due all the same
+            await self._writer.append(self._topic, 0, self._record())
+            await self._read_back.wait()
 
     async def read(self) -> None:
         """Count everybody's beats for ever."""
@@ -100,8 +104,9 @@ class Beats:
         self._liveness.beat(executor, leaving=leaving)
         if executor == self._me:
             self._read_back.set()
-            self._liveness.own_beat(self._sent_at, asyncio.get_running_loop().time(), self._lease)
-            self._on_own(record.timestamp)
+            now = asyncio.get_running_loop().time()
+            self._liveness.own_beat(self._sent_at, now, self._lease, record.timestamp)
+            self._on_own()
             points.at("beat read back")
 
     def _record(self, *, leaving: bool = False) -> NewRecord:

@@ -1,7 +1,7 @@
 """What the owner of a partition does about a response: pure decisions (P-41 to P-47).
 
-The steward asks `decide` about the open responses of owned, caught-up partitions; when a claim of its own
-is read back, the engine asks `continuation` what to do with it.
+The steward asks `decide` about the open responses of owned, caught-up partitions. When a claim is read back,
+the engine asks `meaning` what it is for this executor; its run asks `continuation` how to go on.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,23 @@ class Step(Enum):
 
     WAIT = "wait"
     CLAIM = "claim"
+
+
+class Meaning(Enum):
+    """What a claim that was read back is for this executor."""
+
+    NOTHING = "nothing"
+    """It does not count, or is another's, of what is not run here."""
+    RECLAIMED = "reclaimed"
+    """Mine, of what I run: the run goes on under it."""
+    FENCED = "fenced"
+    """Another's, of what I run."""
+    WON = "won"
+    """Mine, and I run it now."""
+    UNKEPT = "unkept"
+    """Mine, but its append had seemed to fail: what was kept free for it may be another's by now (P-49). No
+    run comes of it, and another claim when there is room (P-43).
+    """
 
 
 class Continuation(Enum):
@@ -53,6 +70,32 @@ class View(Struct, frozen=True):
 def overdue(state: State, now: int) -> bool:
     """Whether the response is past its deadline (P-47), at log time `now` in ms."""
     return state.accepted is not None and now > state.accepted.deadline
+
+
+def too_old(sent_at: float, now: float, lease: float) -> bool:
+    """Whether a claim that was sent at `sent_at` is good no longer (P-42): loop time and lease in seconds."""
+    return now - sent_at >= lease
+
+
+def time_left(state: State, now: int) -> float:
+    """Seconds until the response's deadline, at log time `now` in ms."""
+    assert state.accepted is not None
+    return max(0.0, (state.accepted.deadline - now) / 1000)
+
+
+def meaning(state: State, me: ExecutorId, *, counts: bool, running: bool, sent: bool, kept: bool) -> Meaning:
+    """What a claim is that was read back and `counts`, or does not; `state` is its response's since then.
+
+    `running`: I run the response. `sent`: I remember that I sent the claim, which I do for some minutes.
+    `kept`: a slot and a place are kept for the response.
+    """
+    if not counts:
+        return Meaning.NOTHING
+    if running:
+        return Meaning.RECLAIMED if state.executor == me else Meaning.FENCED
+    if not sent:
+        return Meaning.NOTHING
+    return Meaning.WON if kept else Meaning.UNKEPT
 
 
 def decide(state: State, view: View) -> Step:

@@ -20,7 +20,7 @@ class Liveness:
     """Counts my beats since each other executor's last."""
 
     def __init__(self, me: ExecutorId) -> None:
-        self._me = me
+        self.me = me
         self._since: dict[ExecutorId, int] = {}
         self._sent_at = -math.inf
         self._unbroken_since = math.inf
@@ -28,6 +28,8 @@ class Liveness:
         """How many beats of mine were read back; before the first, nobody may know me and I act on
         nothing.
         """
+        self.now = 0
+        """Log time (ms) of my last beat: the only clock that deadlines are held against."""
 
     def met(self, executor: ExecutorId) -> None:
         """A claim of `executor` was read: if it is new to me, its time starts now."""
@@ -37,21 +39,22 @@ class Liveness:
         """A beat was read back, in log order. A `leaving` executor has stopped its runs: it is gone at
         once.
         """
-        if executor != self._me:
+        if executor != self.me:
             self._since[executor] = BEATS_TO_GONE if leaving else 0
             return
         self.beats += 1
         for other in self._since:
             self._since[other] += 1
 
-    def own_beat(self, sent_at: float, now: float, within: float) -> None:
-        """A beat of mine, sent at `sent_at`, was read back at `now` (loop time, seconds).
+    def own_beat(self, sent_at: float, now: float, within: float, log_time: int = 0) -> None:
+        """A beat of mine, sent at `sent_at`, was read back at `now` (loop time, seconds), with its log time.
 
         More than `within` seconds after the one before was sent, it begins anew.
         """
         if now - self._sent_at >= within:
             self._unbroken_since = now
         self._sent_at = sent_at
+        self.now = log_time
 
     def unbroken(self, since: float, now: float, within: float) -> bool:
         """Whether my beats have followed each other within so many seconds from `since` to `now`.
@@ -66,7 +69,7 @@ class Liveness:
 
     def gone(self, executor: ExecutorId) -> bool:
         """Whether the runs of `executor` are up for takeover."""
-        return executor != self._me and self._since.get(executor, 0) >= BEATS_TO_GONE
+        return executor != self.me and self._since.get(executor, 0) >= BEATS_TO_GONE
 
     def __repr__(self) -> str:
-        return f"<Liveness of {self._me}: {self.beats} beats, {len(self._since)} others>"
+        return f"<Liveness of {self.me}: {self.beats} beats, {len(self._since)} others>"

@@ -1,55 +1,63 @@
-"""Tells upstreams that nobody wants their responses any more, where there is no run that would.
+"""Responses that were cancelled or deleted with no run here that would stop their upstream (P-46). Pure.
 
-A *resumable* upstream goes on in its own background when its executor is gone. A response that is cancelled
-or deleted before somebody took it over has no run that stops it (P-46): the owner of its partition does.
-
-    cancelled or deleted, no run → its executor is gone → what the log holds of it → the upstream's cancel
-
-Once, and best effort: an upstream that is away, or an owner that dies in between, and it finishes by itself.
+Whoever owns the partition tells the upstreams of those whose executor is gone (`stopper.py`).
 """
 
-import asyncio
-from collections.abc import Iterable
-from typing import Any
+from msgspec import Struct
 
-import msgspec
-import structlog
-
-from schemas.events import accepted_value
-from services.executor.backend import UpstreamError
-from services.executor.backends import Registry
-from services.executor.history import History
-from services.executor.partition import Orphan, Partition
-
-log = structlog.get_logger()
-
-AT_ONCE = 16
-"""Upstreams that are told at a time: one that is away takes seconds, and an executor leaves hundreds."""
-
-_body = msgspec.json.Decoder(dict[str, Any]).decode
+from schemas.fold import CANCELLED, State
+from schemas.ids import ExecutorId, ResponseId
+from schemas.records import OPEN_STATUSES
+from services.executor.liveness import Liveness
 
 
-async def stop_upstreams(
-    history: History, registry: Registry, orphans: Iterable[tuple[Partition, Orphan]]
-) -> None:
-    """Stop the upstreams of all `orphans`, as far as the log knows of any. Raises nothing."""
-    places = asyncio.Semaphore(AT_ONCE)
-    # All at once: the log is read once for those of a partition.
-    await asyncio.gather(*(_stop(history, registry, places, *orphan) for orphan in orphans))
+class Orphan(Struct, frozen=True):
+    """One of them.
+
+    `start` is the offset of its `accepted`, `end` that of the record that closed it; `executor` ran it last,
+    and `beats` of mine had been read back when the close was.
+    """
+
+    id: ResponseId
+    start: int
+    end: int
+    executor: ExecutorId
+    beats: int
 
 
-async def _stop(
-    history: History, registry: Registry, places: asyncio.Semaphore, partition: Partition, orphan: Orphan
-) -> None:
-    try:
-        past = await history.past(partition.number, orphan.id, orphan.start, orphan.end)
-        if past.upstream_id is None or past.accepted is None:
-            return
-        backend = registry.resolve(_body(accepted_value(past.accepted).request))
-        async with places:
-            await backend.stop(past.upstream_id)
-        log.info("upstream told that nobody wants its response any more", id=orphan.id)
-    except UpstreamError as error:
-        log.info("upstream cannot be told that nobody wants its response", id=orphan.id, why=error.message)
-    except Exception:  # poison in the log, at worst: it must not end the executor
-        log.exception("upstream cannot be told that nobody wants its response", id=orphan.id)
+class Orphans:
+    """Those of one partition, as far as they were accepted at offset `floor` or later."""
+
+    def __init__(self, floor: int) -> None:
+        self._floor = floor
+        self._known: dict[ResponseId, Orphan] = {}
+
+    def __repr__(self) -> str:
+        return f"<Orphans {len(self._known)}>"
+
+    def __contains__(self, id: ResponseId) -> bool:
+        return id in self._known
+
+    def add(self, state: State, end: int, beats: int) -> None:
+        """A response was closed from outside, at offset `end`, and no run here stops its upstream."""
+        running = state.status in OPEN_STATUSES or (state.status == CANCELLED and not state.deleted)
+        if running and state.executor is not None and state.offset >= self._floor:
+            self._known[state.id] = Orphan(state.id, state.offset, end, state.executor, beats)
+
+    def forget(self, id: ResponseId) -> None:
+        """The fold has forgotten the response."""
+        self._known.pop(id, None)
+
+    def take(self, liveness: Liveness) -> list[Orphan]:
+        """Those whose upstreams are to be told now, once each.
+
+        An executor that has shown life since the close reads it and stops its upstream itself.
+        """
+        due: list[Orphan] = []
+        for orphan in list(self._known.values()):
+            lost = orphan.executor == liveness.me or liveness.gone(orphan.executor)
+            if lost or liveness.heard(orphan.executor) > orphan.beats:
+                del self._known[orphan.id]
+            if lost:
+                due.append(orphan)
+        return due

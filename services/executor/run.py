@@ -1,65 +1,78 @@
-"""One run: from a winning claim to a terminal event that is read back.
-
-What comes in: the upstream's events, and what the engine reads back of the log. In which order:
-
-    begin → take a batch from the upstream → scribe → post under the claim → (read back) → … → terminal → read
-    back: over
+"""One run: what this executor has said of a response, from a winning claim on, and what of it counts. Pure.
 
 A post is not acceptance (P-30): drafts stay in `unread` until the fold shows them. On an append error or a
-rejected event the run claims the next attempt and, when that is read back, posts what is unread under the new
-claim (P-32); the upstream stream goes on meanwhile. Taking from the upstream stops while too much is unread,
-or anything for too long (P-33): that is the back-pressure, and how a broker that is away holds everything
-back in bounded memory.
+rejected event the run claims the next attempt and, when that is read back, what is unread is posted again,
+under the new claim (P-32); the upstream's stream goes on meanwhile.
 
-The engine calls the synchronous methods; `work` is the task. Cancelling the task stops the upstream.
+    POSTING ──rejected──▶ RECLAIMING ──reclaimed──▶ POSTING
+       └───────────┬───────────┘
+                  end ──▶ OVER, or HANDED_OVER to whoever goes on with it
+
+The engine tells it what is read back; `narrator.py` is the task that talks.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from enum import Enum
 
-import structlog
 from msgspec import Struct
 
-from schemas.events import ITEM_DONE, TERMINAL_EVENTS
 from schemas.fold import State
 from schemas.ids import ClaimId
-from schemas.records import ONE_HEADER, EventHeaders, NewRecord, upstream_headers
-from schemas.steps import Steps, finished
+from schemas.records import ONE_HEADER, EventHeaders, NewRecord
 from services import points
-from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
+from services.executor.decide import too_old
 from services.executor.fairness import Queue
-from services.executor.scribe import Draft, Ending, Scribe
-from services.loops import in_turns
-
-log = structlog.get_logger()
+from services.executor.partition import Partition
+from services.executor.scribe import Draft
 
 UNREAD_BYTES = 1 << 20
 UNREAD_EVENTS = 512
 """Bounds of what a run has posted and not read back: enough to fill a round trip, little enough that hundreds
 of runs at once leave room for each other in the writer's queue."""
-
-
-_LONG = frozenset((*TERMINAL_EVENTS, ITEM_DONE))
-"""Events that may come to thousands: what they have, and nobody streamed."""
 MAX_FRUITLESS = 20
 """Claims in a row that bring no event that counts: then the run is given up, and told anew from the log."""
 
 
-class Outlet(Struct, frozen=True):
-    """What a run needs of the engine: `post` queues a record for its partition, `claim` sends a claim of
-    `attempt`.
-    """
+class Phase(Enum):
+    """Where a run stands."""
 
-    post: Callable[[NewRecord], None]
-    claim: Callable[[int], None]
-    clock: Callable[[], float]
-    """Wall clock, seconds: dates completions, decides nothing."""
-    unbroken: Callable[[float], bool]
-    """Whether nobody can have counted this executor out since a loop time, seconds."""
-    form: int = ONE_HEADER
-    """Of event records (P-15)."""
+    POSTING = "posting"
+    """What it says is posted under its claim."""
+    RECLAIMING = "reclaiming"
+    """What it says is kept until its next claim is read back."""
+    HANDED_OVER = "handed over"
+    """It says nothing more, and leaves its upstream to whoever runs the response next."""
+    OVER = "over"
+    """The fold shows its response closed."""
+
+
+_POSTING = Phase.POSTING
+"""Asked for with each event: on Python 3.11 the attribute of an Enum takes 60 ns (`python -m timeit`)."""
+
+
+class End(Enum):
+    """Why a run ends."""
+
+    CLOSED = "its terminal event was read back"
+    STOPPED = "its response was cancelled or deleted"
+    FENCED = "another executor took its response over"
+    UNFOLLOWED = "its partition is not followed any more"
+    USELESS = "nothing that it says counts, whatever it claims: it is told anew from what the log has"
+    OVERDUE = "its response is long past its deadline, and is ended without it"
+    LEAVING = "this executor leaves"
+    LAPSED = "its claim is too old to call the upstream (P-42)"
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether another run may go on with the upstream, which is not to be stopped then."""
+        return self not in (End.CLOSED, End.STOPPED)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run's task is to be cancelled; otherwise it comes to its end by itself."""
+        return self not in (End.CLOSED, End.LAPSED)
 
 
 class Unread(Struct, gc=False):
@@ -72,45 +85,75 @@ class Unread(Struct, gc=False):
 
 
 class Run:
-    """The running of one response by this executor, across its claims."""
+    """The running of one response by this executor, across its claims.
 
-    def __init__(self, state: State, outlet: Outlet, queue: Queue, *, lease: float, sent_at: float) -> None:
+    `sent_at` is when the claim that won was sent, `lease` how long it is good for: loop time, in seconds.
+    `queue` is the one in which the response stood until it was claimed. `form`: of its event records (P-15).
+    """
+
+    def __init__(
+        self, state: State, queue: Queue, *, lease: float, sent_at: float, form: int = ONE_HEADER
+    ) -> None:
         assert state.claim is not None
         self.id = state.id
         self.tenant = state.tenant
         self.queue = queue
-        """In which it stood until it was claimed."""
         self.attempt = state.attempt
         self.claim: ClaimId = state.claim
-        self.task: asyncio.Task[None] | None = None
-        self.over = asyncio.Event()
-        """Set when the fold shows the response closed."""
-        self._outlet = outlet
-        # Asked for once: on Python 3.11 every `get_running_loop` is a system call (getpid), a tenth of the
-        # executor's CPU when each event asks for it twice.
-        self._clock = asyncio.get_running_loop().time
-        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant, self._outlet.form)
-        self._patience = lease / 2
-        self._lease = lease
         self.sent_at = sent_at
+        self.phase = Phase.POSTING
+        self.ended: End | None = None
+        """Why it ended, if it has."""
+        self.over = asyncio.Event()
+        """Set when it has ended."""
+        self.room = asyncio.Event()
+        """Set when something was read back, or the run has ended."""
         self.unread: deque[Unread] = deque()
         """Posted and not read back, oldest first."""
-        self._unread_bytes = 0
-        self._fruitless = 0
         self.posted = -1
         """The last number that was posted."""
-        self._room = asyncio.Event()
-        self.reclaiming = False
-        self.abandoned = False
-        """Whether the run stops here and another executor may go on with its upstream."""
         self.called = False
         """Whether its upstream was called: from then on it is the backend that stops it."""
         self.heard = False
         """Whether its upstream has said anything."""
+        self.fruitless = 0
+        """Claims in a row that brought no event that counts."""
+        self._lease = lease
+        self._form = form
+        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant, form)
+        self._unread_bytes = 0
 
     def __repr__(self) -> str:
-        flag = " reclaiming" if self.reclaiming else ""
-        return f"<Run {self.id} attempt={self.attempt}{flag} unread={len(self.unread)}>"
+        return f"<Run {self.id} attempt={self.attempt} {self.phase.value} unread={len(self.unread)}>"
+
+    # What the task says.
+
+    def say(self, drafts: Sequence[Draft], at: float) -> list[NewRecord]:
+        """Take `drafts` for said at loop time `at`: the records that are to be posted for them now."""
+        records: list[NewRecord] = []
+        for draft in drafts:
+            self.unread.append(Unread(draft, at))
+            self._unread_bytes += len(draft.value)
+            if not draft.extension:
+                self.posted = draft.number
+            if self.phase is _POSTING:
+                records.append(draft.record(self._headers))
+        return records
+
+    def too_much(self, now: float) -> bool:
+        """Whether too much is unread, or anything for too long, at loop time `now` (P-33)."""
+        return (
+            self._unread_bytes > UNREAD_BYTES
+            or len(self.unread) > UNREAD_EVENTS
+            or now - self.unread[0].at > self._lease / 2
+        )
+
+    def lapsed(self, now: float, unbroken: Callable[[float], bool]) -> bool:
+        """Whether this executor may have been counted out since it sent its claim (P-42).
+
+        `unbroken` tells whether its beats had no gap as long as a lease since a loop time.
+        """
+        return too_old(self.sent_at, now, self._lease) and not unbroken(self.sent_at)
 
     # What the engine reads back.
 
@@ -119,8 +162,8 @@ class Run:
         unread = self.unread
         while unread and (unread[0].draft.extension or unread[0].draft.number <= number):
             self._unread_bytes -= len(unread.popleft().draft.value)
-        self._fruitless = 0
-        self._room.set()
+        self.fruitless = 0
+        self.room.set()
         if points.watch:
             points.watch("event read back", self)
 
@@ -129,135 +172,54 @@ class Run:
         unread = self.unread
         while unread and unread[0].draft.extension and unread[0].draft.number <= n:
             self._unread_bytes -= len(unread.popleft().draft.value)
-        self._room.set()
+        self.room.set()
 
     def rejected(self) -> bool:
-        """An event of this run does not count, or an append of it failed: claim the next attempt (P-32).
-
-        False when that was done so often without an event that counts that it is of no use.
+        """An event of this run does not count, or an append of it failed. Whether that is news to it: then
+        the next attempt is to be claimed (P-32), or the run given up if `fruitless`.
         """
-        if not self.reclaiming and not self.over.is_set():
-            self._fruitless += 1
-            if self._fruitless > MAX_FRUITLESS:
-                return False
-            self.reclaiming = True
-            self._outlet.claim(self.attempt + 1)
+        if self.phase is not Phase.POSTING:
+            return False
+        self.fruitless += 1
+        self.phase = Phase.RECLAIMING
         return True
 
-    def reclaimed(self, state: State) -> None:
-        """A later claim of this executor won: go on from the last number that counts."""
+    def reclaimed(self, state: State, now: float) -> list[NewRecord]:
+        """A later claim of this executor won: the records to post again, from the last number that counts."""
         assert state.claim is not None
         self.attempt, self.claim = state.attempt, state.claim
-        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant, self._outlet.form)
-        self.reclaiming = False
+        self._headers = EventHeaders(self.id, self.claim, self.attempt, self.tenant, self._form)
         self.read_back(state.last)
-        now = self._clock()
+        if self.phase in (Phase.HANDED_OVER, Phase.OVER):
+            return []
+        self.phase = Phase.POSTING
         for unread in self.unread:
             unread.at = now
-            self._outlet.post(unread.draft.record(self._headers))
+        return [unread.draft.record(self._headers) for unread in self.unread]
 
-    def lapsed(self) -> bool:
-        """Whether this executor may have been counted out since it sent its claim (P-42)."""
-        recent = self._clock() - self.sent_at < self._lease
-        return not (recent or self._outlet.unbroken(self.sent_at))
-
-    def calling(self) -> None:
-        """The upstream is about to be called. Raises Lapsed when it must not be: then the next attempt is
-        claimed, and this run ends here, for another one to go on (P-42).
-        """
-        if self.abandoned:
-            raise Lapsed
-        if self.lapsed():
-            self.abandoned = True
-            self._outlet.claim(self.attempt + 1)
-            raise Lapsed
-        self.called = True
-
-    def closed(self) -> None:
-        """The fold shows the response closed."""
+    def end(self, why: End) -> None:
+        """The run is over, or somebody else's. Nothing comes after the first end."""
+        if self.ended is not None:
+            return
+        self.ended = why
+        self.phase = Phase.HANDED_OVER if why.hands_over else Phase.OVER
         self.over.set()
+        self.room.set()
 
-    # The task.
+    @property
+    def reclaiming(self) -> bool:
+        """Whether the run waits for its next claim."""
+        return self.phase is Phase.RECLAIMING
 
-    async def narrate(
-        self, scribe: Scribe, upstream: AsyncGenerator[Sequence[UpstreamEvent]], timeout: float
-    ) -> bool:
-        """Pass the upstream's events on until it ends, fails or `timeout` seconds are over. False when the
-        claim lapsed: the run is to end here, without an end of the response.
-        """
-        points.at("upstream wanted", self)
-        try:
-            async with asyncio.timeout(timeout), aclosing(upstream):
-                async for batch in upstream:
-                    self.heard = True
-                    await self._write(scribe, batch)
-                    if scribe.ended:
-                        break
-                    await self._room_for_more()
-            ending = Ending("the upstream ended without a terminal event", type="upstream_truncated")
-        except UpstreamError as error:
-            ending = Ending.of(error)
-        except TimeoutError:
-            ending = Ending("the response's deadline is over", type="deadline")
-        except Lapsed:
-            return False
-        await self.finish(scribe, ending)
-        return True
+    @property
+    def handed_over(self) -> bool:
+        """Whether the run stops here and another one may go on with its upstream."""
+        return self.phase is Phase.HANDED_OVER
 
-    def begin(self, scribe: Scribe) -> None:
-        """Say `response.in_progress`, once in the response's life."""
-        self._post(scribe.begin())
 
-    async def finish(self, scribe: Scribe, ending: Ending) -> None:
-        """End the response so, unless the upstream has ended it."""
-        if not scribe.ended:
-            log.warning("response ended by us", id=self.id, type=ending.type, message=ending.message)
-            points.at("end made", self, ending)
-            await self._post_all(scribe.ending(ending))
-            points.at("end queued", self, ending)
+class Job(Struct, frozen=True, eq=False):
+    """A response that is to be run, as the fold has it (`state`), and the run of it."""
 
-    async def _write(self, scribe: Scribe, batch: Sequence[UpstreamEvent]) -> None:
-        points.at("upstream heard", self)
-        now = self._outlet.clock()
-        for event, upstream_id, cursor in batch:
-            headers = () if upstream_id is None else upstream_headers(upstream_id, cursor)
-            if event.get("type") not in _LONG:
-                self._post(scribe.write(event, headers, now=now))
-                continue
-            await self._post_all(scribe.writing(event, headers, now=now))
-        points.at("upstream written", self)
-
-    async def _post_all(self, steps: Steps[list[Draft]]) -> None:
-        try:
-            drafts = await in_turns(steps)
-        except asyncio.CancelledError:
-            self._post(finished(steps))  # their numbers are taken: what ends the response comes behind
-            raise
-        self._post(drafts)
-
-    def _post(self, drafts: Sequence[Draft]) -> None:
-        if points.watch:
-            points.watch("events made", self, drafts)
-        at = self._clock()
-        for draft in drafts:
-            self.unread.append(Unread(draft, at))
-            self._unread_bytes += len(draft.value)
-            if not draft.extension:
-                self.posted = draft.number
-            if not self.reclaiming:
-                self._outlet.post(draft.record(self._headers))
-        if points.watch:
-            points.watch("events queued", self, drafts)
-
-    async def _room_for_more(self) -> None:
-        while self.unread and self.too_much(self._clock()):
-            self._room.clear()
-            await self._room.wait()
-
-    def too_much(self, now: float) -> bool:
-        """Whether too much is unread, or anything for too long, at loop time `now` (P-33)."""
-        return (
-            self._unread_bytes > UNREAD_BYTES
-            or len(self.unread) > UNREAD_EVENTS
-            or now - self.unread[0].at > self._patience
-        )
+    partition: Partition
+    state: State
+    run: Run

@@ -122,7 +122,7 @@ class Scribe:
         self._output = output or Output()
         self._whole = Whole(self._output, mint or kept(ResponseId(str(initial.get("id")))), names, names_at)
         self._extensions = extensions
-        self.pass_extensions = pass_extensions
+        self._pass_extensions = pass_extensions
         self._bytes = written
         self._left_out: Ending | None = None
         """How the response ends because it lacks a picture, whatever the upstream says."""
@@ -211,7 +211,7 @@ class Scribe:
 
     def _joins(self, type: str) -> bool:
         """Whether events of `type` go into the stream, not beside it."""
-        return self.pass_extensions or is_streamed(type)
+        return self._pass_extensions or is_streamed(type)
 
     def _write(self, type: str, event: Event, upstream: Headers) -> list[Draft] | Ending:
         """The drafts of one event; or how the response ends, because it does not fit."""

@@ -173,7 +173,7 @@ class Projection:
 
     def watermark(self) -> int:
         """The offset that may be committed now: nothing before it is open, still seen or not yet written."""
-        self._release()
+        self.release()
         oldest = next(iter(self._open.values()), None)
         held = min([*self._pending, *(kept.at for kept in self._kept.values())], default=self.position)
         return min(held, self.position if oldest is None else oldest.at)
@@ -195,7 +195,7 @@ class Projection:
             count += 1
         return count
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Let go of ephemeral responses whose log time is over.
 
         The partition's own log time suffices: in an idle partition the owner's tombstone lets them go.

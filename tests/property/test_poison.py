@@ -43,7 +43,7 @@ from services.eventlog.transcript import (
     transcript_records,
 )
 from services.executor.engine import Engine
-from services.executor.erasure import erase
+from services.executor.eraser import erase
 from services.executor.history import History
 from services.executor.liveness import Liveness
 from services.executor.partition import Partition
@@ -307,18 +307,9 @@ def projector_folds(log: Sequence[Any]) -> None:
 
 
 def executor_folds(log: Sequence[Any]) -> None:
-    engine = Engine(
-        EXECUTOR,
-        NAMES.events,
-        Liveness(EXECUTOR),
-        lambda _: None,
-        _never,
-        lease=5,
-        ephemeral_ms=9,
-        clock=lambda: 0,
-    )
+    engine = Engine(Liveness(EXECUTOR), lambda _: None, _never, lease=5, ephemeral_ms=9)
     partition = engine.partitions[0] = Partition(0, floor=0)
-    engine.read(Batch(EVENTS, log, len(log), len(log)))
+    assert engine.read(Batch(EVENTS, log, len(log), len(log)), 0) == []
     predecessors = Predecessors(_never, engine.partitions, engine.stirred)
     predecessors.sweep(partition.fold.responses.values())
     partition.watermark(len(log))
@@ -331,8 +322,8 @@ async def executor_reads(partition: Partition, log: Sequence[Any]) -> None:
     history = History(memory, NAMES.events)
     states = partition.fold.responses.values()
     await asyncio.gather(*(history.past(0, s.id, s.offset, min(len(log), s.offset + LIFE)) for s in states))
-    await erase(memory, memory.writer(), NAMES.events, partition, list(partition.erasures.values()))
-    assert not partition.erasures
+    await erase(memory, memory.writer(), NAMES.events, partition, list(partition.erasures.wanted.values()))
+    assert not partition.erasures.wanted
 
 
 def fill(memory: MemoryLog, log: Sequence[Any]) -> None:

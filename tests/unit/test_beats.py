@@ -35,9 +35,9 @@ async def test_a_log_that_is_away_when_beats_are_lost_does_not_end_the_reading(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(patience, "PAUSE", 0.01)
-    log, told = Forgetful({TOPIC: 1}), list[int]()
+    log, told = Forgetful({TOPIC: 1}), list[None]()
     writer = log.writer()
-    beats = Beats(ME, log, TOPIC, writer, Liveness(ME), told.append, lease=20)
+    beats = Beats(ME, log, TOPIC, writer, Liveness(ME), lambda: told.append(None), lease=20)
     await beats.start()
     headers = [("kind", b"beat"), ("executor", ME.encode())]
     beat = NewRecord(ME.encode(), b"{}", headers)
@@ -55,7 +55,7 @@ async def test_a_log_that_is_away_when_beats_are_lost_does_not_end_the_reading(
 async def test_a_beat_stands_for_when_it_was_sent() -> None:
     """However long it was on its way: meanwhile others may have counted me out (P-42)."""
     log, liveness, now = MemoryLog({TOPIC: 1}), Liveness(ME), asyncio.get_running_loop().time
-    beats = Beats(ME, log, TOPIC, log.writer(), liveness, lambda _: None, lease=20)
+    beats = Beats(ME, log, TOPIC, log.writer(), liveness, lambda: None, lease=20)
     await beats.start()
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(beats.write())
@@ -70,8 +70,8 @@ async def test_a_beat_stands_for_when_it_was_sent() -> None:
 
 async def test_no_beat_of_another_stands_for_mine() -> None:
     """Else my beats would queue up while the log is slow, and count out whoever waits for theirs (P-50)."""
-    log, told = MemoryLog({TOPIC: 1}), list[int]()
-    beats = Beats(ME, log, TOPIC, log.writer(), Liveness(ME), told.append, lease=20)
+    log, told = MemoryLog({TOPIC: 1}), list[None]()
+    beats = Beats(ME, log, TOPIC, log.writer(), Liveness(ME), lambda: told.append(None), lease=20)
     await beats.start()
     headers = [("kind", b"beat"), ("executor", b"another")]
     async with asyncio.TaskGroup() as tasks:

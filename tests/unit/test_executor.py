@@ -20,16 +20,17 @@ from services.eventlog.memory import MemoryLog, Outcome
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
 from services.eventlog.topics import MAX_RECORD_BYTES
-from services.executor import liveness, metrics, run
+from services.executor import liveness, metrics, narrator
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import build
-from services.executor.engine import Engine
+from services.executor.executor import Executor
 from services.executor.scribe import STEP_DRAFTS, Draft, Ending, Scribe
 from services.executor.steward import Steward
 from services.loops import in_turns
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
 from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
+from tests.points import when
 from tests.steady import steady
 from tests.written import claim_of
 
@@ -108,7 +109,7 @@ async def test_an_append_error_costs_every_run_in_the_batch_a_claim(rig: Rig) ->
         await eventually(lambda: all(rig.events(id) for id in ids))
         foreign = NewRecord(ids[0].encode() + b"\xff", None)  # erased with them, and nobody can read its key
         batch = [foreign, *(NewRecord(f"{id}/c/9".encode(), b"{}", []) for id in ids)]
-        executor._engine.append_failed(TopicPartition(NAMES.events, 0), batch, LogUnavailable("away"))
+        executor.append_failed(TopicPartition(NAMES.events, 0), batch, LogUnavailable("away"))
         await eventually(lambda: all(rig.state(id).attempt == 2 for id in ids))
         for id in ids:
             await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
@@ -120,37 +121,35 @@ async def test_a_lost_claim_gives_its_slot_back(
 ) -> None:
     """With one slot: nothing that waits would be claimed any more, not even this response itself."""
     lost: list[bytes] = []
-    claim, failed = Engine.claim, Engine.append_failed
+    failed = Executor.append_failed
 
-    def claiming(self: Engine, *args: Any) -> None:
+    def claiming(*_: object) -> None:
         if not lost:
             log.fail_next("lost")
-        claim(self, *args)
 
-    def failing(self: Engine, source: Any, records: Sequence[NewRecord], error: Any) -> None:
+    def failing(self: Executor, source: Any, records: Sequence[NewRecord], error: Any) -> None:
         lost.extend(record.key for record in records if b"/claim/" in record.key)
         failed(self, source, records, error)
 
-    monkeypatch.setattr(Engine, "claim", claiming)
-    monkeypatch.setattr(Engine, "append_failed", failing)
+    monkeypatch.setattr(Executor, "append_failed", failing)
     ids = [await rig.accept("one two") for _ in range(3)]
-    async with rig.executor(slots=1):
-        states = [await rig.closed(id) for id in ids]
+    with when("claim made", claiming):
+        async with rig.executor(slots=1):
+            states = [await rig.closed(id) for id in ids]
     assert lost
     assert [(state.status, state.attempt) for state in states] == [("completed", 1)] * 3
 
 
 async def test_a_claim_that_is_read_late_has_called_nobody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """So what may be called only once is called still: under the next claim."""
-    endless, claim, read, now = Endless(), Engine.claim, Tail.read, asyncio.get_running_loop().time
+    endless, read, now = Endless(), Tail.read, asyncio.get_running_loop().time
     registry = build(load("", {}), {})
     monkeypatch.setattr(registry, "resolve", lambda _: endless)
     claimed_at, behind = 0.0, asyncio.Event()
 
-    def claiming(self: Engine, *args: Any) -> None:
+    def claiming(*_: object) -> None:
         nonlocal claimed_at
         claimed_at = claimed_at or now()
-        claim(self, *args)
 
     async def reading(self: Tail, max_wait: float = 0.5) -> list[Batch]:
         batches = await read(self, max_wait)
@@ -158,28 +157,28 @@ async def test_a_claim_that_is_read_late_has_called_nobody(rig: Rig, monkeypatch
             await behind.wait()
         return batches
 
-    monkeypatch.setattr(Engine, "claim", claiming)
     monkeypatch.setattr(Tail, "read", reading)
     id = await rig.accept()
-    async with rig.executor(registry, lease_s=0.05):
-        await eventually(lambda: 0 < claimed_at < now() - 0.5)
-        behind.set()
-        await eventually(lambda: rig.state(id).closed or endless.taken > 0)
-        assert not rig.state(id).closed
-        assert rig.state(id).attempt >= 2  # more on a machine that is too busy to keep to the lease
-        await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
+    with when("claim made", claiming):
+        async with rig.executor(registry, lease_s=0.05):
+            await eventually(lambda: 0 < claimed_at < now() - 0.5)
+            behind.set()
+            await eventually(lambda: rig.state(id).closed or endless.taken > 0)
+            assert not rig.state(id).closed
+            assert rig.state(id).attempt >= 2  # more on a machine that is too busy to keep to the lease
+            await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
 
 
 async def test_a_claim_that_is_won_while_leaving_is_left_to_others(rig: Rig) -> None:
     """My last beat gives it away at once: a call of mine would come after another's."""
     async with rig.executor() as executor:
-        await eventually(lambda: executor._liveness.beats > 1)
-        executor._engine.leaving = True
+        await eventually(lambda: executor.liveness.beats > 1)
+        executor.engine.leaving = True
         id = await rig.accept()
         await eventually(lambda: rig.state(id).attempt > 0)
-        now = executor._liveness.beats
-        await eventually(lambda: executor._liveness.beats > now + 3)
-        assert (executor._engine.runs, rig.events(id)) == ({}, [])
+        now = executor.liveness.beats
+        await eventually(lambda: executor.liveness.beats > now + 3)
+        assert (executor.engine.runs, rig.events(id)) == ({}, [])
 
 
 async def test_a_loop_that_ends_ends_the_executor(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +189,8 @@ async def test_a_loop_that_ends_ends_the_executor(rig: Rig, monkeypatch: pytest.
 
     async def deaf() -> None:
         async with rig.executor() as executor:
-            await eventually(lambda: executor._liveness.beats > 1)
-            monkeypatch.setattr(executor._beats._tail, "read", partial(read, executor._beats._tail))
+            await eventually(lambda: executor.liveness.beats > 1)
+            monkeypatch.setattr(executor.beats._tail, "read", partial(read, executor.beats._tail))
             await asyncio.wait([rig.running], timeout=PATIENCE)
             assert rig.running.done()
 
@@ -205,7 +204,7 @@ async def test_a_cancel_stops_the_upstream(rig: Rig) -> None:
     async with rig.executor() as executor:
         await eventually(lambda: len(rig.events(id)) > 4)
         await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
-        await eventually(lambda: not executor._engine.runs)
+        await eventually(lambda: not executor.engine.runs)
         assert rig.state(id).status == "cancelled"
 
 
@@ -214,7 +213,7 @@ async def test_a_fenced_run_stops_and_says_nothing_that_counts(rig: Rig) -> None
     async with rig.executor() as executor:
         await eventually(lambda: len(rig.events(id)) > 4)
         await rig.claim(id, attempt=2, claim=claim_of("other"))
-        await eventually(lambda: not executor._engine.runs)
+        await eventually(lambda: not executor.engine.runs)
         state = rig.state(id)
         assert (state.executor, state.claim) == (DEAD, claim_of("other"))
 
@@ -250,7 +249,7 @@ async def test_slots_bound_what_runs_at_once(rig: Rig) -> None:
     most = 0
     async with rig.executor(slots=3) as executor:
         while not all(rig.state(id).closed for id in ids):
-            most = max(most, len(executor._engine.runs))
+            most = max(most, len(executor.engine.runs))
             await asyncio.sleep(0.001)
     assert 1 <= most <= 3
 
@@ -317,13 +316,13 @@ async def test_an_ephemeral_response_is_erased_when_beats_say_that_its_time_is_o
         await eventually(lambda: metrics.EPHEMERAL._value.get() == 1)
     now[0] = closed.touched + 60_000
     async with rig.executor(ephemeral_s=60) as executor:
-        await eventually(lambda: executor._steward.now == closed.touched + 60_000)
-        await eventually(lambda: executor._liveness.beats > 1)
-        assert executor._engine.partitions[0].watermark(1 << 60) == closed.offset
+        await eventually(lambda: executor.liveness.now == closed.touched + 60_000)
+        await eventually(lambda: executor.liveness.beats > 1)
+        assert executor.engine.partitions[0].watermark(1 << 60) == closed.offset
         assert len(left_of(log)) == len(log.records(NAMES.events, 0))
         now[0] += 1
         await eventually(lambda: left_of(log) == [])
-        await eventually(lambda: executor._engine.partitions[0].watermark(1 << 60) == 1 << 60)
+        await eventually(lambda: executor.engine.partitions[0].watermark(1 << 60) == 1 << 60)
 
 
 async def test_a_delete_erases_an_ephemeral_response_at_once_and_what_is_late_as_well(
@@ -475,11 +474,11 @@ async def test_an_upstream_is_held_back_while_nothing_is_read_back(
             return endless.taken == before
 
         await eventually(held_back)
-        assert executor._engine.runs
+        assert executor.engine.runs
         log.available = True
         await eventually(lambda: endless.taken > before)
         await rig.put(Cancelled(id, "n", TENANT).new(b"{}"))
-        await eventually(lambda: not executor._engine.runs)
+        await eventually(lambda: not executor.engine.runs)
 
 
 def test_accepted_value_is_read_without_decoding_its_parts() -> None:
@@ -640,11 +639,11 @@ async def test_a_deadline_in_the_middle_of_a_long_event_loses_nothing_of_it(
     real = in_turns
 
     async def stops(steps: Steps[Any]) -> Any:
-        monkeypatch.setattr(run, "in_turns", real)
+        monkeypatch.setattr(narrator, "in_turns", real)
         next(steps)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(run, "in_turns", stops)
+    monkeypatch.setattr(narrator, "in_turns", stops)
     said = [{"type": "message", "content": f"{number}"} for number in range(STEP_DRAFTS)]
     odd = Odd({"type": "response.completed", "response": {"status": "completed", "output": said}})
     registry = build(load("", {}), {})

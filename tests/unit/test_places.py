@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from schemas.ids import ResponseId
 from schemas.records import Claimed, parse
 from services.executor import beats
-from services.executor.engine import Engine
 from services.executor.executor import Executor
 from tests.conftest import eventually
 from tests.executing import DEAD, NAMES, Rig
+from tests.points import when
 from tests.upstreams import Call, raw, registry
 
 DONE = {"type": "response.completed", "response": {"id": "resp_theirs", "output": []}}
@@ -89,9 +89,9 @@ async def test_what_lost_its_executor_waits_for_a_place_and_comes_before_what_wa
         await upstream.called(0)
         waiting, lost = await rig.accept(model="theirs"), await rig.accept(model="theirs")
         await rig.claim(lost)
-        await eventually(lambda: executor._liveness.gone(DEAD))
-        then = executor._liveness.beats
-        await eventually(lambda: executor._liveness.beats > then + 2)
+        await eventually(lambda: executor.liveness.gone(DEAD))
+        then = executor.liveness.beats
+        await eventually(lambda: executor.liveness.beats > then + 2)
         assert (rig.state(lost).attempt, rig.state(waiting).attempt) == (1, 0)
         for number, id in enumerate((first, lost, waiting)):
             await upstream.end(number)
@@ -102,21 +102,19 @@ async def test_what_lost_its_executor_waits_for_a_place_and_comes_before_what_wa
 
 
 async def test_a_claim_that_was_given_up_and_is_in_the_log_all_the_same_takes_nobody_s_place(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ) -> None:
     """Its place may be another's by then: it is claimed again, when there is one, and called once."""
-    claim = Engine.claim
 
-    def claiming(self: Engine, *args: Any) -> None:
+    def claiming(*_: object) -> None:
         if not rig.state(accepted).attempt:
             rig.log.fail_next("unknown-appended")
-        claim(self, *args)
 
-    monkeypatch.setattr(Engine, "claim", claiming)
     accepted = await rig.accept(model="theirs")
-    async with executing(rig, "max_concurrency = 1") as (upstream, _):
-        await upstream.end(0)
-        state = await rig.closed(accepted)
+    with when("claim made", claiming):
+        async with executing(rig, "max_concurrency = 1") as (upstream, _):
+            await upstream.end(0)
+            state = await rig.closed(accepted)
     assert (state.status, state.attempt, len(upstream.calls)) == ("completed", 2, 1)
 
 
@@ -148,8 +146,8 @@ async def test_what_waits_for_a_full_route_is_not_even_looked_at(rig: Rig) -> No
         for _ in range(2):
             await rig.accept(model="theirs")
         await upstream.called(0)
-        unclaimed = executor._engine.partitions[0].unclaimed
+        unclaimed = executor.engine.partitions[0].waiting.unclaimed
         ((route, tenants),) = await eventually(lambda: [item for item in unclaimed.items() if item[1]])
         unclaimed[route] = {tenant: Untouched(ids) for tenant, ids in tenants.items()}
-        executor._steward.look()
+        executor.do(executor.steward.look(0))
         unclaimed[route] = tenants

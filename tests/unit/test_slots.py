@@ -132,6 +132,9 @@ class Only(Registry):
     def resolve(self, body: object) -> Deaf:  # noqa: ARG002 - the registry's
         return self._backend
 
+    def backend(self, route: object) -> Deaf:  # noqa: ARG002 - the registry's
+        return self._backend
+
 
 LONG: dict[str, Any] = {"metadata": {"echo.interval_ms": "20", "echo.tokens": "100000"}}
 
@@ -152,7 +155,7 @@ async def test_an_overdue_response_is_ended_though_every_slot_is_taken() -> None
     rig = Rig(memory())
     first = await rig.accept(**LONG)
     async with rig.executor(slots=1) as executor:
-        await eventually(lambda: executor._engine.runs)
+        await eventually(lambda: executor.engine.runs)
         late = await rig.accept(deadline=1)
         await rig.closed(late)
         assert not rig.state(first).closed
@@ -164,11 +167,11 @@ async def test_what_lost_its_executor_comes_before_what_waits() -> None:
     rig = Rig(memory())
     first = await rig.accept(**LONG)
     async with rig.executor(slots=1) as executor:
-        await eventually(lambda: executor._engine.runs)
+        await eventually(lambda: executor.engine.runs)
         waiting = await rig.accept()
         lost = await rig.accept()
         await rig.claim(lost)
-        await eventually(lambda: executor._liveness.gone(rig.state(lost).executor or executor.me))
+        await eventually(lambda: executor.liveness.gone(rig.state(lost).executor or executor.me))
         await rig.put(Cancelled(first, "n", TENANT).new(b"{}"))
         await rig.closed(lost)
         await rig.closed(waiting)

@@ -14,8 +14,10 @@ from services.executor.backends import build
 from services.executor.conversation import Conversation
 from services.executor.fairness import Queue
 from services.executor.history import History
+from services.executor.liveness import Liveness
+from services.executor.narrator import Outlet
 from services.executor.partition import Partition
-from services.executor.run import Outlet, Run
+from services.executor.run import Job, Run
 from services.executor.scribe import Limits
 from services.executor.work import Worker
 from tests.conftest import PATIENCE
@@ -33,18 +35,21 @@ async def test_an_overdue_response_ends_also_where_its_past_cannot_be_read(
     rotten.available = False
     partition, posted = Partition(0, floor=0), list[NewRecord]()
     history, registry = History(rotten, NAMES.events), build(load("", {}), {})
-    worker = Worker(history, registry, Conversation("http://127.0.0.1:9"), Limits(), 5, lambda: 2_000)
-    run = taken_over(partition.fold, posted)
-    partition.values[ID] = b'{"request":{},"response":{}}'
+    outlet = Outlet(lambda _, record: posted.append(record), clock=lambda: 0, unbroken=lambda _: True)
+    liveness, conversation = Liveness(ExecutorId("exec_me")), Conversation("http://127.0.0.1:9")
+    liveness.own_beat(0, now=0, within=20, log_time=2_000)
+    worker = Worker(history, registry, conversation, outlet, liveness, Limits(), 5)
+    run = taken_over(partition.fold)
+    partition.waiting.accept(partition.fold.responses[ID], b'{"request":{},"response":{}}', None)
     run.over.set()  # as soon as its end is read back
-    await asyncio.wait_for(worker.work(partition, partition.fold.responses[ID], run), PATIENCE)
+    await asyncio.wait_for(worker.work(Job(partition, partition.fold.responses[ID], run)), PATIENCE)
 
     end = posted[-1]
     assert dict(end.headers)["terminal"] == b"failed"
     assert json.loads(end.value or b"")["response"]["error"]["type"] == "deadline"
 
 
-def taken_over(fold: Fold, posted: list[NewRecord]) -> Run:
+def taken_over(fold: Fold) -> Run:
     """A run of the second attempt of a response whose deadline is over."""
     entries: list[Entry] = [
         Accepted(ID, "n", TENANT, "sha", FAR, 1_000, background=True, store=True),
@@ -53,5 +58,4 @@ def taken_over(fold: Fold, posted: list[NewRecord]) -> Run:
     ]
     for offset, entry in enumerate(entries):
         fold.apply(offset, offset, entry)
-    outlet = Outlet(posted.append, claim=lambda _: None, clock=lambda: 0, unbroken=lambda _: True)
-    return Run(fold.responses[ID], outlet, Queue(TENANT, None), lease=5, sent_at=0)
+    return Run(fold.responses[ID], Queue(TENANT, None), lease=5, sent_at=0)

@@ -1,7 +1,6 @@
 """Records, and what counts of them (P-1 to P-28)."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -13,9 +12,10 @@ from schemas.ids import ClaimId, ResponseId, Tenant, partition_of
 from schemas.records import Accepted, Claimed, EventRecord
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.scan import scan
-from services.executor import engine, erasure, run
+from services.executor import engine, eraser, executor, run
+from services.executor.acts import Act
 from services.executor.engine import Engine
-from services.executor.partition import Partition, Sent
+from services.executor.partition import Partition
 from services.ingest import appends
 from services.projector import projection
 from services.replay import folding, frames
@@ -86,10 +86,11 @@ def unreadable_record_stops_the_fold() -> Iterator[None]:
 def shared_key() -> Iterator[None]:
     """A claim's id says only which attempt it is for."""
 
-    def claim(self: Engine, partition: Partition, id: ResponseId, attempt: int) -> None:
-        claim = ClaimId(f"c{attempt:016x}")
-        partition.send(claim, Sent(id, attempt, asyncio.get_running_loop().time()))
-        self.post(partition, Claimed(id, attempt, claim, self.me, Tenant("sim")).new())
+    original = Engine.claim
+
+    def claim(self: Engine, partition: Partition, id: ResponseId, attempt: int, now: float) -> Sequence[Act]:
+        with patch.object(self, "mint", lambda: ClaimId(f"c{attempt:016x}")):
+            return original(self, partition, id, attempt, now)
 
     with patch.object(Engine, "claim", claim):
         yield
@@ -138,7 +139,7 @@ def kind_of_tomorrow_taken_for_an_event() -> Iterator[None]:
 @rule("P-14", "A-19", "P-43")
 def claim_id_of_another_shape() -> Iterator[None]:
     """A claim's id looks like a nonce."""
-    with patch.object(engine, "claim_id", lambda entropy: ClaimId(entropy.hex())):
+    with patch.object(executor, "claim_id", lambda entropy: ClaimId(entropy.hex())):
         yield
 
 
@@ -307,5 +308,5 @@ def neighbours_erased() -> Iterator[None]:
             if record.value is not None and b"/deleted/" not in (record.key or b""):
                 yield record.key or b""
 
-    with patch.object(erasure, "_keys", keys):
+    with patch.object(eraser, "keys_of", keys):
         yield

@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 from schemas.errors import not_found
 from schemas.ids import ResponseId, Tenant
-from services.executor.engine import Engine
-from services.executor.partition import Erasure, Partition
+from services.executor import engine, erasures
+from services.executor.erasures import Erasure, Erasures
 from services.ingest import commands, decide
 from services.projector.projection import Projection
 from services.replay.beats import LastBeat
@@ -21,24 +21,18 @@ from tests.simulation.planted.registry import EPHEMERAL, EPHEMERAL_ASKED, rule
 @rule("P-61", plan=EPHEMERAL)
 def ephemeral_not_held_by_executors() -> Iterator[None]:
     """The executors' watermark passes what is to be erased later."""
-    original = Partition.watermark
 
-    def watermark(self: Partition, position: int) -> int:
-        held = self.erasures
-        self.erasures = {key: erasure for key, erasure in held.items() if not erasure.after}
-        try:
-            return original(self, position)
-        finally:
-            self.erasures = held
+    def held(self: Erasures, position: int) -> int:
+        return min((erasure.at for erasure in self.wanted.values() if not erasure.after), default=position)
 
-    with patch.object(Partition, "watermark", watermark):
+    with patch.object(Erasures, "held", held):
         yield
 
 
 @rule("P-61", plan=EPHEMERAL)
 def ephemeral_not_held_by_projectors() -> Iterator[None]:
     """The projectors' watermark passes what has closed and goes to no view, though it is seen."""
-    with patch.object(Projection, "_release", lambda self: self._kept.clear()):
+    with patch.object(Projection, "release", lambda self: self._kept.clear()):
         yield
 
 
@@ -108,7 +102,10 @@ def dated_by_the_readers_clock() -> Iterator[None]:
 @rule("P-93", plan=EPHEMERAL)
 def ephemeral_erased_at_its_end() -> Iterator[None]:
     """The owner erases all that is not stored when it closes."""
-    with patch.object(Engine, "_kept_until", lambda *_: 0):
+    with (
+        patch.object(engine, "erased_after", lambda *_: 0),
+        patch.object(erasures, "erased_after", lambda *_: 0),
+    ):
         yield
 
 
@@ -116,8 +113,8 @@ def ephemeral_erased_at_its_end() -> Iterator[None]:
 def ephemeral_never_erased() -> Iterator[None]:
     """The owner waits for ever."""
 
-    def due(self: Partition, _: int) -> list[Erasure]:
-        return [erasure for erasure in self.erasures.values() if not erasure.after]
+    def due(self: Erasures, _: int) -> list[Erasure]:
+        return [erasure for erasure in self.wanted.values() if not erasure.after]
 
-    with patch.object(Partition, "due", due):
+    with patch.object(Erasures, "due", due):
         yield

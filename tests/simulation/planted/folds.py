@@ -11,6 +11,7 @@ from services.eventlog.port import Log
 from services.eventlog.start import Start, starting_points
 from services.eventlog.tail import Tail
 from services.executor import executor
+from services.executor.acts import Act
 from services.executor.partition import Partition
 from services.executor.steward import Steward
 from services.projector import projector
@@ -113,14 +114,14 @@ def forgotten_too_early() -> Iterator[None]:
 @rule("P-63", "P-42", "P-62", plan=BEHIND)
 def forgotten_by_another_clock() -> Iterator[None]:
     """What is remembered is measured by the beats, while the partition's tail may be behind."""
-    original = Steward.look_at_all
+    original = Steward.beat
 
-    def look(self: Steward) -> None:
-        for partition in self._engine.partitions.values():
-            partition.time = self.now
-        original(self)
+    def beat(self: Steward, now: float) -> list[Act]:
+        for partition in self.engine.partitions.values():
+            partition.time = self.engine.liveness.now
+        return original(self, now)
 
-    with patch.object(Steward, "look_at_all", look):
+    with patch.object(Steward, "beat", beat):
         yield
 
 

@@ -11,16 +11,17 @@ from msgspec.structs import replace
 
 from schemas.fold import State
 from schemas.ids import ExecutorId, ResponseId, partition_of
-from schemas.records import Cancelled, Claimed, EventHeaders, NewRecord
-from services.executor import decide, executor, fairness, liveness, scribe, steward, work
+from schemas.records import Cancelled, EventHeaders, NewRecord
+from services.executor import decide, engine, executor, fairness, liveness, run, scribe, steward, work
+from services.executor.acts import Post
 from services.executor.backend import Resume
 from services.executor.beats import Beats
-from services.executor.decide import Continuation, Step, View
+from services.executor.decide import Continuation, Meaning, Step, View
 from services.executor.engine import Engine
 from services.executor.executor import Executor
-from services.executor.partition import Partition, Sent
+from services.executor.partition import Partition
 from services.executor.predecessors import Predecessors
-from services.executor.run import Run
+from services.executor.run import End, Run
 from services.executor.steward import Steward
 from tests.points import when
 from tests.simulation.plan import Plan, only
@@ -57,14 +58,14 @@ def ack_taken_for_acceptance() -> Iterator[None]:
 @rule("P-32", "A-19", "P-43", "P-48", plan=TROUBLED)
 def lost_append_ignored() -> Iterator[None]:
     """A run does not hear that an append of it failed, nor that an event of it does not count."""
-    with patch.object(Run, "rejected", lambda _: True):
+    with patch.object(Run, "rejected", lambda _: False):
         yield
 
 
 @rule("P-34", "A-3", plan=DYING)
 def upstream_resumed_at_its_start() -> Iterator[None]:
     """A takeover does not say how far the upstream was."""
-    with patch.object(work.Worker, "_resume", lambda *_: Resume(None, None, 0)):
+    with patch.object(work, "resume_at", lambda *_: Resume(None, None, 0)):
         yield
 
 
@@ -121,29 +122,21 @@ def reused_executor_id() -> Iterator[None]:
 @rule("P-42", plan=STALLING)
 def late_upstream_call() -> Iterator[None]:
     """There is no lease: a claim is good however long ago it was sent."""
-    original = Engine._won
-
-    def won(self: Engine, partition: Partition, state: State, sent: Sent) -> None:
-        now = asyncio.get_running_loop().time()
-        original(self, partition, state, Sent(sent.id, sent.attempt, now))
-
-    with patch.object(Engine, "_won", won), patch.object(Run, "lapsed", lambda _: False):
+    with patch.object(engine, "too_old", lambda *_: False), patch.object(run, "too_old", lambda *_: False):
         yield
 
 
 @rule("P-42", plan=OUTRUN)
 def claim_not_read_back() -> Iterator[None]:
     """A claim that was sent is taken for won."""
-    original = Engine._claimed
+    original = decide.meaning
 
-    def claimed(self: Engine, partition: Partition, entry: Claimed, counts: bool) -> None:
-        state = partition.fold.get(entry.id)
-        sent = partition.sent.get(entry.claim)
-        if not counts and state is not None and not state.closed and sent and entry.id not in self.runs:
-            self._won(partition, state, sent)
-        original(self, partition, entry, counts)
+    def hasty(state: State, me: ExecutorId, *, sent: bool, running: bool, **of: Any) -> Meaning:
+        if sent and not running and not state.closed:
+            return Meaning.WON
+        return original(state, me, sent=sent, running=running, **of)
 
-    with patch.object(Engine, "_claimed", claimed):
+    with patch.object(engine, "meaning", hasty):
         yield
 
 
@@ -157,7 +150,7 @@ def winning_claim_without_a_run() -> Iterator[None]:
 
     with (
         patch.object(steward, "decide", mine),
-        patch.object(Run, "lapsed", lambda self: asyncio.get_running_loop().time() - self.sent_at > 0.2),
+        patch.object(Run, "lapsed", lambda self, now, _: now - self.sent_at > 0.2),
     ):
         yield
 
@@ -189,10 +182,10 @@ def no_takeover() -> Iterator[None]:
         yield
 
 
-@rule("P-46", plan=Plan(cancels=0.7, deletes=0.5, words=40, faults=only(pause=1)))
+@rule("P-46", plan=Plan(cancels=0.7, deletes=0.5, words=1_000, faults=only(pause=1), seconds=20))
 def upstream_not_stopped() -> Iterator[None]:
     """A run goes on after its end."""
-    with patch.object(Engine, "stop", lambda _self, run: run.closed()):
+    with patch.object(End, "stops", False):
         yield
 
 
@@ -202,7 +195,7 @@ def deadline_ignored() -> Iterator[None]:
     with (
         patch.object(decide, "overdue", lambda *_: False),
         patch.object(steward, "overdue", lambda *_: False),
-        patch.object(work.Worker, "_time_left", lambda *_: 1e6),
+        patch.object(work, "time_left", lambda *_: 1e6),
     ):
         yield
 
@@ -211,13 +204,10 @@ def deadline_ignored() -> Iterator[None]:
 def unowned_partition_not_folded() -> Iterator[None]:
     """A partition that is lost is dropped, whatever runs in it."""
 
-    def drop(self: executor.Executor) -> None:
-        for number in list(self._engine.partitions):
-            if number not in self._assigned:
-                self._tail.drop(number)
-                self._engine.drop(number)
+    def unneeded(self: Engine, assigned: frozenset[int]) -> list[int]:
+        return [number for number in self.partitions if number not in assigned]
 
-    with patch.object(executor.Executor, "_drop_unneeded", drop):
+    with patch.object(Engine, "unneeded", unneeded):
         yield
 
 
@@ -227,13 +217,12 @@ def unowned_partition_not_folded() -> Iterator[None]:
 @rule("P-50", "P-51", plan=HANGING)
 def beats_that_queue_up() -> Iterator[None]:
     """The next beat is sent whether or not the last was read back."""
+    original, under_way = Beats.beat, set[asyncio.Task[None]]()
 
-    async def write(self: Beats) -> None:
-        while True:
-            self._writer.post(self._topic, 0, self._record())
-            await asyncio.sleep(liveness.BEAT_INTERVAL)
+    async def beat(self: Beats) -> None:
+        under_way.add(asyncio.create_task(original(self)))
 
-    with patch.object(Beats, "write", write):
+    with patch.object(Beats, "beat", beat):
         yield
 
 
@@ -256,25 +245,25 @@ def taken_from_while_nothing_is_read_back() -> Iterator[None]:
 def claimed_by_anybody() -> Iterator[None]:
     """Who follows a partition claims there, whether or not it is the owner."""
 
-    def on_assignment(self: Executor, owned: frozenset[int]) -> None:
+    def assigned(self: Executor, owned: frozenset[int]) -> None:
         original(self, owned | {0, 1})
 
-    original = Executor._on_assignment
-    with patch.object(Executor, "_on_assignment", on_assignment):
+    original = Executor.assigned
+    with patch.object(Executor, "assigned", assigned):
         yield
 
 
 @rule("P-41", plan=Plan(faults=only(kill=3, expel=2, slow=4), targets="x", rate=1, responses=14))
 def claimed_before_caught_up() -> Iterator[None]:
     """An owner acts on whatever it has folded yet."""
-    with patch.object(Partition, "acting", lambda self, _: self.owned):
+    with patch.object(Partition, "acting", lambda self: self.owned):
         yield
 
 
 @rule("P-41", plan=FULL)
 def claimed_without_a_free_slot() -> Iterator[None]:
     """Slots are not counted."""
-    with patch.object(Steward, "_free", lambda _: 100), patch.object(executor, "most", lambda *_: 100):
+    with patch.object(Steward, "free", lambda _: 100), patch.object(executor, "most", lambda *_: 100):
         yield
 
 
@@ -310,42 +299,27 @@ def attempts_without_a_cap() -> Iterator[None]:
 @rule("A-21", plan=DRAINING)
 def drain_that_cancels() -> Iterator[None]:
     """An executor that stops cancels what it runs."""
-    original = Executor._hand_over
 
-    async def hand_over(self: Executor) -> None:
-        for run in self._engine.runs.values():
-            final = b'{"id":"%s","status":"cancelled","output":[]}' % run.id.encode()
-            record = Cancelled(run.id, secrets.token_hex(4), run.tenant).new(final)
-            self._engine.post(self._engine.partitions[partition_of(run.id)], record)
-        await original(self)
+    def cancel_all(executor: Executor) -> None:
+        for one in executor.engine.runs.values():
+            final = b'{"id":"%s","status":"cancelled","output":[]}' % one.id.encode()
+            record = Cancelled(one.id, secrets.token_hex(4), one.tenant).new(final)
+            executor.do([Post(partition_of(one.id), [record])])
 
-    with patch.object(Executor, "_hand_over", hand_over):
+    with when("handing over", cancel_all):
         yield
 
 
 @rule("A-21", "P-51", "P-48", plan=ROLLING)
 def drain_without_grace() -> Iterator[None]:
     """An executor that stops stops its runs at once."""
-
-    async def drain(self: Executor) -> None:
-        self._steward.accepting = False
-        await self._membership.close()
-        await self._hand_over()
-        await self._writer.flush()
-        await self._beats.leave()
-
-    with patch.object(Executor, "_drain", drain):
+    with when("draining", lambda executor: executor.do(executor.engine.hand_over())):
         yield
 
 
 @rule("A-21", plan=DRAINING)
 def left_while_running() -> Iterator[None]:
     """An executor says that its runs are up for takeover, and then waits for them."""
-    original = Executor._drain
-
-    async def drain(self: Executor) -> None:
-        await self._beats.leave()
-        await original(self)
-
-    with patch.object(Executor, "_drain", drain):
+    leaving = set[asyncio.Task[None]]()
+    with when("draining", lambda executor: leaving.add(asyncio.create_task(executor.beats.leave()))):
         yield

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import cycle
 from unittest.mock import patch
 
@@ -10,12 +11,11 @@ from msgspec.structs import replace
 from schemas import records
 from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
-from services.executor.engine import Engine
+from services.executor.erasures import Erasures
 from services.executor.partition import Partition
 from services.executor.steward import Steward
 from services.projector import projection
-from services.projector.projection import Projection, Work, Write, response_record
-from services.projector.projector import Projector
+from services.projector.projection import Erase, Projection, Work, Write, response_record
 from services.projector.readback import Readback
 from services.projector.views import Views
 from services.replay.feed import Feed
@@ -56,9 +56,8 @@ def snapshot_of_an_open_response() -> Iterator[None]:
 
     def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[Work]:
         work = original(self, found, next_offset)
-        for id, opened in list(self._open.items()):
-            work.append(Write(id, opened.at, [], response_record(self.fold.responses[id], b"{}")))
-        return work
+        opened = (state for state in self.fold.open() if state.offset >= self.floor)
+        return work + [Write(state.id, state.offset, [], response_record(state, b"{}")) for state in opened]
 
     with patch.object(Projection, "apply", apply):
         yield
@@ -108,18 +107,25 @@ def forgotten_gone() -> Iterator[None]:
 @rule("P-72", plan=replace(LATE_WRITERS, window_ms=3_000))
 def gone_not_heeded() -> Iterator[None]:
     """A reader shows what a late writer brought back, as long as nobody erases it again."""
-    with (
-        patch.object(Library, "hide", lambda self, id, _=-1: self._entries.pop(id, None)),
-        patch.object(Projector, "_erase_late", lambda *_: None),
-    ):
+    with patch.object(Library, "hide", lambda self, id, _=-1: self._entries.pop(id, None)), not_read_back():
         yield
 
 
 @rule("P-73", plan=LATE_WRITERS)
 def zombie_write_not_read_back() -> Iterator[None]:
     """The projector does not look at what it and others wrote."""
-    with patch.object(Projector, "_erase_late", lambda *_: None):
+    with not_read_back():
         yield
+
+
+def not_read_back() -> AbstractContextManager[object]:
+    """Nothing that a view holds is late."""
+    return patch.multiple(
+        Readback,
+        transcript=lambda *_: None,
+        response=lambda *_: None,
+        overtaken=lambda _: [],
+    )
 
 
 @rule("P-73", plan=OVERTAKEN, seeds=150)
@@ -171,32 +177,32 @@ def started_in_the_wrong_order() -> Iterator[None]:
 @rule("P-76", "P-42", "P-62", plan=FORGETFUL)
 def unstored_leaves_no_word() -> Iterator[None]:
     """Nothing says that a key has led to a response that was not stored."""
-    with patch.object(Window, "lasting", False), patch.object(Views, "_erase", _nothing):
+    original = Views.do
+
+    async def do(self: Views, partition: int, work: Work) -> None:
+        if not isinstance(work, Erase):
+            await original(self, partition, work)
+
+    with patch.object(Window, "lasting", False), patch.object(Views, "do", do):
         yield
-
-
-async def _nothing(*_: object) -> None:
-    """Nobody hears of it."""
 
 
 @rule("P-76", "P-70", plan=Plan(unstored=0.7))
 def unstored_projected() -> Iterator[None]:
     """A response that is not stored is written to the views."""
-    original = Projection._accept
 
-    def accept(self: Projection, record: records.LogRecord, entry: Accepted) -> None:
-        stored = {name: getattr(entry, name) for name in entry.__struct_fields__} | {"store": True}
-        self.fold.responses[entry.id].accepted = Accepted(**stored)
-        original(self, record, Accepted(**stored))
+    def stored(record: records.LogRecord, partition: int) -> records.Entry:
+        entry = records.parse(record, partition)
+        return replace(entry, store=True) if isinstance(entry, Accepted) else entry
 
-    with patch.object(projection.Projection, "_accept", accept):
+    with patch.object(projection, "parse", stored):
         yield
 
 
 @rule("P-90", plan=DELETING)
 def late_records_not_erased() -> Iterator[None]:
     """What lands after a delete stays."""
-    with patch.object(Engine, "_erase_late", lambda *_: None):
+    with patch.object(Erasures, "late", lambda *_: None):
         yield
 
 

@@ -16,7 +16,8 @@ from schemas.records import Accepted, Deleted, NewRecord, parse
 from services.eventlog.port import Log, TopicPartition, Writer
 from services.eventlog.scan import scan
 from services.executor import metrics
-from services.executor.partition import Erasure, Partition
+from services.executor.erasures import Erasure
+from services.executor.partition import Partition
 
 log = structlog.get_logger()
 
@@ -39,8 +40,7 @@ async def erase(
         for group in _overlapping(stretches):
             await _erase_group(log_, writer, source, group)
             for erasure, _ in group:
-                if partition.erasures.get(erasure.key) == erasure:
-                    del partition.erasures[erasure.key]
+                partition.erasures.done(erasure)
                 metrics.ERASED.inc()
     except RejoinderError as error:
         log.warning("erasure will be tried again", partition=partition.number, why=str(error))
@@ -48,7 +48,7 @@ async def erase(
 
 async def erased_by_others(log_: Log, group: str, topic: str, partitions: Iterable[Partition]) -> None:
     """Forget the erasures that the owners of `partitions`, others than me, have worked off."""
-    others = [partition for partition in partitions if partition.erasures and not partition.owned]
+    others = [partition for partition in partitions if partition.erasures.wanted and not partition.owned]
     if not others:
         return
     try:
@@ -56,7 +56,7 @@ async def erased_by_others(log_: Log, group: str, topic: str, partitions: Iterab
     except LogUnavailable:
         return
     for partition in others:
-        partition.erased(before=marks[partition.number] or 0)
+        partition.erasures.erased(before=marks[partition.number] or 0)
 
 
 Stretch = tuple[int, int]
@@ -101,7 +101,7 @@ async def _erase_group(
     for erasure, stretch in group:
         wanted[erasure.id.encode()].append(stretch)
     keys: list[bytes] = []
-    async for key in _keys(log_, source, wanted):
+    async for key in keys_of(log_, source, wanted):
         keys.append(key)
         if len(keys) == SLICE:
             await _tombstone(writer, source, keys)
@@ -116,7 +116,7 @@ async def _tombstone(writer: Writer, source: TopicPartition, keys: list[bytes]) 
         await writer.append(source.topic, source.partition, NewRecord(key, None))
 
 
-async def _keys(
+async def keys_of(
     log_: Log, source: TopicPartition, wanted: Mapping[bytes, list[Stretch]]
 ) -> AsyncIterator[bytes]:
     """The keys of those records that are in one of the stretches `wanted` of their response."""

@@ -81,15 +81,15 @@ async def test_the_upstream_of_an_orphan_is_told_once(
         async with rig.executor(backends) as executor:
             with monkeypatch.context() as patched:
                 patched.setattr(liveness, "BEATS_TO_GONE", math.inf)  # else it might be taken over before
-                await eventually(lambda: executor._engine.partitions.get(0))
-                partition = executor._engine.partitions[0]
+                await eventually(lambda: executor.engine.partitions.get(0))
+                partition = executor.engine.partitions[0]
                 if not already:
                     await eventually(lambda: id in partition.fold)
                     await close(rig, id, how)
                 await eventually(lambda: id in partition.orphans)
             await eventually(lambda: told(server) == [f"/v1/responses/{THEIRS}/cancel"])
-            now = executor._liveness.beats
-            await eventually(lambda: executor._liveness.beats > now + 10)
+            now = executor.liveness.beats
+            await eventually(lambda: executor.liveness.beats > now + 10)
     assert told(server) == [f"/v1/responses/{THEIRS}/cancel"]
     assert rig.state(id).attempt == 1
 
@@ -100,15 +100,15 @@ async def test_a_living_executor_is_left_to_stop_its_upstream(rig: Rig) -> None:
         id = await orphan(rig)
         await beat(rig, 1)
         await close(rig, id, "cancelled")
-        partition = executor._engine.partitions[0]
+        partition = executor.engine.partitions[0]
         await eventually(lambda: id in partition.orphans)
         async with asyncio.timeout(PATIENCE):
             while id in partition.orphans:
                 await beat(rig, 1)
                 await asyncio.sleep(0.01)
-        await eventually(lambda: executor._liveness.gone(DEAD))
-        now = executor._liveness.beats
-        await eventually(lambda: executor._liveness.beats > now + 10)
+        await eventually(lambda: executor.liveness.gone(DEAD))
+        now = executor.liveness.beats
+        await eventually(lambda: executor.liveness.beats > now + 10)
         assert told(server) == []
 
 
@@ -150,9 +150,9 @@ async def test_an_upstream_that_goes_on_for_nobody_is_not_told(rig: Rig) -> None
         id = await orphan(rig)
         await close(rig, id, "cancelled")
         async with rig.executor(backends) as executor:
-            await eventually(lambda: executor._liveness.gone(DEAD))
-            now = executor._liveness.beats
-            await eventually(lambda: executor._liveness.beats > now + 10)
+            await eventually(lambda: executor.liveness.gone(DEAD))
+            now = executor.liveness.beats
+            await eventually(lambda: executor.liveness.beats > now + 10)
     assert server.calls == []
 
 

@@ -5,7 +5,7 @@ from schemas.records import Claimed, Deleted, EventHeaders, NewRecord
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Ack, Writer
 from services.eventlog.topics import topics
-from services.executor.erasure import SLICE, erase
+from services.executor.eraser import SLICE, erase
 from services.executor.partition import Partition
 from tests.written import claim_of
 
@@ -25,8 +25,8 @@ async def logged(attempts: int) -> MemoryLog:
 
 async def erased(log: MemoryLog, partition: Partition) -> list[bytes]:
     """The keys that were tombstoned when all that was asked for is done."""
-    await erase(log, log.writer(), EVENTS, partition, list(partition.erasures.values()))
-    assert not partition.erasures
+    await erase(log, log.writer(), EVENTS, partition, list(partition.erasures.wanted.values()))
+    assert not partition.erasures.wanted
     return [r.key or b"" for r in log.records(EVENTS, 0) if r.value is None]
 
 
@@ -34,7 +34,7 @@ async def test_what_lies_between_two_strays_stays() -> None:
     log = await logged(5)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
     for offset in (0, 1, 3):
-        partition.erase_stray(ID, offset)
+        partition.erasures.erase_stray(ID, offset)
     assert partition.watermark(5) == 0
     assert await erased(log, partition) == [records[offset].key for offset in (0, 1, 3)]
     assert partition.watermark(5) == 5
@@ -43,9 +43,9 @@ async def test_what_lies_between_two_strays_stays() -> None:
 async def test_all_of_a_response_that_is_to_go_goes() -> None:
     log = await logged(5)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
-    partition.erase_stray(ID, 4)
-    partition.erase(ID, 0, records[2])
-    partition.erase(ID, 3, records[3])
+    partition.erasures.erase_stray(ID, 4)
+    partition.erasures.erase(ID, 0, records[2])
+    partition.erasures.erase(ID, 3, records[3])
     assert await erased(log, partition) == [record.key for record in records]
 
 
@@ -74,10 +74,10 @@ class Lane:
 async def test_others_get_between_the_tombstones_of_a_long_response() -> None:
     log = await logged(2 * SLICE + 1)
     records, partition, lane = log.records(EVENTS, 0), Partition(0, floor=0), Lane(log.writer())
-    partition.erase(ID, 0, records[-1])
-    await erase(log, lane, EVENTS, partition, list(partition.erasures.values()))  # type: ignore[arg-type]
+    partition.erasures.erase(ID, 0, records[-1])
+    await erase(log, lane, EVENTS, partition, list(partition.erasures.wanted.values()))  # type: ignore[arg-type]
 
-    assert not partition.erasures
+    assert not partition.erasures.wanted
     assert [r.key for r in log.records(EVENTS, 0) if r.value is None] == [record.key for record in records]
     assert lane.most == SLICE
 
@@ -89,15 +89,15 @@ async def test_a_delete_is_known_by_its_kind_and_all_else_of_the_response_goes()
     for record in (event, Deleted(ID, "n", Tenant("default"), 0).new()):
         await writer.append(EVENTS, 0, record)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
-    partition.erase(ID, 0, records[-1])
+    partition.erasures.erase(ID, 0, records[-1])
     assert await erased(log, partition) == [record.key for record in records[:-1]]
 
 
 async def test_what_the_owner_before_has_erased_is_not_erased_again() -> None:
     log = await logged(5)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
-    partition.erase_stray(ID, 1)
-    partition.erase_stray(ID, 3)
+    partition.erasures.erase_stray(ID, 1)
+    partition.erasures.erase_stray(ID, 3)
     partition.own(acts_from=5, committed=3)
     assert await erased(log, partition) == [records[3].key]
 
@@ -106,72 +106,19 @@ async def test_nothing_is_committed_over_what_came_late_until_it_is_erased() -> 
     """Who starts from the checkpoint would take it for what led to a close behind the floor."""
     log = await logged(5)
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
-    said = [partition.is_rid]
-    partition.erase_stray(ID, 4)
-    said.append(partition.is_rid)
+    said = [partition.erasures.is_rid]
+    partition.erasures.erase_stray(ID, 4)
+    said.append(partition.erasures.is_rid)
     await erased(log, partition)
-    said.append(partition.is_rid)
-    partition.erase(ID, 2, records[2], late=True)
-    said.append(partition.is_rid)
+    said.append(partition.erasures.is_rid)
+    partition.erasures.erase(ID, 2, records[2], late=True)
+    said.append(partition.erasures.is_rid)
     assert said == [True, False, True, False]
 
 
 async def test_what_says_itself_why_it_is_erased_holds_up_no_checkpoint() -> None:
     """The watermark stays before it, so who starts reads it again."""
     records, partition = (await logged(5)).records(EVENTS, 0), Partition(0, floor=0)
-    partition.erase(ID, 0, records[2])
-    partition.erase(ID, 3, records[3], late=True)
-    assert (partition.is_rid, partition.watermark(5)) == (True, 2)
-
-
-def test_what_led_to_a_close_behind_the_floor_is_nothing_late() -> None:
-    partition = Partition(0, floor=10)
-    partition.own(acts_from=20, committed=10)
-    for offset in (8, 12, 15):
-        partition.unknown_read(ID, offset, closes=False)
-    partition.unknown_read(ID, 16, closes=True)
-    partition.unknown_read(ID, 17, closes=False)
-    partition.caught_up()
-    assert not partition.erasures
-
-
-def test_what_closed_before_the_floor_is_late_behind_it() -> None:
-    partition = Partition(0, floor=10)
-    partition.own(acts_from=20, committed=10)
-    for offset in (8, 12, 15):
-        partition.unknown_read(ID, offset, closes=False)
-    assert not partition.erasures
-    partition.caught_up()
-    assert [erasure.start for erasure in partition.erasures.values()] == [12, 15]
-
-
-def test_what_comes_after_the_assignment_for_a_response_unknown_is_late() -> None:
-    partition = Partition(0, floor=10)
-    partition.own(acts_from=20, committed=10)
-    partition.unknown_read(ID, 20, closes=True)
-    assert [erasure.start for erasure in partition.erasures.values()] == [20]
-
-
-def test_what_closes_behind_where_the_floor_was_committed_is_late() -> None:
-    partition = Partition(0, floor=10, floor_read=15)
-    partition.own(acts_from=20, committed=10)
-    for offset in (12, 15, 16):
-        partition.unknown_read(ID, offset, closes=offset == 16)
-    partition.caught_up()
-    assert [erasure.start for erasure in partition.erasures.values()] == [15, 16, 12]
-
-
-def test_what_closes_before_where_the_floor_was_committed_may_have_counted() -> None:
-    partition = Partition(0, floor=10, floor_read=15)
-    partition.own(acts_from=20, committed=10)
-    partition.unknown_read(ID, 14, closes=True)
-    partition.caught_up()
-    assert not partition.erasures
-
-
-def test_what_closes_behind_a_tombstone_of_its_own_response_is_late() -> None:
-    partition = Partition(0, floor=10)
-    partition.own(acts_from=20, committed=10)
-    partition.unknown_erased(ID)
-    partition.unknown_read(ID, 15, closes=True)
-    assert [erasure.start for erasure in partition.erasures.values()] == [15]
+    partition.erasures.erase(ID, 0, records[2])
+    partition.erasures.erase(ID, 3, records[3], late=True)
+    assert (partition.erasures.is_rid, partition.watermark(5)) == (True, 2)

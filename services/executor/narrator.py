@@ -1,0 +1,138 @@
+"""The task's side of a run: the upstream's events go into the log until it ends, fails, or its time is up.
+
+    begin → take a batch from the upstream → scribe → post under the claim → room for more? → … → terminal
+
+Taking from the upstream stops while too much is unread, or anything for too long (P-33): that is the
+back-pressure, and how a broker that is away holds everything back in bounded memory. Cancelling the task
+stops the upstream.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+import structlog
+from msgspec import Struct
+
+from schemas.events import ITEM_DONE, TERMINAL_EVENTS
+from schemas.records import NewRecord, upstream_headers
+from schemas.steps import Steps, finished
+from services import points
+from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
+from services.executor.run import End, Run
+from services.executor.scribe import Draft, Ending, Scribe
+from services.loops import in_turns
+
+log = structlog.get_logger()
+
+_LONG = frozenset((*TERMINAL_EVENTS, ITEM_DONE))
+"""Events that may come to thousands: what they have, and nobody streamed."""
+
+
+class Outlet(Struct, frozen=True):
+    """What the tasks of runs need of their executor: `post` queues a record for a partition, by number."""
+
+    post: Callable[[int, NewRecord], None]
+    clock: Callable[[], float]
+    """Wall clock, seconds: dates completions, decides nothing."""
+    unbroken: Callable[[float], bool]
+    """True if our beats had no gap longer than a lease since a loop time (seconds), so that no peer can have
+    declared us dead.
+    """
+
+
+class Narrator:
+    """Says what becomes of one run, in the words of its scribe, in partition `number`."""
+
+    def __init__(self, run: Run, scribe: Scribe, outlet: Outlet, number: int) -> None:
+        self._run = run
+        self._scribe = scribe
+        self._outlet = outlet
+        self._number = number
+        # Asked for once: on Python 3.11 every `get_running_loop` is a system call (getpid), a tenth of the
+        # executor's CPU when each event asks for it twice.
+        self._now = asyncio.get_running_loop().time
+
+    def __repr__(self) -> str:
+        return f"<Narrator of {self._run!r}>"
+
+    def calling(self, *, begins: bool) -> None:
+        """The upstream is about to be called. Raises Lapsed when it must not be: the run ends here, and the
+        next attempt is claimed for another one to go on (P-42).
+
+        `begins`: say `response.in_progress`. A resumable upstream's first event begins the response, and says
+        where to rejoin (P-34).
+        """
+        run = self._run
+        if run.ended is None and run.lapsed(self._now(), self._outlet.unbroken):
+            run.end(End.LAPSED)
+        if run.handed_over:
+            raise Lapsed
+        run.called = True
+        if begins:
+            self._post(self._scribe.begin())
+
+    async def narrate(self, upstream: AsyncGenerator[Sequence[UpstreamEvent]], timeout: float) -> bool:
+        """Pass the upstream's events on until it ends, fails or `timeout` seconds are over. False when the
+        claim lapsed: the run is to end here, without an end of the response.
+        """
+        points.at("upstream wanted", self._run)
+        try:
+            async with asyncio.timeout(timeout), aclosing(upstream):
+                async for batch in upstream:
+                    self._run.heard = True
+                    await self._write(batch)
+                    if self._scribe.ended:
+                        break
+                    await self._room_for_more()
+            ending = Ending("the upstream ended without a terminal event", type="upstream_truncated")
+        except UpstreamError as error:
+            ending = Ending.of(error)
+        except TimeoutError:
+            ending = Ending("the response's deadline is over", type="deadline")
+        except Lapsed:
+            return False
+        await self.finish(ending)
+        return True
+
+    async def finish(self, ending: Ending) -> None:
+        """End the response so, unless the upstream has ended it."""
+        if not self._scribe.ended:
+            run = self._run
+            log.warning("response ended by us", id=run.id, type=ending.type, message=ending.message)
+            points.at("end made", run, ending)
+            await self._post_all(self._scribe.ending(ending))
+            points.at("end queued", run, ending)
+
+    async def _write(self, batch: Sequence[UpstreamEvent]) -> None:
+        points.at("upstream heard", self._run)
+        now = self._outlet.clock()
+        for event, upstream_id, cursor in batch:
+            headers = () if upstream_id is None else upstream_headers(upstream_id, cursor)
+            if event.get("type") not in _LONG:
+                self._post(self._scribe.write(event, headers, now=now))
+                continue
+            await self._post_all(self._scribe.writing(event, headers, now=now))
+        points.at("upstream written", self._run)
+
+    async def _post_all(self, steps: Steps[list[Draft]]) -> None:
+        try:
+            drafts = await in_turns(steps)
+        except asyncio.CancelledError:
+            self._post(finished(steps))  # their numbers are taken: what ends the response comes behind
+            raise
+        self._post(drafts)
+
+    def _post(self, drafts: Sequence[Draft]) -> None:
+        if points.watch:
+            points.watch("events made", self._run, drafts)
+        for record in self._run.say(drafts, self._now()):
+            self._outlet.post(self._number, record)
+        if points.watch:
+            points.watch("events queued", self._run, drafts)
+
+    async def _room_for_more(self) -> None:
+        run = self._run
+        while run.ended is None and run.unread and run.too_much(self._now()):
+            run.room.clear()
+            await run.room.wait()

@@ -1,0 +1,56 @@
+"""Tells upstreams that nobody wants their responses any more, where there is no run that would.
+
+A *resumable* upstream goes on in its own background when its executor is gone. A response that is cancelled
+or deleted before somebody took it over has no run that stops it (P-46): the owner of its partition does.
+
+    cancelled or deleted, no run → its executor is gone → what the log holds of it → the upstream's cancel
+
+Once, and best effort: an upstream that is away, or an owner that dies in between, and it finishes by itself.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import structlog
+
+from schemas.events import accepted_value
+from services.executor.backend import UpstreamError
+from services.executor.backends import Registry
+from services.executor.history import History
+from services.executor.orphans import Orphan
+from services.executor.partition import Partition
+
+log = structlog.get_logger()
+
+AT_ONCE = 16
+"""Upstreams that are told at a time: one that is away takes seconds, and an executor leaves hundreds."""
+
+_body = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+async def stop_upstreams(
+    history: History, registry: Registry, orphans: Iterable[tuple[Partition, Orphan]]
+) -> None:
+    """Stop the upstreams of all `orphans`, as far as the log knows of any. Raises nothing."""
+    places = asyncio.Semaphore(AT_ONCE)
+    # All at once: the log is read once for those of a partition.
+    await asyncio.gather(*(_stop(history, registry, places, *orphan) for orphan in orphans))
+
+
+async def _stop(
+    history: History, registry: Registry, places: asyncio.Semaphore, partition: Partition, orphan: Orphan
+) -> None:
+    try:
+        past = await history.past(partition.number, orphan.id, orphan.start, orphan.end)
+        if past.upstream_id is None or past.accepted is None:
+            return
+        backend = registry.resolve(_body(accepted_value(past.accepted).request))
+        async with places:
+            await backend.stop(past.upstream_id)
+        log.info("upstream told that nobody wants its response any more", id=orphan.id)
+    except UpstreamError as error:
+        log.info("upstream cannot be told that nobody wants its response", id=orphan.id, why=error.message)
+    except Exception:  # poison in the log, at worst: it must not end the executor
+        log.exception("upstream cannot be told that nobody wants its response", id=orphan.id)
