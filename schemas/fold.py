@@ -1,8 +1,8 @@
 """What counts: the fold over one partition (P-20 to P-28).
 
-Every reader folds the same records in the same order and so agrees with every other, without a word between
-them. `Fold.apply` takes one entry and says whether it counts, or why not. It looks at key, headers, offset
-and log time only (P-4) and costs O(1) a record. What the values hold is folded elsewhere (`schemas.output`).
+Every reader folds the same records in the same order, so all readers agree without asking each other.
+`Fold.apply` takes one entry and says whether it counts, or why not. It looks at key, headers, offset and log
+time only (P-4) and costs O(1) a record. What the values hold is folded elsewhere (`schemas.output`).
 """
 
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ class State:
         self.id = id
         self.tenant = tenant
         self.offset = offset
-        """Of the record that made the fold know the response: its `accepted`, or an early `deleted`."""
+        """Offset of the record by which the fold knows it: its `accepted`, or an early `deleted`."""
         self.accepted: Accepted | None = None
         self.accepted_at = time
         """Log time of that record, ms."""
@@ -92,7 +92,7 @@ class State:
 
     @property
     def closed(self) -> bool:
-        """Nothing but a delete can count any more."""
+        """Whether nothing but a delete can count any more."""
         return self.status not in OPEN_STATUSES or self.deleted
 
     @property

@@ -39,8 +39,8 @@ class RunRequest(Struct, frozen=True):
     abandoned: Callable[[], bool] = lambda: False
     """Asked when the stream is closed: whether a resumable upstream is left running, for another executor."""
     calling: Callable[[], None] = lambda: None
-    """Told right before each request to the upstream, however long it waited until then: for a connection, to
-    be made again. Raises Lapsed when it must not be made any more (P-42).
+    """The backend calls it right before each request to the upstream, the repeated ones too, however long it
+    waited for a connection. Raises Lapsed when the request must not be made any more (P-53).
     """
 
 
@@ -99,7 +99,7 @@ class UpstreamError(RejoinderError):
 
 
 class Lapsed(RejoinderError):
-    """The claim is too old to call the upstream: another executor may have taken the response over (P-42)."""
+    """The claim is too old to call the upstream: another executor may have taken the response over (P-52)."""
 
 
 class Backend(Protocol):

@@ -170,7 +170,7 @@ class Commands:
         """Cancel a response whose client went away (A-7). Raises nothing: there is nobody to tell.
 
         Before it is tried again the fold is asked: what has closed meanwhile may be erased and forgotten by
-        now, and a `cancelled` that comes later than that would never be erased (P-90).
+        now, and a `cancelled` that comes later than that would never be erased (P-95).
         """
         for pause in ABANDON_PAUSES_S:
             await asyncio.sleep(pause)

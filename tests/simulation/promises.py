@@ -130,14 +130,14 @@ class Promises:
         elif story.executors.get(story.attempt) != me:  # its own later claim goes on with the same run
             world.bad("P-42 a call after the fence", request.id, request.attempt, node)
         elif node.stalled(self._claimed_at[request.id, request.attempt]) >= world.settings.lease_s:
-            world.bad("P-42 a call on an old claim", request.id, request.attempt, node)
+            world.bad("P-52 a call on an old claim", request.id, request.attempt, node)
         open_here = [kind for _, at, kind in self.streams.values() if at is node and kind != "stubborn"]
         if len(open_here) >= world.settings.slots:
             world.bad("P-41 more runs than slots", node)
         if open_here.count(kind) >= world.plan.places:
             world.bad("P-49 more calls than places", kind, node)
         if request.attempt in calls:
-            world.bad("P-42 two calls for one attempt", request.id, request.attempt)
+            world.bad("P-54 two calls for one attempt", request.id, request.attempt)
         if calls and kind == "fragile":
             world.bad("P-44 a fragile upstream called again", request.id)
         if request.attempt > world.settings.max_attempts:
@@ -198,7 +198,7 @@ class Promises:
             elif story.ephemeral and story.offset < mark and story.seen(world.now()):
                 world.bad("P-61 a watermark past what is seen", group, story.id)
             elif group == EXECUTORS and (left := self.unerased(story, mark)):
-                world.bad("P-90 a watermark past what is not erased", story.id, left)
+                world.bad("P-96 a watermark past what is not erased", story.id, left)
             elif group == PROJECTORS and not self.projected(story, mark):
                 world.bad("P-74 a watermark past what is not projected", story)
 

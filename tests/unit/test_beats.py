@@ -53,7 +53,7 @@ async def test_a_log_that_is_away_when_beats_are_lost_does_not_end_the_reading(
 
 
 async def test_a_beat_stands_for_when_it_was_sent() -> None:
-    """However long it was on its way: meanwhile others may have counted me out (P-42)."""
+    """However long it was on its way: meanwhile others may have counted me out (P-52)."""
     log, liveness, now = MemoryLog({TOPIC: 1}), Liveness(ME), asyncio.get_running_loop().time
     beats = Beats(ME, log, TOPIC, log.writer(), liveness, lambda: None, lease=20)
     await beats.start()

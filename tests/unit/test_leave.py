@@ -1,4 +1,4 @@
-"""The leave to call an upstream (P-42): asked after every wait, and what becomes of a run without it."""
+"""The leave to call an upstream (P-53): asked after every wait, and what becomes of a run without it."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,5 +1,9 @@
+import pytest
+
+from schemas.errors import SettingsError
 from schemas.ids import ExecutorId
-from services.executor.liveness import BEATS_TO_GONE, Liveness
+from services.executor.liveness import BEAT_INTERVAL, BEATS_TO_GONE, Liveness
+from services.settings import load
 
 ME, X = ExecutorId("exec_me"), ExecutorId("exec_x")
 
@@ -64,3 +68,11 @@ def test_nobody_can_have_counted_me_out_while_my_beats_follow_each_other() -> No
     liveness.own_beat(30, now=34, within=20)
     assert not liveness.unbroken(12, now=35, within=20), "one was late meanwhile"
     assert liveness.unbroken(34, now=35, within=20)
+
+
+def test_the_longest_lease_ends_before_its_executor_can_be_counted_out() -> None:
+    """The first of a peer's beats may come right behind my last one (P-55)."""
+    longest = (BEATS_TO_GONE - 1) * BEAT_INTERVAL
+    assert load({"REJOINDER_LEASE_S": str(longest)}).lease_s == longest
+    with pytest.raises(SettingsError):
+        load({"REJOINDER_LEASE_S": str(longest + 0.1)})

@@ -97,8 +97,8 @@ class _Large(aiohttp.BytesIOPayload):
 
 
 class _Request(aiohttp.ClientRequest):
-    """Tells of itself when it is connected and about to be sent: connecting may outlast a lease (P-42). Who
-    does not read it is silent, too.
+    """Tells of itself when it is connected and about to be sent: connecting may outlast a lease (P-53). An
+    upstream that does not read it is silent, too.
     """
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:

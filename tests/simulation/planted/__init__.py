@@ -9,7 +9,17 @@ simulation cannot take away are in `elsewhere`, with the test that holds them. E
 two.
 """
 
-from tests.simulation.planted import counting, ephemeral, folds, ingest, reading, running, views
+from tests.simulation.planted import (
+    calling,
+    counting,
+    ephemeral,
+    erasing,
+    folds,
+    ingest,
+    reading,
+    running,
+    views,
+)
 from tests.simulation.planted.elsewhere import ELSEWHERE
 from tests.simulation.planted.registry import RULES, Rule, found
 
@@ -17,8 +27,10 @@ __all__ = [
     "ELSEWHERE",
     "RULES",
     "Rule",
+    "calling",
     "counting",
     "ephemeral",
+    "erasing",
     "folds",
     "found",
     "ingest",

@@ -158,7 +158,7 @@ def one_header_before_all_can_read_it() -> Iterator[None]:
         yield
 
 
-@rule("P-20", "P-28", "P-42", "P-62", plan=TARDY)
+@rule("P-20", "P-28", "P-42", "P-54", "P-62", plan=TARDY)
 def not_after_ignored() -> Iterator[None]:
     """An `accepted` counts however late it is."""
     original = Fold._accepted
@@ -170,7 +170,7 @@ def not_after_ignored() -> Iterator[None]:
         yield
 
 
-@rule("P-20", "P-28", "P-42", "P-81", "P-70", plan=REPEATED)
+@rule("P-20", "P-28", "P-42", "P-54", "P-81", "P-70", plan=REPEATED)
 def later_accepted_counts() -> Iterator[None]:
     """The last `accepted` counts, not the first."""
     original = Fold._accepted
@@ -184,7 +184,7 @@ def later_accepted_counts() -> Iterator[None]:
         yield
 
 
-@rule("P-21", "P-42", "P-28", "P-81", plan=OUTRUN)
+@rule("P-21", "P-42", "P-54", "P-28", "P-81", plan=OUTRUN)
 def any_claim_wins() -> Iterator[None]:
     """A claim of the current attempt takes it over."""
     original = Fold._claimed
@@ -240,7 +240,7 @@ def cancel_closes_nothing() -> Iterator[None]:
         yield
 
 
-@rule("P-25", "P-28", "P-62", "P-42", "P-72", plan=DELETING)
+@rule("P-25", "P-28", "P-62", "P-42", "P-54", "P-72", plan=DELETING)
 def delete_of_an_unknown_id_forgotten() -> Iterator[None]:
     """A `deleted` counts only for a response that the fold knows."""
     original = Fold._deleted
@@ -283,7 +283,7 @@ def terminal_event_closes_nothing() -> Iterator[None]:
         yield
 
 
-@rule("P-27", "P-28", "P-72", "P-62", "P-42", plan=replace(DELETING, repeats=1, unsure=0.8))
+@rule("P-27", "P-28", "P-72", "P-62", "P-42", "P-54", plan=replace(DELETING, repeats=1, unsure=0.8))
 def tombstone_counts() -> Iterator[None]:
     """A tombstone makes the fold forget its response."""
     original = Fold.apply

@@ -22,6 +22,10 @@ ELSEWHERE = {
         "nobody in the simulation appends what we did not write",
         "property/test_poison.py::test_nobody_falls_over_an_event_record_with_any_part_of_it_exchanged",
     ),
+    "P-55": Elsewhere(
+        "its lease is a setting, which may not be longer",
+        "unit/test_liveness.py::test_the_longest_lease_ends_before_its_executor_can_be_counted_out",
+    ),
     "P-77": Elsewhere(
         "its topics are never lost",
         "integration/test_replay_service.py::test_views_that_are_made_anew_are_filled_from_the_log",
@@ -30,6 +34,10 @@ ELSEWHERE = {
         "somebody comes late by minutes, and the owner dies within that beat while a response lasts: "
         "no seed of sixty met that",
         "unit/test_executor.py::test_what_came_late_is_erased_by_the_next_owner_whatever_holds_the_watermark",
+    ),
+    "P-98": Elsewhere(
+        "P-94 leaves a late writer no more than the beat before its owner dies: no seed of 240 met that",
+        "unit/test_erasure.py::test_what_closes_behind_where_the_floor_was_committed_is_late",
     ),
     "P-91": Elsewhere(
         "retention erases whatever the rules are: there is nothing to take away",

@@ -109,7 +109,7 @@ def ephemeral_erased_at_its_end() -> Iterator[None]:
         yield
 
 
-@rule("P-93", "P-90", plan=EPHEMERAL)
+@rule("P-93", "P-90", "P-96", plan=EPHEMERAL)
 def ephemeral_never_erased() -> Iterator[None]:
     """The owner waits for ever."""
 

@@ -41,7 +41,7 @@ QUIET = replace(
 )
 
 
-@rule("P-60", "P-28", "P-42", "P-43", "P-45", "P-48", "P-62", plan=replace(QUIET, window_ms=6_000))
+@rule("P-60", "P-28", "P-42", "P-54", "P-43", "P-45", "P-48", "P-62", plan=replace(QUIET, window_ms=6_000))
 def rewound_fold() -> Iterator[None]:
     """Who gets a partition back reads it again, into the same fold."""
 
@@ -61,7 +61,7 @@ def early_watermark_of_executors() -> Iterator[None]:
         yield
 
 
-@rule("P-62", "P-42", "P-62", "P-28", plan=REPEATED)
+@rule("P-62", "P-42", "P-54", "P-62", "P-28", plan=REPEATED)
 def started_at_the_watermark() -> Iterator[None]:
     """A reader that starts reads nothing before the watermark."""
 
@@ -75,7 +75,7 @@ def started_at_the_watermark() -> Iterator[None]:
         yield
 
 
-@rule("P-62", "P-42", "P-70", "P-72", "P-74", "P-80", plan=REPEATED)
+@rule("P-62", "P-42", "P-54", "P-70", "P-72", "P-74", "P-80", plan=REPEATED)
 def acted_below_the_watermark() -> Iterator[None]:
     """A reader that starts takes everything for its own."""
 
@@ -103,7 +103,7 @@ def replay_without_a_floor() -> Iterator[None]:
         yield
 
 
-@rule("P-63", "P-42", "P-62", plan=replace(TARDY, window_ms=20_000))
+@rule("P-63", "P-42", "P-54", "P-62", plan=replace(TARDY, window_ms=20_000))
 def forgotten_too_early() -> Iterator[None]:
     """A closed response is forgotten at once."""
     original = Fold.forget
@@ -111,7 +111,7 @@ def forgotten_too_early() -> Iterator[None]:
         yield
 
 
-@rule("P-63", "P-42", "P-62", plan=BEHIND)
+@rule("P-63", "P-42", "P-54", "P-62", plan=BEHIND)
 def forgotten_by_another_clock() -> Iterator[None]:
     """What is remembered is measured by the beats, while the partition's tail may be behind."""
     original = Steward.beat

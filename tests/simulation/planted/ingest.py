@@ -120,7 +120,7 @@ def answered_before_the_ack() -> Iterator[None]:
         yield
 
 
-@rule("P-65", "P-62", "P-28", "P-42", "P-20", plan=replace(TARDY, unsure=0.8))
+@rule("P-65", "P-62", "P-28", "P-42", "P-54", "P-20", plan=replace(TARDY, unsure=0.8))
 def validity_without_a_bound() -> Iterator[None]:
     """An `accepted` may reach the log at any time after the look-up."""
     original = Commands._accepted

@@ -111,7 +111,7 @@ def heard_before_all_is_told() -> Iterator[None]:
         yield
 
 
-@rule("P-40", "A-19", "P-43", "P-42", plan=DYING)
+@rule("P-40", "A-19", "P-43", "P-42", "P-54", plan=DYING)
 def reused_executor_id() -> Iterator[None]:
     """A fresh process has the id of an older one."""
     ids = cycle([ExecutorId("exec_a"), ExecutorId("exec_b"), ExecutorId("exec_c")])
@@ -119,7 +119,7 @@ def reused_executor_id() -> Iterator[None]:
         yield
 
 
-@rule("P-42", plan=STALLING)
+@rule("P-52", plan=STALLING)
 def late_upstream_call() -> Iterator[None]:
     """There is no lease: a claim is good however long ago it was sent."""
     with patch.object(engine, "too_old", lambda *_: False), patch.object(run, "too_old", lambda *_: False):

@@ -13,7 +13,6 @@ from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
 from services.executor.erasures import Erasures
 from services.executor.partition import Partition
-from services.executor.steward import Steward
 from services.projector import projection
 from services.projector.projection import Erase, Projection, Work, Write, response_record
 from services.projector.readback import Readback
@@ -22,7 +21,7 @@ from services.replay.feed import Feed
 from services.replay.library import Library
 from services.replay.window import Window
 from tests.simulation.plan import TOPICS, Plan, only
-from tests.simulation.planted.registry import DELETING, LASTING, OVERTAKEN, READING, rule
+from tests.simulation.planted.registry import DELETING, OVERTAKEN, READING, rule
 
 LATE_WRITERS = Plan(
     deletes=0.9,
@@ -174,7 +173,7 @@ def started_in_the_wrong_order() -> Iterator[None]:
         yield
 
 
-@rule("P-76", "P-42", "P-62", plan=FORGETFUL)
+@rule("P-76", "P-42", "P-54", "P-62", plan=FORGETFUL)
 def unstored_leaves_no_word() -> Iterator[None]:
     """Nothing says that a key has led to a response that was not stored."""
     original = Views.do
@@ -199,24 +198,17 @@ def unstored_projected() -> Iterator[None]:
         yield
 
 
-@rule("P-90", plan=DELETING)
+@rule("P-95", "P-90", "P-96", plan=DELETING)
 def late_records_not_erased() -> Iterator[None]:
     """What lands after a delete stays."""
     with patch.object(Erasures, "late", lambda *_: None):
         yield
 
 
-@rule("P-90", plan=DELETING)
+@rule("P-96", "P-90", "P-96", plan=DELETING)
 def erasure_not_waited_for() -> Iterator[None]:
     """The watermark does not wait for erasures."""
     with patch.object(Partition, "watermark", lambda self, at: self.fold.low_watermark(at, self.floor)):
-        yield
-
-
-@rule("P-90", plan=LASTING)
-def late_and_closing_taken_for_what_counted() -> Iterator[None]:
-    """A checkpoint does not say how far its owner had read: what a late writer ends anew seems to count."""
-    with patch.object(Steward, "read", lambda *_: {}):
         yield
 
 
@@ -224,6 +216,7 @@ def late_and_closing_taken_for_what_counted() -> Iterator[None]:
     "P-92",
     "P-28",
     "P-42",
+    "P-54",
     "P-62",
     plan=Plan(
         repeats=1,
