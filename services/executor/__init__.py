@@ -29,6 +29,6 @@ What lives where, in the order in which a response meets it:
                 stopper         tells upstreams that nobody wants their responses any more
     beside      app             builds it all; `listing` says which models there are; `metrics`
 
-Decisions are pure: `engine`, `steward`, `decide`, `run` and all beside the fold have no clock, no task and no
-log but what they are told. A record or a beat goes in, acts come out, and `Executor.do` does them in order.
+Decisions are pure: `engine`, `steward`, `decide`, `run` and all beside the fold read no clock, start no task
+and touch no log. A record or a beat goes in, acts come out, and `Executor.do` does them in order.
 """

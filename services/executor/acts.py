@@ -17,7 +17,7 @@ class Claim(Struct, frozen=True):
 
 
 class Post(Struct, frozen=True):
-    """Append what a run has said, under its new claim."""
+    """Append again, under its new claim, what a run has said and the fold has not shown yet."""
 
     partition: int
     records: list[NewRecord]

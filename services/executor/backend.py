@@ -37,7 +37,7 @@ class RunRequest(Struct, frozen=True):
     response: dict[str, Any]
     names: Mapping[str, Name] = {}
     abandoned: Callable[[], bool] = lambda: False
-    """Asked when the stream is closed: whether a resumable upstream is left running, for another executor."""
+    """The backend asks it when its stream is closed: true leaves a resumable upstream running."""
     calling: Callable[[], None] = lambda: None
     """The backend calls it right before each request to the upstream, the repeated ones too, however long it
     waited for a connection. Raises Lapsed when the request must not be made any more (P-53).
@@ -123,8 +123,8 @@ class Backend(Protocol):
     def stream(
         self, request: RunRequest, resume: Resume | None = None
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
-        """Call the upstream and yield its events; closing the generator stops the upstream (cancel included),
-        but a resumable one of a run that is abandoned.
+        """Call the upstream and yield its events. Closing the generator stops the upstream, with a cancel if
+        it is resumable; a resumable one of a run that is abandoned goes on.
 
         Raises UpstreamError, and nothing else, for every failure of the upstream; Lapsed as `request.calling`
         does.
@@ -132,8 +132,8 @@ class Backend(Protocol):
         ...
 
     async def stop(self, upstream_id: str) -> None:
-        """Tell a resumable upstream that nobody wants its response `upstream_id` any more: once, in bounded
-        time, and whatever comes of it.
+        """Cancel the response `upstream_id` of a resumable upstream: one try, in bounded time. A failure is
+        passed over.
         """
         ...
 

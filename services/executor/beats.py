@@ -1,8 +1,8 @@
 """The executor's own beat: append it, read it back, wait, again (P-50).
 
-The topic has one partition. Only one beat of mine is ever under way, so after a pause of the broker nobody is
-counted out by beats that queued up meanwhile. The log time of my last beat is the only clock that deadlines
-are held against.
+The topic has one partition. Only one beat of an executor is ever under way, so no beats queue up while a
+broker pauses, and none can count another executor out at once afterwards. Deadlines are held against one
+clock alone: the log time of this executor's last beat.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from services.executor.liveness import BEAT_INTERVAL, Liveness
 log = structlog.get_logger()
 
 HISTORY = 2_000
-"""Beats before my start that are read: minutes of a large fleet."""
+"""Beats before the topic's end that a start reads: minutes of a large fleet."""
 
 
 class Beats:
@@ -55,8 +55,8 @@ class Beats:
         self._sent_at = 0.0
 
     async def start(self) -> None:
-        """Begin a little before the topic's end: the last beats of those who are gone already are known, so
-        my own count at once.
+        """Begin a little before the topic's end. The last beats of executors that are gone are known then, so
+        this executor's own beats count against them at once.
         """
         bounds = (await self._log.bounds(self._topic, [0]))[0]
         self._tail.follow(0, max(bounds.start, bounds.end - HISTORY))
@@ -86,14 +86,14 @@ class Beats:
                     self._count(record)
 
     async def leave(self) -> None:
-        """Say that my runs are stopped and up for takeover."""
+        """Append the last beat, which says that this executor's runs are stopped and up for takeover."""
         points.at("last beat due")
         with suppress(LogError):  # the missing beats will say it
             await self._writer.append(self._topic, 0, self._record(leaving=True))
 
     def _count(self, record: LogRecord) -> None:
         if dict(record.headers).get("kind") == KIND:
-            return  # which models there are: no sign of life (P-51)
+            return  # a listing of models is no sign of life (P-51)
         try:
             executor, leaving = _parse(record)
         except MALFORMED as error:
@@ -117,7 +117,7 @@ class Beats:
 
 
 def _parse(record: LogRecord) -> tuple[ExecutorId, bool]:
-    """Whose beat it is, and whether the last. Raises what is MALFORMED."""
+    """The executor of a beat, and whether it is its last one. Raises what is MALFORMED."""
     headers = dict(record.headers)
     if headers["kind"] != b"beat":
         raise ValueError(f"unknown kind {headers['kind']!r}")

@@ -22,25 +22,25 @@ class Claims:
         """The last claim sent for a response, until it is read back or outdated: a slot is kept for it."""
         self._sent: dict[ClaimId, Sent] = {}
         self._uncalled: dict[ResponseId, int] = {}
-        """The last attempt of responses whose attempts were all mine, and none called its upstream (P-42)."""
+        """The last attempt of responses whose attempts were all this executor's and called no upstream."""
 
     def __repr__(self) -> str:
         return f"<Claims {len(self.latest)} under way>"
 
     def send(self, claim: ClaimId, sent: Sent) -> None:
-        """A claim was sent."""
+        """Note that a claim was sent."""
         self._sent[claim] = sent
         self.latest[sent.id] = sent
 
     def read_back(self, claim: ClaimId) -> Sent | None:
-        """A claim was read back: when it was sent, if it is one of ours."""
+        """Note that a claim was read back. Returns what was sent if it is one of ours."""
         sent = self._sent.pop(claim, None)
         if sent is not None and self.latest.get(sent.id) == sent:
             del self.latest[sent.id]
         return sent
 
     def lost(self, claim: ClaimId) -> None:
-        """An append of a claim failed: nothing is kept free for it. It may be in the log all the same."""
+        """Note that the append of a claim failed: no slot is kept for it. It may still be in the log."""
         sent = self._sent.get(claim)
         if sent is not None and self.latest.get(sent.id) == sent:
             del self.latest[sent.id]
@@ -50,18 +50,18 @@ class Claims:
         self._sent = {claim: sent for claim, sent in self._sent.items() if sent.at >= before}
 
     def claimed(self, id: ResponseId) -> None:
-        """Somebody's claim won: mine, if one is under way, comes too late."""
+        """Note that a claim of the response won: another one that is under way comes too late."""
         self.latest.pop(id, None)
 
     def closed(self, id: ResponseId) -> None:
-        """The response closed."""
+        """Note that the response closed."""
         self.latest.pop(id, None)
         self._uncalled.pop(id, None)
 
     def not_called(self, state: State) -> None:
-        """Under none of its attempts, which are mine, the upstream of the response was called."""
+        """Note that none of the response's attempts so far, all of this executor, called its upstream."""
         self._uncalled[state.id] = state.attempt
 
     def first_call(self, id: ResponseId, attempt: int) -> bool:
-        """Whether nobody can have called the upstream of the response under a claim before `attempt`."""
+        """Whether no attempt before `attempt` can have called the response's upstream."""
         return attempt == 1 or self._uncalled.get(id) == attempt - 1

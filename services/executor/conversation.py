@@ -40,15 +40,15 @@ from services.web.secret import secret_headers
 MAX_TURNS = 10_000
 """A chain longer than this is refused rather than walked for ever."""
 MAX_ITEMS = 100_000
-"""Of all turns before: what goes through them one by one holds nobody up for more than some 50 ms."""
+"""Items of all turns before at most. Work on them one by one then holds the loop for some 50 ms."""
 RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 4.0
-"""A replay that cannot be asked is tried less and less often, one that cannot say yet as often as ever."""
+"""Seconds between two tries. They grow while replay cannot be reached, and not while it answers "not yet"."""
 UNREADABLE_TRIES = 5
-"""A turn that cannot be read is asked for so often: another replay, of another version, may say it better."""
+"""Times that an unreadable turn is asked for: a replay of another version may answer with a good one."""
 CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 75.0
-"""Replay answers within a minute, were it that a response is open still; one that does not is asked anew."""
+"""Seconds after which replay is asked anew. It answers within a minute, be it "not yet"."""
 
 T = TypeVar("T")
 
@@ -171,9 +171,10 @@ class Conversation:
         return turn, len(raw)
 
     async def _ask(self, once: Callable[[], Awaitable[T]], what: str) -> T:
-        """Asks until replay knows `what`: a predecessor may still be running, a replay be on its way up. A
-        wrong URL says nothing about the conversation: the operator is told, and can mend it while runs wait.
-        An answer that stays unreadable does, and nobody waits for it: raises UpstreamError.
+        """Ask until replay knows `what`: a predecessor may still run, or a replay start up.
+
+        A wrong URL says nothing about the conversation: the operator is told, and can mend it while runs
+        wait. Raises UpstreamError when the answer stays unreadable: no wait would mend that.
         """
         backoff, unreadable = Backoff(RETRY_SECONDS, LONGEST_RETRY_SECONDS), 0
         while True:
@@ -192,7 +193,7 @@ class Conversation:
             else:
                 self._report.succeeded()
                 return answer
-            await backoff.wait()  # nobody tells us when replay is back
+            await backoff.wait()  # nothing that could be awaited says when replay is back
 
     async def _answer(self, id: ResponseId) -> tuple[bytes, Turn | None]:
         """One answer, and the turn in it, None when there is no such response. Raises as `_ask` expects."""
@@ -229,7 +230,7 @@ class Conversation:
 
 
 def _unreadable(id: ResponseId, raw: bytes) -> ReplayAway:
-    """What a 200 is that holds no turn: whoever names the response is replay."""
+    """The error for a 200 that holds no turn. If the body names the response, it is replay that answered."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if _whose(raw).id == id:
             return _UnreadableTurn(f"its turn of {id} cannot be read")

@@ -27,16 +27,16 @@ class Meaning(Enum):
     """What a claim that was read back is for this executor."""
 
     NOTHING = "nothing"
-    """It does not count, or is another's, of what is not run here."""
+    """The claim does not count, or is another executor's and the response is not run here."""
     RECLAIMED = "reclaimed"
-    """Mine, of what I run: the run goes on under it."""
+    """The claim is this executor's, of a response that it runs: the run goes on under it."""
     FENCED = "fenced"
-    """Another's, of what I run."""
+    """The claim is another executor's, of a response that this one runs."""
     WON = "won"
-    """Mine, and I run it now."""
+    """The claim is this executor's, and it runs the response now."""
     UNKEPT = "unkept"
-    """Mine, but its append had seemed to fail: what was kept free for it may be another's by now (P-49). No
-    run comes of it, and another claim when there is room (P-43).
+    """The claim is this executor's, but its append had seemed to fail, so its slot may be another run's by
+    now (P-49). It leads to no run; the steward claims again when there is room (P-43).
     """
 
 
@@ -73,7 +73,7 @@ def overdue(state: State, now: int) -> bool:
 
 
 def too_old(sent_at: float, now: float, lease: float) -> bool:
-    """Whether a claim that was sent at `sent_at` is good no longer (P-42): loop time and lease in seconds."""
+    """Whether a claim that was sent at `sent_at` is good no longer (P-52): loop time and lease in seconds."""
     return now - sent_at >= lease
 
 
@@ -84,10 +84,10 @@ def time_left(state: State, now: int) -> float:
 
 
 def meaning(state: State, me: ExecutorId, *, counts: bool, running: bool, sent: bool, kept: bool) -> Meaning:
-    """What a claim is that was read back and `counts`, or does not; `state` is its response's since then.
+    """What a claim that was read back is for executor `me`; `state` is its response's after the claim.
 
-    `running`: I run the response. `sent`: I remember that I sent the claim, which I do for some minutes.
-    `kept`: a slot and a place are kept for the response.
+    `counts`: whether the claim counts. `running`: `me` runs the response. `sent`: `me` remembers that it sent
+    the claim, which it does for some minutes. `kept`: a slot and a place are kept for the response.
     """
     if not counts:
         return Meaning.NOTHING
@@ -106,7 +106,7 @@ def decide(state: State, view: View) -> Step:
         waits = view.predecessor_open and not overdue(state, view.now)
         return Step.WAIT if waits else Step.CLAIM
     if state.executor == view.me or view.gone(state.executor):
-        return Step.CLAIM  # P-43: a winning claim of mine without a run; P-44: its claimant is gone
+        return Step.CLAIM  # P-43: its claim won without a run; P-44: its claimant is gone
     return Step.CLAIM if overdue(state, view.now - DEADLINE_GRACE) else Step.WAIT
 
 
@@ -120,9 +120,9 @@ def continuation(
     repeatable: bool,
     uncalled: bool = False,
 ) -> Continuation:
-    """What to do with my winning claim of `attempt`, given what the backend can.
+    """What to do with this executor's winning claim of `attempt`, given what the backend can.
 
-    `uncalled`: the attempts before were mine as well, and none came to call the upstream.
+    `uncalled`: the attempts before were this executor's as well, and none came to call the upstream.
     """
     if overdue(state, now):
         return Continuation.END_OVERDUE

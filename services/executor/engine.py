@@ -6,8 +6,8 @@
     event, mine      → read back; if it does not count: Claim the next attempt
     close, delete    → the run is over; Stop its upstream; note what is to be erased
 
-Pure: no clock, no task and no log but what it is told of. Only this module changes partitions and runs. What
-is sent is believed only when it is read back (P-30).
+Pure: it reads no clock, starts no task and touches no log. Only this module changes partitions and runs. It
+believes what was sent only when that is read back (P-30).
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from services.executor.run import MAX_FRUITLESS, End, Job, Run
 log = structlog.get_logger()
 
 FindRoute = Callable[[bytes], Route | None]
-"""Where a response goes, by the value of its `accepted`; None when nobody can say."""
+"""The route of a response, from the value of its `accepted`; None when the value names none."""
 NOTHING: Sequence[Act] = ()
 _COUNTS = Verdict.COUNTS
 """Asked for with each event: on Python 3.11 the attribute of an Enum takes 60 ns (`python -m timeit`)."""
@@ -77,7 +77,7 @@ class Engine:
         self.stirred = asyncio.Event()
         """Set when there may be something for the steward to claim."""
         self.leaving = False
-        """Set when runs are handed over: what is won from then on is for those who take over."""
+        """Set when runs are handed over: a claim that wins from then on starts no run here."""
         self.mint = mint
         self._route = route
         self._lease = lease
@@ -199,7 +199,7 @@ class Engine:
         return [Start(Job(partition, state, run))]
 
     def _not_called(self, partition: Partition, state: State) -> None:
-        """A claim of mine won, and nothing will be called under it."""
+        """A claim of this executor won, and nothing will be called under it."""
         if partition.claims.first_call(state.id, state.attempt):
             partition.claims.not_called(state)
 
@@ -233,8 +233,8 @@ class Engine:
         return [Claim(id, attempt, partition.number, record)]
 
     def append_failed(self, number: int, records: Sequence[NewRecord], now: float) -> list[Act]:
-        """Posted records were not acknowledged: their runs claim anew (P-32); who claims looks again with the
-        next beat.
+        """Posted records were not acknowledged: their runs claim anew (P-32). For a lost claim the steward
+        looks again with the next beat.
         """
         acts: list[Act] = []
         partition = self.partitions.get(number)
@@ -296,8 +296,9 @@ class Engine:
             partition.owned = partition.owned and partition.number in owned
 
     def own(self, number: int, start: Place, bounds: Bounds, *, owned: bool) -> bool:
-        """Own a partition from now on, if it is `owned` still. Whether it is new: then it is to be read from
-        `start` on.
+        """Own a partition from now on, if it is `owned` still.
+
+        Returns whether it is new: the caller then reads it from `start` on.
         """
         new = number not in self.partitions
         if new:

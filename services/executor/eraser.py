@@ -3,7 +3,7 @@
     what is asked for → its stretch of the log, bounded → one scan for stretches that overlap → tombstones,
     acknowledged → no longer asked for
 
-The watermark holds until then, so a death on the way only means that the next owner does it again.
+The watermark waits until then (P-96), so when the owner dies on the way the next owner does it again.
 """
 
 from collections import defaultdict
@@ -23,17 +23,17 @@ log = structlog.get_logger()
 
 _ID_BYTES = 41
 SLICE = 256
-"""Tombstones that are under way at once. A response may have a million events, and what others of its
-partition have to say waits behind them in the writer's lane."""
+"""Tombstones that are under way at once. A response may have a million events, and the records of other
+responses wait behind its tombstones in the writer's lane."""
 LATEST_RECORD_MS = 3_600_000
-"""So long after its deadline, in log time, nothing of a response is appended any more: its executor has ended
-or lost it. A delete of an old response need not read the log from then to now."""
+"""Milliseconds of log time after its deadline from which on nothing of a response is appended any more: its
+executor has ended or lost it. A delete of an old response need not read the log from then to now."""
 
 
 async def erase(
     log_: Log, writer: Writer, topic: str, partition: Partition, erasures: Iterable[Erasure]
 ) -> None:
-    """Erase all of `erasures`, which are the partition's; what fails is asked for still and comes again."""
+    """Erase all of `erasures`, which are the partition's; what fails stays wanted and is tried again."""
     source = TopicPartition(topic, partition.number)
     try:
         stretches = [(erasure, await _stretch(log_, source, erasure)) for erasure in erasures]

@@ -1,10 +1,10 @@
-"""What is to be erased from a partition (P-90): asked for by a record, held until that is done. Pure.
+"""What is to be erased from a partition (P-90, P-95): a record asks for it, the watermark waits (P-96). Pure.
 
     delete, or the end of what is not stored → all of the response
     a record that never counts               → that record, where no later delete would find it
 
-Whoever owns the partition works them off (`eraser.py`). The watermark waits: a new owner must read again what
-asked for them.
+The partition's owner works them off (`eraser.py`). The watermark waits, because a new owner must read again
+the records that asked for them.
 """
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ class Erasure(Struct, frozen=True):
     """Records to be erased: those with offsets in [`start`, `end`); `start` is -1 when there are none.
 
     `at` is the offset of the record that justifies the erasure: a new owner must read it again, so the
-    watermark stays at or before it. A `stray` is one record: what else there is of its response may be there
+    watermark stays at or before it. A `stray` is one record: the others of its response may have
     to stay. Nothing is erased while log time has not passed `after` (ms): an ephemeral response is seen until
     then (P-93). `late`: no record at or behind `at` says why; it came when all of its response was erased.
     """
@@ -38,7 +38,7 @@ class Erasure(Struct, frozen=True):
 
 
 def stored(state: State) -> bool:
-    """Whether a response stays when it has ended; true where nobody can say."""
+    """Whether a response stays when it has ended; true if the fold does not know its `accepted`."""
     return state.accepted is None or state.accepted.store
 
 
@@ -112,10 +112,10 @@ class Erasures:
         self.wanted[erasure.key] = erasure
 
     def late(self, record: LogRecord, entry: Entry, verdict: Verdict, fold: Fold, ephemeral_ms: int) -> None:
-        """A record that never counts is erased where no later delete would find it.
+        """Have a record that never counts erased, where no later delete would find it (P-95).
 
-        Void ones, those of a response that is erased already or will be, and those that come late for one
-        that was accepted, and dealt with, before the floor.
+        Those are void ones, those of a response that is erased already or will be, and late ones of a
+        response that was accepted, and dealt with, before the floor.
         """
         id: ResponseId | None = getattr(entry, "id", None)
         if id is None or isinstance(entry, Deleted):
@@ -132,7 +132,7 @@ class Erasures:
             self.erase(id, record.offset, record, after=erased_after(state, ephemeral_ms), late=True)
 
     def erase_stray(self, id: ResponseId, offset: int) -> None:
-        """The record at `offset` never counts, and what else there is of `id` may: erase it alone."""
+        """Have the record at `offset` erased alone: it never counts, while other records of `id` may."""
         if offset >= self._floor:
             erasure = Erasure(id, offset, offset + 1, offset, stray=True, late=True)
             self.wanted[erasure.key] = erasure
@@ -140,9 +140,10 @@ class Erasures:
     def unknown_read(self, id: ResponseId, offset: int, *, closes: bool) -> None:
         """The record at `offset` is of a response of which the fold knows nothing.
 
-        It was closed when the watermark was committed (P-61). What comes behind what was read by then is
-        late, and so is all past the end as of the assignment. Before that it is late if it closed before the
-        floor. A longer one closed behind the floor, and what led there counted: that must stay.
+        The response had closed when the watermark was committed (P-61). A record behind what was read by then
+        is late (P-98), and so is one past the end as of the assignment. A record before that is late if its
+        response closed before the floor. If it closed behind the floor, what led there counted and must stay
+        (P-97).
         """
         acts_from, floor_read = self._acts_from, self._floor_read
         late_from = acts_from if floor_read is None else min(acts_from, floor_read)
@@ -156,12 +157,14 @@ class Erasures:
     def unknown_erased(self, id: ResponseId) -> None:
         """A record that is no `accepted` was erased, of a response of which the fold knows nothing.
 
-        Nobody does that to one that is open: whatever comes behind the tombstone is late.
+        No owner does that to an open response: whatever comes behind the tombstone is late.
         """
         self._past.add(id)
 
     def caught_up(self) -> None:
-        """All is read up to `acts_from`: what did not close in there had closed before, and is late."""
+        """All is read up to `acts_from`: a response that did not close in there had closed before, and its
+        records are late.
+        """
         for id, offsets in self._unknown.items():
             for offset in offsets or ():
                 self.erase_stray(id, offset)

@@ -1,11 +1,11 @@
 """Whose response is claimed next when slots or places are short: pure, and the same for every executor.
 
 A run takes one of the executor's slots and one of the places of its route, of which there are
-`max_concurrency`. What waits for a full route waits unclaimed, and takes nothing from what is for another
-(P-49). Of the others the tenant comes first that has the smallest share of what is scarce for it, of the
-slots or of the route's places, with its oldest response. So a tenant that floods gets what the others leave.
-No tenant gets the last tenth of the slots: somebody else's first response never waits for a run of the flood
-to end. Its quota may leave it less.
+`max_concurrency`. A response that waits for a full route stays unclaimed, and takes nothing from those of
+other routes (P-49). Of the others, the response comes first whose tenant has the smallest share of what is
+scarce for it, the slots or the route's places; of one tenant, the oldest. So a tenant that floods gets what
+the others leave. No tenant gets the last tenth of the slots: another tenant's first response never waits for
+a run of the flood to end. A tenant's quota may leave it less.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Queue(NamedTuple):
-    """Whose responses stand in it, and where they go; route None: nobody can say, they only end."""
+    """The tenant and the route of the responses in it. Without a route they can only end."""
 
     tenant: Tenant
     route: Route | None
@@ -44,7 +44,7 @@ class Load:
         return f"<Load {self._routes.total()} of {self._slots} slots>"
 
     def take(self, queue: Queue) -> None:
-        """One more runs."""
+        """Count one more run of `queue`."""
         self._queues[queue] += 1
         self._tenants[queue.tenant] += 1
         self._routes[queue.route] += 1
@@ -76,7 +76,7 @@ def by_turns(
 ) -> Iterator[T]:
     """What waits, in the order of claiming: the smallest share first, and then what is oldest.
 
-    `share` is as `Load` has it; whoever takes one that is handed out counts it there. `age` is since when one
+    `share` is that of a `Load`, in which the caller counts what it takes. `age` is the time since which one
     waits.
     """
     queues = list(waiting.items())

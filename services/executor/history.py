@@ -1,8 +1,8 @@
 """Re-reads what the log holds of a response: for a takeover, and for erasing it.
 
-The fold keeps no values. Who must go on where another executor stood reads the response's records again, from
-its `accepted` to the claim that won, by stateless reads of its partition. When an executor dies, everything
-it ran is taken over at once: requests for the same partition are served by one scan.
+The fold keeps no values. An executor that goes on where another stood reads the response's records again,
+from its `accepted` to the claim that won, by stateless reads of its partition. When an executor dies, all of
+its runs are taken over at once, so one scan serves all requests for the same partition.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""Says which models there are, for GET /v1/models: an executor has the operator's file and upstreams' keys.
+"""Lists the models for GET /v1/models: an executor has the operator's file and the upstreams' keys.
 
-    what the file names → said at once → each glob's upstream is asked for its /models → said again, every
-    `every` seconds anew
+    what the file names → appended at once → each glob's upstream is asked for its /models → appended again,
+    every `every` seconds anew
 
 A glob's models are those that its upstream lists and that a request for them would lead to that upstream: the
 first [[models]] that fits a name serves it. While an upstream is away, or cannot list, its globs have none.
@@ -29,7 +29,7 @@ MAX_ANSWER_BYTES = 4 << 20
 MAX_PAGES = 100
 """Pages of a list that are asked for."""
 GOOD_FOR = 2.5
-"""A listing is good for so many intervals: one may be lost, or late."""
+"""Intervals for which a listing is good: one may be lost, or late."""
 
 Append = Callable[[str, int, NewRecord], Awaitable[Ack]]
 
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 class Lister:
-    """Lists the models of `config`; `upstreams` has those of its globs. It says so every `every` seconds."""
+    """Lists the models of `config`; `upstreams` has those of its globs. It lists anew every `every` s."""
 
     def __init__(
         self, log_: Log, topic: str, config: Config, upstreams: Mapping[Route, Upstream], every: float
@@ -54,7 +54,7 @@ class Lister:
         self._said = False
 
     def not_ready(self) -> list[str]:
-        """Why clients do not know yet which models there are; empty when they do."""
+        """Why clients cannot know the models yet; empty once a listing was appended."""
         return [] if self._said else ["its models are not told yet"]
 
     async def run(self) -> None:
@@ -70,7 +70,7 @@ class Lister:
             await writer.close(timeout=1)
 
     async def _say(self, append: Append, listed: Mapping[Route, Sequence[Model]]) -> None:
-        """Append what there is. What the log does not take is said again in time."""
+        """Append a listing. One that the log does not take is replaced by the next."""
         models = distinct(catalogue(self._config, listed))
         fits = fitting(models)
         if len(fits) < len(models):

@@ -2,9 +2,8 @@
 
     begin → take a batch from the upstream → scribe → post under the claim → room for more? → … → terminal
 
-Taking from the upstream stops while too much is unread, or anything for too long (P-33): that is the
-back-pressure, and how a broker that is away holds everything back in bounded memory. Cancelling the task
-stops the upstream.
+The task stops taking from the upstream while too much is unread, or anything for too long (P-33). That is the
+back-pressure: while a broker is away, memory stays bounded. Cancelling the task stops the upstream.
 """
 
 import asyncio
@@ -57,8 +56,8 @@ class Narrator:
         return f"<Narrator of {self._run!r}>"
 
     def calling(self, *, begins: bool) -> None:
-        """The upstream is about to be called. Raises Lapsed when it must not be: the run ends here, and the
-        next attempt is claimed for another one to go on (P-42).
+        """The upstream is about to be called (P-53). Raises Lapsed when it must not be: the run ends here,
+        and the next attempt is claimed, for another run to go on.
 
         `begins`: say `response.in_progress`. A resumable upstream's first event begins the response, and says
         where to rejoin (P-34).
@@ -119,7 +118,7 @@ class Narrator:
         try:
             drafts = await in_turns(steps)
         except asyncio.CancelledError:
-            self._post(finished(steps))  # their numbers are taken: what ends the response comes behind
+            self._post(finished(steps))  # they have taken numbers: the end of the response comes behind
             raise
         self._post(drafts)
 

@@ -1,6 +1,6 @@
 """Responses that were cancelled or deleted with no run here that would stop their upstream (P-46). Pure.
 
-Whoever owns the partition tells the upstreams of those whose executor is gone (`stopper.py`).
+When the executor of one is gone, the partition's owner tells its upstream (`stopper.py`).
 """
 
 from msgspec import Struct
@@ -12,10 +12,10 @@ from services.executor.liveness import Liveness
 
 
 class Orphan(Struct, frozen=True):
-    """One of them.
+    """A response that was cancelled or deleted with no run here.
 
-    `start` is the offset of its `accepted`, `end` that of the record that closed it; `executor` ran it last,
-    and `beats` of mine had been read back when the close was.
+    `start` is the offset of its `accepted`, `end` that of the record that closed it. `executor` ran it last.
+    `beats` is how many of its own beats this executor had read back when it read the close.
     """
 
     id: ResponseId
@@ -26,7 +26,7 @@ class Orphan(Struct, frozen=True):
 
 
 class Orphans:
-    """Those of one partition, as far as they were accepted at offset `floor` or later."""
+    """The orphans of one partition that were accepted at offset `floor` or later."""
 
     def __init__(self, floor: int) -> None:
         self._floor = floor
@@ -49,7 +49,7 @@ class Orphans:
         self._known.pop(id, None)
 
     def take(self, liveness: Liveness) -> list[Orphan]:
-        """Those whose upstreams are to be told now, once each.
+        """The orphans whose upstreams are to be told now, once each.
 
         An executor that has shown life since the close reads it and stops its upstream itself.
         """

@@ -16,7 +16,7 @@ from services.executor.waiting import Waiting
 
 
 class Partition:
-    """A followed partition. Acts are for its owner, and only past `acts_from` (P-41).
+    """A followed partition. Only its owner acts on it, and only past `acts_from` (P-41).
 
     Responses accepted before `floor` are known and not acted on (P-62). `floor_read`: how far the log was
     read when the floor was committed; None: unknown. `position` is the offset that is read next.
@@ -28,8 +28,8 @@ class Partition:
         self.position = position
         self.fold = Fold()
         self.time = 0
-        """Log time of the last record folded, ms: what is remembered is measured by it, however far the tail
-        is behind (P-63).
+        """Log time of the last record folded, ms. The fold forgets by it (P-63), so a tail that is behind
+        forgets nothing too early.
         """
         self.owned = False
         self.acts_from = 0
@@ -63,12 +63,12 @@ class Partition:
             self.erasures.caught_up()
 
     def claimed(self, state: State) -> None:
-        """Somebody's claim of the response won."""
+        """Note that a claim of the response won."""
         self.waiting.claimed(state)
         self.claims.claimed(state.id)
 
     def closed(self, state: State) -> None:
-        """The response closed: nothing of it waits any more."""
+        """Note that the response closed: nothing of it waits any more."""
         self.waiting.closed(state)
         self.claims.closed(state.id)
 

@@ -1,12 +1,12 @@
-"""What a response follows has closed before the response is claimed (A-13).
+"""Holds a response back until all that it follows has closed (A-13, P-41).
 
-Most of that a fold can say: the predecessor is open, or it completed, and then everything before it had
-closed; one that ended otherwise may have left an open one behind it. The rest is asked of replay, once per
-predecessor: those that the fold has forgotten, and those in a partition that this executor does not follow
-(an Idempotency-Key leads its response to a partition of its own, P-2).
+A fold answers for most predecessors: one is open, or it completed, and then everything before it had closed.
+One that ended otherwise may have left an open one behind it. Replay is asked for the others, once each: those
+that the fold has forgotten, and those in a partition that this executor does not follow (an Idempotency-Key
+leads its response to a partition of its own, P-2).
 
-A run never waits for another: runs that did could hold every slot while the runs they wait for get none, and
-one whose executor dies would end `executor_lost` although nothing had been called (P-44).
+A run never waits for another. Runs that did could hold every slot while the runs that they wait for get none,
+and a waiting run whose executor dies would end `executor_lost` although nothing had been called (P-44).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from services.executor.partition import Partition
 log = structlog.get_logger()
 
 ASKING = 256
-"""Predecessors that are waited for at replay at once; the others take turns with them."""
+"""Predecessors that replay is asked about at the same time; the others take turns with them."""
 PATIENCE_S = 30.0
 """Seconds of each turn."""
 
@@ -45,13 +45,13 @@ class Predecessors:
         return f"<Predecessors asking={len(self._asking)} settled={len(self._settled)}>"
 
     def open(self, partition: Partition, state: State) -> bool:
-        """Whether a response of `partition` has to wait for what it follows; asks when nobody here knows."""
+        """Whether a response of `partition` has to wait for what it follows. Asks replay if no fold knows."""
         is_open, unknown = self._nearest(state)
         return is_open or (unknown is not None and not self._is_settled(partition, unknown))
 
     def sweep(self, waiting: Iterable[State]) -> None:
-        """Forget the predecessors that none of `waiting` waits for: all that were never claimed, also those
-        whose turn has not come for long.
+        """Forget the predecessors that none of `waiting` waits for. `waiting` must have every response that
+        was never claimed, also one whose turn has not come for long.
         """
         wanted = {unknown for _, unknown in map(self._nearest, waiting)}
         self._settled &= wanted
@@ -65,7 +65,7 @@ class Predecessors:
         self._asking.clear()
 
     def _nearest(self, state: State) -> tuple[bool, ResponseId | None]:
-        """Whether one before it is open, as the folds know; and the one of which only replay knows."""
+        """Whether a fold knows an open predecessor; else the one that replay must be asked about, if any."""
         previous = _previous(state)
         for _ in range(MAX_TURNS):  # its run refuses a longer one; what goes round in a circle is one
             if previous is None:

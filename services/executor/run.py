@@ -1,12 +1,12 @@
 """One run: what this executor has said of a response, from a winning claim on, and what of it counts. Pure.
 
-A post is not acceptance (P-30): drafts stay in `unread` until the fold shows them. On an append error or a
-rejected event the run claims the next attempt and, when that is read back, what is unread is posted again,
-under the new claim (P-32); the upstream's stream goes on meanwhile.
+A post is not acceptance (P-30): drafts stay in `unread` until the fold shows them. After an append error or a
+rejected event the run claims the next attempt. When that claim is read back, the run posts again what is
+unread, under the new claim (P-32). The upstream's stream goes on meanwhile.
 
     POSTING ──rejected──▶ RECLAIMING ──reclaimed──▶ POSTING
        └───────────┬───────────┘
-                  end ──▶ OVER, or HANDED_OVER to whoever goes on with it
+                  end ──▶ OVER, or HANDED_OVER to the run that goes on with it
 
 The engine tells it what is read back; `narrator.py` is the task that talks.
 """
@@ -32,7 +32,8 @@ UNREAD_EVENTS = 512
 """Bounds of what a run has posted and not read back: enough to fill a round trip, little enough that hundreds
 of runs at once leave room for each other in the writer's queue."""
 MAX_FRUITLESS = 20
-"""Claims in a row that bring no event that counts: then the run is given up, and told anew from the log."""
+"""Claims in a row that bring no event that counts, after which a run is given up and told anew from the log.
+"""
 
 
 class Phase(Enum):
@@ -43,7 +44,7 @@ class Phase(Enum):
     RECLAIMING = "reclaiming"
     """What it says is kept until its next claim is read back."""
     HANDED_OVER = "handed over"
-    """It says nothing more, and leaves its upstream to whoever runs the response next."""
+    """It says nothing more, and leaves its upstream to the next run of the response."""
     OVER = "over"
     """The fold shows its response closed."""
 
@@ -62,7 +63,7 @@ class End(Enum):
     USELESS = "nothing that it says counts, whatever it claims: it is told anew from what the log has"
     OVERDUE = "its response is long past its deadline, and is ended without it"
     LEAVING = "this executor leaves"
-    LAPSED = "its claim is too old to call the upstream (P-42)"
+    LAPSED = "its claim is too old to call the upstream (P-52)"
 
     @property
     def hands_over(self) -> bool:
@@ -113,7 +114,7 @@ class Run:
         self.posted = -1
         """The last number that was posted."""
         self.called = False
-        """Whether its upstream was called: from then on it is the backend that stops it."""
+        """Whether its upstream was called. From then on the backend stops it."""
         self.heard = False
         """Whether its upstream has said anything."""
         self.fruitless = 0
@@ -129,7 +130,7 @@ class Run:
     # What the task says.
 
     def say(self, drafts: Sequence[Draft], at: float) -> list[NewRecord]:
-        """Take `drafts` for said at loop time `at`: the records that are to be posted for them now."""
+        """Take `drafts` for said at loop time `at`. Returns the records to post for them now."""
         records: list[NewRecord] = []
         for draft in drafts:
             self.unread.append(Unread(draft, at))
@@ -149,9 +150,9 @@ class Run:
         )
 
     def lapsed(self, now: float, unbroken: Callable[[float], bool]) -> bool:
-        """Whether this executor may have been counted out since it sent its claim (P-42).
+        """Whether this executor may have been counted out since it sent its claim (P-52).
 
-        `unbroken` tells whether its beats had no gap as long as a lease since a loop time.
+        `unbroken` is true of a loop time if its own beats had no gap as long as a lease since then.
         """
         return too_old(self.sent_at, now, self._lease) and not unbroken(self.sent_at)
 
@@ -175,8 +176,10 @@ class Run:
         self.room.set()
 
     def rejected(self) -> bool:
-        """An event of this run does not count, or an append of it failed. Whether that is news to it: then
-        the next attempt is to be claimed (P-32), or the run given up if `fruitless`.
+        """An event of this run does not count, or an append of it failed.
+
+        Returns whether that is news to the run: the next attempt is then to be claimed (P-32), or the run is
+        to be given up if it is `fruitless` for too long.
         """
         if self.phase is not Phase.POSTING:
             return False
@@ -198,7 +201,7 @@ class Run:
         return [unread.draft.record(self._headers) for unread in self.unread]
 
     def end(self, why: End) -> None:
-        """The run is over, or somebody else's. Nothing comes after the first end."""
+        """The run is over, or another run goes on. Only the first end counts."""
         if self.ended is not None:
             return
         self.ended = why

@@ -88,7 +88,7 @@ class Ending(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: UpstreamError) -> "Ending":
-        """The end that an upstream's failure is."""
+        """The end of a response whose upstream failed with `error`."""
         return cls(error.message, error.code, error.type, refusal=error.refusal, usage=error.usage)
 
 
@@ -125,15 +125,15 @@ class Scribe:
         self._pass_extensions = pass_extensions
         self._bytes = written
         self._left_out: Ending | None = None
-        """How the response ends because it lacks a picture, whatever the upstream says."""
+        """How the response ends because a picture was left out, whatever the upstream says."""
         self.ended = False
 
     def __repr__(self) -> str:
         return f"<Scribe of {self._initial.get('id')} next={self._next} ended={self.ended}>"
 
     def begin(self, upstream: Headers = ()) -> list[Draft]:
-        """`response.in_progress`, unless a run before this one has said so; `upstream` says where that
-        stands.
+        """`response.in_progress`, unless a run before this one has said so. `upstream` are the headers that
+        say where the upstream stands.
         """
         if self._begun:
             return []
@@ -378,7 +378,7 @@ class Scribe:
 
 
 class _Pace:
-    """When it is time for others to have a turn: after so many drafts, or bytes of them."""
+    """Says when other tasks must have a turn: after so many drafts, or bytes of them."""
 
     def __init__(self) -> None:
         self._drafts = self._bytes = 0
@@ -394,8 +394,10 @@ class _Pace:
 
 
 def _at_the_last(drafts: list[Draft]) -> list[Draft]:
-    """The drafts of one upstream event. Only the last one says that the upstream was heard up to there: who
-    goes on in the middle of them hears that event again. That it runs is said by the first one, too (P-34).
+    """The drafts of one upstream event, of which only the last has the upstream's cursor.
+
+    A run that goes on in the middle of them hears that event again. The first one has the upstream's id too,
+    so the log knows that the upstream runs (P-34).
     """
     for number, draft in enumerate(drafts[:-1]):
         if not draft.upstream:
@@ -414,8 +416,8 @@ def _encoded(event: Event) -> bytes:
 
 
 def _error(ending: Ending) -> dict[str, Any]:
-    """The `error` of the final object. What the upstream's answer said is kept: whoever waited for the
-    response is answered by it, now and later (A-24).
+    """The `error` of the final object. It keeps what the upstream's answer said: the create that waited for
+    the response is answered by that, now and later (A-24).
     """
     error: dict[str, Any] = {"code": ending.code, "message": ending.message, "type": ending.type}
     if ending.refusal is not None:

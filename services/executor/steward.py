@@ -1,8 +1,8 @@
 """What the owner of partitions does besides folding: claims, takeovers, deadlines, erasure, watermarks.
 
-The steward looks when something stirred, and every beat at everything, and returns what is to be done. It
-acts only on partitions that are owned and caught up, and only after a beat of its own was read back (P-41,
-P-51). What is decided about one response is in `decide.py`.
+The steward looks at what waits when something stirred, and at everything with every beat, and returns what is
+to be done. It acts only on partitions that are owned and caught up, and only after a beat of its own was read
+back (P-41, P-51). `decide.py` decides about one response.
 """
 
 from collections import defaultdict, deque
@@ -25,7 +25,7 @@ from services.executor.predecessors import Predecessors
 
 CLAIMS_S = 300.0
 """Seconds for which a claim that is not read back is remembered: longer than a writer tries (120).
-One that turns up later may have called, for all that is known, and what is not repeatable ends then."""
+When one turns up later, nobody knows whether it led to a call, so a response that is not repeatable ends."""
 
 
 class Steward:
@@ -58,12 +58,12 @@ class Steward:
         self.accepting = True
         """False while draining: nothing is claimed any more."""
         self._claimed: deque[tuple[Partition, State]] = deque()
-        """What was claimed by somebody at the last beat and is not looked at yet, for want of a slot."""
+        """Responses that had a claim at the last beat and were not looked at since, for want of a slot."""
         self._lost: dict[Route | None, list[tuple[Partition, State]]] = {}
-        """What lost its executor and waits for a place of its route."""
+        """Responses that lost their executor and wait for a place of their route."""
 
     def look(self, now: float) -> list[Act]:
-        """Claim what lost its executor, then what waits, as far as there are free slots and places."""
+        """Claim responses that lost their executor, then those that wait, while slots and places are free."""
         if not self._may_claim() or self.free() <= 0:
             return []
         load = self._load()
@@ -78,7 +78,7 @@ class Steward:
         return acts
 
     def beat(self, now: float) -> list[Act]:
-        """Every beat: take over, end what is overdue, send lost claims again, forget what is long closed."""
+        """With every beat: take over, end the overdue, send lost claims again, forget what is long closed."""
         acts: list[Act] = []
         for partition in self.engine.partitions.values():
             partition.claims.expire(before=now - CLAIMS_S)
@@ -105,7 +105,7 @@ class Steward:
         metrics.EPHEMERAL.set(sum(1 for _ in waiting))
 
     def claiming(self, now: float) -> bool:
-        """Whether claims are under way that may still become runs: sent within a lease (P-42)."""
+        """Whether claims are under way that may still become runs: sent within a lease (P-52)."""
         claims = [partition.claims.latest.values() for partition in self.engine.partitions.values()]
         return any(sent.at > now - self._lease for latest in claims for sent in latest)
 
@@ -127,13 +127,13 @@ class Steward:
                 self.engine.partitions[number].committed = mark
 
     def erasures(self) -> list[tuple[Partition, list[Erasure]]]:
-        """What the owner has to erase now: of an ephemeral response nothing before a beat of mine says that
-        its time is over (P-93).
+        """What the owner has to erase now. An ephemeral response waits until a beat of this executor says
+        that its time is over (P-93).
         """
         return [(p, due) for p in self._acting() if (due := p.erasures.due(self.engine.liveness.now))]
 
     def orphans(self) -> list[tuple[Partition, Orphan]]:
-        """Those whose upstreams are to be told now, once each."""
+        """The orphans whose upstreams are to be told now, once each."""
         liveness = self.engine.liveness
         return [(p, orphan) for p in self._acting() for orphan in p.orphans.take(liveness)]
 
@@ -146,7 +146,7 @@ class Steward:
         return self.accepting and self.engine.liveness.beats > 0
 
     def _mine(self) -> Iterator[tuple[Partition, State]]:
-        """What is open and for this executor to go on with: what it owns, or claimed itself (P-43)."""
+        """The open responses that this executor has to go on with: it owns them, or claimed them (P-43)."""
         for partition in self.engine.partitions.values():
             for state in partition.fold.open():
                 if state.offset >= partition.floor and self._is_mine(partition, state):
@@ -156,8 +156,8 @@ class Steward:
         return state.executor == self.engine.me or partition.acting()
 
     def _end_overdue(self, mine: Iterable[tuple[Partition, State]], now: float) -> list[Act]:
-        """End what is past its deadline, with a free slot or without (P-47): what holds all slots may be what
-        hangs. At most as many at a time as there are slots.
+        """End responses past their deadline, with a free slot or without (P-47): the runs that hold all slots
+        may be those that hang. It ends at most as many at a time as there are slots.
         """
         acts: list[Act] = []
         log_now = self.engine.liveness.now
@@ -172,8 +172,8 @@ class Steward:
         return acts
 
     def _take_over(self, load: Load, now: float) -> list[Act]:
-        """Claim what lost its executor, oldest first, before anything new: it was promised before. What would
-        call a full upstream waits for a place; what only ends needs none (P-49).
+        """Claim responses that lost their executor, oldest first, before new ones: they were promised before.
+        One that would call a full upstream waits for a place; one that only ends needs none (P-49).
         """
         acts: list[Act] = []
         for route in [route for route in self._lost if not load.full(route)]:
@@ -196,8 +196,8 @@ class Steward:
         return [partition for partition in self.engine.partitions.values() if partition.acting()]
 
     def _waiting(self, load: Load) -> dict[Queue, Iterator[tuple[Partition, ResponseId]]]:
-        """What was never claimed and has places, oldest first: no partition's queue waits for another's. What
-        waits for a full route costs nothing here, however much it is.
+        """The responses that were never claimed and whose route has places, oldest first over all partitions.
+        Those of a full route cost nothing here, however many they are.
         """
         queues: defaultdict[Queue, list[Iterator[tuple[Partition, ResponseId]]]] = defaultdict(list)
         for partition in self._acting():
@@ -207,7 +207,7 @@ class Steward:
         return {queue: merge(*parts, key=_accepted_at) for queue, parts in queues.items()}
 
     def _load(self) -> Load:
-        """What runs have taken, and claims that may become some."""
+        """The slots and places that runs have taken, and claims that may become runs."""
         runs = self.engine.runs
         taken = [run.queue for run in runs.values()]
         for partition in self.engine.partitions.values():
@@ -216,7 +216,7 @@ class Steward:
         return Load(taken, self._slots, self._most)
 
     def _is_due(self, partition: Partition, state: State, now: float) -> bool:
-        """Whether to claim the response is what to do about it now, if there is room for it."""
+        """Whether the response should be claimed now, if there is room for it."""
         sent = partition.claims.latest.get(state.id)
         if sent is not None and sent.attempt == state.attempt + 1 and sent.at > now - 2 * self._lease:
             return False

@@ -1,11 +1,11 @@
-"""Tells upstreams that nobody wants their responses any more, where there is no run that would.
+"""Cancels responses at upstreams whose run is gone.
 
 A *resumable* upstream goes on in its own background when its executor is gone. A response that is cancelled
-or deleted before somebody took it over has no run that stops it (P-46): the owner of its partition does.
+or deleted before a takeover has no run that would stop its upstream (P-46), so its partition's owner does.
 
     cancelled or deleted, no run → its executor is gone → what the log holds of it → the upstream's cancel
 
-Once, and best effort: an upstream that is away, or an owner that dies in between, and it finishes by itself.
+It tries once: if the upstream is away, or the owner dies in between, the upstream finishes by itself.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from services.executor.partition import Partition
 log = structlog.get_logger()
 
 AT_ONCE = 16
-"""Upstreams that are told at a time: one that is away takes seconds, and an executor leaves hundreds."""
+"""Upstreams that are told at a time. One that is away takes seconds, and a dead executor leaves hundreds."""
 
 _body = msgspec.json.Decoder(dict[str, Any]).decode
 

@@ -1,7 +1,7 @@
 """The turns of a partition's conversations that are kept between runs.
 
-A turn is immutable until it is deleted, and whoever follows the partition reads that. So turns are kept with
-the followed partition that they belong to, and go with it: one that was deleted is never said again.
+A turn is immutable until it is deleted, and an executor that follows the partition reads the delete. So turns
+are kept with the followed partition that they belong to, and go with it: a deleted turn is never said again.
 """
 
 from schemas.ids import ResponseId
@@ -9,7 +9,7 @@ from services.kept import Kept
 from services.web.internal import Turn
 
 KEPT_BYTES = 16 << 20
-"""Turns are kept up to so many bytes of JSON per partition, the latest used ones."""
+"""Bytes of JSON of the turns that are kept per partition, the latest used ones."""
 
 
 class Turns:

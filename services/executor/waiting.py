@@ -1,4 +1,4 @@
-"""What is open in a partition: where it goes, and what of it waits for its first claim. Pure."""
+"""The open responses of a partition: their routes, and which of them wait for a first claim. Pure."""
 
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant
@@ -6,8 +6,7 @@ from services.config import Route
 from services.executor.fairness import Queue
 
 VALUES_BYTES = 32 << 20
-"""Accepted values of unclaimed responses are held up to so many bytes per partition; others are read
-again.
+"""Bytes per partition up to which the accepted values of unclaimed responses are held; others are read again.
 """
 
 
@@ -18,7 +17,7 @@ class Waiting:
         self.unclaimed: dict[Route | None, dict[Tenant, dict[ResponseId, None]]] = {}
         """Open and never claimed, oldest first, by route and tenant: a full route is passed over as one."""
         self._routes: dict[ResponseId, Route | None] = {}
-        """Where open responses go; None where nobody can say."""
+        """The routes of open responses; None where the request leads to none."""
         self._values: dict[ResponseId, bytes] = {}
         self._values_bytes = 0
 
@@ -29,7 +28,7 @@ class Waiting:
         return sum(len(ids) for tenants in self.unclaimed.values() for ids in tenants.values())
 
     def accept(self, state: State, value: bytes | None, route: Route | None) -> None:
-        """A response was accepted: it waits for a claim."""
+        """Note that a response was accepted: it waits for a claim."""
         self._routes[state.id] = route
         self.unclaimed.setdefault(route, {}).setdefault(state.tenant, {})[state.id] = None
         if value is not None and self._values_bytes + len(value) <= VALUES_BYTES:
@@ -37,11 +36,11 @@ class Waiting:
             self._values_bytes += len(value)
 
     def route(self, id: ResponseId) -> Route | None:
-        """Where the response goes; None where nobody can say."""
+        """The route of the response; None where its request leads to none."""
         return self._routes.get(id)
 
     def queue(self, state: State) -> Queue:
-        """Whose response it is, and where it goes."""
+        """The queue of the response: its tenant and route."""
         return Queue(state.tenant, self._routes.get(state.id))
 
     def take_value(self, id: ResponseId) -> bytes | None:
@@ -52,7 +51,7 @@ class Waiting:
         return value
 
     def claimed(self, state: State) -> None:
-        """Somebody's claim won."""
+        """Note that a claim of the response won."""
         tenant, route = self.queue(state)
         if ids := self.unclaimed.get(route, {}).get(tenant):
             ids.pop(state.id, None)
@@ -60,7 +59,7 @@ class Waiting:
                 del self.unclaimed[route][tenant]
 
     def closed(self, state: State) -> None:
-        """The response closed: nothing of it waits any more."""
+        """Note that the response closed: nothing of it waits any more."""
         self.claimed(state)
         self._routes.pop(state.id, None)
         self.take_value(state.id)

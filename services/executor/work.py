@@ -87,8 +87,8 @@ class Worker:
         return self._how(state, attempt, self._registry.backend(route), uncalled=uncalled).calls
 
     async def work(self, job: Job) -> None:
-        """Run a response to its end. Whatever goes wrong ends the response; cancelling stops it without an
-        end. Raises nothing: one run must not take the others with it.
+        """Run a response to its end. Any failure ends the response; cancelling stops the run without an end.
+        Raises nothing: one run must not take the others with it.
         """
         with metrics.RUNS.track_inprogress():
             try:
@@ -122,9 +122,7 @@ class Worker:
             return True
 
     async def _end_anyhow(self, job: Job, narrator: Narrator | None, ending: Ending) -> None:
-        """End the response as well as can be, also when it is its output so far that cannot be put
-        together.
-        """
+        """End the response with its output so far; without it when that cannot be put together."""
         if narrator is not None:
             try:
                 await narrator.finish(ending)
@@ -205,7 +203,7 @@ class Worker:
         )
 
     def _blank(self, job: Job) -> Scribe:
-        """Ends a response whose own records cannot be read: poison must not strand it (A-22)."""
+        """A scribe for a response whose own records cannot be read: poison must not strand it (A-22)."""
         state = job.state
         initial = response.initial({}, state.id, state.accepted_at // 1000, "unknown")
         last = max(state.last, job.run.posted)
@@ -242,7 +240,7 @@ class Worker:
         return value if value is not None else await self._history.accepted(partition.number, state.offset)
 
     async def _past(self, job: Job) -> Past:
-        """Nothing for a first attempt: no event can have counted."""
+        """What counted before; nothing for a first attempt, since no event can have counted."""
         state = job.state
         if state.attempt == 1:
             return Past()
