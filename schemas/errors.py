@@ -65,6 +65,22 @@ def unavailable(
     return ApiError(503, message, type="server_error", code=code, headers=headers, reason=reason)
 
 
+def away() -> ApiError:
+    """503: nothing was stored, since no leader of the log takes it now."""
+    return unavailable("The log cannot be reached; nothing was stored.", reason="log_away")
+
+
+def void() -> ApiError:
+    """503: the request reached the log too late to count (P-20), so it may be sent again."""
+    return unavailable("The log took the request too late; nothing was started.", reason="void")
+
+
+def unconfirmed(*, repeatable: bool) -> ApiError:
+    """503: nobody knows whether the record is in the log. `repeatable`: to send it again is safe."""
+    what = "The log did not confirm the request in time."
+    return unavailable(what, outcome_unknown=not repeatable, reason="append_unknown")
+
+
 class LogError(RejoinderError):
     """Base of what the log's adapters raise."""
 

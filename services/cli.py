@@ -22,9 +22,9 @@ from services.process import Run, serve, until_stopped
 from services.settings import SETTINGS, Setting, Settings, check_secret, load
 
 SERVICES = {
-    "ingest": "Take POST, cancel and DELETE: validate, append to the log, answer.",
+    "ingest": "Carry out what the front door asks: validate, append to the log.",
     "executor": "Run accepted responses against models and agents.",
-    "replay": "Serve GET and streams from the log.",
+    "replay": "Serve clients: reads and streams from the log, and commands through ingest.",
     "projector": "Pack closed responses into the topics `responses` and `transcripts`.",
 }
 CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", "replay_url", "ingest_url"})

@@ -6,8 +6,8 @@ on, deaf and seemingly alive, and nobody would start it again.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import TypeVar
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, TypeVar
 
 from schemas.steps import Steps
 
@@ -46,3 +46,24 @@ async def apart(elements: int, work: Callable[[], T]) -> T:
     leaves the loop its turns every 5 ms. Nobody else may change what it works on.
     """
     return work() if elements <= FEW else await asyncio.to_thread(work)
+
+
+class Tasks:
+    """Tasks that outlive the request that began them."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do `work` beside everything else."""
+        running = asyncio.create_task(work)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return running
+
+    async def close(self, within_s: float) -> None:
+        """Give what runs `within_s` seconds to finish, then stop it."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=within_s)
+            for task in late:
+                task.cancel()

@@ -79,10 +79,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 2
 
     host: Annotated[str, _takes("the address to listen on for clients")] = "127.0.0.1"
-    port: Annotated[Port, _takes("the public port of ingest or replay, 0 to 65535; 0: any free one")] = 8000
+    port: Annotated[Port, _takes("the public port of replay, and ingest's, 0 to 65535; 0: any free one")] = (
+        8000
+    )
     internal_host: Annotated[str, _takes("the address for the internal and admin ports")] = "127.0.0.1"
     internal_port: Annotated[
-        Port, _takes("the port that replay serves to ingest and executors, never to clients, 0 to 65535")
+        Port, _takes("the port of replay and ingest for services, never for clients, 0 to 65535")
     ] = 8001
     admin_port: Annotated[
         Port, _takes("the port of executor and projector for /livez, /readyz and /metrics; 0: none")
@@ -92,7 +94,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = "http://127.0.0.1:8001"
     ingest_url: Annotated[
         str,
-        _takes("where replay forwards what ingest serves, an http(s) URL; empty: nowhere"),
+        _takes("where replay finds ingest's internal port, an http(s) URL; empty: it only answers reads"),
     ] = ""
     internal_secret: Annotated[
         str,

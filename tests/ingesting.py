@@ -1,5 +1,7 @@
 """Ingest and replay in the test's own process, over one log in memory: what goes in, and what the log holds.
 
+Clients ask replay, the front door. `port` is ingest's public one, which takes the same for one release.
+
 `executing` adds an executor, so that model `echo` answers.
 """
 
@@ -37,14 +39,15 @@ class Ingesting:
     """The running pair. `stop_ingest` and `stop_replay` end one of them and wait until it has gone."""
 
     def __init__(self, log: Log, names: Topics = NAMES, **changes: Any) -> None:
-        port, internal, public = free_port(), free_port(), free_port()
+        port, inside, internal, public = (free_port() for _ in range(4))
         hosts = {"host": HOST, "internal_host": HOST}
         common: dict[str, Any] = {**hosts, "internal_secret": SECRET, "grace_s": 2} | changes
         self._log = log
         self._names = names
         self.port = port
-        self.ingest_settings = Settings(port=port, replay_url=f"http://{HOST}:{internal}", **common)
-        self.replay_settings = Settings(port=public, internal_port=internal, **common)
+        replay_url, ingest_url = f"http://{HOST}:{internal}", f"http://{HOST}:{inside}"
+        self.ingest_settings = Settings(port=port, internal_port=inside, replay_url=replay_url, **common)
+        self.replay_settings = Settings(port=public, internal_port=internal, ingest_url=ingest_url, **common)
         self.public = public
         self.config = CONFIG
         """The text of its rejoinder.toml, for ingest and executors."""
@@ -91,7 +94,7 @@ class Ingesting:
         raw = (
             body if isinstance(body, bytes) else json.dumps({"model": "echo", "input": "hi"} | body).encode()
         )
-        return await ask(self.port, "POST /v1/responses", raw, headers)
+        return await ask(self.public, "POST /v1/responses", raw, headers)
 
     async def create(self, *headers: str, **body: Any) -> dict[str, Any]:
         answer = await self.post({"background": True} | body, *headers)
@@ -100,10 +103,10 @@ class Ingesting:
         return made
 
     async def cancel(self, id: str, *headers: str) -> Answer:
-        return await ask(self.port, f"POST /v1/responses/{id}/cancel", b"{}", headers)
+        return await ask(self.public, f"POST /v1/responses/{id}/cancel", b"{}", headers)
 
     async def delete(self, id: str, *headers: str) -> Answer:
-        return await ask(self.port, f"DELETE /v1/responses/{id}", b"", headers)
+        return await ask(self.public, f"DELETE /v1/responses/{id}", b"", headers)
 
     async def get(self, id: str, *headers: str) -> Answer:
         return await ask(self.public, f"GET /v1/responses/{id}", b"", headers)

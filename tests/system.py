@@ -29,7 +29,8 @@ class System(ServerProcess):
     def __init__(self, kafka: str, folder: Path, **settings: object) -> None:
         self.kafka = kafka
         self.prefix = f"t{secrets.token_hex(4)}."
-        self.environ = environment({**QUICK, "topic_prefix": self.prefix, **settings})
+        own = {"topic_prefix": self.prefix, "internal_secret": secrets.token_hex(16)}
+        self.environ = environment({**QUICK, **own, **settings})
         command = [REJOINDER, "dev", "--kafka", kafka, "--port", "0"]
         super().__init__(command, folder / f"{self.prefix}log", self.environ)
 

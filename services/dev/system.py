@@ -3,7 +3,7 @@
     port free? → Kafka (embedded, or the one that was named) → topics created and checked
     → ingest, replay, executor, projector as child processes → all ready: prints `ready URL`
 
-Replay's port is the public one; it forwards to ingest what is not a read. What ends by itself is started
+Replay's port is the public one: it hands commands over to ingest. What ends by itself is started
 again, the broker too. SIGINT or SIGTERM stops the services, which drain, and then the broker; a second one
 ends all at once. When the supervisor itself is killed, the services and the broker end by themselves.
 """
@@ -138,7 +138,7 @@ Plan = Sequence[tuple[str, Mapping[str, str], str]]
 
 def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> Plan:
     """The four services of `settings`, wired to each other over loopback ports that are free now."""
-    ingest, ingest_admin, internal, executor, projector = (free_port() for _ in range(5))
+    ingest, ingest_inside, ingest_admin, internal, executor, projector = (free_port() for _ in range(6))
     common = {
         "replay_url": _url(internal),
         "internal_host": LOOPBACK,
@@ -147,8 +147,11 @@ def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> 
         "log_format": "console" if settings.log_format == "auto" else settings.log_format,
     }
     own: dict[str, tuple[dict[str, Any], str]] = {
-        "ingest": ({"host": LOOPBACK, "port": ingest, "admin_port": ingest_admin}, _url(ingest)),
-        "replay": ({"ingest_url": _url(ingest), "admin_port": 0}, _url(internal)),
+        "ingest": (
+            {"host": LOOPBACK, "port": ingest, "internal_port": ingest_inside, "admin_port": ingest_admin},
+            _url(ingest),
+        ),
+        "replay": ({"ingest_url": _url(ingest_inside), "admin_port": 0}, _url(internal)),
         "executor": ({"admin_port": executor}, _url(executor)),
         "projector": ({"admin_port": projector}, _url(projector)),
     }

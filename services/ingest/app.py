@@ -8,11 +8,10 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from services import config
 from services.connect import connect, topic_names
@@ -25,16 +24,17 @@ from services.ingest.attach import Attachments
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
 from services.ingest.replay_client import ReplayClient
-from services.ingest.routes import Desk
-from services.loops import while_all_run
+from services.ingest.routes import Desk, InternalDesk
+from services.loops import Tasks, while_all_run
+from services.placement import Places
 from services.settings import Settings
 from services.web import health
 from services.web.edge import Edge
-from services.web.forward import Upstream
+from services.web.hosts import names_inside
+from services.web.peer import Peer
+from services.web.room import Room
 from services.web.server import Server
 
-BODIES_BYTES = 128 << 20
-"""Bytes of request bodies that may be under way at once."""
 CLOSE_S = 3.0
 """Seconds that a stopping process gives to appends under way: whoever waits longer hears that it stops."""
 LEAVE_S = 2.0
@@ -63,13 +63,16 @@ async def serve(
     partitions = await eventlog.partitions(names.events)
     service = Service(settings, configuration, eventlog, names, partitions, stop)
     server = Server.of(service.edge, settings)
+    # No bound on an address here: its clients are few, and ours.
+    internal = Server.of(service.inside, replace(settings, max_connections_per_address=0))
     try:
         async with asyncio.TaskGroup() as tasks:
             loops = [tasks.create_task(loop(), name=loop.__qualname__) for loop in service.loops]
+            internal_port = await internal.start(settings.internal_host, settings.internal_port)
             port = await server.start(settings.host, settings.port)
-            log.info("listening", host=settings.host, port=port)
+            log.info("listening", host=settings.host, port=port, internal_port=internal_port)
             await while_all_run(loops, stop)
-            await server.drain(settings.grace_s / 2)
+            await asyncio.gather(*(each.drain(settings.grace_s / 2) for each in (server, internal)))
             for loop in loops:
                 loop.cancel()
     finally:
@@ -90,12 +93,13 @@ class Service:
     ) -> None:
         self._writer = eventlog.writer(delivery_timeout=DELIVERY_S)
         secret = settings.internal_secret
-        self._upstream = Upstream(settings.replay_url, stall_s=settings.stall_s, secret=secret)
+        self._peer = Peer(settings.replay_url, stall_s=settings.stall_s, secret=secret)
         self._tasks = Tasks()
-        admission = Admission(settings.max_queue, BODIES_BYTES, configuration.quota)
-        metrics.watch(admission, settings.max_queue)
-        appends = Appends(self._writer, names.events, partitions, partial(eventlog.leader, names.events))
-        replay = ReplayClient(self._upstream)
+        admission, room = Admission(settings.max_queue, configuration.quota), Room()
+        metrics.watch(admission, room, settings.max_queue)
+        places = Places(partitions, partial(eventlog.leader, names.events))
+        appends = Appends(self._writer, names.events, places)
+        replay = ReplayClient(self._peer)
         gauge = Gauge(replay, admission)
         deadline_ms = int(settings.run_deadline_s * 1000)
         terms = Terms(partitions, settings.window_ms, settings.skew_ms, deadline_ms)
@@ -104,42 +108,29 @@ class Service:
             terms,
             admission,
             appends,
+            places,
             replay,
             gauge,
             clock=_now_ms,
             entropy=secrets.token_bytes,
         )
-        attachments = Attachments(commands, replay, self._upstream, self._tasks.spawn, stop)
-        desk = Desk(settings, commands, admission, attachments)
+        attachments = Attachments(commands, replay, self._peer, self._tasks.spawn, stop)
+        desk = Desk(settings, commands, room, attachments, _now_ms)
+        internal = InternalDesk(settings, commands, room)
         self.loops = (gauge.run,)
-        routes = [*health.routes(gauge.not_ready), *desk.routes()]
-        self.edge = Edge(routes, settings.cors_origins, settings.hosts, public=True)
+        healthy = health.routes(gauge.not_ready)
+        self.edge = Edge([*healthy, *desk.routes()], settings.cors_origins, settings.hosts, public=True)
+        self.inside = Edge(
+            [*healthy, *internal.routes()],
+            hosts=names_inside(settings.internal_host),
+            secret=settings.internal_secret,
+        )
 
     async def close(self) -> None:
         """Finish what outlives its request, then the appends, then the connections."""
-        await self._tasks.close()
+        await self._tasks.close(LEAVE_S)
         await self._writer.close(CLOSE_S)
-        await self._upstream.close()
-
-
-class Tasks:
-    """Tasks that outlive the request that began them."""
-
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
-
-    def spawn(self, task: Coroutine[Any, Any, None]) -> None:
-        """Run `task` beside everything else."""
-        running = asyncio.create_task(task)
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
-
-    async def close(self) -> None:
-        """Give what runs a moment to finish, then stop it."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=LEAVE_S)
-            for task in late:
-                task.cancel()
+        await self._peer.close()
 
 
 def _now_ms() -> int:

@@ -13,16 +13,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from schemas.errors import ApiError, unavailable
 from schemas.refusal import refusal
 from services.ingest.commands import Commands, Created
-from services.ingest.metrics import ABANDONED
 from services.ingest.replay_client import ReplayClient
-from services.web.forward import Upstream
+from services.web.commands import ABANDON_PAUSES_S
 from services.web.internal import ReplayAway
+from services.web.metrics import ABANDONED
+from services.web.peer import Peer
 from services.web.stream import Disconnected, End, while_connected
 
 AWAY_S = 10.0
@@ -31,6 +33,8 @@ PAUSE_S = 0.25
 """Seconds between two tries."""
 GONE_S = 0.3
 """Seconds to wait and see whether it is not the client that went, but the whole system that stops."""
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
@@ -44,13 +48,13 @@ class Attachments:
         self,
         commands: Commands,
         replay: ReplayClient,
-        upstream: Upstream,
+        peer: Peer,
         spawn: Spawn,
         stopping: asyncio.Event,
     ) -> None:
         self.commands = commands
         self.replay = replay
-        self.upstream = upstream
+        self.peer = peer
         self.spawn = spawn
         self.stopping = stopping
 
@@ -85,7 +89,7 @@ class _Attached:
 
     async def _stream(self) -> ASGIApp:
         answer = await self._shared.replay.stream(self._created.id, self._created.offset)
-        return self._shared.upstream.stream(answer, self._ended)
+        return self._shared.peer.stream(answer, self._ended)
 
     async def _result(self) -> ASGIApp:
         result = await self._shared.replay.result(self._created.id, self._created.offset)
@@ -104,7 +108,19 @@ class _Attached:
                 await self._shared.stopping.wait()
         except TimeoutError:
             ABANDONED.inc()
-            await self._shared.commands.abandon(self._created)
+            await self._cancelled()
+
+    async def _cancelled(self) -> None:
+        """Abandon it, again until that is in the log. Raises nothing: there is nobody to tell."""
+        for pause in ABANDON_PAUSES_S:
+            await asyncio.sleep(pause)
+            try:
+                await self._shared.commands.abandon(self._created.id, self._created.tenant)
+            except ApiError as error:
+                what = "could not cancel an abandoned response"
+                log.warning(what, id=self._created.id, error=error.message)
+            else:
+                return
 
     async def _unless_stopping(self, answer: Coroutine[Any, Any, T]) -> T:
         asking = asyncio.ensure_future(answer)

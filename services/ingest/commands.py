@@ -1,17 +1,19 @@
 """Commands: create, cancel, delete. What a client asks becomes one record, or a refusal and no record.
 
-    create   what did the Idempotency-Key make before? → is the request served here? → admission → is the
-             predecessor there? → is all there that is referred to? → append `accepted`, unsent in another
-             partition → who won?
+    create   what did the Idempotency-Key make before? → is the request served here, and the id in its
+             partition? → admission → is the predecessor there? → is all there that is referred to?
+             → append `accepted` → of a key: who won?
     cancel   look-up → may it be cancelled? → append `cancelled` → who won?
     delete   look-up → append `deleted`
+    abandon  look-up → does anybody wait, or come back, for it? → append `cancelled`
 
-An ack is not acceptance (P-30). With an id from fresh entropy no other `accepted` can have come first, so the
-ack's own log time decides. With an id from an Idempotency-Key, and for a cancel, replay is asked past the
-record's own offset. A delete always counts. Everything before the append refuses without a trace in the log.
+An ack is not acceptance (P-30): the same id may be on its way at another ingest. The fold alone says which
+`accepted` counts. With an id from an Idempotency-Key, and for a cancel, replay is asked past the record's own
+offset; for any other id whoever sent the create asks a fold. A delete always counts. Everything before the
+append refuses without a trace in the log.
 
-An append in doubt is settled by the fold (P-35). What was never sent, of a response that may go anywhere, is
-appended in another partition under a fresh id (P-36).
+An append in doubt is settled by the fold (P-35). Of what was never sent, and may go anywhere, whoever minted
+the id is told so, and mints another one (P-36).
 """
 
 import asyncio
@@ -20,11 +22,10 @@ from contextlib import asynccontextmanager
 from typing import Any, assert_never
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from schemas import ids, response
-from schemas.errors import ApiError, AppendUnknown, Unsent, unavailable
+from schemas.errors import ApiError, AppendUnknown, Unsent, unavailable, unconfirmed, void
 from schemas.events import AcceptedValue
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant
@@ -33,7 +34,7 @@ from schemas.references import Reference, checked_references, item_not_found, re
 from schemas.request import CreateRequest
 from services.config import Agent, Config
 from services.ingest.admission import Admission
-from services.ingest.appends import UNSENT_S, Appends, Patience, away, unconfirmed
+from services.ingest.appends import Appends, Patience
 from services.ingest.decide import (
     Settled,
     already_cancelled,
@@ -42,17 +43,13 @@ from services.ingest.decide import (
     check_visible,
     ended,
     settled,
-    void,
 )
 from services.ingest.gauge import Gauge
-from services.ingest.metrics import APPENDS_MOVED, APPENDS_SETTLED
+from services.ingest.metrics import APPENDS_SETTLED
 from services.ingest.replay_client import LOOKUP_S, ReplayClient
+from services.placement import Places
+from services.web.commands import Elsewhere, Order
 from services.web.internal import ResponseView, Wanted
-
-ABANDON_PAUSES_S = (0, 1, 4, 15)
-"""Seconds before each try to cancel a response whose client is gone."""
-
-log = structlog.get_logger()
 
 Entropy = Callable[[int], bytes]
 """So many random bytes."""
@@ -89,6 +86,11 @@ class Draft(Struct, frozen=True):
     value: bytes
     object: bytes
 
+    @property
+    def record(self) -> NewRecord:
+        """It, as a record."""
+        return self.accepted.new(self.value)
+
     def created(self, offset: int) -> Created:
         """It is in the log."""
         accepted = self.accepted
@@ -105,6 +107,7 @@ class Commands:
         terms: Terms,
         admission: Admission,
         appends: Appends,
+        places: Places,
         replay: ReplayClient,
         gauge: Gauge,
         *,
@@ -115,35 +118,68 @@ class Commands:
         self._terms = terms
         self._admission = admission
         self._appends = appends
+        self._places = places
         self._replay = replay
         self._gauge = gauge
         self._clock = clock
         self._entropy = entropy
 
-    async def create(self, request: CreateRequest, tenant: Tenant, key: str | None) -> Created:
-        """Create a response, or meet the one that `key` (Idempotency-Key) made before. Raises ApiError.
+    async def create(
+        self, id: ResponseId, order: Order, request: CreateRequest, patience: Patience
+    ) -> Created | Elsewhere:
+        """Create response `id`, or meet the one that its Idempotency-Key made before. Raises ApiError.
 
         What the key made is met first: it stays the same, whatever is configured and how much is open by now.
         """
-        patience = Patience()
         now, by = self._clock(), asyncio.get_running_loop().time() + LOOKUP_S
-        if key:
-            earlier = await self._look_up(self._id(request, tenant, key), by)
+        if order.keyed:
+            earlier = await self._look_up(id, by)
             if earlier.found:
-                return _met(earlier, request, tenant)
+                return _met(earlier, request, order.tenant)
         route = self._config.validate(request.body)
-        model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
         referred = checked_references(request.body)
-        movable = key is None and request.previous is None and source_of(references(request.body)) is None
+        there = None if order.keyed else self.partition(request)
+        if there is not None and there != ids.partition_of(id):
+            return Elsewhere(there)
+        if there is None and ids.partition_of(id) >= self._terms.partitions:
+            return Elsewhere(None)
+        model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
+        initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
+        value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
+        draft = Draft(self._accepted(id, request, order, now), value, initial)
+        movable = there is None and not order.keyed
+        try:
+            created = await self._append_accepted(
+                draft, request, order, referred, by, patience, movable=movable
+            )
+        except Unsent:
+            return Elsewhere(None)
+        return await self.winner(created, request, patience) if order.keyed else created
 
-        def draft() -> Draft:
-            id = self._id(request, tenant, key)
-            initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
-            value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
-            return Draft(self._accepted(id, request, tenant, now, keyed=key is not None), value, initial)
+    def partition(self, request: CreateRequest) -> int | None:
+        """Where a response without Idempotency-Key has to be: with its predecessor, else with what it refers
+        to (P-3); None where it may be anywhere.
+        """
+        if request.previous:
+            return ids.partition_of(request.previous)
+        said = source_of(references(request.body))
+        return ids.partition_of(said) if said and ids.partition_of(said) < self._terms.partitions else None
 
-        created = await self._append_accepted(draft, request, tenant, referred, by, patience, movable=movable)
-        return await self._winner(created, request, patience) if key else created
+    def id(self, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
+        """An id for a create that came without one: by the key (P-2), else fresh."""
+        if key:
+            return ids.idempotent_response_id(tenant, key, self._terms.partitions)
+        partition = self.partition(request)
+        if partition is None:
+            partition = self._places.place(int.from_bytes(self._entropy(4)) / (1 << 32))
+        return ids.response_id(partition, self._entropy(ids.ENTROPY_BYTES))
+
+    async def winner(self, created: Created, request: CreateRequest, patience: Patience) -> Created:
+        """What an id came to, once a record was appended: another `accepted` may have been first."""
+        view = await self._replay.view(created.id, created.offset, within_s=patience.look_up_s)
+        if not view.found:
+            raise void()
+        return created if view.accepted_offset == created.offset else _met(view, request, created.tenant)
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
         """Cancel a response and return its object, as JSON. Raises ApiError."""
@@ -166,35 +202,17 @@ class Commands:
         if in_doubt and not (await self._replay.view(id, within_s=patience.look_up_s)).deleted:
             raise unconfirmed(repeatable=True)
 
-    async def abandon(self, created: Created) -> None:
-        """Cancel a response whose client went away (A-7). Raises nothing: there is nobody to tell.
+    async def abandon(self, id: ResponseId, tenant: Tenant) -> None:
+        """Cancel a response whose client went away (A-7), if it ends with that. Raises ApiError.
 
-        Before it is tried again the fold is asked: what has closed meanwhile may be erased and forgotten by
-        now, and a `cancelled` that comes later than that would never be erased (P-95).
+        The fold is asked before: what has closed may be erased and forgotten by now, and a `cancelled` that
+        comes later than that would never be erased (P-95).
         """
-        for pause in ABANDON_PAUSES_S:
-            await asyncio.sleep(pause)
-            try:
-                if pause and ended(await self._replay.view(created.id)):
-                    return
-                shown = created.object
-                if await self._append_cancelled(created.id, created.tenant, shown, Patience()) is not None:
-                    return
-            except ApiError as error:
-                log.warning("could not cancel an abandoned response", id=created.id, error=error.message)
-
-    def _id(self, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
-        """By the key (P-2), else where the predecessor or what is referred to is (P-3), else anywhere."""
-        if key:
-            return ids.idempotent_response_id(tenant, key, self._terms.partitions)
-        said = source_of(references(request.body))
-        if request.previous:
-            partition = ids.partition_of(request.previous)
-        elif said and ids.partition_of(said) < self._terms.partitions:
-            partition = ids.partition_of(said)
-        else:
-            partition = self._appends.place(int.from_bytes(self._entropy(4)) / (1 << 32))
-        return ids.response_id(partition, self._entropy(ids.ENTROPY_BYTES))
+        view = await self._replay.view(id)
+        if ended(view) or view.background or view.tenant != tenant:
+            return
+        if await self._append_cancelled(id, tenant, view.object, Patience()) is None:
+            raise unconfirmed(repeatable=True)
 
     async def _look_up(self, id: ResponseId, by: float) -> ResponseView:
         """What the log says of `id`, by loop time `by`. Raises ApiError (503)."""
@@ -214,27 +232,25 @@ class Commands:
             if reference.id in missing:
                 raise item_not_found(reference)
 
-    def _accepted(
-        self, id: ResponseId, request: CreateRequest, tenant: Tenant, now: int, *, keyed: bool
-    ) -> Accepted:
+    def _accepted(self, id: ResponseId, request: CreateRequest, order: Order, now: int) -> Accepted:
         return Accepted(
             id=id,
             nonce=self._nonce(),
-            tenant=tenant,
+            tenant=order.tenant,
             body_sha256=request.sha256,
-            not_after=now + self._terms.window_ms,
+            not_after=min(order.not_after, now + self._terms.window_ms),
             deadline=now + self._terms.run_deadline_ms,
             background=request.background,
             store=request.store,
             previous=request.previous,
-            keyed=keyed,
+            keyed=order.keyed,
         )
 
     async def _append_accepted(
         self,
-        draft: Callable[[], Draft],
+        draft: Draft,
         request: CreateRequest,
-        tenant: Tenant,
+        order: Order,
         referred: Sequence[Reference],
         by: float,
         patience: Patience,
@@ -242,8 +258,9 @@ class Commands:
         movable: bool,
     ) -> Created:
         """Append `accepted`, if there is room for it, and its predecessor and what it refers to are there by
-        loop time `by`.
+        loop time `by`. Raises ApiError, and Unsent where it is `movable`.
         """
+        id, tenant = draft.accepted.id, order.tenant
         if self._admission.full(tenant):
             await self._gauge.refresh()
         with self._admission.place(tenant) as hold:
@@ -252,65 +269,38 @@ class Commands:
                 check_predecessor(await self._look_up(previous, by), tenant)
             await self._check_there(referred, tenant, previous, by)
             try:
-                created = await self._somewhere(draft, request, patience, movable=movable)
+                ack = await self._appends.append(id, draft.record, patience, movable=movable)
+                created = draft.created(ack.offset)
+            except AppendUnknown:
+                created = await self._settled(draft, request, order, patience)
             except ApiError as error:
                 if error.status == 413:
                     error.param = _largest(request.body)
                 raise
-            hold(ids.partition_of(created.id), created.offset)
+            hold(ids.partition_of(id), created.offset)
         return created
 
-    async def _somewhere(
-        self, draft: Callable[[], Draft], request: CreateRequest, patience: Patience, *, movable: bool
+    async def _settled(
+        self, draft: Draft, request: CreateRequest, order: Order, patience: Patience
     ) -> Created:
-        """Append a draft; one that was given up unsent is drafted anew, for another partition (P-36)."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + UNSENT_S
-        while True:
-            drafted = draft()
-            id = drafted.accepted.id
-            record = drafted.accepted.new(drafted.value)
-            try:
-                left = until - clock()
-                ack = await self._appends.append(id, record, patience, unsent_s=left, movable=movable)
-            except Unsent as error:
-                if clock() >= until or not self._appends.led():
-                    raise away() from error
-                APPENDS_MOVED.inc()
-            except AppendUnknown:
-                return await self._settled(drafted, request, patience)
-            else:
-                if ack.timestamp > drafted.accepted.not_after:
-                    raise void()
-                return drafted.created(ack.offset)
-
-    async def _settled(self, drafted: Draft, request: CreateRequest, patience: Patience) -> Created:
         """What became of an append in doubt (P-35). A key makes it safe to repeat. Raises ApiError."""
-        accepted = drafted.accepted
         try:
-            view = await self._replay.view(accepted.id, within_s=patience.look_up_s)
+            view = await self._replay.view(draft.accepted.id, within_s=patience.look_up_s)
         except ApiError as error:
             APPENDS_SETTLED.labels(Settled.UNKNOWN.value).inc()
-            raise unconfirmed(repeatable=accepted.keyed) from error
-        if accepted.keyed and view.found:  # whoever made it
-            return _met(view, request, accepted.tenant)
-        how = settled(view, accepted.not_after, self._terms.skew_ms)
+            raise unconfirmed(repeatable=order.keyed) from error
+        if order.keyed and view.found:  # whoever made it
+            return _met(view, request, order.tenant)
+        how = settled(view, order.not_after, self._terms.skew_ms)
         APPENDS_SETTLED.labels(how.value).inc()
         match how:
             case Settled.COUNTS:
-                return drafted.created(view.accepted_offset)
+                return _shown(view, order.tenant)
             case Settled.VOID:
                 raise void()
             case Settled.UNKNOWN:
-                raise unconfirmed(repeatable=accepted.keyed)
+                raise unconfirmed(repeatable=order.keyed)
         assert_never(how)
-
-    async def _winner(self, created: Created, request: CreateRequest, patience: Patience) -> Created:
-        """What a key came to, once its record was appended: another `accepted` may have been first."""
-        view = await self._replay.view(created.id, created.offset, within_s=patience.look_up_s)
-        if not view.found:
-            raise void()
-        return created if view.accepted_offset == created.offset else _met(view, request, created.tenant)
 
     async def _append_cancelled(
         self, id: ResponseId, tenant: Tenant, shown: bytes | msgspec.Raw, patience: Patience
@@ -321,7 +311,7 @@ class Commands:
     async def _append(self, id: ResponseId, record: NewRecord, patience: Patience) -> int | None:
         """Append what may be appended twice: its offset, None when that is in doubt. Raises ApiError."""
         try:
-            return (await self._appends.append(id, record, patience, unsent_s=patience.unsent_s)).offset
+            return (await self._appends.append(id, record, patience)).offset
         except AppendUnknown:
             return None
 
@@ -346,6 +336,10 @@ def _largest(body: dict[str, Any]) -> str:
 
 def _met(view: ResponseView, request: CreateRequest, tenant: Tenant) -> Created:
     check_repeated(view, request)
+    return _shown(view, tenant)
+
+
+def _shown(view: ResponseView, tenant: Tenant) -> Created:
     shown = bytes(view.object)
     is_open, retrievable = view.status not in TERMINAL_STATUSES, view.store or view.background
     return Created(view.id, tenant, view.accepted_offset, shown, retrievable=retrievable, open=is_open)

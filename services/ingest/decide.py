@@ -2,22 +2,13 @@
 
 from enum import Enum
 
-from schemas.errors import NO_RETRY, ApiError, invalid, not_found, unavailable
+from schemas.errors import NO_RETRY, ApiError, invalid, not_found
 from schemas.fold import CANCELLED, TERMINAL_STATUSES
 from schemas.ids import Tenant
 from schemas.request import CreateRequest, previous_not_found, previous_not_stored
+from services.web.commands import Answer
 from services.web.internal import ResponseView
-
-IDEMPOTENCY_KEY = "Idempotency-Key"
-MAX_KEY = 255
-"""Characters of an Idempotency-Key."""
-
-
-def parse_key(given: str | None) -> str | None:
-    """The Idempotency-Key of a request; an empty one is none. Raises ApiError (400) for one too long."""
-    if given and len(given) > MAX_KEY:
-        raise invalid(f"{IDEMPOTENCY_KEY} may have at most {MAX_KEY} characters.", IDEMPOTENCY_KEY)
-    return given or None
+from services.web.keys import IDEMPOTENCY_KEY
 
 
 def visible(view: ResponseView, tenant: Tenant) -> bool:
@@ -57,12 +48,19 @@ def ended(view: ResponseView) -> bool:
     return not view.found or view.deleted or view.status in TERMINAL_STATUSES
 
 
-def ends_with_its_client(request: CreateRequest, key: str | None) -> bool:
+def ends_with_its_client(request: CreateRequest, *, keyed: bool) -> bool:
     """Whether the response is cancelled when the client that waits for it goes (A-7).
 
     A key says that the client may come back, as SDKs do after a time-out: it meets the response then.
     """
-    return not request.background and key is None
+    return not (request.background or keyed)
+
+
+def answer_to(request: CreateRequest) -> Answer:
+    """What a create is answered with."""
+    if request.stream:
+        return "stream"
+    return "object" if request.background else "result"
 
 
 def check_repeated(view: ResponseView, request: CreateRequest) -> None:
@@ -90,11 +88,6 @@ def settled(view: ResponseView, not_after: int, skew_ms: int) -> Settled:
     if view.found:
         return Settled.COUNTS
     return Settled.VOID if view.read_to > not_after + skew_ms else Settled.UNKNOWN
-
-
-def void() -> ApiError:
-    """503: the request reached the log too late to count (P-20), so it may be sent again."""
-    return unavailable("The log took the request too late; nothing was started.")
 
 
 def _unusable(why: str, code: str) -> ApiError:

@@ -7,6 +7,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.ingest.admission import Admission
+from services.web.room import Room
 
 BUSIEST = 20
 """Tenants that are shown by name: each name is a time series."""
@@ -21,18 +22,10 @@ APPEND_SECONDS = Histogram(
     "Seconds from the append of a command's record to its acknowledgement",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 3, 10),
 )
-APPENDS_MOVED = Counter(
-    "rejoinder_ingest_appends_moved_total",
-    "Responses that were placed anew, unsent, because the leader of their partition stopped answering",
-)
 APPENDS_SETTLED = Counter(
     "rejoinder_ingest_appends_settled_total",
     "Appends in doubt, by what the fold said: counts, void, or unknown",
     ["how"],
-)
-ABANDONED = Counter(
-    "rejoinder_ingest_abandoned_total",
-    "Responses cancelled because the client that waited for them went away",
 )
 _MAX_QUEUE = Gauge(
     "rejoinder_ingest_max_queue", "Open responses above which those of a tenant over its share are refused"
@@ -62,9 +55,9 @@ _tenants = _Tenants()
 REGISTRY.register(_tenants)
 
 
-def watch(admission: Admission, max_queue: int) -> None:
+def watch(admission: Admission, room: Room, max_queue: int) -> None:
     """Let the gauges read this from now on."""
     _tenants.admission = admission
     _OPEN.set_function(lambda: admission.open)
-    _BYTES.set_function(lambda: admission.body_bytes)
+    _BYTES.set_function(lambda: room.taken)
     _MAX_QUEUE.set(max_queue)

@@ -15,7 +15,6 @@ import msgspec
 
 from schemas.errors import not_found, unavailable
 from schemas.ids import ResponseId
-from services.web.forward import Upstream
 from services.web.internal import (
     ITEMS_PATH,
     LOAD_PATH,
@@ -31,6 +30,7 @@ from services.web.internal import (
     stream_path,
     view_path,
 )
+from services.web.peer import Peer
 from services.web.pulse import Silent
 
 T = TypeVar("T")
@@ -50,9 +50,9 @@ _load = msgspec.json.Decoder(Load).decode
 class ReplayClient:
     """Replay, as ingest sees it. Its operator is told once when it cannot be asked."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-        self._report = Report(str(upstream.url("")))
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._report = Report(str(peer.url("")))
         self._made = time.monotonic()
 
     async def view(
@@ -95,8 +95,8 @@ class ReplayClient:
     async def stream(self, id: ResponseId, offset: int) -> aiohttp.ClientResponse:
         """The stream of `id` from event 0; the caller closes it. Raises ApiError 404 and ReplayAway."""
         with self._reported():
-            async with self._upstream.while_alive():
-                answer = await self._upstream.session.get(self._upstream.url(stream_path(id, offset)))
+            async with self._peer.while_alive():
+                answer = await self._peer.session.get(self._peer.url(stream_path(id, offset)))
             if answer.status == 200:
                 return answer
             async with answer:
@@ -109,10 +109,10 @@ class ReplayClient:
         It comes in `within_s` seconds; without that it may take as long as replay lives. What is `asked` is
         posted.
         """
-        bound = self._upstream.while_alive() if within_s is None else asyncio.timeout(within_s)
-        method, url = "GET" if asked is None else "POST", self._upstream.url(path)
+        bound = self._peer.while_alive() if within_s is None else asyncio.timeout(within_s)
+        method, url = "GET" if asked is None else "POST", self._peer.url(path)
         with self._reported():
-            async with bound, self._upstream.session.request(method, url, data=asked) as answer:
+            async with bound, self._peer.session.request(method, url, data=asked) as answer:
                 body = await answer.read()
             if answer.status not in (200, 204):
                 refused(answer.status, body)

@@ -1,42 +1,118 @@
 """Ingest's routes: a request becomes a command, its outcome an answer. What is refused never reaches the log.
 
-POST   /v1/responses               body, if there is room → valid? → create → object, stream or final object
-POST   /v1/responses/{id}/cancel   cancel → the cancelled object
-DELETE /v1/responses/{id}          delete → {"id", "object", "deleted"}
+On the internal port the front door asks (`services.web.commands`):
+
+    POST /internal/create/{id}    body, if there is room → valid? → create → Made, or Elsewhere
+    POST /internal/cancel/{id}    cancel → the cancelled object
+    POST /internal/delete/{id}    delete → nothing
+    POST /internal/abandon/{id}   cancel, if nobody is to come back for it → nothing
+
+On the public port, for one release, the same for clients whose balancer routes by method:
+
+    POST   /v1/responses               mint an id, create → object, stream or final object
+    POST   /v1/responses/{id}/cancel   cancel → the cancelled object
+    DELETE /v1/responses/{id}          delete → {"id", "object", "deleted"}
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from schemas.errors import ApiError, not_found
-from schemas.ids import ResponseId, Tenant, parse_response_id
-from schemas.request import parsing
-from services.ingest.admission import Admission
+from schemas.errors import ApiError, away, invalid, not_found
+from schemas.ids import ResponseId, Tenant, parse_response_id, parse_tenant
+from schemas.request import CreateRequest, parsing
+from services.ingest.appends import Patience
 from services.ingest.attach import Attachments
-from services.ingest.commands import Commands
-from services.ingest.decide import IDEMPOTENCY_KEY, ends_with_its_client, parse_key
+from services.ingest.commands import Commands, Created
+from services.ingest.decide import answer_to, ends_with_its_client
 from services.ingest.metrics import COMMANDS
 from services.loops import in_turns
 from services.settings import Settings
-from services.web.answers import json_answer, object_answer, read_body
+from services.web.answers import deleted_answer, json_answer, object_answer, read_body
+from services.web.commands import ORDER, TENANT, Elsewhere, Made, Order, command_path
 from services.web.edge import route
+from services.web.keys import key_in
+from services.web.room import Room
 from services.web.tenant import tenant_of
+
+_order = msgspec.json.Decoder(Order).decode
+_ID = ResponseId("{id}")
+
+
+class InternalDesk:
+    """Takes commands in from the front door. It is trusted: its word says which tenant asks."""
+
+    def __init__(self, settings: Settings, commands: Commands, room: Room) -> None:
+        self._settings = settings
+        self._commands = commands
+        self._room = room
+
+    def routes(self) -> list[Route]:
+        """The routes, for an app to put beside others."""
+        return [
+            route("POST", command_path("create", _ID), self._create),
+            route("POST", command_path("cancel", _ID), self._cancel),
+            route("POST", command_path("delete", _ID), self._delete),
+            route("POST", command_path("abandon", _ID), self._abandon),
+        ]
+
+    async def create(self, id: ResponseId, order: Order, request: CreateRequest) -> Made | Elsewhere:
+        """Create `id`; what the front door is to answer. Raises ApiError."""
+        created = await self._commands.create(id, order, request, Patience(order.waited_s))
+        if isinstance(created, Elsewhere):
+            return created
+        answer = answer_to(request)
+        return Made(
+            created.offset,
+            answer,
+            cancels=ends_with_its_client(request, keyed=order.keyed),
+            retrievable=created.retrievable,
+            object=msgspec.Raw(created.object if answer == "object" else b"null"),
+        )
+
+    async def _create(self, request: Request) -> ASGIApp:
+        order = _ordered(request)
+        with _counted("create"), self._room.seat(order.tenant) as seat:
+            raw = await read_body(request, self._settings.max_body_bytes, seat.take)
+            asked = await in_turns(parsing(raw, self._settings.max_body_values))
+            return json_answer(await self.create(_id(request), order, asked))
+
+    async def _cancel(self, request: Request) -> ASGIApp:
+        with _counted("cancel"):
+            return object_answer(await self._commands.cancel(_id(request), _tenant(request)), open=False)
+
+    async def _delete(self, request: Request) -> ASGIApp:
+        with _counted("delete"):
+            await self._commands.delete(_id(request), _tenant(request))
+        return Response(status_code=204)
+
+    async def _abandon(self, request: Request) -> ASGIApp:
+        with _counted("abandon"):
+            await self._commands.abandon(_id(request), _tenant(request))
+        return Response(status_code=204)
 
 
 class Desk:
-    """Takes requests in."""
+    """Takes requests in from clients."""
 
     def __init__(
-        self, settings: Settings, commands: Commands, admission: Admission, attachments: Attachments
+        self,
+        settings: Settings,
+        commands: Commands,
+        room: Room,
+        attachments: Attachments,
+        clock: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._commands = commands
-        self._admission = admission
+        self._room = room
         self._attachments = attachments
+        self._clock = clock
 
     def routes(self) -> list[Route]:
         """The routes, for an app to put beside others."""
@@ -47,50 +123,42 @@ class Desk:
         ]
 
     async def _create(self, request: Request) -> ASGIApp:
-        tenant = self._tenant(request)
-        key = parse_key(request.headers.get(IDEMPOTENCY_KEY))
-        with _counted("create"), self._room(tenant) as take:
-            raw = await read_body(request, self._settings.max_body_bytes, take)
+        tenant, key = tenant_of(request, self._settings), key_in(request.headers)
+        with _counted("create"), self._room.seat(tenant) as seat:
+            raw = await read_body(request, self._settings.max_body_bytes, seat.take)
             asked = await in_turns(parsing(raw, self._settings.max_body_values))
-            created = await self._commands.create(asked, tenant, key)
-        if asked.background and not asked.stream:
+            created = await self._created(asked, tenant, key)
+        keyed = key is not None
+        if answer_to(asked) == "object":
             return object_answer(created.object, open=created.open)
-        cancels = ends_with_its_client(asked, key)
-        return self._attachments.attach(created, stream=asked.stream, cancels=cancels, keyed=key is not None)
+        cancels = ends_with_its_client(asked, keyed=keyed)
+        return self._attachments.attach(created, stream=asked.stream, cancels=cancels, keyed=keyed)
+
+    async def _created(self, asked: CreateRequest, tenant: Tenant, key: str | None) -> Created:
+        """Minted here and sent once. What was never sent is refused: only the front door moves it."""
+        patience, not_after = Patience(), self._clock() + self._settings.window_ms
+        order = Order(tenant, keyed=key is not None, not_after=not_after)
+        created = await self._commands.create(self._commands.id(asked, tenant, key), order, asked, patience)
+        if isinstance(created, Elsewhere):
+            raise away()
+        return created if order.keyed else await self._commands.winner(created, asked, patience)
 
     async def _cancel(self, request: Request) -> ASGIApp:
         with _counted("cancel"):
-            tenant = self._tenant(request)
+            tenant = tenant_of(request, self._settings)
             cancelled = await self._commands.cancel(_id(request), tenant)
         return object_answer(cancelled, open=False)
 
     async def _delete(self, request: Request) -> ASGIApp:
         with _counted("delete"):
-            tenant, id = self._tenant(request), _id(request)
+            tenant, id = tenant_of(request, self._settings), _id(request)
             await self._commands.delete(id, tenant)
-        return json_answer({"id": id, "object": "response", "deleted": True})
-
-    def _tenant(self, request: Request) -> Tenant:
-        return tenant_of(request, self._settings)
-
-    @contextmanager
-    def _room(self, tenant: Tenant) -> Iterator[Callable[[int], None]]:
-        """Memory for a body, taken piece by piece and held until its record is acknowledged."""
-        taken = 0
-
-        def take(size: int) -> None:
-            nonlocal taken
-            self._admission.arrive(tenant, size)
-            taken += size
-
-        try:
-            yield take
-        finally:
-            self._admission.leave(tenant, taken)
+        return deleted_answer(id)
 
 
 @contextmanager
 def _counted(command: str) -> Iterator[None]:
+    """Counts the outcome of a command."""
     try:
         yield
     except ApiError as error:
@@ -105,3 +173,17 @@ def _id(request: Request) -> ResponseId:
     if id is None:
         raise not_found(given)
     return id
+
+
+def _ordered(request: Request) -> Order:
+    try:
+        return _order(request.headers.get(ORDER, ""))
+    except msgspec.DecodeError as error:
+        raise invalid(f"{ORDER}: {error}", ORDER) from error
+
+
+def _tenant(request: Request) -> Tenant:
+    tenant = parse_tenant(request.headers.get(TENANT, ""))
+    if tenant is None:
+        raise invalid(f"{TENANT} must name a tenant", TENANT)
+    return tenant

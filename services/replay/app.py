@@ -1,26 +1,33 @@
 """The replay process: one feed, a public port for clients, an internal one for ingest and executors.
 
-With an `ingest_url` the public port is the front door of the whole API: what is not a read goes on to ingest.
+With an `ingest_url` the public port is the front door of the whole API: what is not a read becomes a command
+for ingest.
 """
 
 import asyncio
-from collections.abc import Mapping
+import secrets
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
 from msgspec.structs import replace
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from services.connect import connect, projector_group, topic_names
 from services.eventlog.port import Log
 from services.eventlog.start import Start, starting_points_at
 from services.eventlog.topics import Topics
-from services.loops import while_all_run
+from services.loops import Tasks, while_all_run
+from services.placement import Places
 from services.replay import metrics
 from services.replay.barrier import Barrier, Position
 from services.replay.beats import LastBeat
+from services.replay.door import FrontDoor, Terms
+from services.replay.door_routes import DoorRoutes
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
+from services.replay.ingest_client import IngestClient
 from services.replay.library import Library
 from services.replay.models import Catalogue, ModelRoutes
 from services.replay.replay import Replay
@@ -31,11 +38,16 @@ from services.replay.window import Memory
 from services.settings import Settings
 from services.web import health
 from services.web.edge import Edge
-from services.web.forward import Forward, Upstream
 from services.web.hosts import names_inside
-from services.web.internal import Report
-from services.web.paths import SERVED
+from services.web.peer import Peer
+from services.web.room import Room
 from services.web.server import Server
+
+ANSWER_BYTES = 1 << 20
+"""What an answer of ingest may have beside an object, which fits into a record."""
+
+LEAVE_S = 2.0
+"""Seconds that a stopping process gives to creates under way, and to cancels of clients that went before."""
 
 log = structlog.get_logger()
 
@@ -52,17 +64,19 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event) -> None:
     """Follow the log and answer on both ports until `stop` is set, then drain."""
     service = Service(settings, eventlog, names, await eventlog.partitions(names.events))
-    upstream = Upstream(settings.ingest_url, stall_s=settings.stall_s) if settings.ingest_url else None
+    door = Door(service, settings, eventlog, names, stop) if settings.ingest_url else None
     try:
         async with asyncio.TaskGroup() as tasks:
             feed = tasks.create_task(service.feed.run(), name="Feed.run")
-            servers = await _listen(settings, service, upstream)
+            servers = await _listen(settings, service, door.routes if door else [])
             await while_all_run([feed], stop)
             await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
+            if door is not None:
+                await door.close()
             feed.cancel()
     finally:
-        if upstream is not None:
-            await upstream.close()
+        if door is not None:
+            await door.peer.close()
 
 
 class Service:
@@ -84,7 +98,8 @@ class Service:
         pieces = (self.foldings, self.library, self.seeker, self.snapshots)
         self.replay = Replay(*pieces, events, self._packed, beats, count)
         self.catalogue = Catalogue(eventlog, names.executors, within_s=settings.barrier_s)
-        metrics.watch(self.feed, memory, self.seeker)
+        self.room = Room()
+        metrics.watch(self.feed, memory, self.seeker, self.room)
 
     def not_ready(self) -> list[str]:
         """Why it cannot serve. Once it has read the log, what Kafka does later is told in answers."""
@@ -94,16 +109,36 @@ class Service:
         await self._packed.reach(partition)
 
 
-async def _listen(settings: Settings, service: Service, upstream: Upstream | None) -> list[Server]:
+class Door:
+    """The pieces of the front door, put together before `service`."""
+
+    def __init__(
+        self, service: Service, settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event
+    ) -> None:
+        secret, stall_s = settings.internal_secret, settings.stall_s
+        self.peer = Peer(settings.ingest_url, stall_s=stall_s, secret=secret)
+        ingest = IngestClient(self.peer, settings.max_record_bytes + ANSWER_BYTES)
+        places = Places(len(service.foldings), partial(eventlog.leader, names.events))
+        terms = Terms(settings.window_ms, settings.skew_ms)
+        door = FrontDoor(service.replay, ingest, places, terms, clock=_now_ms, entropy=secrets.token_bytes)
+        self._tasks = Tasks()
+        self.routes = DoorRoutes(door, settings, service.room, stop, self._tasks.spawn).routes()
+
+    async def close(self) -> None:
+        """Finish what outlives its request."""
+        await self._tasks.close(LEAVE_S)
+
+
+async def _listen(settings: Settings, service: Service, door: Sequence[BaseRoute]) -> list[Server]:
     """Open both ports. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
     public = [
         *PublicRoutes(service.replay, settings).routes(),
         *ModelRoutes(service.catalogue, settings).routes(),
+        *door,
     ]
-    forwarded = _forwarded(_forward(settings, upstream)) if upstream else []
     internal = InternalRoutes(service.replay, settings).routes()
-    edge = Edge([*health_routes, *public, *forwarded], settings.cors_origins, settings.hosts, public=True)
+    edge = Edge([*health_routes, *public], settings.cors_origins, settings.hosts, public=True)
     public_server = Server.of(edge, settings)
     names, secret = names_inside(settings.internal_host), settings.internal_secret
     inside = Edge([*health_routes, *internal], hosts=names, secret=secret)
@@ -113,16 +148,6 @@ async def _listen(settings: Settings, service: Service, upstream: Upstream | Non
     port = await public_server.start(settings.host, settings.port)
     log.info("listening", host=settings.host, port=port, internal_port=internal_port)
     return [public_server, internal_server]
-
-
-def _forward(settings: Settings, upstream: Upstream) -> Forward:
-    where = "REJOINDER_INGEST_URL must be the URL of ingest's port"
-    return Forward(upstream, settings.max_body_bytes, Report(settings.ingest_url, "ingest", where))
-
-
-def _forwarded(forward: Forward) -> list[Route]:
-    """Every path of the API, behind replay's own routes: what those do not take goes on."""
-    return [Route(path, forward, methods=list(methods)) for path, methods in SERVED.items()]
 
 
 def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) -> Sources:
@@ -146,3 +171,7 @@ def _barrier(positions: list[Position], eventlog: Log, topic: str, settings: Set
         return None if found is None else found.broker
 
     return Barrier(positions, ends, leader, settings.barrier_s * 0.9)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,10 +1,11 @@
 """What replay tells Prometheus."""
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from services.replay.feed import Feed
 from services.replay.seek import Seeker
 from services.replay.window import Memory
+from services.web.room import Room
 
 _UNREADABLE = Gauge("rejoinder_replay_unreadable_records", "Records of the log that could not be read")
 _LAG = Gauge("rejoinder_replay_lag_records", "Offsets in the log that are not folded yet")
@@ -12,10 +13,19 @@ _READY = Gauge("rejoinder_replay_caught_up", "Whether the log was read to its en
 _MEMORY = Gauge("rejoinder_replay_window_bytes", "Bytes of events in memory")
 _EVICTED = Gauge("rejoinder_replay_evicted_pages", "Pages of events that went out of memory")
 _SEEKS = Gauge("rejoinder_replay_seeks", "Pages of events that were read from the log again")
+_BODIES = Gauge("rejoinder_replay_body_bytes", "Bytes of request bodies under way")
+CREATES_MOVED = Counter(
+    "rejoinder_replay_creates_moved_total",
+    "Responses that were placed anew, unsent, because the leader of their partition stopped answering",
+)
+CREATES_REPEATED = Counter(
+    "rejoinder_replay_creates_repeated_total", "Creates sent to ingest again, because the first hop broke"
+)
 
 
-def watch(feed: Feed, memory: Memory, seeker: Seeker) -> None:
+def watch(feed: Feed, memory: Memory, seeker: Seeker, room: Room) -> None:
     """Let the gauges read these from now on."""
+    _BODIES.set_function(lambda: room.taken)
     _UNREADABLE.set_function(lambda: feed.unreadable)
     _LAG.set_function(feed.lag)
     _READY.set_function(lambda: feed.caught_up)

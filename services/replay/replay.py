@@ -226,10 +226,14 @@ class Replay:
 
     async def view(self, id: ResponseId, offset: int | None) -> ResponseView:
         """What ingest wants to know of `id`. Raises ApiError 503."""
-        partition = partition_of(id)
         # Taken before the look-up: all that was read by then is known when an id is not found (P-35).
-        read_to = self._foldings[partition].time if partition < len(self._foldings) else 0
+        read_to = self.read_to(id)
         return replace(await self._view(id, await self.find(id, offset)), read_to=read_to)
+
+    def read_to(self, id: ResponseId) -> int:
+        """The log time (ms) of the last record of the partition of `id` that was folded; 0 before any."""
+        partition = partition_of(id)
+        return self._foldings[partition].time if partition < len(self._foldings) else 0
 
     async def _view(self, id: ResponseId, found: Found) -> ResponseView:
         match found:
@@ -259,9 +263,11 @@ class Replay:
 
     async def _without_output(self, window: Window) -> bytes:
         """As `object`, but for the output of an open response: no command needs it, or waits for its fold."""
-        if window.state.closed:
-            return await self.object(window)
-        return begun(await self._initial(window), window.id, status_of(window))
+        if not window.state.closed:
+            first = await self._initial(window)
+            if not window.state.closed:  # it may have closed while its first event was sought in the log
+                return begun(first, window.id, status_of(window))
+        return await self.object(window)
 
     async def _initial(self, found: Stored) -> bytes:
         """The object that it began with; empty when it cannot be read."""

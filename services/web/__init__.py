@@ -1,1 +1,1 @@
-"""HTTP: the server, streams, errors and forwarding that the services share."""
+"""HTTP: the server, streams, errors, and what the services ask each other."""

@@ -27,6 +27,11 @@ def object_answer(shown: bytes, *, open: bool) -> Response:
     return Response(shown, media_type=_JSON, headers=_POLL_AFTER if open else None)
 
 
+def deleted_answer(id: str) -> Response:
+    """What a delete is answered with (A-12)."""
+    return json_answer({"id": id, "object": "response", "deleted": True})
+
+
 def error_answer(error: ApiError) -> Response:
     """The envelope that every client parses: `{"error": {"message", "type", "param", "code"}}` (A-16).
 

@@ -65,7 +65,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Never raises what a route raised: it is answered or the connection is reset."""
         headers = Headers(scope=scope)
-        request_id = _identify(scope, headers)
+        request_id = _identify(headers)
         structlog.contextvars.bind_contextvars(request_id=request_id)
         cors = self.cors.headers(headers.get("origin", ""))
         reply = _Reply(send, [(b"x-request-id", request_id.encode()), *cors])
@@ -123,17 +123,13 @@ class Edge:
                 raise ApiError(421, what, param="host", code="host_not_allowed", headers=NO_RETRY)
 
     def _check_writer(self, scope: Scope, headers: Headers) -> None:
-        """Refuse what another origin's page writes: a browser asks no preflight for a plain POST (A-18).
-
-        What is checked goes on without its Origin: a service that it is forwarded to knows another host.
-        """
+        """Refuse what another origin's page writes: a browser asks no preflight for a plain POST (A-18)."""
         origin = headers.get("origin")
         if origin is None or scope["method"] in _READS:
             return
         own = origin.partition("://")[2].lower() == headers.get("host", "").lower()
         if not own and origin not in self.cors:
             raise ApiError(403, "This origin may not call the API.", code="origin_not_allowed")
-        scope["headers"] = [header for header in scope["headers"] if header[0] != b"origin"]
 
     def _preflight(self, headers: Headers) -> Response:
         if headers.get("origin") not in self.cors:
@@ -204,15 +200,7 @@ async def _answer_error(error: Exception, scope: Scope, receive: Receive, reply:
         await error_answer(told)(scope, receive, reply)
 
 
-def _identify(scope: Scope, headers: Headers) -> str:
-    """The request's id: the client's, if it is fit for logs and headers, else `req_` and 32 hex digits.
-
-    A new one is put into the request, so that a service it is forwarded to knows it by the same name.
-    """
+def _identify(headers: Headers) -> str:
+    """The request's id: the client's, if it is fit for logs and headers, else `req_` and 32 hex digits."""
     given = headers.get("x-request-id", "")
-    if _REQUEST_ID.fullmatch(given):
-        return given
-    id = f"req_{os.urandom(16).hex()}"
-    others = [header for header in scope["headers"] if header[0] != b"x-request-id"]
-    scope["headers"] = [*others, (b"x-request-id", id.encode())]
-    return id
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"

@@ -1,8 +1,8 @@
 """What ingest and replay say to each other: replay's internal routes, on a port of its own.
 
 Ingest has no tail. It asks replay for the state of a response at or past a barrier, and lets it stream what a
-client waits for. The internal port is never exposed: it asks for a secret (`services.web.secret`), trusts
-whoever shows it, and does not check tenants.
+client of ingest's own public port waits for. The internal port is never exposed: it asks for a secret
+(`services.web.secret`), trusts whoever shows it, and does not check tenants.
 
     GET /internal/responses/{id}?offset=N          → ResponseView, from a fold past offset N (or past the
                                                      partition's end as of arrival, without `offset`)

@@ -16,6 +16,10 @@ STREAMS_ENDED = Counter(
     "Streams of events ended: complete, disconnected, stalled or cut",
     ["how"],
 )
+ABANDONED = Counter(
+    "rejoinder_http_abandoned_total",
+    "Responses cancelled because the client that waited for them went away",
+)
 READY = Gauge("rejoinder_ready", "Whether the service is ready, as /readyz says")
 
 CROWDS: WeakSet[Crowd[Any]] = WeakSet()

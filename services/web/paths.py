@@ -1,7 +1,8 @@
 """The API's paths: which methods each has, whichever service answers, and what of OpenAI's is not offered.
 
-Clients see one API; behind it replay answers reads and ingest takes commands. So neither knows from its own
-routes which methods a path has (`Allow`), and both tell the same of what nobody serves.
+Clients see one API at the front door. A replay without ingest, and ingest's own public port, serve a part of
+it, and do not know from their routes which methods a path has (`Allow`): all tell the same of what nobody
+serves.
 """
 
 from collections.abc import Iterable, Mapping

@@ -131,7 +131,7 @@ class Rig:
         self.portal = portal
         self.folder = folder
         self.services: list[Service] = []
-        self.ports = {name: free_port() for name in ("ingest", "replay", "internal")}
+        self.ports = {name: free_port() for name in ("ingest", "inside", "replay", "internal")}
         self.settings = Settings(
             kafka=kafka,
             topic_prefix=f"t{secrets.token_hex(4)}.",
@@ -156,6 +156,11 @@ class Rig:
         return Api(f"http://127.0.0.1:{self.ports['replay']}")
 
     @property
+    def ingest_url(self) -> str:
+        """Where replays find ingest."""
+        return f"http://127.0.0.1:{self.ports['inside']}"
+
+    @property
     def alive(self) -> list[Service]:
         return [service for service in self.services if service.alive]
 
@@ -173,9 +178,9 @@ class Rig:
         port = self.ports.get(name) or free_port()
         own: dict[str, Any] = {"admin_port": port}
         if name == "ingest":
-            own = {"port": port}
+            own = {"port": port, "internal_port": self.ports["inside"]}
         if name == "replay":
-            own = {"port": port, "ingest_url": f"http://127.0.0.1:{self.ports['ingest']}"}
+            own = {"port": port, "ingest_url": self.ingest_url}
         environ = environment({**_fields(self.settings), **own}) | extra
         environ["ADMIN_URL"] = f"http://127.0.0.1:{port}"
         log = self.folder / f"{len(self.services):03}-{name}.log"
@@ -195,7 +200,10 @@ class Rig:
     def another(self, name: str) -> tuple[Service, Api]:
         """A second ingest or replay on ports of its own, ready."""
         port = free_port()
-        environ = environment({**_fields(self.settings), "port": port, **_inside(name)})
+        own: dict[str, Any] = {"port": port, "internal_port": free_port()}
+        if name == "replay":
+            own["ingest_url"] = self.ingest_url
+        environ = environment({**_fields(self.settings), **own})
         environ["ADMIN_URL"] = f"http://127.0.0.1:{port}"
         log = self.folder / f"{len(self.services):03}-{name}.log"
         service = Service(name, service_command(name), environ, log)
@@ -322,7 +330,3 @@ def portal() -> Any:
 
 def _fields(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in settings.__struct_fields__}
-
-
-def _inside(name: str) -> dict[str, Any]:
-    return {"internal_port": free_port()} if name == "replay" else {}

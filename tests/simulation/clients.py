@@ -1,35 +1,30 @@
-"""Clients: they create, wait, cancel and delete at ingests, and try again as the SDKs do.
+"""Clients: they create, wait, cancel and delete at the front doors, and try again as the SDKs do.
 
 What a client is told is held against the truth at once (`Answers`).
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
-from starlette.types import ASGIApp, Message, Receive, Send
 
-from schemas.errors import ApiError
 from schemas.ids import ResponseId, Tenant
 from schemas.request import CreateRequest, parse
-from services.ingest import decide
-from services.ingest.commands import Commands, Created
-from services.web.stream import Disconnected
-from tests.simulation.ingest import brief
+from tests.simulation.door import Connection
 from tests.simulation.processes import Process
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-TENANT = Tenant("sim")
+TENANT = Tenant("default")
 TRIES = 8
 """How often a client sends a request before it gives up."""
 PATIENCE = 30.0
 """Seconds that a client waits for its response on the connection of its POST."""
+STALLED = 60.0
+"""Seconds within which a client that takes nothing is dropped."""
 
 
 class Wish(Struct, frozen=True, eq=False):
@@ -54,17 +49,14 @@ async def client(world: "World") -> None:
         other = wish(world, wishes[0].key) if rng.random() < 0.2 else wishes[0]
         wishes.append(other)
     made = await asyncio.gather(*(create(world, one) for one in wishes))
-    asked_for, created = next((pair for pair in zip(wishes, made, strict=True) if pair[1]), (wishes[0], None))
-    if created is None:
-        return
-    if not asked_for.request.background:
-        await wait(world, asked_for, created)
-    elif rng.random() < plan.cancels:
-        await asyncio.sleep(rng.expovariate(1 / 3))
-        await asyncio.gather(*(cancel(world, created) for _ in range(rng.choice((1, 2)))))
-    if rng.random() < plan.deletes:
-        await asyncio.sleep(rng.choice((0, rng.expovariate(1 / 3), rng.expovariate(1 / 15))))
-        await delete(world, created.id)
+    asked_for, id = next((pair for pair in zip(wishes, made, strict=True) if pair[1]), (wishes[0], None))
+    if id is not None:
+        if asked_for.request.background and rng.random() < plan.cancels:
+            await asyncio.sleep(rng.expovariate(1 / 3))
+            await asyncio.gather(*(cancel(world, id) for _ in range(rng.choice((1, 2)))))
+        if rng.random() < plan.deletes:
+            await asyncio.sleep(rng.choice((0, rng.expovariate(1 / 3), rng.expovariate(1 / 15))))
+            await delete(world, id)
     if asked_for.key and rng.random() < plan.returns:
         await asyncio.sleep(rng.expovariate(1 / plan.absence))
         await create(world, asked_for)
@@ -80,11 +72,14 @@ def wish(world: "World", key: str | None) -> Wish:
     body: dict[str, Any] = {"model": kind, "input": "a b c"}
     body["metadata"] = {"mark": mark, "echo.tokens": words, "echo.interval_ms": interval}
     body["store"] = rng.random() >= plan.unstored
-    body["background"] = rng.random() < (0.8 if body["store"] else plan.ephemeral)
+    body["background"] = rng.random() < (plan.background if body["store"] else plan.ephemeral)
+    body["stream"] = rng.random() < plan.streams
     if previous:
         body["previous_response_id"] = previous
     endless = kind in ("silent", "stubborn")
-    hurried = endless or (not plan.lossless and rng.random() < 0.2)
+    hurried = rng.random() < (plan.endless if endless else 0 if plan.lossless else plan.hurries)
+    if hurried:
+        body["metadata"]["brief"] = "1"
     return Wish(parse(msgspec.json.encode(body)), mark, key, hurried)
 
 
@@ -93,104 +88,84 @@ def nonce(rng: Random) -> str:
     return rng.randbytes(4).hex()
 
 
-async def create(world: "World", wish: Wish) -> Created | None:
-    """POST until it is answered for good; None when nothing came of it, as far as the client knows."""
+async def create(world: "World", wish: Wish) -> ResponseId | None:
+    """POST until it is answered for good, or the client leaves; its id, if the client heard that."""
     for _ in range(TRIES):
-        said = await asked(world, lambda it: it.create(wish.request, TENANT, wish.key), in_brief=wish.brief)
-        if isinstance(said, Created):
-            world.answers.created(wish, said)
-            return said
-        world.answers.not_created(wish, said)
-        if said is None:
+        process = _listening(world)
+        if process is None or process.door is None:
+            await asyncio.sleep(1)
+            continue
+        connection = Connection("POST", "/v1/responses", wish.request.raw, wish.key)
+        left = await _posted(world, process, wish, connection)
+        id = world.answers.heard(wish, connection)
+        if left:
+            world.answers.left(wish, process)
+            return id
+        if id is not None:
+            return id
+        if connection.status == 0 or not connection.whole:
             if wish.key is None:
                 return None  # it may be there or not, and a repetition could make a second one
-        elif said.status not in (429, 503) or said.headers.get("x-should-retry") == "false":
+        elif connection.status not in (429, 503) or connection.headers.get("x-should-retry") == "false":
             return None
         await asyncio.sleep(world.rng.expovariate(1 / 2))
     return None
 
 
-async def wait(world: "World", wish: Wish, created: Created) -> None:
-    """Wait for the final object, as on the connection of the POST; perhaps not to the end (A-7)."""
-    process = _listening(world, wish.brief)
-    if process is None or process.attachments is None:
-        return
-    cancels, said, gone = decide.ends_with_its_client(wish.request, wish.key), bytearray(), asyncio.Event()
-
-    async def receive() -> Message:
-        await gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        said.extend(message.get("body", b""))
-
-    app = process.attachments.attach(created, stream=False, cancels=cancels, keyed=wish.key is not None)
-    connection = world.background(_connected(app, receive, send), process.node)
-    process.connections.append(connection)
-    impatient = world.rng.random() < world.plan.cancels
-    await asyncio.wait([connection], timeout=world.rng.expovariate(1 / 3) if impatient else PATIENCE)
-    if not connection.done():
-        world.answers.left(created.id, back=wish.key is not None)
-        gone.set()
-    elif said:
-        world.answers.awaited(created.id, bytes(said))
+async def _posted(world: "World", process: Process, wish: Wish, connection: Connection) -> bool:
+    """Wait for the answer, perhaps not to its end, perhaps taking nothing: whether the client left (A-7)."""
+    rng, plan = world.rng, world.plan
+    serving = _served(world, process, connection)
+    patience = PATIENCE
+    if rng.random() < plan.leaves:
+        patience = rng.expovariate(1 / rng.choice((0.01, 0.1, 3)))
+        if wish.request.stream and rng.random() < 0.3:
+            await asyncio.wait([serving], timeout=patience)
+            connection.takes_nothing, patience = True, STALLED
+    await asyncio.wait([serving], timeout=patience)
+    if not serving.done():
+        connection.leave()
+        return True
+    return connection.takes_nothing and not connection.whole
 
 
-async def _connected(app: ASGIApp, receive: Receive, send: Send) -> None:
-    with suppress(ApiError, Disconnected):  # the client hears 503, 404, or nothing any more
-        await app({"type": "http"}, receive, send)
-
-
-async def cancel(world: "World", created: Created) -> None:
+async def cancel(world: "World", id: ResponseId) -> None:
     """Cancel until it is answered."""
-    world.answers.cancels.add(created.id)
-    for _ in range(TRIES):
-        said = await asked(world, lambda it: it.cancel(created.id, TENANT))
-        if said is not None and not (isinstance(said, ApiError) and said.status == 503):
-            world.answers.cancelled(created.id, said)
-            return
-        await asyncio.sleep(world.rng.expovariate(1))
+    world.answers.cancels.add(id)
+    said = await _insisted(world, "POST", f"/v1/responses/{id}/cancel")
+    if said is not None:
+        world.answers.cancelled(id, said)
 
 
 async def delete(world: "World", id: ResponseId) -> None:
     """Delete until it is answered."""
+    said = await _insisted(world, "DELETE", f"/v1/responses/{id}")
+    if said is not None:
+        world.answers.deleted(id, said)
+
+
+async def _insisted(world: "World", method: str, path: str) -> Connection | None:
+    """What some front door answers in the end."""
     for _ in range(TRIES):
-        said = await asked(world, lambda it: _deleted(it, id))
-        if said is not None and not (isinstance(said, ApiError) and said.status == 503):
-            world.answers.deleted(id, said)
-            return
+        process = _listening(world)
+        if process is not None:
+            connection = Connection(method, path)
+            await asyncio.wait([_served(world, process, connection)], timeout=PATIENCE)
+            if connection.whole and connection.status != 503:
+                return connection
+            connection.leave()
         await asyncio.sleep(world.rng.expovariate(1))
+    return None
 
 
-async def _deleted(commands: Commands, id: ResponseId) -> bool:
-    await commands.delete(id, TENANT)
-    return True
+def _served(world: "World", process: Process, connection: Connection) -> "asyncio.Task[Any]":
+    assert process.door is not None
+    serving = world.background(connection.serve(process.door), process.node)
+    process.clients.append(connection)
+    process.connections.append(serving)
+    return serving
 
 
-async def asked(
-    world: "World", command: Callable[[Commands], Coroutine[Any, Any, Any]], *, in_brief: bool = False
-) -> Any:
-    """What some ingest answers, ApiErrors included; None when the connection breaks or nobody listens."""
-    process = _listening(world, in_brief)
-    if process is None or process.commands is None:
-        await asyncio.sleep(1)
-        return None
-    task = world.background(command(process.commands), process.node)
-    process.connections.append(task)
-    await asyncio.wait([task])
-    if task.cancelled():
-        return None
-    error = task.exception()
-    if error is not None and not isinstance(error, ApiError):
-        world.bad("A-22 an ingest's own error", process.name, repr(error))
-        return None
-    return error or task.result()
-
-
-def _listening(world: "World", in_brief: bool) -> Process | None:
-    processes = [
-        process
-        for process in world.processes.values()
-        if process.commands is not None and brief(process.name) == in_brief and not process.stop.is_set()
-    ]
+def _listening(world: "World") -> Process | None:
+    processes = [process for process in world.processes.values() if process.door is not None]
     return world.rng.choice(processes) if processes else None

@@ -13,15 +13,14 @@ from schemas.ids import ResponseId
 from services.config import Config, Model
 from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends
-from services.ingest.attach import Attachments
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
 from services.ingest.replay_client import ReplayClient
-from services.replay.replay import Packed, Replay
-from services.replay.window import Window
+from services.ingest.routes import InternalDesk
+from services.placement import Places
 from services.settings import Settings
-from services.web.forward import Upstream
 from services.web.internal import LOAD_PATH, ReplayAway
+from services.web.room import Room
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS, Process, started
 from tests.simulation.upstream import KINDS
@@ -80,21 +79,9 @@ async def _answer(process: Process, path: str) -> bytes | None:
         return msgspec.json.encode(replay.load())
     given = parse_qs(url.query).get("offset")
     id, offset = ResponseId(url.path.split("/")[3]), int(given[0]) if given else None
-    if url.path.endswith("/result"):
-        return await _result(replay, id, offset)
     view = await replay.view(id, offset)
     await process.node.passage()
     return msgspec.json.encode(view)
-
-
-async def _result(replay: Replay, id: ResponseId, offset: int | None) -> bytes | None:
-    match await replay.find(id, offset):
-        case Window() as found:
-            return await replay.result(found)
-        case Packed() as found:
-            return await replay.object(found)
-        case _:
-            return None
 
 
 def start(
@@ -102,21 +89,19 @@ def start(
 ) -> Process:
     """Start an ingest, put together as `services.ingest.app` does. It asks the replays that `find` finds."""
     loop, line = asyncio.get_running_loop(), Line(node, find, background)
-    admission = Admission(settings.max_queue, 1 << 20, CONFIG.quota)
+    admission = Admission(settings.max_queue, CONFIG.quota)
     writer, leader = node.writer(delivery_timeout=DELIVERY_S), partial(node.leader, NAMES.events)
-    appends = Appends(writer, NAMES.events, PARTITIONS, leader, clock=loop.time)
+    places = Places(PARTITIONS, leader, clock=loop.time)
+    appends = Appends(writer, NAMES.events, places)
     gauge = Gauge(line, admission)
     deadline_s = SHORT_S if brief(name) else LONG_S
     terms = Terms(PARTITIONS, settings.window_ms, settings.skew_ms, deadline_s * 1000)
     entropy = node.rng.randbytes
-    commands = Commands(CONFIG, terms, admission, appends, line, gauge, clock=clock, entropy=entropy)
+    commands = Commands(CONFIG, terms, admission, appends, places, line, gauge, clock=clock, entropy=entropy)
     stop, connections = asyncio.Event(), list[asyncio.Task[Any]]()
-    nowhere = Upstream("http://replay")  # nobody streams here
-    attachments = Attachments(commands, line, nowhere, lambda task: background(task, node), stop)
+    desk = InternalDesk(settings, commands, Room())
     task = started(node, _serve((gauge.run,), stop, connections))
-    return Process(
-        name, node, task, stop, commands=commands, attachments=attachments, connections=connections
-    )
+    return Process(name, node, task, stop, commands=commands, desk=desk, connections=connections)
 
 
 def brief(name: str) -> bool:

@@ -47,6 +47,8 @@ class Plan(Struct, frozen=True):
     """The chance that an append or a commit goes wrong."""
     unsure: float = 0.12
     """The same for ingest."""
+    breaks: float = 0.1
+    """The chance that the hop from a front door to ingest breaks: before it, in it, on the way back."""
     rate: float = 0.5
     """Faults per second."""
     faults: Mapping[str, int] = field(default_factory=lambda: dict(FAULTS))
@@ -56,6 +58,11 @@ class Plan(Struct, frozen=True):
         default_factory=lambda: {"resumable": 4, "repeatable": 4, "fragile": 4, "silent": 1, "stubborn": 1}
     )
     """How often each kind of upstream is asked."""
+    background: float = 0.7
+    """The chance that nobody waits for one on the connection of its POST."""
+    streams: float = 0.3
+    leaves: float = 0.2
+    """The chance that a client goes before its POST is answered, or takes nothing more."""
     cancels: float = 0.3
     deletes: float = 0.25
     repeats: float = 0.3
@@ -71,6 +78,10 @@ class Plan(Struct, frozen=True):
     """The chance that one that is not stored is in the background: it is seen after its end."""
     ephemeral_s: float = 12
     """How long."""
+    hurries: float = 0.2
+    """The chance that a run has little time, where nothing else says so."""
+    endless: float = 1
+    """The same of one whose upstream never ends."""
     chained: float = 0.2
     words: int = 8
     grace: float = 3

@@ -2,28 +2,41 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from services.eventlog.topics import topics
 from services.executor.executor import Executor
-from services.ingest.attach import Attachments
 from services.ingest.commands import Commands
+from services.ingest.routes import InternalDesk
 from services.projector.projector import Projector
 from services.replay.app import Service
 from services.settings import Settings
+from services.web.edge import Edge
 from tests.simulation.node import Node
 
 NAMES = topics()
 PARTITIONS = 2
-ROLES = {"x": 3, "p": 2, "r": 1, "i": 3}
+ROLES = {"x": 3, "p": 2, "r": 2, "i": 3}
 """Executors, projectors, replays and ingests that live at a time."""
 
 
+class Client(Protocol):
+    """A client's connection."""
+
+    draining: bool
+    streaming: bool
+
+    def abort(self) -> None:
+        """Reset it."""
+
+
 class Process(Struct, eq=False):
-    """A running process. `reader` is set for a replay, `me` for an executor, the rest for an ingest."""
+    """A running process. `reader` and `door` are set for a replay, `me` for an executor, the rest for an
+    ingest.
+    """
 
     name: str
     node: Node
@@ -31,8 +44,11 @@ class Process(Struct, eq=False):
     stop: asyncio.Event
     me: str = ""
     reader: Service | None = None
+    door: Edge | None = None
     commands: Commands | None = None
-    attachments: Attachments | None = None
+    desk: InternalDesk | None = None
+    clients: list["Client"] = field(default_factory=list)
+    """Those who are connected to a replay's front door."""
     connections: list[asyncio.Task[Any]] = field(default_factory=list)
     """Those who ask something of this process, whichever it is."""
 

@@ -23,7 +23,7 @@ from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
 from services.ingest import gauge
 from services.settings import Settings
-from tests.simulation import clients, ingest, processes, readers
+from tests.simulation import clients, door, ingest, processes, readers
 from tests.simulation.answers import Answers
 from tests.simulation.clockwork import play
 from tests.simulation.faults import Faults, rejoin
@@ -38,6 +38,8 @@ from tests.simulation.upstream import Chains, Upstreams
 EPOCH = 1_700_000_000_000
 LATE = 20
 """Seconds after which a late writer writes."""
+DRAIN = 2
+"""Seconds that a replay which is told to stop has for what is under way."""
 CALM = 90
 """Seconds after the trouble within which everything must have come to its end."""
 
@@ -154,7 +156,7 @@ class World:
     def start(self, name: str, trouble: float | None = None) -> Process:
         """A new process, perhaps under an old name: its executor id is its own."""
         self.started += 1
-        usual = self.plan.unsure if name[0] == "i" else self.plan.trouble
+        usual = {"i": self.plan.unsure, "r": self.plan.breaks}.get(name[0], self.plan.trouble)
         old = self.loop.time() < self.plan.upgraded_s and self.rng.random() < 0.5
         node = Node(name, self.log, self.rng, trouble=usual if trouble is None else trouble, old=old)
         settings = replace(self.settings, records=self._form())
@@ -173,12 +175,13 @@ class World:
                 process = processes.projector(name, node, self.settings)
             case "i":
                 node.delays = (0.1, 5, 20)
-                skew = self.rng.randint(-self.settings.skew_ms, self.settings.skew_ms)
-                find, clock = self._some_replay, lambda: self.now() + skew
+                find, clock = self._some_replay, self._clock()
                 process = ingest.start(name, node, self.settings, find, self.background, clock)
             case _:
                 memory = self.rng.choice(self.plan.memories)
                 process = processes.replay(name, node, self.settings, memory)
+                doors = (self._some_ingest, self.background, self._clock())
+                process.door = door.open_door(process, self.settings, *doors)
         self.say("start", name, process.me)
         self.processes[name] = process
         return process
@@ -198,6 +201,9 @@ class World:
         """As SIGTERM does, and a fresh process afterwards."""
         process = self.processes[name]
         if process.reader is not None:
+            await self._drain(process)
+            if self.processes.get(name) is not process:
+                return
             await self.kill(name)
         else:
             self.say("stop", name)
@@ -209,6 +215,16 @@ class World:
             process.node.kill()
             self._autopsy(process)
         self.start(name, process.node.trouble)
+
+    async def _drain(self, process: Process) -> None:
+        """As `services.web.server` does: streams are cut, the rest has a moment to finish."""
+        self.say("drain", process.name)
+        process.stop.set()
+        for client in process.clients:
+            client.draining = True
+            if client.streaming:
+                client.abort()
+        await asyncio.sleep(DRAIN)
 
     def _appended(self, source: TopicPartition, record: MemoryRecord) -> None:
         self.promises.appended(source, record)
@@ -246,6 +262,16 @@ class World:
                 await self.kill(name)
                 if name not in self.processes:
                     self.start(name)
+
+    def _clock(self) -> Callable[[], int]:
+        """A process's own, which is wrong by the skew at most."""
+        skew = self.rng.randint(-self.settings.skew_ms, self.settings.skew_ms)
+        return lambda: self.now() + skew
+
+    def _some_ingest(self, brief: bool) -> Process | None:
+        ingests = [process for process in self.processes.values() if process.commands is not None]
+        fit = [one for one in ingests if ingest.brief(one.name) == brief and not one.stop.is_set()]
+        return self.rng.choice(fit) if fit else None
 
     def _some_replay(self) -> Process | None:
         replays = [process for process in self.processes.values() if process.reader is not None]

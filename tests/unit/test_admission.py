@@ -1,4 +1,4 @@
-"""Admission: bounds on open responses and on bytes, fair between tenants, by figures a moment old (A-10)."""
+"""Admission: bounds on open responses, fair between tenants, by figures a moment old (A-10)."""
 
 import gc
 import weakref
@@ -15,8 +15,8 @@ A, B, C = Tenant("a"), Tenant("b"), Tenant("c")
 QUOTAS = {C: Quota(match="c", max_open=3)}
 
 
-def bounded(max_queue: int, max_bytes: int = 0) -> Admission:
-    return Admission(max_queue, max_bytes, lambda tenant: QUOTAS.get(tenant, Quota(match="*")))
+def bounded(max_queue: int) -> Admission:
+    return Admission(max_queue, lambda tenant: QUOTAS.get(tenant, Quota(match="*")))
 
 
 def load(position: int = 0, **tenants: int) -> Load:
@@ -111,25 +111,6 @@ def test_a_partition_that_replay_does_not_know_is_not_forgotten() -> None:
         hold(7, 0)
     admission.loaded(load(100))
     assert admission.open == 1
-
-
-def test_bytes_are_bounded_and_given_back() -> None:
-    admission = bounded(10, 100)
-    for tenant in (A, B):
-        admission.arrive(tenant, 50)
-    with pytest.raises(ApiError) as refused:
-        admission.arrive(C, 1)
-    assert refused.value.status == 429
-    admission.leave(A, 50)
-    admission.arrive(C, 50)
-
-
-def test_one_tenant_has_at_most_its_share_of_the_bytes() -> None:
-    admission = bounded(10, 100)
-    admission.arrive(A, 50)
-    with pytest.raises(ApiError):
-        admission.arrive(A, 1)
-    admission.arrive(B, 50)
 
 
 def test_a_refusal_is_gone_at_once_without_the_collector() -> None:

@@ -17,17 +17,18 @@ from schemas.request import parse
 from services.config import Config, Model
 from services.eventlog.port import Ack, Leader, Writer
 from services.ingest.admission import Admission
-from services.ingest.appends import DELIVERY_S, Appends
+from services.ingest.appends import DELIVERY_S, Appends, Patience
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
-from services.ingest.metrics import APPENDS_MOVED
 from services.ingest.replay_client import ReplayClient
+from services.placement import Places
+from services.web.commands import Elsewhere, Order
 from services.web.internal import ReplayAway, ResponseView
 from tests.simulation.clockwork import play
 
 CONFIG = Config(models=(Model(match="*", backend="scripted"),))
 TENANT = Tenant("t")
-OPEN = response_id(0, bytes(16))
+OPEN, NEW = response_id(0, bytes(16)), response_id(0, bytes(15) + b"1")
 FIRST_REFUSED_S, FIRST_IN_DOUBT_S = 5.0, 20.0
 SLOW_S = 4.4
 """Seconds of a look-up that is answered at the last moment."""
@@ -82,19 +83,15 @@ class Stuck:
 
 def commands(writer: Stuck, look_up_s: float) -> Commands:
     replay = Replay(look_up_s)
-    admission = Admission(100, 1 << 20, CONFIG.quota)
-    appends = Appends(
-        cast("Writer", writer),
-        "events",
-        4,
-        lambda _: Leader(1, healthy=True),
-        clock=asyncio.get_running_loop().time,
-    )
+    admission = Admission(100, CONFIG.quota)
+    places = Places(4, lambda _: Leader(1, healthy=True), clock=asyncio.get_running_loop().time)
+    appends = Appends(cast("Writer", writer), "events", places)
     return Commands(
         CONFIG,
         Terms(4, 30_000, 10_000, 60_000),
         admission,
         appends,
+        places,
         replay,
         Gauge(replay, admission),
         clock=lambda: 0,
@@ -102,9 +99,12 @@ def commands(writer: Stuck, look_up_s: float) -> Commands:
     )
 
 
-def create(key: str | None = None, **more: object) -> Callable[[Commands], Awaitable[object]]:
+def create(
+    *, keyed: bool = False, waited_s: float = 0, **more: object
+) -> Callable[[Commands], Awaitable[object]]:
     body = parse(msgspec.json.encode({"model": "m", "input": "x", "background": True, **more}))
-    return lambda these: these.create(body, TENANT, key)
+    order = Order(TENANT, keyed, 30_000, waited_s)
+    return lambda these: these.create(NEW, order, body, Patience(waited_s))
 
 
 async def refused(
@@ -121,7 +121,7 @@ async def refused(
 
 ASKS = {
     "anywhere": (create(), SLOW_S),
-    "keyed": (create("k"), 1.4),
+    "keyed": (create(keyed=True), 1.4),
     "chained": (create(previous_response_id=OPEN), 1.4),
     "cancel": (lambda these: these.cancel(OPEN, TENANT), SLOW_S),
     "delete": (lambda these: these.delete(OPEN, TENANT), SLOW_S),
@@ -144,17 +144,16 @@ def test_what_is_in_doubt_is_answered_within_twenty_seconds(ask: str) -> None:
     assert seconds > DELIVERY_S, "an append is given up while Kafka may still fail over"
 
 
-def test_what_moved_before_it_was_in_doubt_has_no_time_more() -> None:
-    writer, moved = Stuck(sends=True, given_back=0.9), APPENDS_MOVED._value.get()
-    error, seconds = play(refused(create(), writer, SLOW_S))
-    assert len(writer.tried) == 2
-    assert seconds <= FIRST_IN_DOUBT_S
-    assert (error.headers or {}).get("x-should-retry") == "false"
-    assert APPENDS_MOVED._value.get() == moved + 1
+@pytest.mark.parametrize("waited_s", [1.0, 3.0])
+def test_what_its_client_has_waited_already_is_no_time_more(waited_s: float) -> None:
+    _, seconds = play(refused(create(keyed=True, waited_s=waited_s), Stuck(sends=False), 1.4))
+    assert waited_s + seconds <= FIRST_REFUSED_S
+    _, seconds = play(refused(create(keyed=True, waited_s=waited_s), Stuck(sends=True), 1.4))
+    assert waited_s + seconds <= FIRST_IN_DOUBT_S
 
 
-def test_what_could_not_move_any_more_did_not_move() -> None:
-    moved = APPENDS_MOVED._value.get()
-    _, seconds = play(refused(create(), Stuck(sends=False, given_back=1.0), 0))
-    assert seconds <= FIRST_REFUSED_S
-    assert APPENDS_MOVED._value.get() == moved
+def test_what_was_given_back_unsent_is_told_so() -> None:
+    async def told() -> object:
+        return await create()(commands(Stuck(sends=False, given_back=0.5), 0))
+
+    assert play(told()) == Elsewhere(None)

@@ -14,8 +14,8 @@ from services.ingest import replay_client
 from services.ingest.replay_client import ReplayClient
 from services.web import pulse
 from services.web.answers import error_answer
-from services.web.forward import Upstream
 from services.web.internal import ReplayAway
+from services.web.peer import Peer
 from tests.upstreams import Call, Script, raw
 
 ID = response_id(0, b"r" * 16)
@@ -38,11 +38,11 @@ def refusing(error: ApiError) -> Script:
 @asynccontextmanager
 async def asking(script: Script) -> AsyncIterator[ReplayClient]:
     async with raw(script) as server:
-        upstream = Upstream(server.url)
+        peer = Peer(server.url)
         try:
-            yield ReplayClient(upstream)
+            yield ReplayClient(peer)
         finally:
-            await upstream.close()
+            await peer.close()
 
 
 async def is_away(ask: Ask, replay: ReplayClient) -> bool:
@@ -80,8 +80,8 @@ async def test_what_is_not_replay_is_no_word_about_a_response(script: Script, as
 async def test_a_replay_that_does_not_listen_yet_is_told_when_it_has_had_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    upstream = Upstream(f"http://127.0.0.1:{free_port()}")
-    replay = ReplayClient(upstream)
+    peer = Peer(f"http://127.0.0.1:{free_port()}")
+    replay = ReplayClient(peer)
     with capture_logs() as logs:
         for ask in LOOK_UPS:
             assert await is_away(ask, replay)
@@ -89,7 +89,7 @@ async def test_a_replay_that_does_not_listen_yet_is_told_when_it_has_had_its_tim
         monkeypatch.setattr(replay_client, "START_S", 0)
         assert await is_away(LOOK_UPS[1], replay)
     assert [entry["log_level"] for entry in logs] == ["warning"]
-    await upstream.close()
+    await peer.close()
 
 
 @pytest.mark.parametrize("ask", LOOK_UPS, ids=["view", "load"])

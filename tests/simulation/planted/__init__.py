@@ -12,6 +12,7 @@ two.
 from tests.simulation.planted import (
     calling,
     counting,
+    door,
     ephemeral,
     erasing,
     folds,
@@ -29,6 +30,7 @@ __all__ = [
     "Rule",
     "calling",
     "counting",
+    "door",
     "ephemeral",
     "erasing",
     "folds",

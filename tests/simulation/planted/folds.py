@@ -103,7 +103,13 @@ def replay_without_a_floor() -> Iterator[None]:
         yield
 
 
-@rule("P-63", "P-42", "P-54", "P-62", plan=replace(TARDY, window_ms=20_000))
+@rule(
+    "P-63",
+    "P-42",
+    "P-54",
+    "P-62",
+    plan=replace(TARDY, window_ms=20_000, background=1, streams=0, leaves=0, breaks=0, unsure=0.3),
+)
 def forgotten_too_early() -> Iterator[None]:
     """A closed response is forgotten at once."""
     original = Fold.forget

@@ -10,13 +10,14 @@ from schemas import ids
 from schemas.errors import AppendUnknown, Unsent
 from schemas.ids import ResponseId, Tenant
 from schemas.records import Accepted, NewRecord
-from schemas.request import CreateRequest
 from services.eventlog.port import Ack
-from services.ingest import commands, decide
+from services.ingest import commands
 from services.ingest.admission import Admission
 from services.ingest.appends import Appends, Patience
 from services.ingest.commands import Commands, Created
 from services.ingest.decide import Settled, already_cancelled, check_visible
+from services.replay import door
+from services.replay.door import FrontDoor
 from services.web.internal import ResponseView
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import ADMITTING, ASKING, TARDY, rule
@@ -25,34 +26,31 @@ from tests.simulation.planted.registry import ADMITTING, ASKING, TARDY, rule
 @rule("P-2", plan=ASKING)
 def key_not_in_the_id() -> Iterator[None]:
     """An Idempotency-Key that is sent again leads to a fresh id."""
-    fresh = Commands._id
-    with patch.object(Commands, "_id", lambda self, request, tenant, _: fresh(self, request, tenant, None)):
+    fresh = FrontDoor.mint
+    with patch.object(
+        FrontDoor, "mint", lambda self, tenant, _, partition: fresh(self, tenant, None, partition)
+    ):
         yield
 
 
 @rule("P-2", plan=ASKING)
-def keyed_partition_by_predecessor() -> Iterator[None]:
-    """Where a key leads depends on what else the request says."""
-    original = Commands._id
+def keyed_partition_by_chance() -> Iterator[None]:
+    """Where a key leads depends on more than tenant and key."""
+    original = FrontDoor.mint
 
-    def id(self: Commands, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
-        found = original(self, request, tenant, key)
-        other = len(request.raw) % 2 if key else ids.partition_of(found)
+    def mint(self: FrontDoor, tenant: Tenant, key: str | None, partition: int | None) -> ResponseId:
+        found = original(self, tenant, key, partition)
+        other = self.entropy(1)[0] % 2 if key else ids.partition_of(found)
         return ResponseId(f"resp_{other:04x}{found[9:]}")
 
-    with patch.object(Commands, "_id", id):
+    with patch.object(FrontDoor, "mint", mint):
         yield
 
 
 @rule("P-3", plan=Plan(chained=0.8))
 def away_from_its_predecessor() -> Iterator[None]:
     """A response with a predecessor goes anywhere."""
-    original = Commands._id
-
-    def id(self: Commands, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
-        return original(self, replace(request, previous=None), tenant, key)
-
-    with patch.object(Commands, "_id", id):
+    with patch.object(Commands, "partition", lambda *_: None), patch.object(door, "_hinted", lambda *_: None):
         yield
 
 
@@ -63,20 +61,7 @@ def ack_taken_for_acceptance_at_ingest() -> Iterator[None]:
     async def winner(_self: Commands, created: Created, *_: Any) -> Created:
         return created
 
-    with patch.object(Commands, "_winner", winner):
-        yield
-
-
-@rule("P-30", plan=replace(ASKING, repeats=0, window_ms=1_000))
-def void_not_noticed() -> Iterator[None]:
-    """A POST is answered as if its record had come in time."""
-    original = Appends.append
-
-    async def append(self: Appends, *what: Any, **terms: Any) -> Ack:
-        ack = await original(self, *what, **terms)
-        return Ack(ack.offset, 0)
-
-    with patch.object(Appends, "append", append):
+    with patch.object(Commands, "winner", winner):
         yield
 
 
@@ -108,7 +93,7 @@ def cancel_answered_at_its_ack() -> Iterator[None]:
         yield
 
 
-@rule("P-31", "P-30", plan=ASKING)
+@rule("P-31", "P-30", "A-10", plan=ASKING)
 def answered_before_the_ack() -> Iterator[None]:
     """A client hears of an id whose record is on its way."""
 
@@ -125,19 +110,10 @@ def validity_without_a_bound() -> Iterator[None]:
     """An `accepted` may reach the log at any time after the look-up."""
     original = Commands._accepted
 
-    def accepted(self: Commands, *of: Any, keyed: bool) -> Accepted:
-        return replace(
-            original(self, *of, keyed=keyed), not_after=1 << 50
-        )  # a number of at most 16 digits (P-11)
+    def accepted(self: Commands, *of: Any) -> Accepted:
+        return replace(original(self, *of), not_after=1 << 50)  # a number of at most 16 digits (P-11)
 
     with patch.object(Commands, "_accepted", accepted):
-        yield
-
-
-@rule("A-7", "A-21", plan=Plan(unstored=0.6, keyed=1, repeats=0, cancels=1, deletes=0))
-def cancelled_though_its_client_may_come_back() -> Iterator[None]:
-    """A client that goes takes its response with it, whether or not it has a key."""
-    with patch.object(decide, "ends_with_its_client", lambda request, _: not request.background):
         yield
 
 

@@ -1,15 +1,20 @@
-"""POSTs that wait, for the final object or the stream, and what happens when somebody goes (A-7, A-21)."""
+"""POSTs that wait at the front door, for the final object or the stream, and what happens when somebody goes
+(A-7, A-21).
+"""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from structlog.testing import capture_logs
 
+from schemas.events import KEEP_ALIVE
 from schemas.records import Cancelled, EventRecord
+from services.eventlog.port import Batch
 from tests.conftest import eventually
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, read_answer
@@ -32,7 +37,7 @@ class Waiting:
 
     async def post(self, running: Ingesting, *headers: str, **body: Any) -> asyncio.StreamReader:
         raw = json.dumps({"model": "echo", "input": "hi", **body}).encode()
-        reader, writer = await asyncio.open_connection(HOST, running.port)
+        reader, writer = await asyncio.open_connection(HOST, running.public)
         self._writers.append(writer)
         lines = ["POST /v1/responses HTTP/1.1", "host: x", f"content-length: {len(raw)}", *headers]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
@@ -149,15 +154,17 @@ async def test_a_response_that_was_deleted_meanwhile_is_a_404_for_who_waits(
     assert (await read_answer(reader)).status == 404
 
 
-async def test_who_waits_for_a_final_object_outlives_a_restart_of_replay(
-    running: Ingesting, waiting: Waiting
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_waits_outlives_a_restart_of_ingest(
+    running: Ingesting, waiting: Waiting, stream: bool
 ) -> None:
-    reader = await waiting.post(running, metadata={"echo.tokens": "60", "echo.interval_ms": "20"})
+    body = {"stream": stream, "metadata": {"echo.tokens": "60", "echo.interval_ms": "20"}}
+    reader = await waiting.post(running, **body)
     await eventually(lambda: running.entries("event"))
-    await running.stop("replay")
-    await running.start_replay()
+    await running.stop("ingest")
     answer = await read_answer(reader)
-    assert (answer.status, json.loads(answer.body)["status"]) == (200, "completed")
+    final = events_of(answer.body)[-1]["response"] if stream else json.loads(answer.body)
+    assert (answer.status, answer.whole, final["status"]) == (200, True, "completed")
 
 
 async def test_a_stream_is_cut_when_replay_goes_and_its_response_goes_on(
@@ -180,7 +187,7 @@ async def test_a_drain_cuts_streams_tells_who_waits_where_to_look_and_cancels_no
     reader = await waiting.post(running, **SLOW)
     await eventually(lambda: len(running.accepted()) == 2)
     async with asyncio.timeout(5):
-        await running.stop("ingest")
+        await running.stop("replay")
     answer = await read_answer(reader)
     assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
     assert any(accepted.id in error_of(answer)["message"] for accepted in running.accepted())
@@ -192,17 +199,38 @@ async def test_a_drain_cuts_streams_tells_who_waits_where_to_look_and_cancels_no
 @pytest.mark.parametrize(
     "store, later", [(True, "can be retrieved"), (False, "is not stored, so it cannot be retrieved")]
 )
-async def test_when_replay_cannot_be_asked_the_post_is_not_to_be_repeated(
-    monkeypatch: pytest.MonkeyPatch, store: bool, later: str
+async def test_a_fold_that_does_not_get_there_after_the_create_is_a_503_that_is_not_to_be_repeated(
+    store: bool, later: str
 ) -> None:
-    monkeypatch.setattr("services.ingest.attach.AWAY_S", 0.2)
-    async with ingesting() as running:
-        await running.stop("replay")
-        answer = await running.post({"stream": True, "store": store})
+    async with ingesting(barrier_s=1) as running, standing_still(running):
+        answer = await running.post({"store": store})
         assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
         assert error_of(answer)["message"].endswith(
             f"response '{running.accepted()[0].id}' goes on and {later}."
         )
+        keyed = await running.post({"store": store}, "idempotency-key: again")
+        assert (keyed.status, "x-should-retry" in keyed.headers) == (503, False)
+
+
+async def test_a_stream_has_its_head_and_keep_alives_before_the_fold_and_is_cut_without_it() -> None:
+    async with ingesting(barrier_s=2, keepalive_s=0.1) as running, standing_still(running):
+        answer = await running.post({"stream": True})
+        assert (answer.status, answer.whole) == (200, False)
+        assert answer.body.startswith(KEEP_ALIVE)
+        assert b"event:" not in answer.body
+
+
+@asynccontextmanager
+async def standing_still(running: Ingesting) -> AsyncIterator[None]:
+    """Replay's tail reads nothing more, while ingest is told by another one how much is open."""
+
+    async def nothing(*_: Any, **terms: Any) -> list[Batch]:
+        await asyncio.sleep(terms.get("max_wait", 0.5))
+        return []
+
+    with patch.object(running.log, "fetch", nothing):
+        await asyncio.sleep(1)  # what waits for news has had its answer
+        yield
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -5,11 +5,13 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.ids import item_id, parse_response_id, partition_of, response_id
+from services.broker.tcp import free_port
 from tests.conftest import eventually
 from tests.ingesting import NAMES, PARTITIONS, error_of, ingesting
-from tests.serving import HOST, read_answer
+from tests.serving import HOST, ask, read_answer
 from tests.steady import steady
 
 
@@ -77,7 +79,7 @@ async def test_bodies_that_are_announced_and_do_not_come_hold_up_nobody() -> Non
         head + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n",
     ]
     async with ingesting(request_s=5) as running:
-        held = [await asyncio.open_connection(HOST, running.port) for _ in range(300)]
+        held = [await asyncio.open_connection(HOST, running.public) for _ in range(300)]
         for number, (_, writer) in enumerate(held):
             writer.write(announced[number % 2])
         await running.create()
@@ -89,7 +91,7 @@ async def test_bodies_that_are_announced_and_do_not_come_hold_up_nobody() -> Non
 
 async def test_a_body_without_a_length_is_bounded_too() -> None:
     async with ingesting(max_body_bytes=4096) as running:
-        reader, writer = await asyncio.open_connection(HOST, running.port)
+        reader, writer = await asyncio.open_connection(HOST, running.public)
         writer.write(b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
         writer.write(b"1000\r\n" + b" " * 4096 + b"\r\n" + b"10\r\n" + b" " * 16 + b"\r\n")
         answer = await read_answer(reader)
@@ -176,7 +178,10 @@ async def test_a_reference_that_leads_to_nothing_is_a_400_and_leaves_no_record()
 async def test_references_that_cannot_be_looked_up_now_are_a_503_to_be_repeated() -> None:
     async with ingesting() as running:
         first = await running.create()
-        await running.stop("replay")
+        await running.stop("ingest")
+        nowhere = f"http://{HOST}:{free_port()}"
+        running.ingest_settings = replace(running.ingest_settings, replay_url=nowhere)
+        await running.start_ingest()
         answer = await running.post({"input": [{"id": item_id("msg", first["id"], 0, given=True)}]})
         assert (answer.status, error_of(answer)["code"]) == (503, "service_unavailable")
         assert "x-should-retry" not in answer.headers
@@ -346,5 +351,6 @@ async def test_with_replay_away_the_last_figures_hold() -> None:
         for _ in range(2):
             await running.create()
         await running.stop("replay")
-        assert (await running.post({"background": True})).status == 429
+        body = b'{"model": "echo", "input": "x", "background": true}'
+        assert (await ask(running.port, "POST /v1/responses", body)).status == 429
         assert len(running.records()) == 2

@@ -1,0 +1,144 @@
+"""The front door's routes: what clients ask that ingest carries out, and replay answers.
+
+    POST   /v1/responses               body, if there is room → create → the object, stream or final object
+    POST   /v1/responses/{id}/cancel   the cancelled object
+    DELETE /v1/responses/{id}          {"id", "object", "deleted"}
+
+    the client goes      its create is finished first; then what ends with its client is abandoned (A-7)
+    it takes nothing     the same, when its stream is dropped
+    this process stops   a stream is cut, who waits for a final object is told so; nothing is cancelled (A-21)
+
+The response exists once it was handed over, so no refusal after that invites a client without an
+Idempotency-Key to send its POST again.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from schemas.errors import not_found
+from schemas.ids import ResponseId, Tenant, parse_response_id
+from services.replay.door import FrontDoor, Visit
+from services.settings import Settings
+from services.web.answers import deleted_answer, object_answer, read_body
+from services.web.commands import Made
+from services.web.edge import route
+from services.web.keys import key_in
+from services.web.metrics import ABANDONED
+from services.web.room import Room, Seat
+from services.web.sse import EventStream
+from services.web.stream import Disconnected, End, until, while_connected
+from services.web.tenant import tenant_of
+
+GONE_S = 0.3
+"""Seconds to wait and see whether it is not the client that went, but the whole system that stops."""
+Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+
+
+class DoorRoutes:
+    """Takes commands of clients. `stopping` is set when the process drains; `spawn` does what outlives its
+    request.
+    """
+
+    def __init__(
+        self, door: FrontDoor, settings: Settings, room: Room, stopping: asyncio.Event, spawn: Spawn
+    ) -> None:
+        self._door = door
+        self._settings = settings
+        self._room = room
+        self._stopping = stopping
+        self._spawn = spawn
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes, for an `Edge`."""
+        return [
+            route("POST", "/v1/responses", self._create),
+            route("POST", "/v1/responses/{id}/cancel", self._cancel),
+            route("DELETE", "/v1/responses/{id}", self._delete),
+        ]
+
+    async def _create(self, request: Request) -> ASGIApp:
+        tenant, key = tenant_of(request, self._settings), key_in(request.headers)
+        visit, making = await self._handed_over(request, tenant, key)
+        try:
+            async with while_connected(request.receive):
+                made = await asyncio.shield(making)
+                if made.answer == "object":
+                    shown, is_open = await visit.object()
+                    return object_answer(shown, open=is_open)
+                if made.answer == "result":
+                    async with until(self._stopped, lambda: visit.detached("The server is shutting down")):
+                        return Response(await visit.result(), media_type="application/json")
+        except Disconnected:
+            self._spawn(self._left(visit, making))
+            raise
+        return self._stream(visit)
+
+    async def _handed_over(
+        self, request: Request, tenant: Tenant, key: str | None
+    ) -> tuple[Visit, asyncio.Task[Made]]:
+        """The body is read and on its way to ingest. Only the task holds it: an answer may take hours."""
+        seat = self._room.seat(tenant)
+        try:
+            raw = await read_body(request, self._settings.max_body_bytes, seat.take)
+        except BaseException:
+            seat.give_up()
+            raise
+        visit = self._door.visit(tenant, key)
+        return visit, self._spawn(_made(visit, raw, seat))
+
+    async def _stopped(self) -> None:
+        await self._stopping.wait()
+
+    def _stream(self, visit: Visit) -> EventStream:
+        """The stream: its head and keep-alives go out before the fold has passed the record."""
+
+        def ended(end: End) -> None:
+            if end in ("disconnected", "stalled"):
+                self._spawn(self._left(visit))
+
+        settings = self._settings
+        return EventStream(
+            visit.chunks(), keepalive_s=settings.keepalive_s, stall_s=settings.stall_s, on_end=ended
+        )
+
+    async def _cancel(self, request: Request) -> ASGIApp:
+        id, tenant = _id(request), tenant_of(request, self._settings)
+        return object_answer(await self._door.cancel(id, tenant), open=False)
+
+    async def _delete(self, request: Request) -> ASGIApp:
+        id, tenant = _id(request), tenant_of(request, self._settings)
+        await self._door.delete(id, tenant)
+        return deleted_answer(id)
+
+    async def _left(self, visit: Visit, making: asyncio.Task[Made] | None = None) -> None:
+        """The client of `visit` went away; its create, if that is under way, is finished first."""
+        if making is not None:
+            await asyncio.wait([making])
+            making.exception()  # there is nobody to tell
+        if not visit.cancels:
+            return
+        try:
+            async with asyncio.timeout(GONE_S):
+                await self._stopping.wait()
+        except TimeoutError:
+            ABANDONED.inc()
+            await visit.abandon()
+
+
+async def _made(visit: Visit, raw: bytes, seat: Seat) -> Made:
+    with seat:
+        return await visit.create(raw)
+
+
+def _id(request: Request) -> ResponseId:
+    given: str = request.path_params["id"]
+    id = parse_response_id(given)
+    if id is None:
+        raise not_found(given)
+    return id
