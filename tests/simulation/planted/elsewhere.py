@@ -37,7 +37,7 @@ ELSEWHERE = {
     ),
     "P-98": Elsewhere(
         "P-94 leaves a late writer no more than the beat before its owner dies: no seed of 240 met that",
-        "unit/test_erasure.py::test_what_closes_behind_where_the_floor_was_committed_is_late",
+        "unit/test_erasures.py::test_what_closes_behind_where_the_floor_was_committed_is_late",
     ),
     "P-91": Elsewhere(
         "retention erases whatever the rules are: there is nothing to take away",
