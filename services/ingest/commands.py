@@ -154,7 +154,7 @@ class Commands:
             )
         except Unsent:
             return Elsewhere(None)
-        return await self.winner(created, request, patience) if order.keyed else created
+        return await self.winner(created, request, patience, keyed=True) if order.keyed else created
 
     def partition(self, request: CreateRequest) -> int | None:
         """Where a response without Idempotency-Key has to be: with its predecessor, else with what it refers
@@ -174,9 +174,17 @@ class Commands:
             partition = self._places.place(int.from_bytes(self._entropy(4)) / (1 << 32))
         return ids.response_id(partition, self._entropy(ids.ENTROPY_BYTES))
 
-    async def winner(self, created: Created, request: CreateRequest, patience: Patience) -> Created:
-        """What an id came to, once a record was appended: another `accepted` may have been first."""
-        view = await self._replay.view(created.id, created.offset, within_s=patience.look_up_s)
+    async def winner(
+        self, created: Created, request: CreateRequest, patience: Patience, *, keyed: bool
+    ) -> Created:
+        """What an id came to, once a record was appended: another `accepted` may have been first.
+
+        Where the fold cannot say, only an id that is `keyed` is safe to create again. Raises ApiError.
+        """
+        try:
+            view = await self._replay.view(created.id, created.offset, within_s=patience.look_up_s)
+        except ApiError as error:
+            raise unconfirmed(repeatable=keyed) from error
         if not view.found:
             raise void()
         return created if view.accepted_offset == created.offset else _met(view, request, created.tenant)

@@ -141,7 +141,9 @@ class Desk:
         created = await self._commands.create(self._commands.id(asked, tenant, key), order, asked, patience)
         if isinstance(created, Elsewhere):
             raise away()
-        return created if order.keyed else await self._commands.winner(created, asked, patience)
+        if order.keyed:
+            return created
+        return await self._commands.winner(created, asked, patience, keyed=False)
 
     async def _cancel(self, request: Request) -> ASGIApp:
         with _counted("cancel"):

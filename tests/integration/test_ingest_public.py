@@ -3,9 +3,13 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from schemas.errors import unavailable
+from schemas.ids import ResponseId
+from services.ingest.replay_client import ReplayClient
 from tests.conftest import eventually
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, Answer, ask, read_answer
@@ -115,3 +119,20 @@ async def test_when_replay_goes_the_post_is_not_to_be_repeated(
     writer.close()
     assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
     assert error_of(answer)["message"].endswith(f"{later}.")
+
+
+@pytest.mark.parametrize("key, told", [((), "false"), (("Idempotency-Key: k",), None)])
+async def test_what_is_in_the_log_and_cannot_be_looked_up_is_not_to_be_repeated_without_a_key(
+    monkeypatch: pytest.MonkeyPatch, running: Ingesting, key: tuple[str, ...], told: str | None
+) -> None:
+    view = ReplayClient.view
+
+    async def away(self: ReplayClient, id: ResponseId, offset: int | None = None, **terms: Any) -> Any:
+        if offset is not None:
+            raise unavailable("The state of the response cannot be looked up now.")
+        return await view(self, id, offset, **terms)
+
+    monkeypatch.setattr(ReplayClient, "view", away)
+    answer = await post(running, *key, background=True)
+    assert (answer.status, answer.headers.get("x-should-retry")) == (503, told)
+    assert len(running.accepted()) == 1

@@ -58,7 +58,7 @@ def away_from_its_predecessor() -> Iterator[None]:
 def ack_taken_for_acceptance_at_ingest() -> Iterator[None]:
     """A POST with a key is answered when its record is in the log, whoever was first."""
 
-    async def winner(_self: Commands, created: Created, *_: Any) -> Created:
+    async def winner(_self: Commands, created: Created, *_: Any, **__: Any) -> Created:
         return created
 
     with patch.object(Commands, "winner", winner):
