@@ -20,12 +20,14 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from itertools import chain, repeat
 
+import msgspec
 import structlog
 from msgspec import Struct
 
 from schemas import ids
 from schemas.errors import ApiError, away, not_found, unavailable, unconfirmed, void
 from schemas.ids import ResponseId, Tenant, partition_of
+from schemas.records import OPEN_STATUSES
 from schemas.refusal import refusal
 from services.placement import Places
 from services.replay.cursor import START
@@ -50,6 +52,13 @@ TRIES = 40
 _PREDECESSOR = re.compile(rb'"previous_response_id"\s*:\s*"(resp_[0-9a-f]{36})"')
 
 log = structlog.get_logger()
+
+
+class _Status(Struct):
+    status: str
+
+
+_status = msgspec.json.Decoder(_Status).decode
 
 
 class Terms(Struct, frozen=True):
@@ -158,18 +167,15 @@ class Visit:
         return found
 
     async def object(self) -> tuple[bytes, bool]:
-        """The object as it stands, as JSON, but for the output of an open one; and whether it is open."""
+        """The object as it stood, as JSON, but for the output of an open one; and whether it was open then.
+        Raises as `counted`.
+        """
         try:
-            async with asyncio.timeout(max(LEAST_S, ANSWERED_S - self._waited_s)):
-                found = await self.counted()
+            async with self._answered_in_time():
+                shown = await self._shown(await self.counted())
         except TimeoutError as error:
             raise self.detached("The log was not read up to now in time") from error
-        made = self.made
-        assert made is not None
-        is_open = isinstance(found, Window) and not found.state.closed
-        if isinstance(found, Window) and found.state.offset != made.offset:  # another attempt was first
-            return bytes((await self._door.replay.view(self.id, made.offset)).object), is_open
-        return bytes(made.object), is_open
+        return shown, _status(shown).status in OPEN_STATUSES
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """All frames, as they come. Raises as `counted`, and Cut at any end but the terminal event."""
@@ -219,6 +225,9 @@ class Visit:
     def _waited_s(self) -> float:
         return self._loop.time() - self._came
 
+    def _answered_in_time(self) -> asyncio.Timeout:
+        return asyncio.timeout(max(LEAST_S, ANSWERED_S - self._waited_s))
+
     async def _handed_over(self, raw: bytes) -> Made | Elsewhere | None:
         """What ingest says of the create, sent again while that may be; None when nobody can say what came of
         it. Raises ApiError when nothing was made.
@@ -236,9 +245,11 @@ class Visit:
                 if not self._in_doubt and self._waited_s >= AGAIN_S:
                     raise _out_of_reach(error) from error
                 failed = str(error)
-            except ApiError:
+            except ApiError as error:
                 if self._in_doubt and self.key is None:
                     return None  # this attempt made nothing: one before may have
+                # Ingest cannot tell either: the record may count, so the response may have to be abandoned.
+                self._in_doubt |= error.status == 503 and error.headers.get("x-should-retry") == "false"
                 raise
             if self._waited_s >= AGAIN_S:
                 log.warning("create in doubt, the fold is asked", id=self.id, error=failed)
@@ -252,7 +263,7 @@ class Visit:
         places.failed(partition_of(self.id))
         if not places.led():
             await asyncio.sleep(PAUSE_S)
-        if self._waited_s >= AGAIN_S:
+        if self.key is not None or self._waited_s >= AGAIN_S:  # the id of a key is the same each time
             raise away()
         CREATES_MOVED.inc()
 
@@ -266,10 +277,11 @@ class Visit:
         replay = self._door.replay
         read_to = replay.read_to(self.id)
         try:
-            found = await replay.find(self.id)
-            if isinstance(found, Window | Packed):
-                return await _made(replay, found)
-        except ApiError as error:
+            async with self._answered_in_time():
+                found = await replay.find(self.id)
+                if isinstance(found, Window | Packed):
+                    return await _made(replay, found)
+        except (ApiError, TimeoutError) as error:
             raise unconfirmed(repeatable=False) from error
         raise self._uncounted(read_to)
 
@@ -279,6 +291,20 @@ class Visit:
         """
         past = read_to > self._not_after + self._door.terms.skew_ms
         return unconfirmed(repeatable=self.key is not None) if self._in_doubt and not past else void()
+
+    async def _shown(self, found: Stored) -> bytes:
+        """The object of the attempt that counts. Raises as `counted`."""
+        made = self.made
+        assert made is not None
+        if not isinstance(found, Window) or found.state.offset == made.offset:
+            return bytes(made.object)
+        try:
+            view = await self._door.replay.view(self.id, made.offset)  # another attempt was first
+        except ApiError as error:
+            raise self.detached("The log was not read up to now in time") from error
+        if view.deleted or not view.found:
+            raise not_found(self.id)
+        return bytes(view.object)
 
     async def _final(self) -> bytes:
         for _ in range(TRIES):
@@ -297,12 +323,17 @@ class Visit:
         raise self.detached("The log is being read again")
 
     async def _over(self) -> bool:
-        """Whether nothing can come of the response any more, as the fold shows. Raises ApiError (503)."""
+        """Whether nothing can come of the response any more that ends with its client, as the fold shows: of
+        one in doubt only the fold says that it is in the background. Raises ApiError (503).
+        """
         found = await self._door.replay.find(self.id)
         if found is None:  # forgotten; or not there yet, as long as what is on its way may count
             late = self._not_after + 2 * self._door.terms.skew_ms
             return self.made is not None or self._door.clock() > late
-        return isinstance(found, Deleted) or self._door.replay.closed(found)
+        if isinstance(found, Deleted) or self._door.replay.closed(found):
+            return True
+        accepted = found.state.accepted if isinstance(found, Window) else None
+        return accepted is not None and accepted.background
 
 
 def _hinted(raw: bytes, partitions: int) -> int | None:

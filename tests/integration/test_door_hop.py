@@ -10,10 +10,16 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from schemas.errors import unavailable
 from schemas.ids import partition_of
 from services.broker.tcp import free_port
+from services.ingest.replay_client import ReplayClient
 from services.replay import door, ingest_client
+from services.replay.door import Visit
+from services.replay.ingest_client import IngestClient
+from services.replay.replay import Replay
 from services.web import pulse
+from services.web.commands import Elsewhere
 from tests.conftest import eventually
 from tests.ingesting import SECRET, Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, ask
@@ -102,6 +108,56 @@ async def test_what_is_answered_is_the_object_of_the_attempt_that_counts() -> No
         first = json.loads(running.records()[0].value or b"")["response"]
         assert len(running.accepted()) == 2
         assert made == first
+
+
+async def test_where_the_attempt_that_counts_cannot_be_shown_the_post_is_not_to_be_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*_: Any) -> Any:
+        raise unavailable("The log is away.")
+
+    async with wired() as (running, wire):
+        wire.breaks = ["answer lost"]
+        monkeypatch.setattr(Replay, "view", away)
+        answer = await running.post({"background": True})
+        assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+
+
+async def test_what_is_shown_as_queued_says_when_to_ask_again_though_it_has_closed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create = IngestClient.create
+
+    async with ingesting() as running, executing(running):
+
+        async def late(self: IngestClient, id: Any, *what: Any) -> Any:
+            made = await create(self, id, *what)
+
+            async def closed() -> bool:
+                return bool(json.loads((await running.get(id)).body)["status"] == "completed")
+
+            await eventually(closed)
+            return made
+
+        monkeypatch.setattr(IngestClient, "create", late)
+        answer = await running.post({"background": True})
+        assert json.loads(answer.body)["status"] == "queued"
+        assert answer.headers["openai-poll-after-ms"] == "1000"
+
+
+async def test_a_key_whose_partition_ingest_does_not_know_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    async def elsewhere(_: IngestClient, id: Any, *__: Any) -> Elsewhere:
+        asked.append(id)
+        return Elsewhere(None)
+
+    monkeypatch.setattr(IngestClient, "create", elsewhere)
+    async with ingesting() as running:
+        answer = await running.post({"background": True}, KEY)
+    assert (answer.status, "x-should-retry" in answer.headers, len(asked)) == (503, False, 1)
 
 
 async def test_a_client_that_waits_is_streamed_to_after_a_hop_that_broke() -> None:
@@ -249,6 +305,41 @@ async def test_a_client_that_goes_amid_the_create_leaves_no_half_of_it() -> None
             go_on.set()
             await eventually(lambda: running.entries("cancelled"))
         assert [entry.id for entry in running.accepted()] == [running.entries("cancelled")[0].id]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_what_ingest_leaves_in_doubt_ends_with_a_client_that_goes_unless_it_is_in_the_background(
+    monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    asked, go_on, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    view, abandon = ReplayClient.view, Visit.abandon
+
+    async def cannot_tell_once(*what: Any, **terms: Any) -> Any:
+        if not asked.is_set():
+            asked.set()
+            await go_on.wait()
+            raise unavailable("The log is away.")
+        return await view(*what, **terms)
+
+    async def noted(self: Visit) -> None:
+        await abandon(self)
+        over.set()
+
+    monkeypatch.setattr(ReplayClient, "view", cannot_tell_once)
+    monkeypatch.setattr(Visit, "abandon", noted)
+    async with ingesting() as running:
+        running.log.fail_next("unknown-appended")
+        _, writer = await asyncio.open_connection(HOST, running.public)
+        body = json.dumps({"model": "echo", "input": "x", "background": background}).encode()
+        head = f"POST /v1/responses HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await asked.wait()
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        async with asyncio.timeout(10):
+            await over.wait()
+        assert (len(running.accepted()), len(running.entries("cancelled"))) == (1, not background)
 
 
 async def test_a_request_has_one_id_on_both_sides() -> None:
