@@ -29,6 +29,7 @@ from services.loops import Tasks, while_all_run
 from services.placement import Places
 from services.settings import Settings
 from services.web import health
+from services.web.commands import DRAINING
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer
@@ -124,6 +125,7 @@ class Service:
             [*healthy, *internal.routes()],
             hosts=names_inside(settings.internal_host),
             secret=settings.internal_secret,
+            draining=DRAINING,
         )
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 """What the front door asks of ingest, over ingest's internal port (`services.web.commands`).
 
     ingest's own refusal    the ApiError that its envelope says: for the client
-    it has heard nothing    Unheard: nobody listens there, or what does is not ingest's internal port
+    it has heard nothing    Unheard: nobody listens there, it is stopping, or it is not ingest's internal port
     no answer came back     BrokenOff: it may have taken the command
 
 Both ways are bounded: what is sent by who has read it, what comes back by `bound` bytes.
@@ -17,14 +17,14 @@ from structlog.contextvars import get_contextvars
 
 from schemas.errors import ApiError, RejoinderError
 from schemas.ids import ResponseId, Tenant
-from services.web.commands import ORDER, TENANT, Command, Elsewhere, Made, Order, command_path
+from services.web.commands import DRAINING, ORDER, TENANT, Command, Elsewhere, Made, Order, command_path
 from services.web.internal import Report
 from services.web.peer import Peer
 from services.web.pulse import Silent
 from services.web.secret import MEND
 
 COMMAND_S = 19.5
-"""Seconds from a request's arrival in which ingest has answered, whatever Kafka does: 20 for a client (A-10)."""
+"""Seconds from a request's arrival in which ingest has answered, whatever Kafka does: 20 for clients."""
 PIECE_BYTES = 256 << 10
 """Bytes that are written at once: a large body must not hold the loop."""
 _KEPT = ("retry-after", "x-should-retry")
@@ -162,6 +162,8 @@ def _refusal(status: int, kept: Mapping[str, str], body: bytes) -> ApiError:
         raise (Unheard(what) if status < 500 else BrokenOff(what)) from None
     if status >= 500 and status != 503:
         raise BrokenOff(f"answered {status} ({error.code})")
+    if error.code == DRAINING:
+        raise Unheard("it is stopping")
     if error.code == "wrong_internal_secret":
         raise Unheard(f"it does not know our secret: {MEND}")
     if status in (405, 421) or (status == 404 and error.param is None):

@@ -22,6 +22,9 @@ ORDER = "x-rejoinder-order"
 TENANT = "x-rejoinder-for"
 """The header of every other command: whose response it is about."""
 
+DRAINING = "draining"
+"""The code of ingest's refusal in a drain: it took nothing, so another one may be asked."""
+
 ABANDON_PAUSES_S = (0, 1, 4, 15)
 """Seconds before each try to cancel a response whose client is gone."""
 

@@ -44,6 +44,7 @@ class Edge:
     """The app: `routes`, and what surrounds them.
 
     `public`: they are a part of the API that clients see. `secret`: what whoever asks must show, if anything.
+    `draining`: the code of the refusal in a drain.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class Edge:
         *,
         public: bool = False,
         secret: str = "",
+        draining: str = "service_unavailable",
     ) -> None:
         self._known = routes
         self._public = public
         self._secret = secret
+        self._draining = draining
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
         self._hosts = Hosts(hosts)
         self.cors = Cors(cors_origins)
@@ -109,7 +112,9 @@ class Edge:
             # An EventSource gives up for good on any answer but 200; a lost connection it tries again (A-18).
             if "text/event-stream" in headers.get("accept", ""):
                 raise Disconnected("draining")
-            raise unavailable("The server is shutting down.", retry_after=1, reason="draining")
+            refusal = unavailable("The server is shutting down.", retry_after=1, reason="draining")
+            refusal.code = self._draining
+            raise refusal
         if self._secret and scope["path"] not in OPEN_PATHS:
             check_secret(headers, self._secret)
         self._check_writer(scope, headers)

@@ -232,6 +232,29 @@ async def test_an_ingest_that_is_stopped_is_not_waited_for(monkeypatch: pytest.M
         assert "ingest cannot be asked, trying again" in {entry["event"] for entry in logs}
 
 
+async def test_what_an_ingest_that_is_stopping_refuses_is_asked_of_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door, "AGAIN_S", 15)
+    async with ingesting() as running:
+        await running.create()  # leaves a connection behind, for which a drain waits
+        stopping = asyncio.create_task(running.stop("ingest"))
+        port, shown = running.ingest_settings.internal_port, [f"authorization: Bearer {SECRET}"]
+
+        async def draining() -> bool:
+            answer = await ask(port, f"POST /internal/cancel/{UNKNOWN}", b"{}", shown)
+            return answer.status == 503 and error_of(answer)["code"] == "draining"
+
+        await eventually(draining)
+        with capture_logs() as logs:
+            posted = asyncio.create_task(running.post({"background": True}))
+            await eventually(lambda: any(entry.get("why") == "it is stopping" for entry in logs))
+            await stopping
+            await running.start_ingest()
+            assert (await posted).status == 200
+        assert len(running.accepted()) == 2
+
+
 @pytest.mark.parametrize("what", ["another secret", "its public port", "a stranger"])
 async def test_what_is_not_ingest_has_heard_nothing_and_the_log_says_how_to_mend_it(what: str) -> None:
     async def stranger(call: Call) -> None:
