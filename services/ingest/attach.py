@@ -6,7 +6,8 @@
     replay goes          before the answer began it is asked again for a while, later the answer is cut
     this process stops   an answer that has not begun is refused, a stream is cut; shutdown cancels nothing
 
-The response exists whatever happens here, so no refusal invites the client to send its POST again.
+The response exists whatever happens here, so no refusal invites a client without an Idempotency-Key to send
+its POST again.
 """
 
 import asyncio
@@ -81,7 +82,7 @@ class _Attached:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with while_connected(receive):
-                answer = await self._unless_stopping(_persistently(self._ask, self._created))
+                answer = await self._unless_stopping(_persistently(self._ask, self._gone))
         except Disconnected:
             self._ended("disconnected")
             raise
@@ -129,20 +130,26 @@ class _Attached:
             await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 return asking.result()
-            raise detached(self._created, "The server is shutting down")
+            raise self._gone("The server is shutting down")
         finally:
             asking.cancel()
             stopping.cancel()
 
+    def _gone(self, why: str) -> ApiError:
+        """503: the response goes on without this connection; a repeated POST would make another one, unless
+        it has a key.
+        """
+        created = self._created
+        later = "can be retrieved" if created.retrievable else "is not stored, so it cannot be retrieved"
+        what = f"{why}; response '{created.id}' goes on and {later}."
+        return unavailable(what, outcome_unknown=not self._keyed)
 
-def detached(created: Created, why: str) -> ApiError:
-    """503: the response goes on without this connection; a repeated POST would make another one."""
-    later = "can be retrieved" if created.retrievable else "is not stored, so it cannot be retrieved"
-    return unavailable(f"{why}; response '{created.id}' goes on and {later}.", outcome_unknown=True)
 
+async def _persistently(ask: Callable[[], Awaitable[T]], gone: Callable[[str], ApiError]) -> T:
+    """What `ask` answers; it is asked again while replay is away, for up to `AWAY_S` at a stretch.
 
-async def _persistently(ask: Callable[[], Awaitable[T]], created: Created) -> T:
-    """What `ask` answers; it is asked again while replay is away, for up to `AWAY_S` at a stretch."""
+    Raises what `gone` makes of the reason then.
+    """
     clock = asyncio.get_running_loop().time
     away_since = None
     while True:
@@ -154,5 +161,5 @@ async def _persistently(ask: Callable[[], Awaitable[T]], created: Created) -> T:
             lasted = clock() - asked_at > AWAY_S / 2
             away_since = clock() if lasted or away_since is None else away_since
             if clock() - away_since > AWAY_S:
-                raise detached(created, "The stream cannot be reached now") from error
+                raise gone("The stream cannot be reached now") from error
         await asyncio.sleep(PAUSE_S)

@@ -28,11 +28,13 @@ async def post(running: Ingesting, *headers: str, **body: object) -> Answer:
     return await ask(running.port, "POST /v1/responses", raw, headers)
 
 
-async def waiting(running: Ingesting, **body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def waiting(
+    running: Ingesting, *headers: str, **body: object
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     raw = json.dumps({"model": "echo", "input": "one two", **body}).encode()
     reader, writer = await asyncio.open_connection(HOST, running.port)
-    head = f"POST /v1/responses HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {len(raw)}\r\n\r\n"
-    writer.write(head.encode() + raw)
+    lines = ["POST /v1/responses HTTP/1.1", f"host: {HOST}", f"content-length: {len(raw)}", *headers]
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
     return reader, writer
 
 
@@ -108,16 +110,22 @@ async def test_who_waits_for_a_final_object_outlives_a_restart_of_replay(running
 
 
 @pytest.mark.parametrize("store, later", [(True, "can be retrieved"), (False, "cannot be retrieved")])
-async def test_when_replay_goes_the_post_is_not_to_be_repeated(
-    monkeypatch: pytest.MonkeyPatch, running: Ingesting, store: bool, later: str
+@pytest.mark.parametrize("key, told", [((), "false"), (("Idempotency-Key: k",), None)])
+async def test_when_replay_goes_only_a_post_with_a_key_is_to_be_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+    running: Ingesting,
+    store: bool,
+    later: str,
+    key: tuple[str, ...],
+    told: str | None,
 ) -> None:
     monkeypatch.setattr("services.ingest.attach.AWAY_S", 0.2)
-    reader, writer = await waiting(running, store=store, **SLOW)
+    reader, writer = await waiting(running, *key, store=store, **SLOW)
     await eventually(lambda: running.entries("event"))
     await running.stop("replay")
     answer = await read_answer(reader)
     writer.close()
-    assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+    assert (answer.status, answer.headers.get("x-should-retry")) == (503, told)
     assert error_of(answer)["message"].endswith(f"{later}.")
 
 
