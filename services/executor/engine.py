@@ -260,13 +260,20 @@ class Engine:
     # The ends of runs.
 
     def _end(self, run: Run, why: End) -> Sequence[Act]:
+        before = run.ended
         run.end(why)
+        if before is not None and (before.stops or why is End.STOPPED):
+            return NOTHING  # a second cancellation would interrupt the task while it stops its upstream
         return [Stop(run)] if why.stops else NOTHING
 
     def give_up(self, run: Run) -> Sequence[Act]:
         """Stop a run and wait for nothing: its response is ended without it."""
         self._forget(run)
         return self._end(run, End.OVERDUE)
+
+    def has(self, run: Run) -> bool:
+        """Whether `run` is one of its runs, and was not given up."""
+        return self.runs.get(run.id) is run
 
     def hand_over(self) -> list[Act]:
         """Stop all runs, and start no more: another executor goes on with them."""
@@ -284,7 +291,7 @@ class Engine:
         return self.claim(partition, run.id, run.attempt + 1, now)
 
     def _forget(self, run: Run) -> None:
-        if self.runs.get(run.id) is run:
+        if self.has(run):
             del self.runs[run.id]
         self.stirred.set()
 

@@ -173,7 +173,7 @@ class Executor:
             tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
             await while_all_run(tasks, stop)
             await self._drain(membership)
-            for task in tasks:
+            for task in (*tasks, *self._running.values()):
                 task.cancel()
         await self._writer.close(timeout=2)
 
@@ -341,8 +341,8 @@ class Executor:
         next owner could not know that its upstream was never called.
         """
         while True:
-            if self._running:
-                await asyncio.wait(self._running.values())
+            if runs := [task for run, task in self._running.items() if self.engine.has(run)]:
+                await asyncio.wait(runs, timeout=RETRY_SECONDS)  # one may be given up meanwhile
             elif self.steward.claiming(self._now()):
                 await asyncio.sleep(CLAIM_SECONDS)
             else:

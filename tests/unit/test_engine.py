@@ -131,6 +131,23 @@ def test_a_cancel_stops_the_run_and_its_upstream() -> None:
     assert (run.ended, run.handed_over) == (End.STOPPED, False)
 
 
+def test_a_run_that_tells_its_upstream_to_stop_is_not_interrupted() -> None:
+    rig = Rig()
+    run = rig.start()
+    assert rig.read(cancelled()) == [Stop(run)]
+    assert rig.read(Deleted(ID, "n", TENANT, 0).new()) == []
+    assert rig.engine.hand_over() == []
+
+
+def test_a_run_that_ends_by_itself_is_stopped_only_by_a_drain() -> None:
+    rig = Rig()
+    run = rig.start()
+    rig.read(rig.event(run, 2, "completed"))
+    assert rig.read(Deleted(ID, "n", TENANT, 0).new()) == []
+    assert rig.engine.hand_over() == [Stop(run)]
+    assert run.ended is End.CLOSED
+
+
 def test_a_delete_is_remembered_as_an_erasure() -> None:
     rig = Rig()
     rig.accept()

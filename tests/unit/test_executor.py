@@ -455,6 +455,32 @@ async def test_a_drain_leaves_an_upstream_running_and_a_cancel_does_not(
     assert told.left_running == [not cancelled]
 
 
+class Deaf(Endless):
+    """A backend whose stream does not end when it is cancelled once."""
+
+    async def stream(
+        self,
+        request: RunRequest,  # noqa: ARG002 - the port's
+        resume: Resume | None = None,  # noqa: ARG002 - the port's
+    ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
+        try:
+            yield [UpstreamEvent({"type": "response.in_progress"}, "resp_theirs", 0)]
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.Event().wait()
+
+
+async def test_a_drain_does_not_wait_for_a_run_that_was_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf, registry = Deaf(), build(load("", {}), {})
+    monkeypatch.setattr(registry, "resolve", lambda _: deaf)
+    id = await rig.accept()
+    async with rig.executor(registry, grace_s=3600) as executor:
+        await eventually(lambda: rig.events(id))
+        executor.do(executor.engine.give_up(executor.engine.runs[id]))
+
+
 async def test_an_upstream_is_held_back_while_nothing_is_read_back(
     rig: Rig, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
