@@ -53,6 +53,7 @@ class Beats:
         self._tail = Tail(log_, topic)
         self._read_back = asyncio.Event()
         self._sent_at = 0.0
+        self._has_left = False
 
     async def start(self) -> None:
         """Begin a little before the topic's end. The last beats of executors that are gone are known then, so
@@ -68,7 +69,9 @@ class Beats:
             await asyncio.sleep(BEAT_INTERVAL)
 
     async def beat(self) -> None:
-        """Beat once, and wait until it is read back."""
+        """Beat once, and wait until it is read back; nothing follows the last beat."""
+        if self._has_left:
+            return
         self._read_back.clear()
         self._sent_at = asyncio.get_running_loop().time()
         points.at("beat due")
@@ -87,6 +90,7 @@ class Beats:
 
     async def leave(self) -> None:
         """Append the last beat, which says that this executor's runs are stopped and up for takeover."""
+        self._has_left = True
         points.at("last beat due")
         with suppress(LogError):  # the missing beats will say it
             await self._writer.append(self._topic, 0, self._record(leaving=True))

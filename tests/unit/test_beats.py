@@ -68,6 +68,17 @@ async def test_a_beat_stands_for_when_it_was_sent() -> None:
     assert not liveness.unbroken(now(), written + 20, 20)
 
 
+async def test_nothing_follows_the_last_beat() -> None:
+    """It would make an executor whose runs are up for takeover look alive."""
+    log = MemoryLog({TOPIC: 1})
+    beats = Beats(ME, log, TOPIC, log.writer(), Liveness(ME), lambda: None, lease=20)
+    await beats.start()
+    await beats.leave()
+    await beats.beat()
+    (last,) = log.records(TOPIC, 0)
+    assert dict(last.headers)["leaving"] == b"1"
+
+
 async def test_no_beat_of_another_stands_for_mine() -> None:
     """Else my beats would queue up while the log is slow, and count out whoever waits for theirs (P-50)."""
     log, told = MemoryLog({TOPIC: 1}), list[None]()
