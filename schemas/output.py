@@ -130,6 +130,11 @@ class Output:
         cut = ((index, _settled(held)) for index, held in self._unfinished())
         return [(index, item | {"status": cut_status(item.get("type"))}) for index, item in cut]
 
+    def is_under_way(self, index: int) -> bool:
+        """Whether the item at `index` was added and is not done."""
+        held = self._items.get(index)
+        return held is not None and not held.done
+
     def _unfinished(self) -> Iterator[tuple[int, Held]]:
         return ((index, held) for index, held in sorted(self._items.items()) if not held.done)
 

@@ -100,6 +100,18 @@ def test_a_call_is_live_once_the_one_before_it_is_over() -> None:
     assert [draft.type.removeprefix("response.") for draft in heard] == ["function_call_arguments.delta"]
 
 
+def test_a_call_whose_json_was_made_whole_by_the_short_way_holds_nothing_up() -> None:
+    first, second = call_events(0), call_events(1, pieces=('{"b"', ":2", "}"))
+    writer = scribe()
+    events = [
+        json.loads(draft.value)
+        for event in [first[0], second[0], *first[1:3], *second[1:4]]
+        for draft in writer.write(dict(event), now=0)
+    ]
+    assert deltas_of(events) == ['{"a"', ":1}", '{"b"', ":2", "}"]
+    assert order_of(events) == [0, 1]
+
+
 @pytest.mark.parametrize("unsaid", ["output_item.done", "arguments.done", ".done"])
 def test_whole_arguments_are_an_end_where_nobody_says_it(unsaid: str) -> None:
     said = [event for event in [*call_events(0), *call_events(1)] if unsaid not in event["type"]]

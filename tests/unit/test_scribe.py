@@ -100,6 +100,53 @@ def test_an_end_of_ours_finishes_the_items_cut_short_and_keeps_the_output() -> N
     assert held.end(Ending("again")) == []
 
 
+@pytest.mark.parametrize(
+    "limits", [Limits(events=4), Limits(output_bytes=100), Limits(record_bytes=len(json.dumps(ADDED)) - 30)]
+)
+def test_an_item_whose_beginning_breaks_a_bound_is_not_told(limits: Limits) -> None:
+    drafts = scribe(last=2, limits=limits).write(dict(ADDED), now=0)
+    assert len(drafts) == 1
+    assert drafts[0].terminal in ("incomplete", "failed")
+
+
+@pytest.mark.parametrize("events", range(4, 24))
+def test_a_bound_may_fall_on_any_event_of_items_that_wait(events: int) -> None:
+    held = scribe(last=2, limits=Limits(events=events))
+    call = {"type": "function_call", "name": "f", "arguments": ""}
+    said: list[dict[str, Any]] = []
+    for at in range(3):
+        item = {**call, "id": f"fc_{at}", "call_id": f"c_{at}"}
+        said.append({"type": "response.output_item.added", "output_index": at, "item": item})
+    for piece in ('{"a"', ":1}"):
+        for at in range(3):
+            where = {"item_id": f"fc_{at}", "output_index": at}
+            said.append({"type": "response.function_call_arguments.delta", **where, "delta": piece})
+    drafts = [draft for event in [dict(ADDED, output_index=3), *said] for draft in held.write(event, now=0)]
+    drafts += held.end(Ending("gone"))
+    assert drafts[-1].terminal in ("incomplete", "failed")
+    assert [draft.number for draft in drafts] == list(range(3, 3 + len(drafts)))
+    begun = [value(draft)["output_index"] for draft in drafts if draft.type.endswith("item.added")]
+    done = [value(draft)["output_index"] for draft in drafts if draft.type.endswith("item.done")]
+    assert begun == sorted(done)
+
+
+def test_what_waits_and_is_larger_than_a_record_is_not_told_at_the_end() -> None:
+    held = scribe(last=2, limits=Limits(record_bytes=400))
+    call = {"type": "function_call", "name": "f", "arguments": "", "id": "fc_0", "call_id": "c_0"}
+    large = {**call, "id": "fc_1", "call_id": "c_1", "name": "f" * 500}
+    where = {"item_id": "fc_1", "output_index": 1}
+    for event in (
+        {"type": "response.output_item.added", "output_index": 0, "item": call},
+        {"type": "response.output_item.added", "output_index": 1, "item": large},
+        {"type": "response.function_call_arguments.delta", **where, "delta": "{"},
+        {"type": "response.function_call_arguments.done", **where, "arguments": "{}"},
+        {"type": "response.output_item.done", "output_index": 1, "item": large},
+    ):
+        held.write(event, now=0)
+    drafts = held.end(Ending("gone"))
+    assert [value(draft).get("output_index") for draft in drafts] == [0, None]
+
+
 def test_an_end_before_the_beginning_says_in_progress_first() -> None:
     assert texts(scribe().end(Ending("no backend"))) == [(2, "response.in_progress"), (3, "response.failed")]
 

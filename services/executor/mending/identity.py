@@ -191,7 +191,7 @@ class Table:
             self._aliases[theirs] = str(ours)
 
     def _is_done(self, entry: Entry) -> bool:
-        return entry.opened and self._output.held()[entry.index].done
+        return entry.opened and not self._output.is_under_way(entry.index)
 
     def announced(self, item: Item, event: Event) -> Entry | None:
         """The item that an `added` tells of again, if there is one."""

@@ -54,7 +54,7 @@ class Order:
         latest = self._latest.get(entry.kind) if entry is not None and entry.opened else None
         if latest is None or latest is entry or not self._texts.of(latest):
             return True  # some announce all their items first
-        return self._texts.held(latest).done
+        return self._texts.is_done(latest)
 
     def whole_call(self, entry: Entry | None) -> Entry | None:
         """The call whose turn is over now that `entry` comes, if nobody has told the end of its arguments."""
@@ -71,7 +71,7 @@ class Order:
         return self.lanes.next(lambda lane: self.may_be_told(lane.entry)) if self.lanes else None
 
     def _has_ended(self, call: Entry) -> bool:
-        return self._texts.held(call).done or self._texts.is_over(self._texts.field(call))
+        return self._texts.is_done(call) or self._texts.is_over(self._texts.field(call))
 
     def _is_over(self, call: Entry) -> bool:
         """Whether all arguments of a call were told. Nobody knows the end of those that are no JSON: the next

@@ -71,6 +71,10 @@ class Texts:
         """The item in the output so far."""
         return self._output.held()[entry.index]
 
+    def is_done(self, entry: Entry) -> bool:
+        """Whether an item that has begun is done, or was not told because its beginning broke a bound."""
+        return not self._output.is_under_way(entry.index)
+
     def said(self, text: Text) -> str:
         """What was streamed of it."""
         return "".join(self._pieces(text))

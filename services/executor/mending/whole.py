@@ -114,8 +114,10 @@ class Whole:
             if order.lanes.are_full:
                 order.is_kept = False
                 yield from self._all_that_waits()
-            return
-        yield from self._told(type, event, entry)
+                return
+        else:
+            yield from self._told(type, event, entry)
+        # Asked for also where the event waits: the call before it may have ended by the short way.
         while (lane := order.next()) is not None:
             for waiting in lane.events:
                 yield from self._told(*waiting, self._entry(*waiting, Named.by(*waiting)))
@@ -200,7 +202,7 @@ class Whole:
         rest.pop(NAMED, None)  # another Rejoinder's: who is behind that is not known here
         named = {NAMED: {"id": entry.named, "at": self._names_at}} if self._names_at and entry.named else {}
         yield {**rest, "type": ITEM_ADDED, "output_index": entry.index, "item": items.begun(item), **named}
-        if entry.waiting:
+        if entry.waiting and not self._is_done(entry):
             text = self._texts.field(entry)
             yield from self._texts.delta(text, f"{text.stem}.delta", {}, "".join(entry.waiting))
 
@@ -227,7 +229,7 @@ class Whole:
             return
         self._table.learn(entry, item)
         yield from self._open(entry, event)
-        if entry.opened:
+        if entry.opened and not self._is_done(entry):
             yield from self._close(entry, item, "completed", event)
 
     def _close(self, entry: Entry, said: Item, status: str, event: Event) -> Iterator[Event]:
@@ -242,7 +244,7 @@ class Whole:
         yield {**event, "type": ITEM_DONE, "output_index": entry.index, "item": item}
 
     def _is_done(self, entry: Entry) -> bool:
-        return entry.opened and self._texts.held(entry).done
+        return entry.opened and self._texts.is_done(entry)
 
     # Texts, and what else is told of an item.
 
