@@ -300,7 +300,7 @@ def test_the_time_for_an_items_parts_grows_with_their_number_alone(
         scribe.write({"type": "response.completed", "response": end}, (), now=0)
         assert scribe.ended
 
-    assert seconds(write, 3.0) < 3.0
+    assert seconds(write, 2.0) < 2.0
 
 
 @pytest.mark.parametrize("items", [pytest.param(items, id=name) for name, items in ITEMS.items()])
@@ -318,7 +318,7 @@ def test_the_time_for_an_upstreams_items_grows_with_their_number_alone(
         scribe.write({"type": "response.completed", "response": end}, (), now=0)
         assert scribe.ended
 
-    assert seconds(write, 3.0) < 3.0
+    assert seconds(write, 2.0) < 2.0
 
 
 UNSTREAMED: Mapping[str, Callable[[int], list[dict[str, Any]]]] = {
