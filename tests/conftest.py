@@ -40,6 +40,16 @@ MAY_BLOCK = (
 )
 
 
+LONGEST = ("simulation", "reliability", "integration")
+"""Suites whose files take minutes. They begin first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest suites first, each in its own order."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: min((order[part] for part in item.path.parts if part in order), default=9))
+
+
 @overload
 async def eventually(condition: Callable[[], Awaitable[T]], timeout: float = PATIENCE) -> T: ...
 @overload

@@ -2,12 +2,16 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+import msgspec
+
 from tests.simulation.planted import RULES, found
+from tests.simulation.planted.registry import SEEN, remembered
 
 PATIENCE = 120.0
 """Seconds of this machine's time for one rule."""
@@ -17,18 +21,24 @@ def main() -> int:
     """Plant what the command line names, or everything; say what was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.planted")
     parser.add_argument("names", nargs="*", default=list(RULES), metavar="name", help="all without any")
-    parser.add_argument("--first", type=int, default=0, help="the first seed to look at")
+    parser.add_argument("--first", type=int, help="look from this seed on, not at remembered ones")
+    parser.add_argument("--remember", action="store_true", help=f"write what was found to {SEEN.name}")
     options = parser.parse_args()
-    names, missed = options.names, 0
+    names, missed, seeds = options.names, 0, remembered()
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
         for name, what in zip(names, pool.map(partial(look, first=options.first), names), strict=True):
             print(f"{RULES[name].number} {name}: {'not found' if what is None else what}", flush=True)
             missed += what is None
+            if what is not None and (seed := re.match(r"seed (\d+)", what)):
+                seeds[name] = int(seed[1])
+    if options.remember:
+        kept = {name: seeds[name] for name in sorted(seeds.keys() & RULES.keys())}
+        SEEN.write_bytes(msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
     return bool(missed)
 
 
-def look(name: str, first: int) -> str | None:
-    """Where the absence of a rule shows first, from seed `first` on, in words."""
+def look(name: str, first: int | None) -> str | None:
+    """Where the absence of a rule shows, in words; see `found`."""
     signal.signal(signal.SIGVTALRM, _too_long)
     signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
     try:
