@@ -113,7 +113,7 @@ def written(n: int) -> list[NewRecord]:
 def packed(n: int) -> list[NewRecord]:
     """Those in `transcripts`: what it was asked, its events in two chunks, and sometimes that it is gone."""
     summary = Summary(TENANT, "failed", True, "sha", 0, 9, 1, 2, 2)
-    gone = [transcript.gone_record(id_of(n), TENANT)] * (n % 3 == 0)
+    gone = [transcript.gone_record(id_of(n), TENANT)] * (n % 4 == 0)
     return [*transcript_records(id_of(n), summary, value_of(n), CHUNKS), *gone]
 
 
