@@ -33,7 +33,7 @@ from schemas.records import (
 )
 from services import points
 from services.config import Route
-from services.eventlog.port import Batch, Bounds
+from services.eventlog.port import Batch, Bounds, TopicPartition
 from services.eventlog.start import Start as Place
 from services.executor import metrics
 from services.executor.acts import Act, Claim, Post, Start, Stop
@@ -105,12 +105,18 @@ class Engine:
                 if run is not None and run.claim == entry.claim:
                     run.read_back(entry.sequence_number)
             else:
-                acts += self._react(partition, record, entry, verdict, now)
+                acts += self._react(batch.source, partition, record, entry, verdict, now)
         partition.read(batch.next_offset, batch.records[-1].timestamp if batch.records else None)
         return acts
 
     def _react(
-        self, partition: Partition, record: LogRecord, entry: Entry, verdict: Verdict, now: float
+        self,
+        source: TopicPartition,
+        partition: Partition,
+        record: LogRecord,
+        entry: Entry,
+        verdict: Verdict,
+        now: float,
     ) -> Sequence[Act]:
         counts = verdict is _COUNTS
         acts = NOTHING
@@ -133,7 +139,7 @@ class Engine:
                 partition.erasures.erase(entry.id, entry.accepted_offset, record)
             case Unreadable():
                 metrics.UNREADABLE.inc()
-                at = f"{partition.number}@{record.offset}"
+                at = f"{source.topic}/{source.partition}@{record.offset}"
                 log.warning("unreadable record passed over", at=at, why=entry.why)
         if not counts:
             partition.erasures.late(record, entry, verdict, partition.fold, self._ephemeral_ms)

@@ -28,6 +28,8 @@ SIGNS_OF_LIFE = 25.0
 """Seconds after a pause or a lost beat in which an executor may be thought gone."""
 LONG = 50_000
 """Milliseconds: a response with more than that until its deadline ends before it."""
+ERASING_MS = 5_000
+"""Milliseconds in which an owner has erased what came late: it looks every beat, which is every 2 s."""
 
 
 class Promises:
@@ -355,7 +357,7 @@ class Promises:
         for partition in range(PARTITIONS):
             for topic in (NAMES.events, *VIEWS):
                 for record in self._world.log.records(topic, partition):
-                    if record.value is not None:
+                    if record.value is not None and record.timestamp < self._world.now() - ERASING_MS:
                         self._check_erased(topic, record.key or b"")
 
     def _check_erased(self, topic: str, key: bytes) -> None:
