@@ -93,13 +93,9 @@ class Executor:
         self._memory_ms = settings.window_ms + settings.skew_ms
         ephemeral_ms, lease = int(settings.ephemeral_s * 1000), settings.lease_s
         self.liveness = Liveness(self.me)
+        form = settings.records
         self.engine = Engine(
-            self.liveness,
-            registry.route,
-            _fresh_claim,
-            lease=lease,
-            ephemeral_ms=ephemeral_ms,
-            form=settings.records,
+            self.liveness, registry.route, _fresh_claim, lease=lease, ephemeral_ms=ephemeral_ms, form=form
         )
         self._writer = log_.writer(on_failure=self.append_failed)
         self._predecessors = Predecessors(conversation.settle, self.engine.partitions, self.engine.stirred)
@@ -109,15 +105,8 @@ class Executor:
             time.time,
             lambda since: self.liveness.unbroken(since, self._now(), lease),
         )
-        self._worker = Worker(
-            self._history,
-            registry,
-            conversation,
-            outlet,
-            self.liveness,
-            _limits(settings),
-            settings.max_attempts,
-        )
+        limits, attempts = _limits(settings), settings.max_attempts
+        self._worker = Worker(self._history, registry, conversation, outlet, self.liveness, limits, attempts)
         self.steward = Steward(
             self.engine,
             self._predecessors,
