@@ -23,8 +23,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from schemas.errors import ApiError, away, invalid, not_found
-from schemas.ids import ResponseId, Tenant, parse_response_id, parse_tenant
+from schemas.errors import ApiError, away, invalid
+from schemas.ids import ResponseId, Tenant, parse_tenant
 from schemas.request import CreateRequest, parsing
 from services.ingest.appends import Patience
 from services.ingest.attach import Attachments
@@ -33,7 +33,7 @@ from services.ingest.decide import answer_to, ends_with_its_client
 from services.ingest.metrics import COMMANDS
 from services.loops import in_turns
 from services.settings import Settings
-from services.web.answers import deleted_answer, json_answer, object_answer, read_body
+from services.web.answers import deleted_answer, json_answer, named_in, object_answer, read_body
 from services.web.commands import ORDER, TENANT, Elsewhere, Made, Order, command_path
 from services.web.edge import route
 from services.web.keys import key_in
@@ -80,20 +80,20 @@ class InternalDesk:
         with _counted("create"), self._room.seat(order.tenant) as seat:
             raw = await read_body(request, self._settings.max_body_bytes, seat.take)
             asked = await in_turns(parsing(raw, self._settings.max_body_values))
-            return json_answer(await self.create(_id(request), order, asked))
+            return json_answer(await self.create(named_in(request), order, asked))
 
     async def _cancel(self, request: Request) -> ASGIApp:
         with _counted("cancel"):
-            return object_answer(await self._commands.cancel(_id(request), _tenant(request)), open=False)
+            return object_answer(await self._commands.cancel(named_in(request), _tenant(request)), open=False)
 
     async def _delete(self, request: Request) -> ASGIApp:
         with _counted("delete"):
-            await self._commands.delete(_id(request), _tenant(request))
+            await self._commands.delete(named_in(request), _tenant(request))
         return Response(status_code=204)
 
     async def _abandon(self, request: Request) -> ASGIApp:
         with _counted("abandon"):
-            await self._commands.abandon(_id(request), _tenant(request))
+            await self._commands.abandon(named_in(request), _tenant(request))
         return Response(status_code=204)
 
 
@@ -148,12 +148,12 @@ class Desk:
     async def _cancel(self, request: Request) -> ASGIApp:
         with _counted("cancel"):
             tenant = tenant_of(request, self._settings)
-            cancelled = await self._commands.cancel(_id(request), tenant)
+            cancelled = await self._commands.cancel(named_in(request), tenant)
         return object_answer(cancelled, open=False)
 
     async def _delete(self, request: Request) -> ASGIApp:
         with _counted("delete"):
-            tenant, id = tenant_of(request, self._settings), _id(request)
+            tenant, id = tenant_of(request, self._settings), named_in(request)
             await self._commands.delete(id, tenant)
         return deleted_answer(id)
 
@@ -167,14 +167,6 @@ def _counted(command: str) -> Iterator[None]:
         COMMANDS.labels(command, str(error.status)).inc()
         raise
     COMMANDS.labels(command, "ok").inc()
-
-
-def _id(request: Request) -> ResponseId:
-    given: str = request.path_params["id"]
-    id = parse_response_id(given)
-    if id is None:
-        raise not_found(given)
-    return id
 
 
 def _ordered(request: Request) -> Order:

@@ -21,11 +21,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from schemas.errors import not_found
-from schemas.ids import ResponseId, Tenant, parse_response_id
+from schemas.ids import Tenant
 from services.replay.door import FrontDoor, Visit
 from services.settings import Settings
-from services.web.answers import deleted_answer, object_answer, read_body
+from services.web.answers import deleted_answer, named_in, object_answer, read_body
 from services.web.commands import Made
 from services.web.edge import route
 from services.web.keys import key_in
@@ -110,11 +109,11 @@ class DoorRoutes:
         )
 
     async def _cancel(self, request: Request) -> ASGIApp:
-        id, tenant = _id(request), tenant_of(request, self._settings)
+        id, tenant = named_in(request), tenant_of(request, self._settings)
         return object_answer(await self._door.cancel(id, tenant), open=False)
 
     async def _delete(self, request: Request) -> ASGIApp:
-        id, tenant = _id(request), tenant_of(request, self._settings)
+        id, tenant = named_in(request), tenant_of(request, self._settings)
         await self._door.delete(id, tenant)
         return deleted_answer(id)
 
@@ -136,11 +135,3 @@ class DoorRoutes:
 async def _made(visit: Visit, raw: bytes, seat: Seat) -> Made:
     with seat:
         return await visit.create(raw)
-
-
-def _id(request: Request) -> ResponseId:
-    given: str = request.path_params["id"]
-    id = parse_response_id(given)
-    if id is None:
-        raise not_found(given)
-    return id

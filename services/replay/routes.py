@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from schemas.errors import ApiError, invalid, not_found, unavailable
-from schemas.ids import ResponseId, parse_response_id
+from schemas.ids import parse_response_id
 from schemas.references import is_reference
 from schemas.request import listing
 from services.loops import in_turns
@@ -30,7 +30,7 @@ from services.replay.replay import Deleted, Packed, Replay, Stored
 from services.replay.turn import Item, previous_in, request_body
 from services.replay.window import Window
 from services.settings import Settings
-from services.web.answers import json_answer, object_answer, read_body
+from services.web.answers import json_answer, named_in, object_answer, read_body
 from services.web.connection import connection
 from services.web.edge import route
 from services.web.internal import ITEMS_PATH, LOAD_PATH, Wanted
@@ -152,7 +152,7 @@ class InternalRoutes:
 
     async def view(self, request: Request) -> Response:
         """The state of a response, known or not."""
-        return json_answer(await self._replay.view(_id(request), _offset(request)))
+        return json_answer(await self._replay.view(named_in(request), _offset(request)))
 
     async def stream(self, request: Request) -> ASGIApp:
         """All events of a response."""
@@ -188,7 +188,7 @@ class InternalRoutes:
         return json_answer(self._replay.load())
 
     async def _find(self, request: Request) -> Stored:
-        id = _id(request)
+        id = named_in(request)
         found = await self._replay.find(id, _offset(request))
         if found is None or isinstance(found, Deleted):
             raise not_found(id)
@@ -212,14 +212,6 @@ def event_stream(replay: Replay, found: Stored, cursor: int, settings: Settings)
     return EventStream(
         replay.chunks(found, cursor), keepalive_s=settings.keepalive_s, stall_s=settings.stall_s
     )
-
-
-def _id(request: Request) -> ResponseId:
-    text = request.path_params["id"]
-    id = parse_response_id(text)
-    if id is None:
-        raise not_found(text)
-    return id
 
 
 def _offset(request: Request) -> int | None:

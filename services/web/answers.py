@@ -1,4 +1,4 @@
-"""Request bodies in, JSON answers and error envelopes out."""
+"""What a request names and brings; JSON answers and error envelopes out."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,13 +8,23 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from schemas.errors import ApiError, invalid
+from schemas.errors import ApiError, invalid, not_found
+from schemas.ids import ResponseId, parse_response_id
 from services.web.metrics import REFUSED
 
 _JSON = "application/json"
 _POLL_AFTER: Mapping[str, str] = {"openai-poll-after-ms": "1000"}
 """For pollers that know it: milliseconds until the next GET of an open response (A-8)."""
 _NO_HEADERS: Mapping[str, str] = {}
+
+
+def named_in(request: Request) -> ResponseId:
+    """The response that a path with `{id}` names. Raises ApiError 404 for what can be no response's id."""
+    given: str = request.path_params["id"]
+    id = parse_response_id(given)
+    if id is None:
+        raise not_found(given)
+    return id
 
 
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:
