@@ -97,7 +97,7 @@ class State:
 
     @property
     def ephemeral(self) -> bool:
-        """Whether it is kept for some time after its end, and erased then (P-76)."""
+        """Whether it is kept for some time after its end, and erased then (P-93)."""
         return self.accepted is not None and self.accepted.ephemeral
 
     def kept_until(self, ephemeral_ms: int) -> int:

@@ -21,7 +21,7 @@ class Start(NamedTuple):
 
     `since` is the log time (ms) at `offset`: the views' records of what follows there were written after it.
     `read` is how far the log was read when `floor` was committed, None where that is unknown: every response
-    accepted before `floor` had closed before `read` (P-61).
+    accepted before `floor` had closed before `read` (P-68).
     """
 
     offset: int

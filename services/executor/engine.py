@@ -223,7 +223,7 @@ class Engine:
         self.stirred.set()
         if run is None:
             return NOTHING
-        return self._end(run, End.STOPPED if from_outside else End.CLOSED)  # P-46: the upstream must stop
+        return self._end(run, End.STOPPED if from_outside else End.CLOSED)  # P-100: the upstream must stop
 
     # What is sent.
 

@@ -51,7 +51,7 @@ class Erasures:
     """The erasures of one partition, of which nothing before offset `floor` is anybody's to erase any more.
 
     `floor_read`: how far the log was read when the floor was committed; None: unknown. Responses accepted
-    before the floor had closed before that offset (P-61).
+    before the floor had closed before that offset (P-68).
     """
 
     def __init__(self, floor: int, floor_read: int | None = None) -> None:
@@ -140,7 +140,7 @@ class Erasures:
     def unknown_read(self, id: ResponseId, offset: int, *, closes: bool) -> None:
         """The record at `offset` is of a response of which the fold knows nothing.
 
-        The response had closed when the watermark was committed (P-61). A record behind what was read by then
+        The response had closed when the watermark was committed (P-68). A record behind what was read by then
         is late (P-98), and so is one past the end as of the assignment. A record before that is late if its
         response closed before the floor. If it closed behind the floor, what led there counted and must stay
         (P-97).

@@ -1,4 +1,4 @@
-"""Responses that were cancelled or deleted with no run here that would stop their upstream (P-46). Pure.
+"""Responses that were cancelled or deleted with no run here that would stop their upstream (P-101). Pure.
 
 When the executor of one is gone, the partition's owner tells its upstream (`stopper.py`).
 """

@@ -16,7 +16,7 @@ from services.executor.waiting import Waiting
 
 
 class Partition:
-    """A followed partition. Only its owner acts on it, and only past `acts_from` (P-41).
+    """A followed partition. Only its owner acts on it, and only past `acts_from` (P-41, P-56).
 
     Responses accepted before `floor` are known and not acted on (P-62). `floor_read`: how far the log was
     read when the floor was committed; None: unknown. `position` is the offset that is read next.

@@ -1,4 +1,4 @@
-"""Holds a response back until all that it follows has closed (A-13, P-41).
+"""Holds a response back until all that it follows has closed (A-13, P-58).
 
 A fold answers for most predecessors: one is open, or it completed, and then everything before it had closed.
 One that ended otherwise may have left an open one behind it. Replay is asked for the others, once each: those

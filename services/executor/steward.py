@@ -2,7 +2,7 @@
 
 The steward looks at what waits when something stirred, and at everything with every beat, and returns what is
 to be done. It acts only on partitions that are owned and caught up, and only after a beat of its own was read
-back (P-41, P-51). `decide.py` decides about one response.
+back (P-41, P-51, P-56). `decide.py` decides about one response.
 """
 
 from collections import defaultdict, deque

@@ -1,7 +1,7 @@
 """Cancels responses at upstreams whose run is gone.
 
 A *resumable* upstream goes on in its own background when its executor is gone. A response that is cancelled
-or deleted before a takeover has no run that would stop its upstream (P-46), so its partition's owner does.
+or deleted before a takeover has no run that would stop its upstream (P-101), so its partition's owner does.
 
     cancelled or deleted, no run → its executor is gone → what the log holds of it → the upstream's cancel
 

@@ -12,7 +12,7 @@ from services.web.keys import IDEMPOTENCY_KEY
 
 
 def visible(view: ResponseView, tenant: Tenant) -> bool:
-    """Whether `tenant` may see the response: it exists, is its own, is not deleted and not hidden (P-76)."""
+    """Whether `tenant` may see the response: it exists, is its own, is not deleted and not hidden (P-78)."""
     return view.found and not view.deleted and (view.store or view.background) and view.tenant == tenant
 
 
@@ -24,7 +24,7 @@ def check_visible(view: ResponseView, tenant: Tenant) -> ResponseView:
 
 
 def check_predecessor(view: ResponseView, tenant: Tenant) -> None:
-    """Whether a response of `tenant` may follow this one (A-13), or ApiError (404): what is kept for minutes
+    """Whether a response of `tenant` may follow this one (A-13, P-37), or ApiError (404): what is kept for minutes
     only must not be needed by what is kept for good.
     """
     if not visible(view, tenant):

@@ -7,7 +7,7 @@
 
 Pure: the projector does the work and reports it done. Until then the work holds the low watermark, as every
 open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62). One that
-is not stored is followed for the watermark only, and leaves `gone` if a key leads to it (P-76). An ephemeral
+is not stored is followed for the watermark only, and leaves `gone` if a key leads to it (P-79). An ephemeral
 one holds the watermark after its end as well, so that a replay that starts finds it in the log. It lets go
 when log time says that nobody sees it any more, or when the owner has erased it.
 

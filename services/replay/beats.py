@@ -1,4 +1,4 @@
-"""Log time as the executors' beats tell it (P-85).
+"""Log time as the executors' beats tell it (P-86).
 
 The log time of a partition stands still while nothing is appended to it. The executors beat into one topic,
 each every 2 s (P-50). The last beat in the log as of a request's arrival dates what the request may see:

@@ -133,7 +133,7 @@ class Replay:
         return found
 
     async def _is_over(self, state: State) -> bool:
-        """Whether log time says that nobody sees the response any more (P-85). Raises ApiError 503.
+        """Whether log time says that nobody sees the response any more (P-85). Raises ApiError 503 (P-88).
 
         In a partition where nothing happens log time stands still: then the last beat tells it.
         """

@@ -149,12 +149,12 @@ class Window:
 
     @property
     def visible(self) -> bool:
-        """Whether others than the connection that created it may see it (P-76), for as long as it is kept."""
+        """Whether others than the connection that created it may see it (P-78), for as long as it is kept."""
         return self.stored or self.state.ephemeral
 
     @property
     def lasting(self) -> bool:
-        """Whether `transcripts` is to have something of it: itself, or that it is gone (P-76)."""
+        """Whether `transcripts` is to have something of it: itself, or that it is gone (P-79)."""
         accepted = self.state.accepted
         return accepted is not None and (accepted.store or accepted.keyed)
 

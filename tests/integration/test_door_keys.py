@@ -105,7 +105,7 @@ async def test_a_repeated_post_that_waits_gets_the_same_answer(stream: bool) -> 
 
 
 async def test_what_is_not_stored_is_met_by_its_key_and_by_nobody_else() -> None:
-    """P-76: the key's holder is who created it, for as long as the fold remembers it."""
+    """P-78: the key's holder is who created it, for as long as the fold remembers it."""
     async with ingesting() as running, executing(running):
         first = await running.post({"store": False}, KEY)
         again = await running.post({"store": False}, KEY)
@@ -115,7 +115,7 @@ async def test_what_is_not_stored_is_met_by_its_key_and_by_nobody_else() -> None
 
 
 async def test_what_is_ephemeral_is_met_by_its_key_while_it_is_seen_and_never_made_again() -> None:
-    """P-76, P-85: the last beat in the log says that its time is over."""
+    """P-79, P-85: the last beat in the log says that its time is over."""
     body = {"background": True, "store": False}
     async with ingesting(ephemeral_s=60) as running:
         made = await running.create(KEY, **body)

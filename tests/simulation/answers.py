@@ -91,7 +91,7 @@ class Answers:
             world.bad("P-2 two responses for one key", wish.key, id)
         previous = wish.request.previous
         if previous and world.story(previous).unstored:
-            world.bad("P-76 follows what is not stored", id, previous)
+            world.bad("P-37 follows what is not stored", id, previous)
         if previous and not wish.key and partition_of(previous) != partition_of(id):
             world.bad("P-3 not where its predecessor is", id, previous)
         return story

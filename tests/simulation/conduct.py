@@ -35,18 +35,18 @@ class Conduct:
             self._ends.setdefault((executor, number), end)
 
     def claim(self, partition: int, story: Story, entry: Claimed) -> None:
-        """A claim arrives in the log, whether it counts or not (P-41)."""
+        """A claim arrives in the log, whether it counts or not (P-41, P-56, P-58)."""
         caught_up = self._ends.get((entry.executor, partition))
         if caught_up is None:
             self._world.bad("P-41 a claim of one who never owned the partition", story, entry.executor)
         elif 0 <= story.closed_offset < caught_up:
-            self._world.bad("P-41 a claim of one who had not caught up", story, entry.executor)
+            self._world.bad("P-56 a claim of one who had not caught up", story, entry.executor)
         if entry.attempt == 1 and story.accepted is not None and not self._overdue(story):
             previous = story.accepted.previous
             while previous is not None:
                 before = self._world.story(previous)
                 if before.accepted is not None and not before.closed:
-                    self._world.bad("P-41 claimed before what it follows has closed", story, before)
+                    self._world.bad("P-58 claimed before what it follows has closed", story, before)
                 # What follows a deleted response only ends (A-13): what came before that is never asked for.
                 previous = before.accepted.previous if before.accepted and not before.deleted else None
 

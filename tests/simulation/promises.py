@@ -135,7 +135,7 @@ class Promises:
             world.bad("P-52 a call on an old claim", request.id, request.attempt, node)
         open_here = [kind for _, at, kind in self.streams.values() if at is node and kind != "stubborn"]
         if len(open_here) >= world.settings.slots:
-            world.bad("P-41 more runs than slots", node)
+            world.bad("P-57 more runs than slots", node)
         if open_here.count(kind) >= world.plan.places:
             world.bad("P-49 more calls than places", kind, node)
         if request.attempt in calls:
@@ -198,7 +198,7 @@ class Promises:
             if story.accepted is not None and not story.closed and story.offset < mark:
                 world.bad("P-61 a watermark past an open response", group, story.id)
             elif story.ephemeral and story.offset < mark and story.seen(world.now()):
-                world.bad("P-61 a watermark past what is seen", group, story.id)
+                world.bad("P-67 a watermark past what is seen", group, story.id)
             elif group == EXECUTORS and (left := self.unerased(story, mark)):
                 world.bad("P-96 a watermark past what is not erased", story.id, left)
             elif group == PROJECTORS and not self.projected(story, mark):
@@ -353,7 +353,7 @@ class Promises:
             world.bad("A-19 an end that nobody asked for", story.id, story.status)
 
     def check_erased(self) -> None:
-        """After compaction nothing of what was deleted or not stored is in any topic (P-72, P-76, P-90)."""
+        """After compaction nothing of what was deleted or not stored is in any topic (P-72, P-76, P-90, P-99)."""
         for partition in range(PARTITIONS):
             for topic in (NAMES.events, *VIEWS):
                 for record in self._world.log.records(topic, partition):

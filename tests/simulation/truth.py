@@ -64,12 +64,12 @@ class Story(Struct):
 
     @property
     def hidden(self) -> bool:
-        """Nobody but its creator may see it (P-76)."""
+        """Nobody but its creator may see it (P-78)."""
         return self.accepted is not None and not self.accepted.store and not self.accepted.background
 
     @property
     def ephemeral(self) -> bool:
-        """Its tenant may see it until some time after its end (P-76)."""
+        """Its tenant may see it until some time after its end (P-85, P-89)."""
         return self.accepted is not None and not self.accepted.store and self.accepted.background
 
     def over(self, now: int) -> bool:
@@ -91,7 +91,7 @@ class Story(Struct):
 
     @property
     def leaves_word(self) -> bool:
-        """Its key may be repeated at any time: `gone` must say that it was there (P-76)."""
+        """Its key may be repeated at any time: `gone` must say that it was there (P-79)."""
         return self.unstored and self.closed and self.accepted is not None and self.accepted.keyed
 
     @property

@@ -116,7 +116,7 @@ async def test_where_the_beats_cannot_be_read_it_is_a_503_and_never_a_guess(
 
 
 async def test_a_replay_that_starts_finds_it_in_the_log_until_then() -> None:
-    """The projector's watermark has stayed at its `accepted` (P-61)."""
+    """The projector's watermark has stayed at its `accepted` (P-67)."""
     time = Time()
     before = await (await Author(time.log.writer(), 1).accept()).complete()
     author = await time.closed(2)

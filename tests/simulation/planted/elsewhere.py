@@ -26,9 +26,29 @@ ELSEWHERE = {
         "its lease is a setting, which may not be longer",
         "unit/test_liveness.py::test_the_longest_lease_ends_before_its_executor_can_be_counted_out",
     ),
+    "P-59": Elsewhere(
+        "whoever waits there is claimed before its deadline, whatever the order",
+        "unit/test_slots.py::test_what_lost_its_executor_comes_before_what_waits",
+    ),
+    "P-68": Elsewhere(
+        "what it is for is planted with P-97 and held with P-98",
+        "unit/test_start.py::test_how_far_was_read_holds_for_the_checkpoint_that_said_so",
+    ),
     "P-77": Elsewhere(
         "its topics are never lost",
         "integration/test_replay_service.py::test_views_that_are_made_anew_are_filled_from_the_log",
+    ),
+    "P-78": Elsewhere(
+        "its readers ask for no response that only its creator sees",
+        "integration/test_door_keys.py::test_what_is_not_stored_is_met_by_its_key_and_by_nobody_else",
+    ),
+    "P-87": Elsewhere(
+        "its beats never expire",
+        "unit/test_replay_ephemeral.py::test_what_all_expired_beats_had_ended_does_not_show_again",
+    ),
+    "P-88": Elsewhere(
+        "its readers take every 503 for honest, and a guess that is right shows nothing",
+        "unit/test_replay_ephemeral.py::test_where_the_beats_cannot_be_read_it_is_a_503_and_never_a_guess",
     ),
     "P-94": Elsewhere(
         "somebody comes late by minutes, and the owner dies within that beat while a response lasts: "
@@ -42,5 +62,13 @@ ELSEWHERE = {
     "P-91": Elsewhere(
         "retention erases whatever the rules are: there is nothing to take away",
         "reliability/test_erasure.py::test_what_has_expired_is_not_found_at_any_cursor_and_never_half_there",
+    ),
+    "P-100": Elsewhere(
+        "its upstreams end with the stream that is read from them: there is nothing to stop",
+        "unit/test_executor.py::test_a_drain_leaves_an_upstream_running_and_a_cancel_does_not",
+    ),
+    "P-101": Elsewhere(
+        "its upstreams end with the stream that is read from them: there is nothing to stop",
+        "unit/test_stopper.py::test_the_upstream_of_an_orphan_is_told_once",
     ),
 }

@@ -1,4 +1,4 @@
-"""What is kept for some time after its end (P-61, P-63, P-76, P-85, P-93)."""
+"""What is kept for some time after its end (P-37, P-63, P-66, P-67, P-85, P-86, P-89, P-93)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from services.web.internal import ResponseView
 from tests.simulation.planted.registry import EPHEMERAL, EPHEMERAL_ASKED, rule
 
 
-@rule("P-61", plan=EPHEMERAL)
+@rule("P-66", "P-67", plan=EPHEMERAL)
 def ephemeral_not_held_by_executors() -> Iterator[None]:
     """The executors' watermark passes what is to be erased later."""
 
@@ -29,7 +29,7 @@ def ephemeral_not_held_by_executors() -> Iterator[None]:
         yield
 
 
-@rule("P-61", plan=EPHEMERAL)
+@rule("P-67", plan=EPHEMERAL)
 def ephemeral_not_held_by_projectors() -> Iterator[None]:
     """The projectors' watermark passes what has closed and goes to no view, though it is seen."""
     with patch.object(Projection, "release", lambda self: self._kept.clear()):
@@ -48,7 +48,7 @@ def ephemeral_forgotten_after_its_end() -> Iterator[None]:
         yield
 
 
-@rule("P-76", plan=EPHEMERAL_ASKED)
+@rule("P-37", plan=EPHEMERAL_ASKED)
 def ephemeral_as_a_predecessor() -> Iterator[None]:
     """A response may follow one that will be erased."""
 
@@ -60,7 +60,7 @@ def ephemeral_as_a_predecessor() -> Iterator[None]:
         yield
 
 
-@rule("P-76", "P-30", plan=EPHEMERAL_ASKED)
+@rule("P-89", "P-30", plan=EPHEMERAL_ASKED)
 def ephemeral_hidden_from_its_tenant() -> Iterator[None]:
     """What is not stored is a 404 also in the background."""
 
@@ -73,6 +73,13 @@ def ephemeral_hidden_from_its_tenant() -> Iterator[None]:
 
 
 @rule("P-85", plan=EPHEMERAL)
+def ephemeral_shown_for_ever() -> Iterator[None]:
+    """A replay knows no end of its time."""
+    with patch.object(Folding, "kept_until", lambda *_: 1 << 60):
+        yield
+
+
+@rule("P-86", "P-85", plan=EPHEMERAL)
 def dated_by_the_partition_alone() -> Iterator[None]:
     """A replay takes no notice of the beats: where nothing happens it shows on."""
 
@@ -83,7 +90,7 @@ def dated_by_the_partition_alone() -> Iterator[None]:
         yield
 
 
-@rule("P-85", "P-80", "P-85", plan=EPHEMERAL)
+@rule("P-86", "P-80", "P-85", plan=EPHEMERAL)
 def dated_by_the_readers_clock() -> Iterator[None]:
     """Each replay asks its own clock, which is early or late."""
     skews, original = cycle((-2_000, 2_000)), LastBeat.__init__

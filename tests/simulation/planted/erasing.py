@@ -1,9 +1,13 @@
-"""What an owner erases, and what it must leave (P-90, P-97); the other rules of erasure are in `views`."""
+"""What an owner erases, and what it must leave (P-90, P-97, P-99); the other rules of erasure are in `views`."""
 
 from collections.abc import Iterable, Iterator
 from unittest.mock import patch
 
+from schemas.fold import State
+from services.executor import engine
+from services.executor.erasures import stored
 from services.executor.steward import Steward
+from tests.simulation.plan import Plan
 from tests.simulation.planted.registry import DELETING, LASTING, rule
 
 
@@ -11,6 +15,17 @@ from tests.simulation.planted.registry import DELETING, LASTING, rule
 def deletes_erase_nothing() -> Iterator[None]:
     """What is deleted stays in the log."""
     with patch.object(Steward, "erasures", lambda _: []):
+        yield
+
+
+@rule("P-99", "P-90", "P-96", plan=Plan(unstored=0.7))
+def closes_erase_nothing() -> Iterator[None]:
+    """The close of a response that is not stored asks for nothing, unless the response is ephemeral."""
+
+    def stays(state: State) -> bool:
+        return stored(state) or not state.ephemeral
+
+    with patch.object(engine, "stored", stays):
         yield
 
 

@@ -253,14 +253,14 @@ def claimed_by_anybody() -> Iterator[None]:
         yield
 
 
-@rule("P-41", plan=Plan(faults=only(kill=3, expel=2, slow=4), targets="x", rate=1, responses=14))
+@rule("P-56", plan=Plan(faults=only(kill=3, expel=2, slow=4), targets="x", rate=1, responses=14))
 def claimed_before_caught_up() -> Iterator[None]:
     """An owner acts on whatever it has folded yet."""
     with patch.object(Partition, "acting", lambda self: self.owned):
         yield
 
 
-@rule("P-41", plan=FULL)
+@rule("P-57", plan=FULL)
 def claimed_without_a_free_slot() -> Iterator[None]:
     """Slots are not counted."""
     with patch.object(Steward, "free", lambda _: 100), patch.object(executor, "most", lambda *_: 100):
@@ -274,7 +274,7 @@ def called_without_a_free_place() -> Iterator[None]:
         yield
 
 
-@rule("P-41", plan=Plan(chained=0.8, responses=14, words=30, faults=only(expel=1), rate=0.2))
+@rule("P-58", plan=Plan(chained=0.8, responses=14, words=30, faults=only(expel=1), rate=0.2))
 def claimed_before_its_predecessor_closed() -> Iterator[None]:
     """A run waits for the one that it follows."""
     with patch.object(Predecessors, "open", lambda *_: False):

@@ -173,7 +173,7 @@ def started_in_the_wrong_order() -> Iterator[None]:
         yield
 
 
-@rule("P-76", "P-42", "P-54", "P-62", plan=FORGETFUL)
+@rule("P-79", "P-42", "P-54", "P-62", plan=FORGETFUL)
 def unstored_leaves_no_word() -> Iterator[None]:
     """Nothing says that a key has led to a response that was not stored."""
     original = Views.do
