@@ -5,7 +5,9 @@ all their fields, known or not, so it needs their names and not their shapes. So
 union of the openai Python SDK (`ResponseStreamEvent`).
 """
 
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -99,6 +101,24 @@ def frame(type: str, sequence_number: int, value: bytes) -> bytes:
     JSON that a foreign writer broke into lines is put on one: a line break in `data:` would end the frame.
     """
     return b"event: %b\nid: %d\ndata: %b\n\n" % (type.encode(), sequence_number, value.replace(b"\n", b" "))
+
+
+class Encoded(NamedTuple):
+    """An event as its frame holds it: its number, and its JSON on one line."""
+
+    number: int
+    value: bytes
+
+
+_ENCODED = re.compile(rb"\nid: ([0-9]{1,18})\ndata: (.*)\n\n")
+
+
+def encoded_in(frames: bytes) -> Iterator[Encoded]:
+    """The events in some whole frames (`frame`), in order and undecoded. A frame that the type of a foreign
+    writer's event has broken is passed over.
+    """
+    for found in _ENCODED.finditer(frames):
+        yield Encoded(int(found[1]), found[2])
 
 
 def opening_frames(id: str, accepted: bytes, background: bool) -> list[bytes]:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from schemas.errors import LogError, unavailable
-from schemas.events import CREATED, UNDECODABLE, Event
+from schemas.events import CREATED, UNDECODABLE, Event, encoded_in
 from schemas.events import IN_PROGRESS as STARTED
 from schemas.ids import ResponseId
 from schemas.output import Output
@@ -122,9 +122,9 @@ class Snapshots:
 
 def events_in(frames: bytes) -> Iterator[Event]:
     """The events of some frames, decoded; what cannot be read is passed over."""
-    for frame in frames.split(b"\n\n")[:-1]:
+    for _, value in encoded_in(frames):
         try:
-            yield _event(frame[frame.index(b"\ndata: ") + 7 :])
+            yield _event(value)
         except UNDECODABLE:
             continue
 

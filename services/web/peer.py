@@ -15,6 +15,7 @@ from schemas.errors import RejoinderError
 from services.web.pulse import Pulse, Silent
 from services.web.secret import secret_headers
 from services.web.stream import OnEnd, Stream, until
+from services.web.transport import Body
 
 CONNECT_S = 2.0
 """Seconds to connect to a service of ours."""
@@ -90,10 +91,10 @@ class Peer:
 
     def stream(self, response: aiohttp.ClientResponse, on_end: OnEnd | None = None) -> Stream:
         """What the peer answered, as an answer of ours. Closes `response` when it ends."""
+        headers = _without(response.raw_headers, _NOT_RETURNED)
         return Stream(
             _Chunks(response),
-            status=response.status,
-            headers=_without(response.raw_headers, _NOT_RETURNED),
+            Body(response.status, headers),
             stall_s=self._stall_s,
             lasting=response.content_type == "text/event-stream",
             on_end=on_end,

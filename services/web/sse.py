@@ -1,4 +1,4 @@
-"""Server-sent events as the Responses API's clients need them (A-1, A-6).
+"""Server-sent events as the Responses API's clients need them (A-1, A-6): the first transport.
 
 Frames come from `schemas.events.frame`; whoever yields them joins what is pending into one chunk.
 """
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from schemas.events import KEEP_ALIVE
 from services.web.stream import OnEnd, Stream
+from services.web.transport import Body
 
 HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -27,11 +28,5 @@ class EventStream(Stream):
         stall_s: float = 30,
         on_end: OnEnd | None = None,
     ) -> None:
-        super().__init__(
-            source,
-            headers=HEADERS,
-            keep_alive=KEEP_ALIVE,
-            keepalive_s=keepalive_s,
-            stall_s=stall_s,
-            on_end=on_end,
-        )
+        transport = Body(headers=HEADERS, pause=KEEP_ALIVE)
+        super().__init__(source, transport, keepalive_s=keepalive_s, stall_s=stall_s, on_end=on_end)

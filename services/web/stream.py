@@ -1,30 +1,31 @@
 """An answer that may last for hours: chunks of bytes as their source yields them, and an honest end or a cut.
 
-The request's own task takes from the source and sends; a second one waits for the client to go; a timer sends
-keep-alives and finds a reader that takes nothing. However it ends, the source is closed and `on_end` is told
-how:
+The request's own task takes from the source and sends what the transport makes of it; a second one waits for
+the client to go; a timer sends keep-alives and finds a reader that takes nothing. However it ends, the source
+is closed and `on_end` is told how:
 
-    complete      the source returned: the body ends cleanly
+    complete      the source returned: the answer ends cleanly
     disconnected  the client went away
     stalled       the client took nothing for `stall_s`: its socket was reset
-    cut           the source failed, or the server drains: reset as well, so that nobody takes it for complete
+    cut           the source failed, or the server drains: the transport tells the client why, or the socket
+                  is reset as well, so that nobody takes the answer for complete
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal
 
 import structlog
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from schemas.errors import RejoinderError
 from services.web.connection import connection
 from services.web.metrics import OPEN_STREAMS, STREAMS_ENDED
+from services.web.transport import Transport
 
 End = Literal["complete", "disconnected", "stalled", "cut"]
 OnEnd = Callable[[End], None]
-Headers = Sequence[tuple[bytes, bytes]]
 
 LOOKS = 4
 """A reader is dropped when so many looks in a row find the same write waiting, not by the clock alone: after
@@ -71,32 +72,32 @@ def while_connected(receive: Receive) -> AbstractAsyncContextManager[None]:
 
 
 class Stream:
-    """An ASGI answer: the chunks of `source`, each sent as it comes. Serves one request."""
+    """An ASGI answer: the chunks of `source`, each sent over `transport` as it comes. Serves one request."""
 
     def __init__(
         self,
         source: AsyncIterator[bytes],
+        transport: Transport,
         *,
-        status: int = 200,
-        headers: Headers = (),
         stall_s: float = 30,
-        keep_alive: bytes = b"",
         keepalive_s: float = 15,
         lasting: bool = True,
         on_end: OnEnd | None = None,
     ) -> None:
-        """`keep_alive` is what to send after `keepalive_s` seconds of silence, if anything.
+        """`keepalive_s`: seconds of silence after which the transport's keep-alive goes out, if it has one.
 
         A drain cuts a `lasting` stream at once, and lets another one finish.
         """
         self._source = source
-        self._start = {"type": "http.response.start", "status": status, "headers": list(headers)}
+        self._transport = transport
         self._stall_s = stall_s
-        self._keep_alive = keep_alive
+        self._keep_alive = transport.keep_alive()
         self._keepalive_s = keepalive_s
         self._lasting = lasting
         self._on_end = on_end
         self._end: End = "cut"
+        self._told = False
+        """Whether the client was told in words that no terminal event comes."""
         self._loop = asyncio.get_running_loop()
         self._wrote = self._loop.time()
         """When the last write began."""
@@ -116,7 +117,7 @@ class Stream:
         self._timer = self._loop.call_later(self._delay(), self._tick)
         try:
             async with while_connected(receive):
-                await self._send_all(empty=scope["method"] == "HEAD")
+                await self._send_all(empty=scope.get("method") == "HEAD")
             self._end = "complete"
         except Disconnected:
             if not self._connection.aborted:
@@ -129,15 +130,34 @@ class Stream:
             await self._finish()
 
     async def _send_all(self, empty: bool) -> None:
-        """The hot path: one clock reading and one write per chunk. `send` waits for a reader behind."""
-        send, clock = self._send, self._loop.time
-        await send(self._start)
-        if not empty:
-            async for chunk in self._source:
+        """From head to end. What the source raises, the client is told first, if the transport can."""
+        transport = self._transport
+        await self._send_each(transport.head())
+        try:
+            if not empty:
+                await self._send_events()
+        except RejoinderError as error:
+            last = transport.error(error)
+            await self._send_each(last)
+            self._told = bool(last)
+            raise
+        await self._send_each(transport.end())
+
+    async def _send_events(self) -> None:
+        """The hot path: one clock reading and one write per message. `send` waits for a reader behind."""
+        send, clock, events = self._send, self._loop.time, self._transport.events
+        async for chunk in self._source:
+            for message in events(chunk):
                 self._wrote, self._sending = clock(), True
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send(message)
                 self._sending = False
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_each(self, messages: Iterable[Message]) -> None:
+        """Waits like any write when the reader takes nothing: a silent source hides no stalled reader."""
+        for message in messages:
+            self._wrote, self._sending = self._loop.time(), True
+            await self._send(message)
+            self._sending = False
 
     async def _finish(self) -> None:
         if self._lasting:
@@ -146,7 +166,7 @@ class Stream:
         self._timer.cancel()
         if self._beat is not None:
             self._beat.cancel()
-        if self._end == "cut":
+        if self._end == "cut" and not self._told:
             self._connection.abort()
         try:
             if hasattr(self._source, "aclose"):
@@ -164,14 +184,8 @@ class Stream:
             self._connection.abort()
             return
         if self._keep_alive and not self._sending and silence >= self._keepalive_s:
-            self._beat = self._loop.create_task(self._keep_awake())
+            self._beat = self._loop.create_task(self._send_each(self._keep_alive))
         self._timer = self._loop.call_later(self._delay(), self._tick)
-
-    async def _keep_awake(self) -> None:
-        """Waits like any write when the reader takes nothing: a silent source hides no stalled reader."""
-        self._wrote, self._sending = self._loop.time(), True
-        await self._send({"type": "http.response.body", "body": self._keep_alive, "more_body": True})
-        self._sending = False
 
     def _delay(self) -> float:
         """Seconds to the next look: when a keep-alive is due, and often enough to find a stall in time."""
