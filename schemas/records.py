@@ -110,7 +110,7 @@ class Accepted(Struct, frozen=True, gc=False):
 
     @property
     def ephemeral(self) -> bool:
-        """Not stored, but in the background: its tenant sees it until some time after its end (P-85, P-89)."""
+        """Whether its tenant sees it until some time after its end: not stored, in the background (P-89)."""
         return self.background and not self.store
 
     def new(self, value: bytes) -> NewRecord:

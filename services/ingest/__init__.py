@@ -1,1 +1,1 @@
-"""Ingest: takes commands (create, cancel, delete) from clients and appends them to the log."""
+"""Ingest: takes commands (create, cancel, delete, abandon), decides them and appends them to the log."""

@@ -1,12 +1,13 @@
-"""Who is let in: bounds on open responses, decided before anything is appended (A-10).
+"""Bounds how many responses are open: admits or refuses a create before anything is appended (A-10).
 
-Pure: what replay's folds say (`Load`) comes in, a refusal or nothing comes out. Open is what replay has
-folded, what was acknowledged here behind that, and what is being appended: never too low by what this process
-did. Only an append whose outcome is unknown is not counted until replay has folded it, if ever.
+Pure: the load of replay's folds comes in (`Load`), a refusal or nothing goes out. A response counts as open
+if replay has folded it so, if this process had it acknowledged behind what replay has folded, or if this
+process is appending it. So no create of this process is missed, but for one: an append whose outcome is
+unknown counts only once replay has folded it.
 
-    the tenant's own bound    nobody passes it (`max_open` of its quota)
-    `max_queue` open          only tenants below their fair share of it are let in
-    twice that                nobody is
+    the tenant is at its own bound (`max_open` of its quota)   the tenant is refused
+    `max_queue` are open                                       tenants at their fair share of it are refused
+    twice as many are open                                     every tenant is refused
 
 So one tenant's flood leaves room for the others, and a tenant that is alone has all of `max_queue`.
 """
@@ -22,25 +23,25 @@ from services.web.internal import Load
 from services.web.room import at_its_limit, subtract
 
 RETRY_QUEUE_S = 5
-"""Retry-After, seconds, when too many responses are open: runs take seconds at least."""
+"""Retry-After, seconds, when too many responses are open: a run takes seconds at least."""
 
 
 class Full(NamedTuple):
-    """There is no room: `why` for people, `reason` for metrics."""
+    """Why there is no room: `why` for people, `reason` for metrics."""
 
     why: str
     reason: str
 
 
 class Admission:
-    """The bounds of one ingest, and what counts against them. `quota` says what a tenant may have."""
+    """The bounds of one ingest, and what counts against them. `quota` gives a tenant's own bounds."""
 
     def __init__(self, max_queue: int, quota: Callable[[Tenant], Quota]) -> None:
         self._max_queue = max_queue
         self._quota = quota
         self._load = Load(0, {}, [])
         self._mine: Counter[Tenant] = Counter()
-        """Let in here and not in the load: being appended, or acknowledged behind it."""
+        """Admitted here and not yet in the load: being appended, or acknowledged behind it."""
         self._acknowledged: list[tuple[int, int, Tenant]] = []
         """Partition, offset and tenant of those of `_mine` that are in the log."""
 
@@ -49,15 +50,15 @@ class Admission:
 
     @property
     def open(self) -> int:
-        """How many responses are open, as far as is known here."""
+        """How many responses are open, as far as this process knows."""
         return self._load.open + self._mine.total()
 
     def by_tenant(self) -> Counter[Tenant]:
-        """How many responses of each tenant are open, of those that have some. For any thread: it copies."""
+        """How many responses of each tenant are open; no tenant with none. A copy, so any thread may ask."""
         return Counter(self._load.tenants) + Counter(dict(self._mine))
 
     def full(self, tenant: Tenant) -> Full | None:
-        """Why one more response of `tenant` is not let in now, None when it is."""
+        """Why one more response of `tenant` is refused now; None if it is admitted."""
         total, own = self.open, self._load.tenants.get(tenant, 0) + self._mine[tenant]
         bound = self._quota(tenant).max_open
         if bound is not None and own >= bound:
@@ -68,10 +69,10 @@ class Admission:
 
     @contextmanager
     def place(self, tenant: Tenant) -> Iterator[Callable[[int, int], None]]:
-        """A place for one more response of `tenant`, for as long as the block lasts. Raises ApiError (429).
+        """Count one more response of `tenant` while the block lasts. Raises ApiError (429) without room.
 
-        The block is given what to call once its `accepted` is in the log, with its partition and offset: from
-        then on the place is held until replay has folded it.
+        The block gets a function to call with partition and offset once the `accepted` is in the log. Then
+        the response counts until replay has folded it.
         """
         if full := self.full(tenant):
             raise at_its_limit(full.why, RETRY_QUEUE_S, full.reason)
@@ -90,7 +91,7 @@ class Admission:
                 subtract(self._mine, tenant, 1)
 
     def loaded(self, load: Load) -> None:
-        """Replay answered: what it has folded is counted in `load`."""
+        """Take replay's new `load`, and stop counting here what it has folded."""
         self._load = load
         behind, self._acknowledged = self._acknowledged, []
         for partition, offset, tenant in behind:

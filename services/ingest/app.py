@@ -1,7 +1,7 @@
 """The ingest process: builds the adapters, serves commands until told to stop, drains.
 
-Draining: new requests are refused with 503, streams are cut, who waits for a final object is told where it
-will be, appends under way finish. A shutdown cancels no response.
+In a drain ingest refuses new requests with 503, cuts streams, tells a client that waits for a final object
+where that will be, and lets appends under way finish. A shutdown cancels no response.
 """
 
 import asyncio
@@ -37,9 +37,10 @@ from services.web.room import Room
 from services.web.server import Server
 
 CLOSE_S = 3.0
-"""Seconds that a stopping process gives to appends under way: whoever waits longer hears that it stops."""
+"""Seconds that a stopping process waits for appends under way. A client that waits longer hears that the
+process stops."""
 LEAVE_S = 2.0
-"""Seconds that a stopping process gives to the cancels of clients that went just before."""
+"""Seconds that a stopping process waits for cancels of responses whose clients went just before."""
 
 log = structlog.get_logger()
 
@@ -64,7 +65,7 @@ async def serve(
     partitions = await eventlog.partitions(names.events)
     service = Service(settings, configuration, eventlog, names, partitions, stop)
     server = Server.of(service.edge, settings)
-    # No bound on an address here: its clients are few, and ours.
+    # No bound on connections of one address: the clients of this port are few, and ours.
     internal = Server.of(service.inside, replace(settings, max_connections_per_address=0))
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -129,7 +130,7 @@ class Service:
         )
 
     async def close(self) -> None:
-        """Finish what outlives its request, then the appends, then the connections."""
+        """Finish the tasks that outlive their requests, then the appends, then close the connections."""
         await self._tasks.close(LEAVE_S)
         await self._writer.close(CLOSE_S)
         await self._peer.close()

@@ -1,11 +1,11 @@
-"""Appends to `responses.events`, and what a client is told when one fails.
+"""Appends to `responses.events`, and turns a failed append into what the client is told.
 
-    too large           413, nothing was appended
-    surely not appended 503 with Retry-After, within `UNSENT_S`; or `Unsent`, where it may go elsewhere
-    in doubt            the same batch is repeated for `DELIVERY_S`; then the fold is asked (AppendUnknown)
+    too large           413: nothing was appended
+    surely not appended 503 with Retry-After, within `UNSENT_S`; or `Unsent`, if it may go elsewhere
+    in doubt            the writer repeats the same batch for `DELIVERY_S`; then AppendUnknown: ask the fold
 
-While no leader answers, and for a moment after a partition failed, requests are refused at once instead of
-each waiting for its own timeout.
+While no leader answers, and for a moment after a partition failed, this module refuses requests at once: they
+do not each wait for a timeout.
 """
 
 import asyncio
@@ -28,21 +28,23 @@ from services.ingest.metrics import APPEND_SECONDS
 from services.placement import Places
 
 UNSENT_S = 3.0
-"""Seconds that a record waits to be sent."""
+"""Seconds that a record may wait to be sent."""
 DELIVERY_S = 16.0
 """Seconds that an append may be in doubt: a failover of Kafka takes 9 to 12."""
 REFUSED_S = 4.5
-"""Seconds from its arrival until a request is refused that was not sent: 5 for its client (A-10)."""
+"""Seconds after the arrival of a request at which it is refused if its record was not sent. Its client hears
+so within 5 s (A-10)."""
 DOUBT_S = 17.5
-"""Seconds from its arrival from which an append of a request that is not confirmed is in doubt."""
+"""Seconds after the arrival of a request at which its append is in doubt, if it is not confirmed."""
 ANSWERED_S = 19.5
-"""Seconds from its arrival in which the fold has told what became of that: 20 for its client (A-10)."""
+"""Seconds after the arrival of a request by which the fold has told what became of an append in doubt. Its
+client hears it within 20 s (A-10)."""
 
 log = structlog.get_logger()
 
 
 class Patience:
-    """What is left of the time of one request, which came `waited_s` seconds ago."""
+    """The time that is left for one request, which came `waited_s` seconds ago."""
 
     def __init__(self, waited_s: float = 0) -> None:
         self._clock = asyncio.get_running_loop().time
@@ -50,7 +52,7 @@ class Patience:
 
     @property
     def unsent_s(self) -> float:
-        """Seconds that a record of it may wait to be sent."""
+        """Seconds for which its record may still wait to be sent."""
         return max(0.0, min(UNSENT_S, self._began + REFUSED_S - self._clock()))
 
     @property
@@ -80,11 +82,10 @@ class Appends:
         *,
         movable: bool = False,
     ) -> Ack:
-        """Append a record of response `id`: given up when it is not sent, and in doubt when it is not
-        confirmed, in the time of its request.
+        """Append a record of response `id` in the time that its request has left. Returns where it is.
 
         `movable`: the response may as well have an id in another partition. Raises ApiError (413, or 503 when
-        nothing was stored), Unsent (only what is movable), AppendUnknown.
+        nothing was stored), Unsent (only if `movable`), AppendUnknown when the append is in doubt.
         """
         partition = partition_of(id)
         if not self._places.worth_trying(partition):

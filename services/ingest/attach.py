@@ -1,12 +1,12 @@
-"""A client that waits for its response on the connection of its POST: for the stream, or the final object.
+"""Serves a client that waits on the connection of its POST, for the stream or for the final object.
 
-    created → replay is asked past the response's own offset → its stream or result is passed on
-    it failed unsaid     who waits for the object gets the failure as an error (A-24)
+    created → ask replay past the response's own offset → pass its stream or result on
+    the response failed before any output   a client that waits for the object gets an error (A-24)
     the client goes      a response that is neither in the background nor keyed is cancelled (A-7)
-    replay goes          before the answer began it is asked again for a while, later the answer is cut
-    this process stops   an answer that has not begun is refused, a stream is cut; shutdown cancels nothing
+    replay goes          ask again for a while; if the answer has begun, cut it
+    this process stops   refuse an answer that has not begun, cut a stream; a shutdown cancels nothing
 
-The response exists whatever happens here, so no refusal invites a client without an Idempotency-Key to send
+The response exists, whatever happens here. So no refusal invites a client without an Idempotency-Key to send
 its POST again.
 """
 
@@ -29,17 +29,18 @@ from services.web.peer import Peer
 from services.web.stream import Disconnected, End, while_connected
 
 AWAY_S = 10.0
-"""Seconds for which a replay that went away is asked again."""
+"""Seconds for which this process asks again when replay is away."""
 PAUSE_S = 0.25
 """Seconds between two tries."""
 GONE_S = 0.3
-"""Seconds to wait and see whether it is not the client that went, but the whole system that stops."""
+"""Seconds to wait before a cancel: if the whole system stops, this process is told to stop within them, and
+the client did not go by itself."""
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
-"""Runs a task that outlives its request."""
+"""Starts a task that outlives its request."""
 
 
 class Attachments:
@@ -68,7 +69,7 @@ class Attachments:
 
 
 class _Attached:
-    """An ASGI answer. Raises ApiError when there is none."""
+    """An ASGI answer. Raises ApiError instead of an answer that cannot be had."""
 
     def __init__(
         self, shared: Attachments, created: Created, stream: bool, cancels: bool, keyed: bool
@@ -112,7 +113,7 @@ class _Attached:
             await self._cancelled()
 
     async def _cancelled(self) -> None:
-        """Abandon it, again until that is in the log. Raises nothing: there is nobody to tell."""
+        """Abandon the response, with repeats until that is in the log. Raises nothing: no client waits."""
         for pause in ABANDON_PAUSES_S:
             await asyncio.sleep(pause)
             try:
@@ -136,8 +137,8 @@ class _Attached:
             stopping.cancel()
 
     def _gone(self, why: str) -> ApiError:
-        """503: the response goes on without this connection; a repeated POST would make another one, unless
-        it has a key.
+        """The error 503: the response goes on without this connection. A repeated POST would make another
+        response, unless it has a key.
         """
         created = self._created
         later = "can be retrieved" if created.retrievable else "is not stored, so it cannot be retrieved"
@@ -146,9 +147,9 @@ class _Attached:
 
 
 async def _persistently(ask: Callable[[], Awaitable[T]], gone: Callable[[str], ApiError]) -> T:
-    """What `ask` answers; it is asked again while replay is away, for up to `AWAY_S` at a stretch.
+    """The result of `ask`, which is repeated while replay is away, for up to `AWAY_S` at a stretch.
 
-    Raises what `gone` makes of the reason then.
+    Raises what `gone` makes of the reason after that.
     """
     clock = asyncio.get_running_loop().time
     away_since = None
@@ -157,7 +158,7 @@ async def _persistently(ask: Callable[[], Awaitable[T]], gone: Callable[[str], A
         try:
             return await ask()
         except ReplayAway as error:
-            # An ask that lasted shows that replay was there meanwhile.
+            # An ask that lasted long shows that replay was there meanwhile.
             lasted = clock() - asked_at > AWAY_S / 2
             away_since = clock() if lasted or away_since is None else away_since
             if clock() - away_since > AWAY_S:

@@ -1,19 +1,19 @@
-"""Commands: create, cancel, delete. What a client asks becomes one record, or a refusal and no record.
+"""Commands: create, cancel, delete, abandon. Each becomes one record, or a refusal and no record.
 
-    create   what did the Idempotency-Key make before? → is the request served here, and the id in its
-             partition? → admission → is the predecessor there? → is all there that is referred to?
-             → append `accepted` → of a key: who won?
-    cancel   look-up → may it be cancelled? → append `cancelled` → who won?
-    delete   look-up → append `deleted`
-    abandon  look-up → does anybody wait, or come back, for it? → append `cancelled`
+    create   what did the Idempotency-Key make before? → does the configuration serve the request, and does
+             the id name its partition? → admission → does the predecessor exist? → do the items exist that
+             the request refers to? → append `accepted` → with a key: which `accepted` won?
+    cancel   look up → may it be cancelled? → append `cancelled` → which record closed the response?
+    delete   look up → append `deleted`
+    abandon  look up → may a client still come back for it? → append `cancelled`
 
-An ack is not acceptance (P-30): the same id may be on its way at another ingest. The fold alone says which
-`accepted` counts. With an id from an Idempotency-Key, and for a cancel, replay is asked past the record's own
-offset; for any other id whoever sent the create asks a fold. A delete always counts. Everything before the
-append refuses without a trace in the log.
+A refusal before the append leaves no trace in the log. An ack is not acceptance (P-30): another ingest may be
+appending the same id. Only the fold says which `accepted` counts. Ingest asks replay past the record's own
+offset for a cancel, and for a create whose id is that of an Idempotency-Key. For any other create the front
+door asks its own fold. A delete always counts.
 
-An append in doubt is settled by the fold (P-35). Of what was never sent, and may go anywhere, whoever minted
-the id is told so, and mints another one (P-36).
+The fold settles an append in doubt (P-35). If a record was never sent, and may go anywhere, ingest says so to
+the front door, which mints another id (P-36).
 """
 
 import asyncio
@@ -52,11 +52,11 @@ from services.web.commands import Elsewhere, Order
 from services.web.internal import ResponseView, Wanted
 
 Entropy = Callable[[int], bytes]
-"""So many random bytes."""
+"""Returns so many random bytes."""
 
 
 class Terms(Struct, frozen=True):
-    """What is settled for every new response: how many partitions there are, and milliseconds."""
+    """What holds for every new response: how many partitions there are, and bounds in milliseconds."""
 
     partitions: int
     window_ms: int
@@ -65,10 +65,10 @@ class Terms(Struct, frozen=True):
 
 
 class Created(Struct, frozen=True):
-    """What a create came to.
+    """The response that a create made or met.
 
-    `object` is the response's as it stands, as JSON; `offset` a barrier past which the log knows it.
-    `retrievable`: others than its connection can get it (A-9). `open`: it has not closed.
+    `object` is the response object as it stands, as JSON. A fold past `offset` knows the response.
+    `retrievable`: the tenant can get it on other connections as well (A-9). `open`: it has not closed.
     """
 
     id: ResponseId
@@ -80,7 +80,7 @@ class Created(Struct, frozen=True):
 
 
 class Draft(Struct, frozen=True):
-    """An `accepted` that is to be appended, with its value and the object that it begins with."""
+    """An `accepted` that is to be appended, with its value and the initial response object."""
 
     accepted: Accepted
     value: bytes
@@ -88,18 +88,18 @@ class Draft(Struct, frozen=True):
 
     @property
     def record(self) -> NewRecord:
-        """It, as a record."""
+        """The `accepted` as a record."""
         return self.accepted.new(self.value)
 
     def created(self, offset: int) -> Created:
-        """It is in the log."""
+        """The response, once its `accepted` is in the log at `offset`."""
         accepted = self.accepted
         retrievable = accepted.store or accepted.background
         return Created(accepted.id, accepted.tenant, offset, self.object, retrievable=retrievable)
 
 
 class Commands:
-    """Carries out commands. `clock` is in milliseconds since the epoch."""
+    """Carries out commands. `clock` returns milliseconds since the epoch."""
 
     def __init__(
         self,
@@ -129,7 +129,8 @@ class Commands:
     ) -> Created | Elsewhere:
         """Create response `id`, or meet the one that its Idempotency-Key made before. Raises ApiError.
 
-        What the key made is met first: it stays the same, whatever is configured and how much is open by now.
+        The key is looked up first: the response that it made stays, even if the configuration would refuse
+        the request now, or too many responses are open.
         """
         now, by = self._clock(), asyncio.get_running_loop().time() + LOOKUP_S
         if order.keyed:
@@ -157,8 +158,8 @@ class Commands:
         return await self.winner(created, request, patience, keyed=True) if order.keyed else created
 
     def partition(self, request: CreateRequest) -> int | None:
-        """Where a response without Idempotency-Key has to be: with its predecessor, else with what it refers
-        to (P-3); None where it may be anywhere.
+        """The partition of a response without Idempotency-Key: that of its predecessor, else that of the
+        items that it refers to (P-3); None if it may be in any.
         """
         if request.previous:
             return ids.partition_of(request.previous)
@@ -166,7 +167,7 @@ class Commands:
         return ids.partition_of(said) if said and ids.partition_of(said) < self._terms.partitions else None
 
     def id(self, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
-        """An id for a create that came without one: by the key (P-2), else fresh."""
+        """An id for a create that came without one: derived from the key (P-2), else fresh."""
         if key:
             return ids.idempotent_response_id(tenant, key, self._terms.partitions)
         partition = self.partition(request)
@@ -177,9 +178,9 @@ class Commands:
     async def winner(
         self, created: Created, request: CreateRequest, patience: Patience, *, keyed: bool
     ) -> Created:
-        """What an id came to, once a record was appended: another `accepted` may have been first.
+        """The response that has the id of `created`: another `accepted` may have been first in the log.
 
-        Where the fold cannot say, only an id that is `keyed` is safe to create again. Raises ApiError.
+        Raises ApiError. If the fold cannot tell, the error says that only a `keyed` create may be repeated.
         """
         try:
             view = await self._replay.view(created.id, created.offset, within_s=patience.look_up_s)
@@ -211,10 +212,10 @@ class Commands:
             raise unconfirmed(repeatable=True)
 
     async def abandon(self, id: ResponseId, tenant: Tenant) -> None:
-        """Cancel a response whose client went away (A-7), if it ends with that. Raises ApiError.
+        """Cancel a response that ends with its client, because the client went away (A-7). Raises ApiError.
 
-        The fold is asked before: what has closed may be erased and forgotten by now, and a `cancelled` that
-        comes later than that would never be erased (P-95).
+        Ingest asks the fold before. A response that has closed may be erased and forgotten by now, and a
+        `cancelled` that comes after that would never be erased (P-95).
         """
         view = await self._replay.view(id)
         if ended(view) or view.background or view.tenant != tenant:
@@ -223,14 +224,16 @@ class Commands:
             raise unconfirmed(repeatable=True)
 
     async def _look_up(self, id: ResponseId, by: float) -> ResponseView:
-        """What the log says of `id`, by loop time `by`. Raises ApiError (503)."""
+        """What the log says of `id`. Raises ApiError (503) when there is no answer by loop time `by`."""
         async with _in_time(by):
             return await self._replay.view(id)
 
     async def _check_there(
         self, referred: Sequence[Reference], tenant: Tenant, previous: ResponseId | None, by: float
     ) -> None:
-        """Raises ApiError: 400 for the first reference that leads to nothing, 503 past loop time `by`."""
+        """Raises ApiError: 400 for the first reference to an item that does not exist, 503 when there is no
+        answer by loop time `by`.
+        """
         if not referred:
             return
         wanted = Wanted(tenant, previous, [reference.id for reference in referred], contents=False)
@@ -265,8 +268,9 @@ class Commands:
         *,
         movable: bool,
     ) -> Created:
-        """Append `accepted`, if there is room for it, and its predecessor and what it refers to are there by
-        loop time `by`. Raises ApiError, and Unsent where it is `movable`.
+        """Append `accepted`, if there is room, and the predecessor and all items referred to exist.
+
+        The look-ups must be answered by loop time `by`. Raises ApiError, and Unsent if it is `movable`.
         """
         id, tenant = draft.accepted.id, order.tenant
         if self._admission.full(tenant):
@@ -291,13 +295,13 @@ class Commands:
     async def _settled(
         self, draft: Draft, request: CreateRequest, order: Order, patience: Patience
     ) -> Created:
-        """What became of an append in doubt (P-35). A key makes it safe to repeat. Raises ApiError."""
+        """The response, if the fold shows that an append in doubt counts (P-35). Raises ApiError."""
         try:
             view = await self._replay.view(draft.accepted.id, within_s=patience.look_up_s)
         except ApiError as error:
             APPENDS_SETTLED.labels(Settled.UNKNOWN.value).inc()
             raise unconfirmed(repeatable=order.keyed) from error
-        if order.keyed and view.found:  # whoever made it
+        if order.keyed and view.found:  # another ingest may have made it: for a key that is the same
             return _met(view, request, order.tenant)
         how = settled(view, order.not_after, self._terms.skew_ms)
         APPENDS_SETTLED.labels(how.value).inc()
@@ -317,7 +321,7 @@ class Commands:
         return await self._append(id, Cancelled(id, self._nonce(), tenant).new(final), patience)
 
     async def _append(self, id: ResponseId, record: NewRecord, patience: Patience) -> int | None:
-        """Append what may be appended twice: its offset, None when that is in doubt. Raises ApiError."""
+        """Append a record that may be appended twice: its offset, None if in doubt. Raises ApiError."""
         try:
             return (await self._appends.append(id, record, patience)).offset
         except AppendUnknown:
@@ -329,7 +333,7 @@ class Commands:
 
 @asynccontextmanager
 async def _in_time(by: float) -> AsyncIterator[None]:
-    """A look-up, which ends by loop time `by`. Raises ApiError (503)."""
+    """Bound a look-up by loop time `by`. Raises ApiError (503)."""
     try:
         async with asyncio.timeout_at(by):
             yield

@@ -1,4 +1,4 @@
-"""Decisions on what the log says of a response. Pure: a view in, a verdict or a refusal out."""
+"""Decisions about a response. Pure: replay's view of it comes in, a verdict or a refusal goes out."""
 
 from enum import Enum
 
@@ -24,8 +24,9 @@ def check_visible(view: ResponseView, tenant: Tenant) -> ResponseView:
 
 
 def check_predecessor(view: ResponseView, tenant: Tenant) -> None:
-    """Whether a response of `tenant` may follow this one (A-13, P-37), or ApiError (404): what is kept for minutes
-    only must not be needed by what is kept for good.
+    """Raise ApiError (404) unless a response of `tenant` may follow this one (A-13, P-37).
+
+    A response that is kept for good must not need one that is kept for minutes.
     """
     if not visible(view, tenant):
         raise previous_not_found(view.id)
@@ -34,7 +35,7 @@ def check_predecessor(view: ResponseView, tenant: Tenant) -> None:
 
 
 def already_cancelled(view: ResponseView) -> bool:
-    """Whether it is cancelled; false when it may be, ApiError (400) when it may not (A-11)."""
+    """Whether the response is cancelled. Raises ApiError (400) if it is not and must not be (A-11)."""
     if not view.background:
         raise invalid("Cannot cancel a synchronous response.", "response_id", "invalid_request")
     if view.status in TERMINAL_STATUSES - {CANCELLED}:
@@ -44,27 +45,27 @@ def already_cancelled(view: ResponseView) -> bool:
 
 
 def ended(view: ResponseView) -> bool:
-    """Whether nothing can come of the response any more: it has closed, is deleted, or is forgotten."""
+    """Whether the response has closed, is deleted or is forgotten: none of its events can come any more."""
     return not view.found or view.deleted or view.status in TERMINAL_STATUSES
 
 
 def ends_with_its_client(request: CreateRequest, *, keyed: bool) -> bool:
     """Whether the response is cancelled when the client that waits for it goes (A-7).
 
-    A key says that the client may come back, as SDKs do after a time-out: it meets the response then.
+    A client that sent a key may come back, as SDKs do after a time-out, and meets the response then.
     """
     return not (request.background or keyed)
 
 
 def answer_to(request: CreateRequest) -> Answer:
-    """What a create is answered with."""
+    """What the client of a create gets."""
     if request.stream:
         return "stream"
     return "object" if request.background else "result"
 
 
 def check_repeated(view: ResponseView, request: CreateRequest) -> None:
-    """Whether the response that an Idempotency-Key met is what `request` asks for. Raises ApiError (422)."""
+    """Raise ApiError (422) unless the response that an Idempotency-Key met is what `request` asks for."""
     if view.deleted:
         raise _unusable("made a response that was deleted, or not stored and erased", "response_deleted")
     if view.body_sha256 != request.sha256:
@@ -80,10 +81,11 @@ class Settled(Enum):
 
 
 def settled(view: ResponseView, not_after: int, skew_ms: int) -> Settled:
-    """What the fold knows of an id that nobody else can have, once its append was given up.
+    """What became of an `accepted` in doubt, as the fold knows its id, which no other create can have.
 
-    It is not there yet: then it is void only when its partition was read past `not_after`. Log time may go
-    back by the skew when another broker leads, so past that too. An idle partition proves nothing.
+    An `accepted` that the fold does not know is void only once the fold has read its partition past
+    `not_after` (log time, ms) and the skew: log time may go back by the skew when another broker leads. An
+    idle partition proves nothing.
     """
     if view.found:
         return Settled.COUNTS

@@ -1,10 +1,10 @@
-"""How much is open, read from replay for the admission.
+"""Asks replay how many responses are open, for the admission.
 
     every second   so that the figures are there when a flood comes
-    for a 429      before it is said: what closed before the request came has made room
+    before a 429   so that a response that closed before the request came has made room
 
-One question at a time, for all who want to know; who comes during it waits for the next. With replay away the
-last figures hold.
+One question is under way at a time. A caller that comes during it waits for the answer to the next one. While
+replay is away the last figures hold.
 """
 
 import asyncio
@@ -15,10 +15,11 @@ from services.ingest.replay_client import ReplayClient
 from services.web.internal import ReplayAway
 
 PERIOD_S = 1.0
+"""Seconds from one question to the next, if no refusal asks earlier."""
 PACE_S = 0.005
-"""Seconds between an answer and the next question: a flood costs replay at most 200 a second."""
+"""Seconds between an answer and the next question: a flood costs replay at most 200 questions a second."""
 PATIENCE_S = 0.03
-"""Seconds that a refusal waits for figures of its own: it comes within 50 ms (A-10)."""
+"""Seconds that a refusal waits for newer figures: the client hears it within 50 ms (A-10)."""
 
 
 class Gauge:
@@ -31,10 +32,10 @@ class Gauge:
         self._next = asyncio.Event()
         """Set once the next question is answered."""
         self.heard = False
-        """Whether replay has told its load once: what is open is known, and room can be given."""
+        """Whether replay has told its load once: before that nobody knows how much room there is."""
 
     def not_ready(self) -> list[str]:
-        """Why commands cannot be taken: only this process' own start, not what its neighbours do later."""
+        """Why ingest cannot take commands: only until its start is over, whatever replay does later."""
         return [] if self.heard else ["replay has not told yet how much is open"]
 
     async def run(self) -> None:
@@ -46,7 +47,7 @@ class Gauge:
                 await asyncio.wait_for(self._wanted.wait(), PERIOD_S)
 
     async def refresh(self) -> None:
-        """Have figures that are newer than this call, if replay answers at once."""
+        """Get figures that are newer than this call, if replay answers within PATIENCE_S."""
         self._wanted.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._next.wait(), PATIENCE_S)

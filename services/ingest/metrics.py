@@ -1,4 +1,4 @@
-"""What ingest counts."""
+"""Metrics of ingest."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from services.ingest.admission import Admission
 from services.web.room import Room
 
 BUSIEST = 20
-"""Tenants that are shown by name: each name is a time series."""
+"""How many tenants are shown by name: each name is a time series."""
 
 COMMANDS = Counter(
     "rejoinder_ingest_commands_total",
@@ -37,12 +37,12 @@ _BYTES = Gauge("rejoinder_ingest_body_bytes", "Bytes of request bodies under way
 
 
 class _Tenants(Collector):
-    """Who has most open. Tenants come and go: a Gauge would keep each that ever was."""
+    """The tenants with most open responses. A Gauge would keep every tenant that ever had one."""
 
     admission: Admission | None = None
 
     def collect(self) -> Iterable[Metric]:
-        """As Prometheus asks, in a thread of its own."""
+        """Called when Prometheus asks, in another thread."""
         name = "rejoinder_ingest_tenant_open_responses"
         family = GaugeMetricFamily(name, f"The same of the {BUSIEST} busiest tenants", labels=["tenant"])
         if self.admission is not None:
@@ -56,7 +56,7 @@ REGISTRY.register(_tenants)
 
 
 def watch(admission: Admission, room: Room, max_queue: int) -> None:
-    """Let the gauges read this from now on."""
+    """Let the gauges read `admission`, `room` and `max_queue` from now on."""
     _tenants.admission = admission
     _OPEN.set_function(lambda: admission.open)
     _BYTES.set_function(lambda: room.taken)

@@ -1,7 +1,8 @@
 """What ingest asks replay, over replay's internal port (`services.web.internal`).
 
-A look-up that gets no answer in time becomes a 503: ingest never guesses what the log says. What a client
-waits for (`result`, `stream`) may outlive a replay, or last until it shows no life: whoever asks asks again.
+A look-up without an answer in time becomes a 503: ingest never guesses what the log says. `result` and
+`stream` last as long as their response, which may be longer than a replay lives. They raise ReplayAway when
+replay goes or shows no life, and the caller asks again.
 """
 
 import asyncio
@@ -38,7 +39,8 @@ T = TypeVar("T")
 LOOKUP_S = 1.5
 """Seconds for the look-ups before an append; see `appends.DOUBT_S`."""
 START_S = 10.0
-"""Seconds from our start in which nobody hears that nobody listens there: both may just have been started."""
+"""Seconds after our start in which no operator is told that replay does not listen: both may just have been
+started."""
 BARRIER_S = 5.0
 """Seconds for any other look-up."""
 
@@ -48,7 +50,7 @@ _load = msgspec.json.Decoder(Load).decode
 
 
 class ReplayClient:
-    """Replay, as ingest sees it. Its operator is told once when it cannot be asked."""
+    """Replay, as ingest sees it. Logs once for the operator that replay cannot be asked."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -58,9 +60,9 @@ class ReplayClient:
     async def view(
         self, id: ResponseId, offset: int | None = None, *, within_s: float = BARRIER_S
     ) -> ResponseView:
-        """What the log says of `id`, past `offset`, or past its end as of now, in at most `within_s` seconds.
+        """What the log says of `id`, past `offset` (None: past the partition's end as of now).
 
-        Raises ApiError 503.
+        Raises ApiError 503 when there is no answer within `within_s` seconds.
         """
         try:
             status, body = await self._read(view_path(id, offset), min(within_s, BARRIER_S))
@@ -78,14 +80,14 @@ class ReplayClient:
             raise unavailable("The items cannot be looked up now.", reason="replay_away") from error
 
     async def load(self) -> Load:
-        """How much is open. Raises ReplayAway."""
+        """How many responses are open. Raises ReplayAway."""
         _, body = await self._read(LOAD_PATH, LOOKUP_S)
         return _decoded(_load, body)
 
     async def result(self, id: ResponseId, offset: int) -> bytes:
-        """Wait for `id` to close: its final object, as JSON.
+        """Wait for `id` to close. Returns its final object, as JSON.
 
-        Raises ApiError 404 when it was deleted, ReplayAway when replay went, or gave up waiting.
+        Raises ApiError 404 if it was deleted, ReplayAway if replay went or gave up waiting.
         """
         status, body = await self._read(result_path(id, offset), None)
         if status != 200:
@@ -104,10 +106,10 @@ class ReplayClient:
         raise not_found(id)
 
     async def _read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
-        """Status and body of an answer that says something: found, nothing there (204) or not found.
+        """Status and body of an answer that tells something: 200, 204 (deleted) or 404 (no such response).
 
-        It comes in `within_s` seconds; without that it may take as long as replay lives. What is `asked` is
-        posted.
+        `within_s`: seconds for the answer; None: as long as replay lives. `asked` is posted, if given. Raises
+        ReplayAway.
         """
         bound = self._peer.while_alive() if within_s is None else asyncio.timeout(within_s)
         method, url = "GET" if asked is None else "POST", self._peer.url(path)
@@ -120,7 +122,7 @@ class ReplayClient:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        """Makes ReplayAway of what goes wrong on the way, and tells the operator."""
+        """Make ReplayAway of every error on the way, and log it for the operator."""
         try:
             yield
         except NotYet:

@@ -1,11 +1,11 @@
-"""Ingest's routes: a request becomes a command, its outcome an answer. What is refused never reaches the log.
+"""Ingest's routes: each turns a request into a command, and its outcome into an answer.
 
 On the internal port the front door asks (`services.web.commands`):
 
     POST /internal/create/{id}    body, if there is room → valid? → create → Made, or Elsewhere
     POST /internal/cancel/{id}    cancel → the cancelled object
     POST /internal/delete/{id}    delete → nothing
-    POST /internal/abandon/{id}   cancel, if nobody is to come back for it → nothing
+    POST /internal/abandon/{id}   cancel, if no client is to come back for it → nothing
 
 On the public port, for one release, the same for clients whose balancer routes by method:
 
@@ -45,7 +45,7 @@ _ID = ResponseId("{id}")
 
 
 class InternalDesk:
-    """Takes commands in from the front door. It is trusted: its word says which tenant asks."""
+    """Takes commands from the front door, and trusts its word on which tenant asks."""
 
     def __init__(self, settings: Settings, commands: Commands, room: Room) -> None:
         self._settings = settings
@@ -62,7 +62,7 @@ class InternalDesk:
         ]
 
     async def create(self, id: ResponseId, order: Order, request: CreateRequest) -> Made | Elsewhere:
-        """Create `id`; what the front door is to answer. Raises ApiError."""
+        """Create `id`. Returns what the front door is to answer. Raises ApiError."""
         created = await self._commands.create(id, order, request, Patience(order.waited_s))
         if isinstance(created, Elsewhere):
             return created
@@ -98,7 +98,7 @@ class InternalDesk:
 
 
 class Desk:
-    """Takes requests in from clients."""
+    """Takes requests from clients. `clock` returns milliseconds since the epoch."""
 
     def __init__(
         self,
@@ -135,7 +135,9 @@ class Desk:
         return self._attachments.attach(created, stream=asked.stream, cancels=cancels, keyed=keyed)
 
     async def _created(self, asked: CreateRequest, tenant: Tenant, key: str | None) -> Created:
-        """Minted here and sent once. What was never sent is refused: only the front door moves it."""
+        """Mint an id and create once. A create that belongs elsewhere is refused: only the front door tries
+        another id.
+        """
         patience, not_after = Patience(), self._clock() + self._settings.window_ms
         order = Order(tenant, keyed=key is not None, not_after=not_after)
         created = await self._commands.create(self._commands.id(asked, tenant, key), order, asked, patience)
@@ -160,7 +162,7 @@ class Desk:
 
 @contextmanager
 def _counted(command: str) -> Iterator[None]:
-    """Counts the outcome of a command."""
+    """Count the outcome of a command."""
     try:
         yield
     except ApiError as error:

@@ -1,4 +1,4 @@
-"""What a request names and brings; JSON answers and error envelopes out."""
+"""Reads what a request names and brings; makes JSON answers and error envelopes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from services.web.metrics import REFUSED
 
 _JSON = "application/json"
 _POLL_AFTER: Mapping[str, str] = {"openai-poll-after-ms": "1000"}
-"""For pollers that know it: milliseconds until the next GET of an open response (A-8)."""
+"""Tells a poller that knows the header to wait so many milliseconds until its next GET (A-8)."""
 _NO_HEADERS: Mapping[str, str] = {}
 
 
 def named_in(request: Request) -> ResponseId:
-    """The response that a path with `{id}` names. Raises ApiError 404 for what can be no response's id."""
+    """The response that a path with `{id}` names. Raises ApiError (404) if `{id}` is no response id."""
     given: str = request.path_params["id"]
     id = parse_response_id(given)
     if id is None:
@@ -28,24 +28,24 @@ def named_in(request: Request) -> ResponseId:
 
 
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:
-    """`value` as a JSON answer; structs and `msgspec.Raw` as they are."""
+    """`value` as a JSON answer. It may hold structs and `msgspec.Raw`."""
     return Response(msgspec.json.encode(value), status, dict(headers), _JSON)
 
 
 def object_answer(shown: bytes, *, open: bool) -> Response:
-    """A response object, as JSON. While it is `open` a header says when to ask again."""
+    """The answer with a response object (JSON bytes). If it is `open`, a header says when to ask again."""
     return Response(shown, media_type=_JSON, headers=_POLL_AFTER if open else None)
 
 
 def deleted_answer(id: str) -> Response:
-    """What a delete is answered with (A-12)."""
+    """The answer to a delete (A-12)."""
     return json_answer({"id": id, "object": "response", "deleted": True})
 
 
 def error_answer(error: ApiError) -> Response:
     """The envelope that every client parses: `{"error": {"message", "type", "param", "code"}}` (A-16).
 
-    It is counted: whoever makes one sends it.
+    Making one counts it as a refusal, so the caller must send it.
     """
     REFUSED.labels(str(error.status), error.reason).inc()
     what = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
@@ -53,9 +53,9 @@ def error_answer(error: ApiError) -> Response:
 
 
 def check_body(headers: Headers, bound: int) -> None:
-    """Refuse a body for what the head of its request says of it.
+    """Refuse a body by the head of its request.
 
-    Raises ApiError: 413 for more than `bound` bytes, 415 for a compressed one, 400 for a length that is none.
+    Raises ApiError: 413 for more than `bound` bytes, 415 for a compressed body, 400 for a bad Content-Length.
     """
     encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
@@ -69,10 +69,10 @@ def check_body(headers: Headers, bound: int) -> None:
 
 
 async def read_body(request: Request, bound: int, take: Callable[[int], None] = lambda _: None) -> bytes:
-    """The body of a request, at most `bound` bytes. Raises as `check_body`, and 413 as soon as it is larger.
+    """The body of a request. Raises as `check_body`, and 413 as soon as more than `bound` bytes have come.
 
-    `take` is told the size of each piece when it comes, and may raise. Raises starlette's ClientDisconnect
-    when the client goes before it is whole.
+    `take` is called with the size of each piece when it comes, and may raise. Raises starlette's
+    ClientDisconnect when the client goes before the body is whole.
     """
     check_body(request.headers, bound)
     chunks: list[bytes] = []
@@ -87,6 +87,6 @@ async def read_body(request: Request, bound: int, take: Callable[[int], None] = 
 
 
 def too_large(bound: int) -> ApiError:
-    """413: a repetition would be as large."""
+    """The error 413. The client is told not to retry: a repetition would be as large."""
     what = f"The request is too large: its body may have at most {bound} bytes."
     return ApiError(413, what, code="request_too_large", headers={"x-should-retry": "false"})

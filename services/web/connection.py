@@ -1,18 +1,18 @@
-"""A client's connection: uvicorn's HTTP/1.1 protocol, with an abort and bounds on slow and dead peers.
+"""A client's connection: uvicorn's HTTP/1.1 protocol, with an abort and bounds on slow and dead clients.
 
-Every end of a stream but the honest one must look like a failure to the client: an SSE body that ends early
-but cleanly is taken for success by most clients. So `abort` resets the socket, with the chunked framing cut.
+Most clients take an SSE body that ends early but cleanly for a success. So every end of a stream but its own
+must look like a failure: `abort` resets the socket, and leaves the chunked framing unfinished.
 
-A request must come whole, headers and body, within `request_s` of its first byte: else 408. Its head may have
-`MAX_HEAD_BYTES`: else 431. These and what is no HTTP are answered here, in the one envelope (A-16), because
-no app sees such a request. The `Crowd` says how many connections and unfinished heads there may be; one too
-many is closed without an answer.
+A request must come whole, headers and body, within `request_s` of its first byte, else the answer is 408. Its
+head may have `MAX_HEAD_BYTES`, else the answer is 431. No app sees such a request, nor bytes that are no
+HTTP, so this module answers them, in the one envelope (A-16). The `Crowd` bounds connections and unfinished
+heads; a connection too many is closed without an answer.
 
-An answer whose length is not known is chunked. A client of HTTP/1.0 knows no chunks and gets it bare: the end
+An answer of unknown length is chunked. A client of HTTP/1.0 knows no chunks and gets the bare bytes: the end
 of the connection is the end of the answer (RFC 9112, 6.3).
 
-No upgrade is taken, and a request that offers one is served as any other (RFC 9110, 7.8): Java's HttpClient
-and `curl --http2` offer it with the first request of a connection.
+The server takes no upgrade: it serves a request that offers one as any other (RFC 9110, 7.8). Java's
+HttpClient and `curl --http2` offer one with the first request of a connection.
 """
 
 import os
@@ -39,19 +39,22 @@ EXTENSION = "rejoinder"
 """The key of the connection in an ASGI scope's `extensions`: `{"connection": Connection}`."""
 
 MAX_HEAD_BYTES = 64 << 10
-"""Bytes of a request's line and headers: uvicorn's parser has no bound, and keeps what has come."""
+"""Most bytes of a request's line and headers: uvicorn's parser has no bound, and keeps all that has come."""
 PIECE_BYTES = 16 << 10
-"""Bytes that the parser is fed at once. It does not say where in a piece a head begins, so an unfinished head
-behind a body may have so many more before it is refused."""
+"""Bytes that the parser gets at once. It does not say where in a piece a head begins, so an unfinished head
+behind a body may have so many bytes more before it is refused."""
 LINGER_S = 1.0
-"""Seconds in which a refused client may read why: what it still sends would reset a closed connection."""
+"""Seconds for which a connection stays open behind a refusal: bytes that the client still sends would reset a
+closed one, before the client has read the refusal."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 _DARWIN_TCP_RXT_CONNDROPTIME = 0x80
-"""macOS's like of TCP_USER_TIMEOUT, in seconds; the socket module has no name for it."""
+"""The counterpart of TCP_USER_TIMEOUT on macOS, in seconds. The socket module has no name for it."""
 
 
 class State(ServerState):
-    """What the connections of one server share."""
+    """What the connections of one server share. `socket_timeout_s`: seconds until a client that acknowledges
+    nothing is dead. `request_s`: seconds for a whole request.
+    """
 
     def __init__(self, cors: Cors, socket_timeout_s: float, request_s: float, bounds: Bounds) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.streaming = False
-        """Whether the answer under way may last for hours, so that a drain cuts it instead of waiting."""
+        """Whether the answer under way may last for hours: a drain cuts it and does not wait."""
         self.aborted = False
         self._running: RequestResponseCycle | None = None
         self._in_head = False
@@ -88,7 +91,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def draining(self) -> bool:
-        """Whether the server is going away."""
+        """Whether the server is shutting down."""
         return self.server_state.draining
 
     @property
@@ -97,13 +100,13 @@ class Connection(HttpToolsProtocol):
         return self._running is not None and not self._running.response_complete
 
     def abort(self) -> None:
-        """Reset the connection, now: the peer sees an error, never a clean end. Harmless when it is gone."""
+        """Reset the connection now: the client sees an error, never a clean end. Harmless when repeated."""
         self.aborted = True
         if self._running is not None:
-            # uvicorn would log an unfinished answer; and what the app still sends goes nowhere.
+            # Keeps uvicorn from logging an unfinished answer, and drops what the app still sends.
             self._running.disconnected = True
         if self._refused:
-            self.transport.close()  # behind the refusal, which is on its way
+            self.transport.close()  # not abort: that would drop the refusal, which is on its way
             return
         if not self.transport.is_closing():
             sock = self.transport.get_extra_info("socket")
@@ -111,7 +114,9 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Bound how long a dead peer can hold the socket: it would outlive every timeout in the app."""
+        """Bound for how long a dead client holds the socket: the system would hold it beyond any timeout of
+        the app.
+        """
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -122,7 +127,7 @@ class Connection(HttpToolsProtocol):
         _turn_out(self.server_state.crowd.came(self, self.client[0] if self.client else ""))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request under way, also when others are pipelined behind it (uvicorn tells the last)."""
+        """Tell the request under way. uvicorn would tell the last of the pipelined ones only."""
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
@@ -131,16 +136,16 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.server_state.crowd.left(self)
         super().connection_lost(exc)
-        # They and the connection hold each other. Left to the garbage collector, which goes seldom
-        # (services/process.py), thousands of served connections would pile up.
+        # These and the connection refer to each other. The garbage collector runs seldom
+        # (services/process.py), so thousands of served connections would pile up.
         self.cycle = self._running = self.scope = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Parse; bound a head without an end, and see to it that the rest of a request comes in time."""
+        """Parse what came, bound an unfinished head, and bound the time until the request is whole."""
         self._unset_keepalive_if_required()
         for piece in _pieces(data):
             if self._refused or self.transport.is_closing():
-                return  # it was told so, and what it still sends is not read
+                return  # the client was refused: what it still sends is dropped
             self._take(piece)
         if self._in_head:
             _turn_out(self.server_state.crowd.begun(self))
@@ -150,10 +155,10 @@ class Connection(HttpToolsProtocol):
             self._await_request()
 
     def _take(self, piece: memoryview) -> None:
-        """Parse one piece of what came, and refuse the head that it makes too large.
+        """Parse one piece of what came, and refuse a head that becomes too large with it.
 
-        A piece counts where all of it belongs to that head. The parser does not say how much does where the
-        head begins behind something else.
+        A piece counts only if all of it belongs to that head: the parser does not say where in a piece a head
+        begins.
         """
         began_before, between_requests = self._in_head, not self._arriving
         self._heads_begun = 0
@@ -165,16 +170,16 @@ class Connection(HttpToolsProtocol):
                 self._refuse(_head_too_large())
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP: an envelope, where uvicorn answers plain text."""
+        """Refuse bytes that are no HTTP with an envelope; uvicorn would answer plain text."""
         self._refuse(invalid(msg, None))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header. What comes behind the body is none: whoever stands in front has not looked at it."""
+        """Take a header. A trailer behind the body is dropped: no proxy in front has checked it."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The request begins, unless it is to be parsed again, or its head is too large."""
+        """Begin the request, unless its head is parsed again without an upgrade, or is too large."""
         if self.parser.should_upgrade():
             return
         self.server_state.crowd.known(self)
@@ -185,7 +190,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body; that of a refused request goes nowhere."""
+        """Take a piece of the body. That of a refused request is dropped."""
         if not self._refused:
             super().on_body(body)
 
@@ -197,14 +202,16 @@ class Connection(HttpToolsProtocol):
         self.scope["extensions"] = {EXTENSION: {"connection": self}}
 
     def on_message_complete(self) -> None:
-        """The request is whole, unless it is to be parsed again."""
+        """End the request, unless its head is parsed again without an upgrade."""
         if not self.parser.should_upgrade():
             self._arrived()
             if not self._refused:
                 super().on_message_complete()
 
     def _parse(self, data: memoryview) -> None:
-        """Feed the parser. It stops behind the head that offers an upgrade: another takes that without it."""
+        """Feed the parser. It stops at a head that offers an upgrade; a new parser then takes that head
+        without the offer.
+        """
         pieces = [data]
         while pieces:
             piece = pieces.pop(0)
@@ -221,7 +228,7 @@ class Connection(HttpToolsProtocol):
                 return
 
     def _plain_head(self) -> bytes:
-        """The head that was parsed last, without its `upgrade`."""
+        """The last parsed head, without its `upgrade`."""
         lines = [
             b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         ]
@@ -237,7 +244,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _await_request(self) -> None:
-        """Close after a while of nothing: uvicorn does so between two requests, not before the first."""
+        """Close a connection on which no request comes. uvicorn does so between two requests only."""
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -251,7 +258,7 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._deadline = None
-        if self.pipeline:  # the request before it is being answered, so it is we who do not read
+        if self.pipeline:  # an earlier request is being answered: this process, not the client, is slow
             self._deadline = self.loop.call_later(self.server_state.request_s, self._late)
         elif self._running is not None and self._running.response_complete and not self._in_head:
             self.transport.close()
@@ -260,7 +267,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(ApiError(408, what, code="request_timeout"))
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer in place of the app, which is told that the client went, and close. Once is enough."""
+        """Answer in place of the app, tell the app that the client went, close. Harmless when repeated."""
         if self._refused:
             return
         cycle = self._running
@@ -268,11 +275,11 @@ class Connection(HttpToolsProtocol):
         if cycle is not None and under_way:
             cycle.disconnected = True
             cycle.message_event.set()
-            if cycle.response_started or self._in_head:  # an answer from here would be taken for the app's
+            if cycle.response_started or self._in_head:  # the client would take our answer for the app's
                 self.abort()
                 return
         answer = error_answer(error)
-        # As far as headers came. Without these a browser shows its page nothing of the refusal.
+        # As far as the headers have come. Without CORS headers a browser hides the refusal from its page.
         origin = dict(self.headers or ()).get(b"origin", b"").decode("latin-1")
         own = [(b"x-request-id", b"req_%b" % os.urandom(16).hex().encode()), (b"connection", b"close")]
         own += self.server_state.cors.headers(origin)
@@ -287,10 +294,10 @@ class Connection(HttpToolsProtocol):
 
 
 class _Bare:
-    """An app whose answer goes to a client of HTTP/1.0: without chunks, also where it has no length.
+    """An app whose answer goes to a client of HTTP/1.0: without chunks, even if its length is not known.
 
-    uvicorn sends the pieces of an answer bare when it knows their length, which it checks. Before each piece
-    it is told that this one is all that is left.
+    uvicorn sends an answer bare only if it knows the length, and checks the pieces against it. So this app
+    tells uvicorn before each piece that the rest of the answer is as long as that piece.
     """
 
     def __init__(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
@@ -314,7 +321,7 @@ class _Bare:
 
 
 def connection(scope: Scope) -> Connection:
-    """The connection that a request came on. Only our own server provides it."""
+    """The connection of a request. Only our own server puts it into the scope."""
     found: Connection = scope["extensions"][EXTENSION]["connection"]
     return found
 
@@ -332,7 +339,7 @@ def _pieces(data: bytes) -> Iterator[memoryview]:
 
 
 def _turn_out(leaver: "Leaver[Connection] | None") -> None:
-    """Close the connection that a bound says is too many, if there is one."""
+    """Close the connection that is one too many, if there is one."""
     if leaver is not None:
         TURNED_OUT.labels(leaver.why).inc()
         leaver.guest.abort()

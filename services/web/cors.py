@@ -1,4 +1,4 @@
-"""Which origins' pages may call, and the headers that tell their browsers (A-18). Origins are explicit."""
+"""Which origins' pages may call the API, and the headers that tell their browsers so (A-18)."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ EXPOSED = b"x-request-id, retry-after, x-should-retry, x-rejoinder-response-id, 
 
 
 class Cors:
-    """The origins that are allowed; without any, nothing is said about them."""
+    """The origins that are allowed, each named in full. If there are none, answers carry no CORS headers."""
 
     def __init__(self, origins: Iterable[str] = ()) -> None:
         self._origins = frozenset(origins)
@@ -17,7 +17,7 @@ class Cors:
         return origin in self._origins
 
     def headers(self, origin: str) -> RawHeaders:
-        """What every answer to a request with this `Origin` ("" without one) carries, also a refusal."""
+        """The headers of every answer, a refusal too, to a request with this `Origin` ("" without one)."""
         if not self._origins:
             return []
         if origin not in self:

@@ -1,15 +1,16 @@
-"""Who is connected to a server, and who has to go when there are too many. Pure.
+"""Which connections a server has, and which of them it closes when there are too many. Pure.
 
-Until a connection has sent a whole head nobody knows whose it is, so no key and no quota bounds it. What it
-may cost is bounded here:
+No key and no quota bounds a connection before it has sent a whole head: nobody knows whose it is. These
+bounds do:
 
-    came    one more connection   over its address's bound: it goes itself
+    came    one more connection   over the bound of its address: this connection goes
                                   over the server's bound: the oldest goes that never sent a whole head
-    begun   a head is unfinished  over the bound: the one that has been unfinished for longest goes
-    known   a head is whole       it counts as a connection only
+    begun   a head is unfinished  over the bound: the one goes whose head has been unfinished for longest
+    known   a head is whole       the connection counts as a connection only
 
-An honest head comes in one piece, or in a few within milliseconds, so the oldest unfinished one is the least
-honest. Connections that were known are never turned out for others: a request may be on its way to them.
+An honest client sends its head in one piece, or in a few within milliseconds, so the oldest unfinished head
+is the least honest. A connection that has sent a whole head is never closed for another: its client may be
+sending a request.
 """
 
 from collections import Counter
@@ -22,12 +23,12 @@ from msgspec import Struct
 Guest = TypeVar("Guest", bound=Hashable)
 Why = Literal["connections", "heads", "address"]
 _IPV6_SITE_BITS = 64
-"""One customer of a provider has at least so many bits to choose addresses from (RFC 6177)."""
+"""The first bits of an IPv6 address name one customer's network; the rest the customer chooses (RFC 6177)."""
 
 
 class Bounds(Struct, frozen=True):
-    """How many connections one server holds, how many unfinished heads among them, and how many connections
-    of one address (0: any number, as where a balancer stands in front and all have its address).
+    """How many connections one server holds, how many of them with unfinished heads, and how many of one
+    address (0: no bound, for a server behind a balancer, whose address all connections have).
     """
 
     connections: int = 10_000
@@ -36,14 +37,14 @@ class Bounds(Struct, frozen=True):
 
 
 class Leaver(NamedTuple, Generic[Guest]):
-    """The connection that is to be closed, and which bound says so."""
+    """A connection that is to be closed, and the bound that says so."""
 
     guest: Guest
     why: Why
 
 
 class Crowd(Generic[Guest]):
-    """The connections of one server. Whoever is told to close one need not say that it has `left`."""
+    """The connections of one server. A `Leaver` is not counted any more: its `left` need not be told."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -54,7 +55,7 @@ class Crowd(Generic[Guest]):
         self._unfinished: dict[Guest, None] = {}
 
     def __len__(self) -> int:
-        """How many are connected."""
+        """How many connections there are."""
         return len(self._address_of)
 
     def __repr__(self) -> str:
@@ -62,11 +63,11 @@ class Crowd(Generic[Guest]):
 
     @property
     def unfinished(self) -> int:
-        """How many have sent a part of a head."""
+        """How many connections have sent a part of a head."""
         return len(self._unfinished)
 
     def came(self, guest: Guest, address: str) -> Leaver[Guest] | None:
-        """A connection from `address` (an IP, or "" for none); returns who has to go for it."""
+        """Count a connection from `address` (an IP, or "" for none). Returns which one must be closed."""
         site = _site(address) if self._bounds.per_address else ""
         self._address_of[guest] = site
         self._at[site] += 1
@@ -78,7 +79,7 @@ class Crowd(Generic[Guest]):
         return None
 
     def begun(self, guest: Guest) -> Leaver[Guest] | None:
-        """`guest` has sent a part of a head; returns who has to go for it."""
+        """Note that `guest` has sent a part of a head. Returns which connection must be closed."""
         if guest not in self._address_of:
             return None
         self._unfinished[guest] = None
@@ -87,12 +88,12 @@ class Crowd(Generic[Guest]):
         return None
 
     def known(self, guest: Guest) -> None:
-        """`guest` has sent a whole head."""
+        """Note that `guest` has sent a whole head."""
         self._unknown.pop(guest, None)
         self._unfinished.pop(guest, None)
 
     def left(self, guest: Guest) -> None:
-        """`guest` is gone. Harmless when that is known."""
+        """Note that `guest` is gone. Harmless when repeated."""
         self.known(guest)
         site = self._address_of.pop(guest, None)
         if site is not None:
@@ -106,7 +107,7 @@ class Crowd(Generic[Guest]):
 
 
 def _site(address: str) -> str:
-    """Whose an address is: an IPv6 network is one customer's, whatever address in it is used."""
+    """The customer of an address: for IPv6 its network, of which the customer has every address."""
     try:
         ip = ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
-"""What every HTTP app has around its routes: request ids, CORS, errors in one envelope, refusal in a drain.
+"""Surrounds the routes of every HTTP app with request ids, CORS, error envelopes and refusals.
 
-A request gets its id, is refused when the server drains or when it is a preflight, else runs. What it raises
-becomes an answer, if none has begun; else the connection is reset.
+request → its id → refused? (head, host, drain, secret, origin) → preflight, or route
+the route raises → an error envelope, if no answer has begun; else the connection is reset
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from services.web.stream import Disconnected
 log = structlog.get_logger()
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-"""What is answered in a drain too."""
+"""The paths that are served in a drain too, and without a secret."""
 METHODS = "GET, POST, DELETE"
 PREFLIGHT_S = 600
 """Seconds for which a browser may remember a preflight."""
 _ONCE = ("Host", "Idempotency-Key", "Content-Encoding")
-"""Headers that say one thing: of two nobody knows which is meant, and each proxy takes another."""
+"""Headers that may come once: two proxies may each read another one of two."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -43,8 +43,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Edge:
     """The app: `routes`, and what surrounds them.
 
-    `public`: they are a part of the API that clients see. `secret`: what whoever asks must show, if anything.
-    `draining`: the code of the refusal in a drain.
+    `public`: the routes are a part of the API that clients see. `secret`: callers must show it, unless it is
+    empty. `draining`: the code of the refusal in a drain.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Edge:
         self.cors = Cors(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Never raises what a route raised: it is answered or the connection is reset."""
+        """Serve one request. If a route raises, the answer is an error, or the connection is reset."""
         headers = Headers(scope=scope)
         request_id = _identify(headers)
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -78,7 +78,7 @@ class Edge:
             app = self._refusal(scope, headers) or self._routes
             await app(scope, receive, reply)
         except (ClientDisconnect, Disconnected, asyncio.CancelledError):
-            # Cancelled is what a drain gives up. It ends here: uvicorn would log each with its traceback.
+            # A drain cancels what it gives up. That ends here: uvicorn would log a traceback for each.
             connection(scope).abort()
         except HTTPException as error:
             await _answer_error(self._unrouted(error, scope), scope, receive, reply)
@@ -86,7 +86,7 @@ class Edge:
             await _answer_error(error, scope, receive, reply)
 
     def _unrouted(self, error: HTTPException, scope: Scope) -> ApiError:
-        """What to tell of a request that starlette has no route for (404, 405), or does not understand."""
+        """The refusal of a request for which starlette found no route (404, 405), or that it cannot read."""
         method, path = scope["method"], scope["path"]
         if error.status_code not in (404, 405):
             return ApiError(error.status_code, "The request is not understood.", code="invalid_request")
@@ -109,7 +109,7 @@ class Edge:
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             return self._preflight(headers)
         if connection(scope).draining and scope["path"] not in OPEN_PATHS:
-            # An EventSource gives up for good on any answer but 200; a lost connection it tries again (A-18).
+            # An EventSource gives up for good on any answer but 200, and reconnects after a reset (A-18).
             if "text/event-stream" in headers.get("accept", ""):
                 raise Disconnected("draining")
             refusal = unavailable("The server is shutting down.", retry_after=1, reason="draining")
@@ -121,14 +121,14 @@ class Edge:
         return None
 
     def _check_host(self, headers: Headers) -> None:
-        """Refuse what is meant for another name: a page may have pointed that here (A-18)."""
+        """Refuse a request for another host name: the owner of a page may have pointed it here (A-18)."""
         for host in headers.getlist("host"):
             if host not in self._hosts:
                 what = f"This server is not called '{host}': its operator can add that to REJOINDER_HOSTS."
                 raise ApiError(421, what, param="host", code="host_not_allowed", headers=NO_RETRY)
 
     def _check_writer(self, scope: Scope, headers: Headers) -> None:
-        """Refuse what another origin's page writes: a browser asks no preflight for a plain POST (A-18)."""
+        """Refuse a write by another origin's page: a browser sends no preflight for a plain POST (A-18)."""
         origin = headers.get("origin")
         if origin is None or scope["method"] in _READS:
             return
@@ -148,7 +148,7 @@ class Edge:
 
 
 def _check_head(scope: Scope, headers: Headers) -> None:
-    """Refuse a head that names no host (RFC 9112 3.2), or says twice what can be said once (A-16)."""
+    """Refuse a head that names no host (RFC 9112 3.2), or has a header of `_ONCE` twice (A-16)."""
     if scope["http_version"] == "1.1" and "host" not in headers:
         raise ApiError(400, "The header 'Host' is missing.", param="host", code="invalid_request")
     for name in _ONCE:
@@ -161,9 +161,9 @@ Handler = Callable[[Request], Awaitable[ASGIApp]]
 
 
 def route(method: str, path: str, handler: Handler) -> Route:
-    """A route whose handler returns its answer: a starlette Response, a Stream, anything that is an ASGI app.
+    """A route whose handler returns an ASGI app as its answer: a starlette Response or a Stream.
 
-    Starlette's own way around a plain function would add two awaits to every chunk that is sent.
+    Starlette's wrapper around a plain function would add two awaits to every chunk that is sent.
     """
     return Route(path, _Endpoint(handler), methods=[method])
 
@@ -178,7 +178,7 @@ class _Endpoint:
 
 
 class _Reply:
-    """`send` with headers of ours; knows whether an answer has begun. Adds no await to a chunk."""
+    """`send`, which adds our headers and notes whether an answer has begun. It adds no await to a chunk."""
 
     def __init__(self, send: Send, headers: RawHeaders) -> None:
         self._send = send
@@ -206,6 +206,6 @@ async def _answer_error(error: Exception, scope: Scope, receive: Receive, reply:
 
 
 def _identify(headers: Headers) -> str:
-    """The request's id: the client's, if it is fit for logs and headers, else `req_` and 32 hex digits."""
+    """The request's id: the client's, if logs and headers can carry it, else `req_` and 32 hex digits."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"

@@ -1,6 +1,7 @@
-"""`/livez`, `/readyz` and `/metrics`: live is the process, ready is what it needs to serve.
+"""`/livez`, `/readyz` and `/metrics`.
 
-Every service has them: ingest and replay beside their routes, executor and projector on a port of their own.
+`/livez` answers if the process runs, `/readyz` says whether the service has what it needs to serve. Ingest
+and replay serve them beside their other routes, executor and projector on a port of their own.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from services.web.metrics import READY
 from services.web.server import Server
 
 NotReady = Callable[[], Sequence[str]]
-"""Why a service is not ready, one reason a string, empty when it is; must not block."""
+"""Returns why a service is not ready, one string a reason; empty when it is ready. Must not block."""
 
 
 def routes(not_ready: NotReady) -> list[Route]:
@@ -39,7 +40,7 @@ def routes(not_ready: NotReady) -> list[Route]:
 
     async def metrics(request: Request) -> Response:
         READY.set(not reasons_of(request))
-        text = await asyncio.to_thread(generate_latest, REGISTRY)  # it reads files of the system
+        text = await asyncio.to_thread(generate_latest, REGISTRY)  # in a thread: it reads files of the system
         return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
     return [

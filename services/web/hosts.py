@@ -1,8 +1,8 @@
 """By which names a server may be called (A-18).
 
-A page of any origin can point a name of its own at 127.0.0.1, once its browser has loaded it (DNS rebinding).
-To the browser the server is then that page's own: no preflight, `Origin` and `Host` agree. Only the name in
-`Host` gives it away. An address is never refused: to rebind takes a name.
+The owner of a page can point the page's name at 127.0.0.1 once a browser has loaded it (DNS rebinding). The
+browser then takes our server for that page's own: it sends no preflight, and `Origin` and `Host` agree. Only
+the name in `Host` gives the page away. A `Host` that is an address is never refused: rebinding takes a name.
 """
 
 import re
@@ -12,16 +12,18 @@ from ipaddress import ip_address
 from services.settings import is_loopback
 
 LOOPBACK_NAMES = ("localhost",)
-"""What a browser resolves to the machine itself, whatever a name server says (RFC 6761, 6.3)."""
+"""Names that a browser resolves to the machine itself, whatever a name server says (RFC 6761, 6.3)."""
 
 
 def names_inside(listening_on: str) -> tuple[str, ...]:
-    """The names of a port that only services of ours call: on loopback a browser reaches it too."""
+    """The names of a port that is for services of ours. On loopback a browser reaches it too, so only
+    LOOPBACK_NAMES are allowed; elsewhere there is no bound.
+    """
     return LOOPBACK_NAMES if is_loopback(listening_on) else ()
 
 
 class Hosts:
-    """The names that are allowed; without any, every name is."""
+    """The names that are allowed. If none is given, every name is allowed."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(_plain(name) for name in names)
@@ -36,13 +38,13 @@ _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:]*))(?::[0-9]*)?")
 
 
 def _without_port(host: str) -> str:
-    """The name or address of a `Host`; what is shaped like none stays as it is, and is nobody's name."""
+    """The name or address in a `Host`. A `Host` of another shape is returned as it is: it matches no name."""
     shaped = _HOST.fullmatch(host.strip())
     return (shaped[1] or shaped[2] or "") if shaped else host
 
 
 def _plain(name: str) -> str:
-    """Names are compared without their case and the dot of the root."""
+    """`name` as it is compared: in lower case, without the dot of the root."""
     return name.strip().lower().removesuffix(".")
 
 

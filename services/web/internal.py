@@ -1,20 +1,20 @@
-"""What ingest and replay say to each other: replay's internal routes, on a port of its own.
+"""What ingest and executors ask of replay, on replay's internal port.
 
-Ingest has no tail. It asks replay for the state of a response at or past a barrier, and lets it stream what a
-client of ingest's own public port waits for. The internal port is never exposed: it asks for a secret
-(`services.web.secret`), trusts whoever shows it, and does not check tenants.
+Ingest has no tail. It asks replay for the state of a response at or past a barrier, whether items exist, and
+for the stream that a client of ingest's own public port waits for. An executor asks for turns and items. The
+internal port is never exposed: it asks for a secret (`services.web.secret`), trusts a caller that shows it,
+and checks no tenant.
 
     GET /internal/responses/{id}?offset=N          → ResponseView, from a fold past offset N (or past the
                                                      partition's end as of arrival, without `offset`)
     GET /internal/responses/{id}/stream?offset=N   → SSE from event 0, also for a response that is not stored
-    GET /internal/responses/{id}/turn              → waits for the close, then Turn: what it adds to a
-                                                     conversation; 404 when there is no such response
+    GET /internal/responses/{id}/turn              → waits for the close, then Turn: what the response adds to
+                                                     its conversation; 404 when there is no such response
     POST /internal/items                           → Wanted in, Found out: the items that a request refers to
     GET /internal/responses/{id}/result?offset=N   → waits for the close, then the final object (204: deleted)
     GET /internal/load                             → Load: how much is open, for admission
 
-The executor asks for turns and items, ingest for the rest, and whether items are there. All answer 503 with
-Retry-After when the fold does not get there, or the response does not close, in time.
+Replay answers 503 with Retry-After when its fold does not get there, or the response does not close, in time.
 """
 
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ log = structlog.get_logger()
 
 
 class ResponseView(msgspec.Struct, frozen=True):
-    """What the log says of one id. All but `id` and `found` are meaningless when `found` is false.
+    """What the log says of one id. If `found` is false, only `id` and `read_to` mean anything.
 
-    `found` is true also for a deleted response (`deleted` then) and for one that is not stored; one that was
-    kept for some time after its end (`store` false, `background`) is `deleted` then.
-    `accepted_offset` is the offset of the `accepted` that won (-1 when the log no longer has it), `status`
-    the response's, `object` the response object as a GET would show it, but for the output of an open one.
+    `found` is also true for a deleted response (then `deleted` is too) and for one that is not stored. An
+    ephemeral response (`store` false, `background`) is `deleted` once its time is over. `accepted_offset` is
+    the offset of the `accepted` that won, -1 if the log no longer has it. `object` is the response object as
+    a GET would show it, but without the output of an open response.
     """
 
     id: ResponseId
@@ -51,18 +51,18 @@ class ResponseView(msgspec.Struct, frozen=True):
     status: str = ""
     object: msgspec.Raw = msgspec.Raw(b"null")
     read_to: int = 0
-    """The log time (ms) of the last record of its partition that was folded; 0 before any. Always meant."""
+    """The log time (ms) of the last record of its partition that was folded; 0 before the first."""
 
 
 class Name(msgspec.Struct, frozen=True):
-    """What an upstream calls an item whose id is ours; `at` says which upstream (U-30)."""
+    """The id that the upstream `at` gives an item that has another id in our responses (U-30)."""
 
     id: str
     at: str
 
 
 def name_in(event: Mapping[str, Any]) -> tuple[str, Name] | None:
-    """The id of the item that `event` adds, and what the upstream calls it, if it says so."""
+    """The id of the item that `event` adds, and its name at the upstream; None if the event tells no name."""
     item, name = event.get("item"), event.get(NAMED)
     if event.get("type") != ITEM_ADDED or not isinstance(item, dict) or name is None:
         return None
@@ -73,10 +73,10 @@ def name_in(event: Mapping[str, Any]) -> tuple[str, Name] | None:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """What a closed response adds to the conversation that it is part of.
+    """What a closed response adds to its conversation.
 
-    `input` is its own input only (normalised items), `output` its finished items, `previous` its predecessor,
-    `tenant` whose it is. `names` are what the upstream calls items of its output, by their ids.
+    `input` is its own input only (normalised items), `output` its finished items, `previous` its predecessor.
+    `names` are the upstream's names of items of the output, by item id.
     """
 
     id: ResponseId
@@ -88,8 +88,8 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Items that a request of `tenant` behind `previous` refers to. Without `contents` it is only asked
-    whether they are there.
+    """The ids of items to which a request of `tenant` that follows `previous` refers. Without `contents` the
+    caller only asks whether they exist.
     """
 
     tenant: Tenant
@@ -99,8 +99,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What is there of wanted items: `items` and `names` by id, the ids of those that are `missing`, and of
-    those that are `left` to be asked for again, because the answer would be too large.
+    """The answer to Wanted: `items` and `names` by id, and the ids that are `missing`. The caller must ask
+    again for the ids that are `left`: with them the answer would be too large.
     """
 
     missing: list[str]
@@ -110,9 +110,9 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How many responses are open as the folds know it, in all and by tenant (tenants that have some).
+    """How many responses are open in replay's folds, in all and by tenant (no tenant with none).
 
-    `positions`: how far each partition is folded, the offset that comes next.
+    `positions`: by partition, the offset that is folded next.
     """
 
     open: int
@@ -120,16 +120,16 @@ class Load(msgspec.Struct, frozen=True):
     positions: list[int]
 
     def covers(self, partition: int, offset: int) -> bool:
-        """Whether the record at `offset` is among what was folded."""
+        """Whether the folds have the record at `offset`."""
         return partition < len(self.positions) and offset < self.positions[partition]
 
 
 class ReplayAway(RejoinderError):
-    """Replay did not answer, or could not: what happened instead."""
+    """Replay gave no usable answer. The message says what happened instead."""
 
 
 class NotYet(ReplayAway):
-    """Replay answered that it cannot say now."""
+    """Replay answered that it cannot tell now."""
 
 
 class _What(msgspec.Struct):
@@ -145,10 +145,10 @@ _refusal = msgspec.json.Decoder(_Refusal).decode
 
 
 def refused(status: int, body: bytes) -> None:
-    """Take an answer of replay that is no success; returns when it says that there is no such response.
+    """Read an answer that is no success. Returns if replay says that there is no such response.
 
-    Raises NotYet when it says that it cannot tell now, and ReplayAway for all else. Any HTTP server says 404
-    to a path that it does not know, replay's own public port too: that is no word about a response.
+    Raises NotYet if replay says that it cannot tell now, ReplayAway for every other answer. A 404 alone says
+    nothing of a response: any HTTP server, replay's public port too, answers 404 to an unknown path.
     """
     try:
         error = _refusal(body).error
@@ -166,9 +166,9 @@ def refused(status: int, body: bytes) -> None:
 
 
 class Report:
-    """Tells the operator that a service at `url` cannot be asked: once per reason, not once per try.
+    """Logs for the operator that the service at `url` cannot be asked: once per reason, not once per try.
 
-    `where` says what the URL must be: that is how it is mended, unless the service is simply not running.
+    `where` says what the URL must be: unless the service is not running, a wrong URL is the usual cause.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Report:
         self._trouble: str | None = None
 
     def failed(self, why: Exception) -> None:
-        """It could not be asked."""
+        """Log that the service could not be asked, if `why` is new."""
         trouble = str(why) or type(why).__name__
         if trouble != self._trouble:
             self._trouble = trouble
@@ -191,7 +191,7 @@ class Report:
             log.warning(event, url=self._url, why=trouble, mend=self._mend)
 
     def succeeded(self) -> None:
-        """It answered."""
+        """Log that the service answers, if it did not before."""
         if self._trouble is not None:
             self._trouble = None
             log.info(f"{self._service} answers again", url=self._url)

@@ -1,4 +1,4 @@
-"""The header by which a repeated POST meets its response (A-10)."""
+"""The header by which a repeated POST meets the response that the first one made (A-10)."""
 
 from starlette.datastructures import Headers
 
@@ -10,7 +10,7 @@ MAX_KEY = 255
 
 
 def key_in(headers: Headers) -> str | None:
-    """The Idempotency-Key of a request; an empty one is none. Raises ApiError (400) for one too long."""
+    """The Idempotency-Key of a request, None if it is absent or empty. Raises ApiError (400) if too long."""
     given = headers.get(IDEMPOTENCY_KEY)
     if given and len(given) > MAX_KEY:
         raise invalid(f"{IDEMPOTENCY_KEY} may have at most {MAX_KEY} characters.", IDEMPOTENCY_KEY)

@@ -1,4 +1,4 @@
-"""What every HTTP server of ours counts, on all ports of its process."""
+"""Metrics of the HTTP servers of one process, on all of its ports."""
 
 from typing import Any
 from weakref import WeakSet
@@ -23,7 +23,7 @@ ABANDONED = Counter(
 READY = Gauge("rejoinder_ready", "Whether the service is ready, as /readyz says")
 
 CROWDS: WeakSet[Crowd[Any]] = WeakSet()
-"""Whoever is connected to the servers of this process."""
+"""The connections of each server of this process."""
 CONNECTIONS = Gauge("rejoinder_http_connections", "Connections that are open")
 CONNECTIONS.set_function(lambda: sum(len(crowd) for crowd in list(CROWDS)))
 UNFINISHED_HEADS = Gauge("rejoinder_http_unfinished_heads", "Connections that have sent a part of a head")

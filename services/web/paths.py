@@ -1,8 +1,8 @@
-"""The API's paths: which methods each has, whichever service answers, and what of OpenAI's is not offered.
+"""The API's paths and their methods, and the paths of OpenAI's API that Rejoinder does not offer.
 
-Clients see one API at the front door. A replay without ingest, and ingest's own public port, serve a part of
-it, and do not know from their routes which methods a path has (`Allow`): all tell the same of what nobody
-serves.
+Clients see one API at the front door. A replay without ingest, and ingest's own public port, serve only a
+part of it, so their routes do not say which methods a path has (`Allow`). With this module every service
+refuses a request in the same words.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ SERVED: Mapping[str, tuple[str, ...]] = {
     "/v1/models": ("GET",),
     "/v1/models/{id:path}": ("GET",),
 }
-"""The methods of every path of the public API, in starlette's notation; HEAD comes with GET."""
+"""The methods of every path of the public API, in starlette's notation. A path with GET has HEAD as well."""
 
 _WHOLE = "Send the whole conversation as 'input' of POST /v1/responses, or chain with 'previous_response_id'."
 _FILES = "Send a file within the request, as an 'input_file' or 'input_image' of POST /v1/responses."
@@ -41,7 +41,7 @@ _NOT_OFFERED: Mapping[str, str] = {
     **dict.fromkeys(("webhook_endpoints", "webhook_event_types"), "Poll the response, or follow its stream."),
     **dict.fromkeys(_WITHOUT.split(), "There is nothing in its place."),
 }
-"""OpenAI's paths below /v1/ that Rejoinder does not offer, by their beginning, and what there is instead."""
+"""Beginnings of OpenAI's paths below /v1/ that Rejoinder does not offer, and what to use instead."""
 _ALL = ", ".join(
     f"{method} {path.replace(':path', '')}" for path, methods in SERVED.items() for method in methods
 )
@@ -49,7 +49,7 @@ _PATTERNS = [(compile_path(path)[0], methods) for path, methods in SERVED.items(
 
 
 def methods_of(path: str) -> set[str]:
-    """The methods that the public API has for `path`."""
+    """The methods that `path` has in the public API."""
     return {method for pattern, methods in _PATTERNS if pattern.match(path) for method in with_head(methods)}
 
 
@@ -60,9 +60,9 @@ def with_head(methods: Iterable[str]) -> set[str]:
 
 
 def refused(method: str, path: str, here: Iterable[str]) -> ApiError:
-    """What to tell of a public request that no route of this service takes.
+    """The refusal of a public request that no route of this service takes.
 
-    `here` are the methods of the path that it has routes for.
+    `here` are the methods for which this service has a route at `path`.
     """
     if (instead := _instead(path)) is not None:
         what = f"Rejoinder does not offer {method} {path}. {instead} It serves {_ALL}."
@@ -82,7 +82,7 @@ def refused(method: str, path: str, here: Iterable[str]) -> ApiError:
 
 
 def _instead(path: str) -> str | None:
-    """What to use instead of one of OpenAI's paths; None where `path` is not one that is left out."""
+    """What to use instead of a path of OpenAI's that is not offered; None for any other path."""
     root, _, rest = path.removeprefix("/").partition("/")
     if root != "v1":
         return None

@@ -1,7 +1,7 @@
-"""Another service of ours, asked over HTTP: connections that are kept, answers that are bounded or passed on.
+"""Asks another service of ours over HTTP, and passes its streams on to clients.
 
-A peer that breaks off within a stream cuts the client's answer; a client that goes closes the peer's. Nothing
-of a stream is buffered but what is on its way.
+A peer that breaks off within a stream cuts the client's answer. A client that goes closes the peer's answer.
+A stream is not buffered, but for the bytes on their way.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -26,13 +26,14 @@ HOP_BY_HOP = frozenset(
 )
 _NOT_RETURNED = HOP_BY_HOP | {b"date"}
 _OWN_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
-"""What aiohttp would add."""
+"""Headers that aiohttp would add to each request."""
 
 
 class Peer:
-    """Another service of ours, reached at `base_url`. Open from the first request to `close`.
+    """Another service of ours, reached at `base_url`. Holds connections from the first request to `close`.
 
-    Requests show `secret`, if there is one.
+    Each request shows `secret`, if there is one. `stall_s`: seconds for which a client of a stream that is
+    passed on may take nothing.
     """
 
     def __init__(self, base_url: str, *, stall_s: float = 30, secret: str = "") -> None:
@@ -47,7 +48,7 @@ class Peer:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """For requests to it. Their URLs are whole; see `url`."""
+        """The HTTP session for requests to the service. Give it whole URLs; see `url`."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
@@ -61,7 +62,7 @@ class Peer:
         return self._session
 
     def url(self, path: str) -> URL:
-        """The URL of a path (and query) there; whatever the text is, it is nothing but that."""
+        """The URL of a path (and query) of the service. No text in `path` can change scheme, host or port."""
         path, _, query = path.partition("?")
         base = self._base_url
         return URL.build(
@@ -81,16 +82,16 @@ class Peer:
 
     @asynccontextmanager
     async def while_alive(self, has_it: Callable[[], bool] = lambda: True) -> AsyncIterator[None]:
-        """Cancel a block that waits for an answer when the service is silent, and raise Silent.
+        """Bound a block that waits for an answer: when the service is silent, cancel it and raise Silent.
 
-        `has_it`: whether the service has the whole request.
+        `has_it` says whether the service has the whole request.
         """
         async with until(lambda: self._pulse.silence(has_it), Silent):
             yield
         self._pulse.felt()
 
     def stream(self, response: aiohttp.ClientResponse, on_end: OnEnd | None = None) -> Stream:
-        """What the peer answered, as an answer of ours. Closes `response` when it ends."""
+        """An answer that passes `response` on to our client, and closes it at its end."""
         headers = _without(response.raw_headers, _NOT_RETURNED)
         return Stream(
             _Chunks(response),
@@ -101,7 +102,7 @@ class Peer:
         )
 
     async def read(self, response: aiohttp.ClientResponse, bound: int) -> bytes:
-        """The body of an answer, at most `bound` bytes. Raises aiohttp's ClientPayloadError for more."""
+        """The body of an answer. Raises aiohttp's ClientPayloadError for more than `bound` bytes."""
         chunks: list[bytes] = []
         async for chunk in response.content.iter_any():
             chunks.append(chunk)
@@ -115,11 +116,11 @@ class Peer:
 
 
 class BrokenOff(RejoinderError):
-    """The service broke off within its answer: it says why in its own log."""
+    """A service broke off within its answer. Its own log says why."""
 
 
 class _Chunks:
-    """The peer's answer, whatever has arrived at a time. A cut raises BrokenOff."""
+    """The body of the peer's answer, in pieces as they arrive. Raises BrokenOff when the peer breaks off."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -132,7 +133,7 @@ class _Chunks:
         try:
             chunk = await self._read()
         except (aiohttp.ClientError, OSError) as error:
-            # A deleted response's stream is cut too (A-12): no fault of anybody's.
+            # Not always a fault: the peer also cuts the stream of a response that is deleted (A-12).
             raise BrokenOff(f"the service broke off: {type(error).__name__}") from error
         if not chunk:
             raise StopAsyncIteration

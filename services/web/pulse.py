@@ -1,17 +1,18 @@
-"""Whether a service of ours shows life, looked at when it owes an answer.
+"""Probes a service of ours that owes an answer, to tell a slow answer from a dead process.
 
-A process that is stopped, or hangs, still takes connections and requests: its system does that for it. And an
-answer may rightly take hours: that to a POST which waits for its response. So who has waited for `SILENCE_S`
-looks at `/livez`:
+The time alone cannot tell: the kernel accepts connections and requests for a stopped process, and the answer
+to a POST that waits for its response may rightly take hours. So a caller that has waited `SILENCE_S` probes
+the service's `/livez`:
 
-    any answer, once the service has the whole request   what was asked may take as long as it needs
-    none, `LOOKS` times in a row                         the service is silent, and waiting is given up
+    the probe is answered, and the service has the whole request   wait for the answer without a bound
+    `LOOKS` probes in a row are not answered                       the service is silent: stop waiting
 
-That takes 4 s: a client hears 503 within 5 s (A-10). By several looks and not by the clock alone: when it was
-this process that stood still, the next look is answered.
+The verdict takes 4 s, so the client hears 503 within 5 s (A-10). It takes several probes: if this process
+stood still itself, the next probe is answered.
 
-A service that falls silent after that is waited for, as long as the client waits. And one address is one
-process here: behind a balancer a look may land on a neighbour that lives, and probes must end what hangs.
+A service that falls silent after an answered probe is not noticed: the caller waits as long as its client.
+Use only without a balancer: behind one, the probe may reach a healthy neighbour. There, the liveness probes
+of the deployment must end a process that hangs.
 """
 
 import asyncio
@@ -22,22 +23,23 @@ import aiohttp
 from schemas.errors import RejoinderError
 
 SILENCE_S = 1.0
-"""Seconds to wait for an answer before each look at whether there will be one."""
+"""Seconds that a caller waits for its answer before each probe."""
 LOOK_S = 1.0
-"""Seconds that a look may take; no longer than `SILENCE_S`, so that one that others began is newer than what
-whoever joins it has sent."""
+"""Seconds that a probe may take. Callers share a probe; at most `SILENCE_S`, so that a shared one began after
+the request of each caller was sent."""
 LOOKS = 3
+"""Probes in a row without an answer that make a service silent."""
 
 
 class Silent(RejoinderError):
-    """A service took what it was asked, and shows no life."""
+    """A service took a request, and its process answers no probe."""
 
     def __init__(self) -> None:
         super().__init__("it takes connections and answers nothing: is its process stopped?")
 
 
 class Pulse:
-    """What is known of one service. `look` asks it for anything, and raises when it does not answer."""
+    """What this process knows of one service. `look` probes it, and raises when no answer comes."""
 
     def __init__(self, look: Callable[[], Awaitable[None]]) -> None:
         self._look = look
@@ -45,11 +47,14 @@ class Pulse:
         self._missed = 0
 
     def felt(self) -> None:
-        """The service answered somebody."""
+        """Note that the service answered a request or a probe."""
         self._missed = 0
 
     async def silence(self, has_it: Callable[[], bool]) -> None:
-        """Return when the service is silent: never, once it shows life and has the whole request."""
+        """Return when the service is silent. Never returns once it is alive and has the whole request.
+
+        `has_it` says whether the service has the whole request.
+        """
         while True:
             await asyncio.sleep(SILENCE_S)
             whole = has_it()
@@ -60,12 +65,12 @@ class Pulse:
                 await asyncio.Event().wait()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop probing."""
         if self._looking is not None:
             self._looking.cancel()
 
     async def _lives(self) -> bool:
-        """Whether it answers; one look at a time, for all who want to know."""
+        """Whether the service answers. One probe is under way at a time; all callers share it."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._answers())
         return await asyncio.shield(self._looking)

@@ -1,9 +1,13 @@
-"""An HTTP server in this process: uvicorn's protocol under an own start and drain.
+"""An HTTP server in this process: uvicorn's protocol with our own start and drain.
 
-uvicorn's own Server takes the process's signals and waits for streams that never end. This one leaves
-signals to the process, several can run side by side, and `drain` is bounded: new requests are refused,
-streams are cut (their readers rejoin elsewhere), plain requests may finish. Idle connections stay for a
-moment: who sends just then hears the refusal, and need not wonder what became of its request.
+uvicorn's Server takes the process's signals and waits for streams that never end. This one leaves signals to
+the process, and several can run side by side. Its `drain` is bounded:
+
+    new requests      refused
+    streams           cut: their readers rejoin elsewhere
+    plain requests    may finish
+    idle connections  stay for a moment: a client that is just sending hears a refusal, and not a reset that
+                      leaves it in doubt
 """
 
 import asyncio
@@ -23,10 +27,10 @@ from services.web.crowd import Bounds
 from services.web.edge import Edge
 
 IDLE_S = 75
-"""Seconds that an idle connection stays open: longer than our own clients keep theirs, so that they
-never send on a connection that is being closed (a POST could not be repeated safely)."""
+"""Seconds that an idle connection stays open: longer than our own clients keep theirs. So they never send on
+a connection that the server is closing, which would leave a POST in doubt."""
 LINGER_S = 1.0
-"""Seconds that an idle connection stays open in a drain: longer than a request is on its way."""
+"""Seconds that an idle connection stays open in a drain: longer than a request takes to arrive."""
 BACKLOG = 4096
 _STEP_S = 0.02
 _BOUNDS = Bounds()
@@ -35,11 +39,11 @@ log = structlog.get_logger()
 
 
 class CannotListen(RejoinderError):
-    """A port cannot be listened on: which, why, and what to do."""
+    """The server cannot listen on a port. The message says on which, why, and what to do."""
 
 
 class Server:
-    """Serves one app on one port."""
+    """Serves one app on one port. `socket_timeout_s` and `request_s` (seconds): see `connection.State`."""
 
     def __init__(
         self, app: Edge, *, socket_timeout_s: float = 30, request_s: float = 20, bounds: Bounds = _BOUNDS
@@ -63,7 +67,7 @@ class Server:
 
     @classmethod
     def of(cls, app: Edge, settings: Settings) -> Self:
-        """One for clients, bounded as the operator says."""
+        """A server for clients, with the bounds of the settings."""
         heads, per_address = settings.max_unfinished_heads, settings.max_connections_per_address
         return cls(
             app,
@@ -74,7 +78,7 @@ class Server:
 
     @property
     def draining(self) -> bool:
-        """Whether new requests are refused."""
+        """Whether the server refuses new requests."""
         return self._state.draining
 
     @property
@@ -101,20 +105,20 @@ class Server:
         return actual
 
     async def drain(self, bound_s: float = 10) -> None:
-        """Refuse new requests, cut streams at once, let the rest finish for `bound_s` seconds, close.
+        """Refuse new requests, cut streams at once, let other requests finish for `bound_s` seconds, close.
 
-        Returns as soon as nobody is connected; idle connections are closed after `LINGER_S`.
+        Idle connections are closed after `LINGER_S`. Returns as soon as no client is connected.
         """
         self._state.draining = True
         began = time.monotonic()
         linger = min(LINGER_S, bound_s / 2)
-        # uvicorn tells nobody when a request ends, so look.
+        # A poll, because uvicorn does not tell when a request ends.
         while self._cut(idle=time.monotonic() - began >= linger) and time.monotonic() - began < bound_s:  # noqa: ASYNC110
             await asyncio.sleep(_STEP_S)
         await self._close()
 
     def _cut(self, *, idle: bool) -> bool:
-        """Cut the streams, and with `idle` close idle connections; whether something is still under way."""
+        """Cut the streams, and close idle connections if `idle`. Returns whether something is under way."""
         for client in list(self._state.connections):
             assert isinstance(client, Connection)
             if client.streaming:
@@ -139,7 +143,7 @@ class Server:
             await asyncio.wait(tasks, timeout=5)
 
     def _tick(self) -> None:
-        """Keep the `date` header right, to the second."""
+        """Renew the `date` header every second."""
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
         self._clock = asyncio.get_running_loop().call_later(1, self._tick)
 

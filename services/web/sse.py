@@ -1,6 +1,6 @@
 """Server-sent events as the Responses API's clients need them (A-1, A-6): the first transport.
 
-Frames come from `schemas.events.frame`; whoever yields them joins what is pending into one chunk.
+Frames come from `schemas.events.frame`; the source joins all that are pending into one chunk.
 """
 
 from collections.abc import AsyncIterator
@@ -14,11 +14,14 @@ HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-"""What keeps caches and proxies from holding events back."""
+"""The headers keep caches and proxies from holding events back."""
 
 
 class EventStream(Stream):
-    """A stream of whole SSE frames, and a keep-alive line in silence. Ends cleanly when `source` returns."""
+    """A stream of whole SSE frames from `source`, and a keep-alive after `keepalive_s` of silence.
+
+    It ends cleanly when `source` returns.
+    """
 
     def __init__(
         self,

@@ -1,14 +1,14 @@
-"""An answer that may last for hours: chunks of bytes as their source yields them, and an honest end or a cut.
+"""An answer that may last for hours: sends chunks as their source yields them, then ends cleanly or cuts.
 
-The request's own task takes from the source and sends what the transport makes of it; a second one waits for
-the client to go; a timer sends keep-alives and finds a reader that takes nothing. However it ends, the source
-is closed and `on_end` is told how:
+The request's own task takes chunks from the source and sends what the transport makes of them. A second task
+waits for the client to go. A timer sends keep-alives and finds a client that takes nothing. At the end the
+stream closes its source and tells `on_end` how it ended:
 
     complete      the source returned: the answer ends cleanly
     disconnected  the client went away
-    stalled       the client took nothing for `stall_s`: its socket was reset
+    stalled       the client took nothing for `stall_s`: its socket is reset
     cut           the source failed, or the server drains: the transport tells the client why, or the socket
-                  is reset as well, so that nobody takes the answer for complete
+                  is reset, so that no client takes the answer for complete
 """
 
 import asyncio
@@ -28,8 +28,8 @@ End = Literal["complete", "disconnected", "stalled", "cut"]
 OnEnd = Callable[[End], None]
 
 LOOKS = 4
-"""A reader is dropped when so many looks in a row find the same write waiting, not by the clock alone: after
-a process has stood still its readers have time to take something again."""
+"""Looks in a row that must find the same write waiting before a client is dropped. The clock alone would drop
+every client after this process has stood still."""
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class Disconnected(RejoinderError):
 async def until(
     over: Callable[[], Awaitable[None]], error: Callable[[], RejoinderError]
 ) -> AsyncIterator[None]:
-    """Cancel the block when `over` returns, and raise `error`."""
+    """When `over` returns, cancel the block and raise what `error` makes."""
     try:
         async with asyncio.timeout(None) as limit:
             watch = asyncio.create_task(_watch(over, limit))
@@ -62,7 +62,7 @@ async def _watch(over: Callable[[], Awaitable[None]], limit: asyncio.Timeout) ->
 
 
 def while_connected(receive: Receive) -> AbstractAsyncContextManager[None]:
-    """Cancel the block when the client goes, and raise Disconnected. Drops the rest of the request's body."""
+    """When the client goes, cancel the block and raise Disconnected. Drops the rest of the request's body."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -72,7 +72,7 @@ def while_connected(receive: Receive) -> AbstractAsyncContextManager[None]:
 
 
 class Stream:
-    """An ASGI answer: the chunks of `source`, each sent over `transport` as it comes. Serves one request."""
+    """An ASGI answer to one request: sends each chunk of `source` over `transport` as it comes."""
 
     def __init__(
         self,
@@ -86,7 +86,8 @@ class Stream:
     ) -> None:
         """`keepalive_s`: seconds of silence after which the transport's keep-alive goes out, if it has one.
 
-        A drain cuts a `lasting` stream at once, and lets another one finish.
+        `stall_s`: seconds for which the client may take nothing. A drain cuts a `lasting` stream at once, and
+        lets any other finish.
         """
         self._source = source
         self._transport = transport
@@ -100,15 +101,15 @@ class Stream:
         """Whether the client was told in words that no terminal event comes."""
         self._loop = asyncio.get_running_loop()
         self._wrote = self._loop.time()
-        """When the last write began."""
+        """Loop time (s) at which the last write began."""
         self._sending = False
         self._looked_at = self._wrote
         self._looks = 0
-        """How often in a row the same write was found waiting."""
+        """How many looks in a row have found the same write waiting."""
         self._beat: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request; returns when the stream has ended, however it did."""
+        """Answer the request. Returns when the stream has ended, in whatever way."""
         self._connection = connection(scope)
         self._connection.streaming = self._lasting
         self._send = send
@@ -130,7 +131,7 @@ class Stream:
             await self._finish()
 
     async def _send_all(self, empty: bool) -> None:
-        """From head to end. What the source raises, the client is told first, if the transport can."""
+        """Send from head to end. If the source raises, tell the client so first, if the transport can."""
         transport = self._transport
         await self._send_each(transport.head())
         try:
@@ -144,7 +145,7 @@ class Stream:
         await self._send_each(transport.end())
 
     async def _send_events(self) -> None:
-        """The hot path: one clock reading and one write per message. `send` waits for a reader behind."""
+        """The hot path: one clock reading and one write per message. `send` waits for a slow client."""
         send, clock, events = self._send, self._loop.time, self._transport.events
         async for chunk in self._source:
             for message in events(chunk):
@@ -153,7 +154,9 @@ class Stream:
                 self._sending = False
 
     async def _send_each(self, messages: Iterable[Message]) -> None:
-        """Waits like any write when the reader takes nothing: a silent source hides no stalled reader."""
+        """Send `messages`. A keep-alive waits like any write, so a client that takes nothing is found even if
+        the source is silent.
+        """
         for message in messages:
             self._wrote, self._sending = self._loop.time(), True
             await self._send(message)
@@ -188,7 +191,7 @@ class Stream:
         self._timer = self._loop.call_later(self._delay(), self._tick)
 
     def _delay(self) -> float:
-        """Seconds to the next look: when a keep-alive is due, and often enough to find a stall in time."""
+        """Seconds to the next look: soon enough to send a keep-alive and to find a stall in time."""
         if self._sending or not self._keep_alive:
             return self._stall_s / LOOKS
         due = self._wrote + self._keepalive_s - self._loop.time()

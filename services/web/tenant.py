@@ -1,7 +1,7 @@
-"""Whose request it is: the tenant of its API key, if keys are set; else the one that a header names.
+"""Which tenant a request belongs to.
 
-Without keys whoever stands in front authorises, and sets the header; without the header there is one tenant,
-`default`.
+If API keys are set, the tenant of the request's key. Otherwise a proxy in front authorises and names the
+tenant in a header; without that header the tenant is `default`.
 """
 
 import hmac
@@ -19,7 +19,7 @@ DEFAULT_TENANT = Tenant("default")
 def tenant_of(request: Request, settings: Settings) -> Tenant:
     """The tenant of `request`.
 
-    Raises ApiError: 401 without a known key where keys are asked for, 400 for a header that names no tenant.
+    Raises ApiError: 401 without a known key if keys are set, 400 for a header that names no tenant.
     """
     if settings.api_keys:
         return _by_key(request.headers.get("authorization", ""), settings.api_keys)
@@ -32,7 +32,7 @@ def tenant_of(request: Request, settings: Settings) -> Tenant:
 
 
 def _by_key(authorization: str, api_keys: Iterable[str]) -> Tenant:
-    """Compares with every key and in constant time: how long it takes tells nothing of the keys."""
+    """The tenant of a key. Compares it with every key in constant time, so timing tells nothing of them."""
     scheme, _, given = authorization.partition(" ")
     found = None
     for pair in api_keys:

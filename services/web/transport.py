@@ -1,8 +1,8 @@
 """Transports: how the events of a response go over a wire.
 
-A fan-out (`replay.Replay.chunks`) hands on whole SSE frames, encoded once for all readers of a response. A
-`Transport` turns these into the ASGI messages of one answer. `stream.Stream` sends them: it keeps the times,
-waits for a slow reader, drops one that takes nothing, and sees a client go.
+`replay.Replay.chunks` yields whole SSE frames, encoded once for all readers of a response. A `Transport`
+turns them into the ASGI messages of one answer. `stream.Stream` sends these, keeps the times, waits for a
+slow client, drops one that takes nothing, and notices when a client goes.
 
     head → events, events, keep_alive, events … → end     the response's terminal event was among them
                                               … → error   no terminal event comes
@@ -22,34 +22,36 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Transport(Protocol):
-    """Turns what is to be told of one response into ASGI messages. An instance serves one answer."""
+    """Turns the events of one response into ASGI messages. An instance serves one answer."""
 
     def head(self) -> Sequence[Message]:
-        """What comes before all events."""
+        """The messages before all events."""
         ...
 
     def events(self, frames: bytes) -> Sequence[Message]:
-        """The events in `frames`, which are whole and in order. Called for each chunk that is there: what
-        other readers get as well is not copied.
+        """The messages for the events in `frames`, which are whole and in order. Called for each chunk. It
+        should not copy `frames`: other readers get the same bytes.
         """
         ...
 
     def keep_alive(self) -> Sequence[Message]:
-        """What breaks a silence; none when silence needs no breaking."""
+        """The messages that break a silence; none if the transport sends nothing in silence."""
         ...
 
     def end(self) -> Sequence[Message]:
-        """What comes after the terminal event."""
+        """The messages after the terminal event."""
         ...
 
     def error(self, error: RejoinderError) -> Sequence[Message]:
-        """What tells the client that no terminal event comes, and why. None: its connection is reset."""
+        """The messages that tell the client that no terminal event comes, and why. Without any the stream
+        resets the connection.
+        """
         ...
 
 
 class Body:
-    """The body of an HTTP answer: bytes as they come, and `pause` in silence. An answer that fails is reset,
-    so that nobody takes it for whole (A-2).
+    """The body of an HTTP answer: bytes as they come, and `pause` in silence. It cannot tell an error: the
+    stream resets the connection then, so that no client takes the answer for whole (A-2).
     """
 
     def __init__(self, status: int = 200, headers: Headers = (), pause: bytes = b"") -> None:
@@ -80,5 +82,5 @@ class Body:
 
 
 def body(data: bytes, *, more: bool = True) -> Message:
-    """A piece of an HTTP answer's body; not `more` makes it the last."""
+    """A piece of an HTTP answer's body: the last one, unless there is `more`."""
     return {"type": "http.response.body", "body": data, "more_body": more}

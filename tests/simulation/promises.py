@@ -353,7 +353,7 @@ class Promises:
             world.bad("A-19 an end that nobody asked for", story.id, story.status)
 
     def check_erased(self) -> None:
-        """After compaction nothing of what was deleted or not stored is in any topic (P-72, P-76, P-90, P-99)."""
+        """After compaction no topic holds what was deleted or not stored (P-72, P-76, P-90, P-99)."""
         for partition in range(PARTITIONS):
             for topic in (NAMES.events, *VIEWS):
                 for record in self._world.log.records(topic, partition):

@@ -1,4 +1,4 @@
-"""What an owner erases, and what it must leave (P-90, P-97, P-99); the other rules of erasure are in `views`."""
+"""What an owner erases, and what it must leave (P-90, P-97, P-99); `views` has the other rules of erasure."""
 
 from collections.abc import Iterable, Iterator
 from unittest.mock import patch
