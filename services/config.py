@@ -39,6 +39,11 @@ from services import echo
 
 OPENAI_URL = "https://api.openai.com/v1"
 
+Kind = Literal["responses", "chat", "scripted"]
+"""What a model's upstream speaks; `services.executor.backends.KINDS` has the backend of each."""
+_RESUMABLE: frozenset[Kind] = frozenset({"responses", "scripted"})
+"""Those that can be rejoined with a cursor."""
+
 GiveBack = Literal[
     "extra_content",
     "provider_specific_fields",
@@ -115,7 +120,7 @@ class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Models whose name fits the glob `match`."""
 
     match: str
-    backend: Literal["responses", "chat", "scripted"] = "responses"
+    backend: Kind = "responses"
     base_url: str = ""
     vendor_tools: Literal["refuse", "drop"] = "refuse"
     give_back: tuple[GiveBack, ...] = SIGNATURES
@@ -298,8 +303,8 @@ def _wrong_model(model: Model) -> Iterator[str]:
         yield from filter(None, [wrong])
     elif model.base_url or model.api_key_env or model.headers:
         yield 'backend: "scripted" calls nobody; remove base_url, api_key_env and headers'
-    if model.resumable and model.backend == "chat":
-        yield 'resumable: Chat Completions cannot be resumed; remove it, or use backend = "responses"'
+    if model.resumable and model.backend not in _RESUMABLE:
+        yield f'resumable: backend = "{model.backend}" cannot be resumed; remove it, or use "responses"'
     for key, default in (("vendor_tools", "refuse"), ("give_back", SIGNATURES)):
         if model.backend != "chat" and getattr(model, key) != default:
             yield f'{key}: only backend = "chat" translates; remove it, or use that backend'

@@ -54,12 +54,12 @@ def told(said: Iterable[Event], writer: Scribe | None = None) -> list[Event]:
     return [json.loads(draft.value) for draft in drafts if not draft.extension]
 
 
-def followed(events: Sequence[Event]) -> dict[str, Any]:
-    """Follow a whole stream as the openai SDK's accumulator does, and check its types, indexes, ids, texts;
-    the final object. Raises what the SDK raises, ValidationError, AssertionError.
+def followed(events: Sequence[Event], id: str = ID) -> dict[str, Any]:
+    """Follow a whole stream of response `id` as the openai SDK's accumulator does, and check its types,
+    indexes, ids, texts; the final object. Raises what the SDK raises, ValidationError, AssertionError.
     """
     state = ResponseStreamState(input_tools=[], text_format=omit)
-    created = {"type": "response.created", "sequence_number": 0, "response": INITIAL}
+    created = {"type": "response.created", "sequence_number": 0, "response": INITIAL | {"id": id}}
     ids: dict[int, tuple[str, str | None]] = {}
     texts: dict[tuple[Any, ...], list[str]] = {}
     for number, event in enumerate([created, *events]):

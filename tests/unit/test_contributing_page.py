@@ -27,7 +27,16 @@ def test_every_name_that_the_page_leads_to_is_defined_there() -> None:
         there: list[ast.stmt] = tree.body
         if within:
             there = next((d.body for d in there if isinstance(d, ast.ClassDef) and d.name == within), [])
-        if name not in {getattr(definition, "name", None) for definition in there}:
+        if name not in {defined for statement in there for defined in _defined(statement)}:
             missing.append(f"{within}.{name} in {place}" if within else f"{name} in {place}")
     assert len(named) > 6
     assert not missing
+
+
+def _defined(statement: ast.stmt) -> list[str]:
+    match statement:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            return [name]
+        case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            return [name]
+    return []

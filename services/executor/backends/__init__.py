@@ -1,21 +1,32 @@
 """The backends: what a request's model or agent is called with.
 
-`build` makes one backend per model and agent of the configuration, and a `Registry` finds a request's.
+`build` makes one backend per model and agent of the configuration, and a `Registry` finds a request's. A new
+kind of upstream is a folder here, a line in `KINDS`, and a name in `services.config.Kind`.
 """
 
-from collections.abc import Mapping
-from typing import Any, assert_never
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from schemas.errors import ApiError
-from services.config import Agent, Config, Route
+from services.config import Agent, Config, Kind, Model, Route
 from services.executor.backend import Backend, UpstreamError
 from services.executor.backends.chat.backend import ChatBackend
 from services.executor.backends.responses import ResponsesBackend
 from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import RECORD_BYTES, Upstream
+
+Called = Callable[[], Upstream]
+"""The server that a backend calls; whoever asks for it has it listed, with its models."""
+KINDS: Mapping[Kind, Callable[[Model, Called], Backend]] = {
+    "scripted": lambda _model, _called: ScriptedBackend(),
+    "responses": lambda model, called: ResponsesBackend(model, called()),
+    "chat": lambda model, called: ChatBackend(model, called()),
+}
+"""Makes the backend of a model, by what its upstream speaks."""
 
 
 class _Asked(Struct):
@@ -92,13 +103,6 @@ def build(
     def backend(route: Route) -> Backend:
         if isinstance(route, Agent):
             return ResponsesBackend(route, upstream(route))
-        match route.backend:
-            case "scripted":
-                return ScriptedBackend()
-            case "responses":
-                return ResponsesBackend(route, upstream(route))
-            case "chat":
-                return ChatBackend(route, upstream(route))
-        assert_never(route.backend)
+        return KINDS[route.backend](route, partial(upstream, route))
 
     return Registry(config, {route: backend(route) for route in config.routes()}, upstreams)
