@@ -7,6 +7,7 @@ this view shows what it can.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any, TypeGuard
 
 from schemas.events import Event
@@ -78,6 +79,13 @@ class Held:
         self._own: set[str] = set()
         """Lists of the item that no event shares."""
 
+    def copy(self) -> "Held":
+        """One that what comes to this one does not change."""
+        held = Held(self.item if self.done else deepcopy(self.item), self.done)
+        held.texts = {place: list(texts) for place, texts in self.texts.items()}
+        held.over = set(self.over)
+        return held
+
     def own(self, parts: str) -> list[Any]:
         """A list of the item, to be changed; copied once, so that thousands of parts take linear time."""
         if parts not in self._own:
@@ -103,6 +111,12 @@ class Output:
 
     def __repr__(self) -> str:
         return f"<Output of {len(self._items)} items, {sum(1 for _ in self._unfinished())} under way>"
+
+    def copy(self) -> "Output":
+        """One that goes on by itself."""
+        output = Output()
+        output._items = {index: held.copy() for index, held in self._items.items()}
+        return output
 
     def apply(self, event: Event) -> None:
         """Fold the next event, decoded."""

@@ -271,6 +271,8 @@ class EventHeaders:
 
 
 UPSTREAM_CURSOR = "upstream_cursor"
+UPSTREAM_PARTIAL = ("upstream_partial", b"1")
+"""Beside a cursor: what counts up to here is not just what the upstream said up to the cursor (P-38)."""
 
 
 def upstream_headers(response_id: str, cursor: int | None) -> Headers:
@@ -292,6 +294,11 @@ def upstream_position(record: LogRecord) -> tuple[str | None, int | None]:
         return None if id is None else id.decode(), None if cursor is None else int(cursor)
     except MALFORMED:
         return None, None
+
+
+def is_partial(record: LogRecord) -> bool:
+    """Whether an event says that nobody can go on at its cursor with what counts up to it (P-38)."""
+    return UPSTREAM_PARTIAL in record.headers
 
 
 DIGITS = 16

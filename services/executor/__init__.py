@@ -18,12 +18,13 @@ What lives where, in the order in which a response meets it:
                 beats           this executor's own beats; `liveness` counts everybody's
     run         run             what was said and what of it counts: posting, reclaiming, handed over, over
                 work            how a job is worked off, with
-                  history         what the log has of it
+                  history         what the log has of it: its `past`
                   conversation    its whole input; `said` puts it together
                   narrator        the upstream's events, written down as they come
     called      backend         what a backend is
                 backends        Chat Completions, Responses, scripted
     told        scribe          the events of the response: numbers, bounds, an honest end
+                retelling       a scribe that goes on with what another executor told a part of
                 mending         makes the upstream's stream whole
     ended       eraser          tombstones for what is to be erased
                 stopper         tells upstreams that nobody wants their responses any more

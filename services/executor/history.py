@@ -7,39 +7,18 @@ its runs are taken over at once, so one scan serves all requests for the same pa
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from schemas.events import IN_PROGRESS, UNDECODABLE, Event
 from schemas.fold import Fold, Verdict
 from schemas.ids import ResponseId
-from schemas.output import Output
-from schemas.records import Accepted, EventRecord, Extension, LogRecord, parse, upstream_position
+from schemas.records import Accepted, EventRecord, Extension, LogRecord, is_partial, parse, upstream_position
 from services import points
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
-from services.web.internal import Name, name_in
+from services.executor.past import Ahead, Past
 
 _ID_BYTES = 41
-
-
-class Past(Struct):
-    """What counted of a response: its `accepted` value, its output, and where its upstream stands."""
-
-    accepted: bytes | None = None
-    response: dict[str, Any] | None = None
-    """The object as the last `response.in_progress` has it, with what the upstream's says (U-15)."""
-    output: Output = msgspec.field(default_factory=Output)
-    upstream_id: str | None = None
-    cursor: int | None = None
-    names: dict[str, Name] = msgspec.field(default_factory=dict)
-    """What the upstream calls the items of the output."""
-    extensions: int = 0
-    bytes: int = 0
-    """Of the values of its events."""
 
 
 class _Wanted(Struct):
@@ -102,9 +81,6 @@ class History:
                 want.future.set_result(readers[id.encode()].past)
 
 
-_event = msgspec.json.Decoder(dict[str, Any]).decode
-
-
 class _Reader:
     """Folds one response's records with their values."""
 
@@ -115,26 +91,16 @@ class _Reader:
 
     def read(self, record: LogRecord) -> None:
         entry = parse(record)
-        if isinstance(entry, Extension):
-            self.past.extensions += 1
-        if self._fold.apply(record.offset, record.timestamp, entry) is not Verdict.COUNTS:
-            return
-        if isinstance(entry, Accepted):
+        counts = self._fold.apply(record.offset, record.timestamp, entry) is Verdict.COUNTS
+        if isinstance(entry, Accepted) and counts:
             self.past.accepted = record.value
-        elif isinstance(entry, EventRecord) and record.value is not None:
-            self.past.bytes += len(record.value)
-            with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output can come of it
-                self._apply(_event(record.value))
+        elif isinstance(entry, EventRecord) and counts and record.value is not None:
             upstream_id, cursor = upstream_position(record)
-            if upstream_id is not None:
-                self.past.upstream_id = upstream_id
-            if cursor is not None:
-                self.past.cursor = cursor
+            self.past.add(Ahead(record.value), upstream_id, cursor, partial=is_partial(record))
+        elif isinstance(entry, Extension) and record.value is not None and self._is_current(entry):
+            self.past.add(Ahead(record.value, extension=True), None, None, partial=False)
 
-    def _apply(self, event: Event) -> None:
-        shown = event.get("response")
-        if event.get("type") == IN_PROGRESS and isinstance(shown, dict):
-            self.past.response = shown
-        if (named := name_in(event)) is not None:
-            self.past.names[named[0]] = named[1]
-        self.past.output.apply(event)
+    def _is_current(self, entry: Extension) -> bool:
+        """Whether the claim of an extension, which never counts itself, is the one that counts."""
+        state = self._fold.get(entry.id)
+        return state is not None and state.claim == entry.claim

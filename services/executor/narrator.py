@@ -18,6 +18,7 @@ from schemas.records import NewRecord, upstream_headers
 from schemas.steps import Steps, finished
 from services import points
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
+from services.executor.retelling import Retelling
 from services.executor.run import End, Run
 from services.executor.scribe import Draft, Ending, Scribe
 from services.loops import in_turns
@@ -43,7 +44,7 @@ class Outlet(Struct, frozen=True):
 class Narrator:
     """Says what becomes of one run, in the words of its scribe, in partition `number`."""
 
-    def __init__(self, run: Run, scribe: Scribe, outlet: Outlet, number: int) -> None:
+    def __init__(self, run: Run, scribe: Scribe | Retelling, outlet: Outlet, number: int) -> None:
         self._run = run
         self._scribe = scribe
         self._outlet = outlet

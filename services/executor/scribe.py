@@ -27,7 +27,7 @@ from schemas.events import (
 from schemas.ids import ResponseId
 from schemas.output import Output
 from schemas.pictures import PREVIEW, fitting, without_picture
-from schemas.records import UPSTREAM_CURSOR, EventHeaders, Headers, NewRecord
+from schemas.records import UPSTREAM_PARTIAL, EventHeaders, Headers, NewRecord
 from schemas.steps import ENCODED_BYTES, Steps, finished
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.endings import cut_by
@@ -124,6 +124,8 @@ class Scribe:
         self._extensions = extensions
         self._pass_extensions = pass_extensions
         self._bytes = written
+        self._heard: Headers = ()
+        """Where the upstream stood behind its last event."""
         self._left_out: Ending | None = None
         """How the response ends because a picture was left out, whatever the upstream says."""
         self.ended = False
@@ -147,7 +149,7 @@ class Scribe:
         """`writing` in one go; the short way for what nearly all events are, more of a text."""
         type = event.get("type")
         if self._begun and not self.ended and "error" not in event and self._whole.passes(str(type), event):
-            written = self._write(str(type), event, upstream)
+            written = self._write(str(type), event, self._at(upstream) if upstream else ())
             return self.end(written) if isinstance(written, Ending) else written
         return finished(self.writing(event, upstream, now=now))
 
@@ -174,7 +176,7 @@ class Scribe:
         more = type in LIFECYCLE and self._hear(type, event)
         drafts = self.begin(upstream)
         if more and not drafts:
-            return [self._number(IN_PROGRESS, self._in_progress(), upstream)]
+            return self._placed([self._number(IN_PROGRESS, self._in_progress(), upstream)], upstream)
         begun = len(drafts)
         try:
             pace = _Pace()
@@ -192,10 +194,34 @@ class Scribe:
         except Exception as error:
             if isinstance(error, UpstreamError) and len(drafts) > begun:
                 # What was said before stays said.
-                return _at_the_last(drafts + (yield from self.ending(Ending.of(error))))
+                return self._placed(drafts + (yield from self.ending(Ending.of(error))), upstream)
             self._next, self._begun, self._bytes = numbered
             raise
-        return _at_the_last(drafts)
+        return self._placed(drafts, upstream)
+
+    def _at(self, upstream: Headers) -> Headers:
+        """What the last draft of an event says of where the upstream stands then (P-34, P-38)."""
+        self._heard = upstream
+        return [*upstream, UPSTREAM_PARTIAL] if self._whole.holds_back and len(upstream) > 1 else upstream
+
+    def _placed(self, drafts: list[Draft], upstream: Headers) -> list[Draft]:
+        """The drafts of one upstream event, with where the upstream stands: at the last the cursor of this
+        event; at the first of several the one that was heard before, of which this one is a part. So whoever
+        goes on in their middle knows that the event was not told to its end. The first one has the upstream's
+        id in any case, so the log knows that the upstream runs (P-34).
+        """
+        if not upstream:
+            return drafts
+        before, last = self._heard, self._at(upstream)
+        said: list[Draft] = []
+        for number, draft in enumerate(drafts):
+            stands: Headers = ()
+            if number == len(drafts) - 1:
+                stands = last if draft.upstream else ()
+            elif number == 0:
+                stands = [*before, UPSTREAM_PARTIAL] if len(before) > 1 else upstream[:1]
+            said.append(draft if draft.extension else msgspec.structs.replace(draft, upstream=stands))
+        return said
 
     def _hear(self, type: str, event: Event) -> bool:
         """Take what the upstream's object says beyond ours (U-15); whether that is to be told now."""
@@ -391,20 +417,6 @@ class _Pace:
             return False
         self._drafts = self._bytes = 0
         return True
-
-
-def _at_the_last(drafts: list[Draft]) -> list[Draft]:
-    """The drafts of one upstream event, of which only the last has the upstream's cursor.
-
-    A run that goes on in the middle of them hears that event again. The first one has the upstream's id too,
-    so the log knows that the upstream runs (P-34).
-    """
-    for number, draft in enumerate(drafts[:-1]):
-        if not draft.upstream:
-            continue
-        heard = [header for header in draft.upstream if header[0] != UPSTREAM_CURSOR] if number == 0 else ()
-        drafts[number] = msgspec.structs.replace(draft, upstream=heard)
-    return drafts
 
 
 def _encoded(event: Event) -> bytes:

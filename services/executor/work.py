@@ -21,12 +21,14 @@ from services.executor.backend import Backend, Resume, RunRequest, UpstreamError
 from services.executor.backends import Registry
 from services.executor.conversation import Conversation
 from services.executor.decide import Continuation, continuation, time_left
-from services.executor.history import History, Past
+from services.executor.history import History
 from services.executor.liveness import Liveness
 from services.executor.mending.identity import ours
 from services.executor.mending.names import names_at
 from services.executor.narrator import Narrator, Outlet
 from services.executor.partition import Partition
+from services.executor.past import Past
+from services.executor.retelling import Retelling
 from services.executor.run import Job
 from services.executor.said import Said
 from services.executor.scribe import Ending, Limits, Scribe
@@ -181,17 +183,25 @@ class Worker:
         except TimeoutError:
             return Said([]), _ENDINGS[Continuation.END_OVERDUE]
 
-    def _narrator(self, job: Job, scribe: Scribe) -> Narrator:
+    def _narrator(self, job: Job, scribe: Scribe | Retelling) -> Narrator:
         return Narrator(job.run, scribe, self._outlet, job.partition.number)
 
-    def _scribe(self, job: Job, initial: dict[str, Any], past: Past) -> Scribe:
+    def _scribe(self, job: Job, initial: dict[str, Any], past: Past) -> Scribe | Retelling:
+        """Who goes on with what counted before."""
+        at_rest = self._scribe_of(job, initial, past)
+        return (
+            Retelling(past, at_rest, self._scribe_of(job, initial, past.whole())) if past.ahead else at_rest
+        )
+
+    def _scribe_of(self, job: Job, initial: dict[str, Any], past: Past) -> Scribe:
+        """Whose last number is that of the point of rest in `past`."""
         state = job.state
         route = job.partition.waiting.route(state.id)
         at = names_at(route)
         return Scribe(
             past.response or initial,
             origin=state.origin,
-            last=state.last,
+            last=state.last - past.events_ahead,
             limits=self._limits,
             mint=ours(state.id) if at else None,
             output=past.output,
@@ -248,8 +258,9 @@ class Worker:
 
 
 def resume_at(state: State, past: Past) -> Resume:
-    """Where the upstream goes on (P-34)."""
-    return Resume(past.upstream_id, past.cursor, counted=max(0, state.last - state.origin))
+    """Where the upstream goes on: at the last point of rest (P-39)."""
+    counted = state.last - past.events_ahead - state.origin
+    return Resume(past.upstream_id, past.cursor, counted=max(0, counted))
 
 
 def _internal(error: Exception) -> Ending:

@@ -71,7 +71,10 @@ HEADERS = {
     "cancelled": BASE | {"terminal"},
     "deleted": BASE | {"accepted_offset"},
 }
-OPTIONAL = {"accepted": {"previous"}, "event": {"terminal", "upstream_id", "upstream_cursor"}}
+OPTIONAL = {
+    "accepted": {"previous"},
+    "event": {"terminal", "upstream_id", "upstream_cursor", "upstream_partial"},
+}
 """The headers that schemas/protocol.md names, by kind."""
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from schemas.fold import Fold
 from schemas.ids import ResponseId, partition_of
@@ -17,7 +17,7 @@ from tests.simulation.conduct import Conduct
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS
 from tests.simulation.truth import Story
-from tests.simulation.upstream import Streams, whole_text
+from tests.simulation.upstream import Streams, inputs_of, whole_text
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -335,10 +335,12 @@ class Promises:
         whole = self._texts.get(story.id, set())
         if text and not any(one.startswith(text) for one in whole):
             world.bad("A-3 the text told is not what the upstream said", story.id, text)
+        if kind == "mixed":
+            self._check_calls(story, events)
         if story.status == "completed":
-            if text != story.final["output"][0]["content"][0]["text"]:
+            if kind != "mixed" and text != story.final["output"][0]["content"][0]["text"]:
                 world.bad("A-3 the text told differs from the final object", story.id, text)
-            if text not in whole:
+            if kind != "mixed" and text not in whole:
                 world.bad("A-3 not all that the upstream said was told", story.id, text)
         elif story.status == "failed":
             why = (story.final.get("error") or {}).get("message", "")
@@ -351,6 +353,20 @@ class Promises:
                 world.bad("P-43 nobody ran it until its deadline", story.id)
         elif story.status not in ("cancelled", "open"):
             world.bad("A-19 an end that nobody asked for", story.id, story.status)
+
+    def _check_calls(self, story: Story, events: list[Any]) -> None:
+        """Each call is told once and in its pieces, whoever told them (U-16)."""
+        world, whole = self._world, [inputs_of(text) for text in self._texts.get(story.id, set())]
+        for call in range(2):
+            pieces = [e["delta"] for e in events if "delta" in e and e["output_index"] == call]
+            told, words = "".join(pieces), [inputs[call].split() for inputs in whole]
+            begun = [piece.strip() for piece in pieces]
+            if begun and not any(begun == said[: len(begun)] for said in words):
+                world.bad("A-3 a call is not told in its pieces", story.id, call, pieces)
+            if story.status == "completed" and told not in [inputs[call] for inputs in whole]:
+                world.bad("A-3 not all of a call was told", story.id, call, told)
+            if story.status == "completed" and whole and told != _input_of(story, call):
+                world.bad("A-3 the call told differs from the final object", story.id, call, told)
 
     def check_erased(self) -> None:
         """After compaction no topic holds what was deleted or not stored (P-72, P-76, P-90, P-99)."""
@@ -366,6 +382,11 @@ class Promises:
         marker = kind == "gone" or kind.startswith("deleted/")
         if not marker and story.erasable(self._world.now()):
             self._world.bad("P-90 erased, and still in the log", topic, key)
+
+
+def _input_of(story: Story, call: int) -> str:
+    output = story.final["output"]
+    return str(output[call]["input"]) if call < len(output) else ""
 
 
 def partition(id: ResponseId) -> TopicPartition:

@@ -13,6 +13,7 @@ from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import (
     ADMITTING,
     LASTING,
+    MIXED,
     NARROW,
     OUTRUN,
     OVERTAKEN,
@@ -117,6 +118,11 @@ def test_who_stops_at_the_worst_moment_comes_back_without_effect(plan: Plan) -> 
 @pytest.mark.parametrize("seed", [26, *range(15)])
 def test_no_more_calls_than_places_and_all_come_to_their_end(seed: int) -> None:
     assert not played(seed, NARROW).broken
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_waits_is_told_once_and_in_its_pieces_whoever_takes_over(seed: int) -> None:
+    assert not played(seed, MIXED).broken
 
 
 def test_ingests_let_in_no_more_than_there_is_room_for() -> None:

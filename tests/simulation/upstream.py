@@ -3,6 +3,8 @@
 resumable    goes on where another executor stood
 terse        the same, and leaves out all that the executor can fill in: one event of it comes to several in
              the log (U-11)
+mixed        the same, with two calls whose inputs take turns: the words of one wait while the other is told
+             (U-16)
 repeatable   may be run again while no output counted
 fragile      neither
 silent       says nothing until the deadline
@@ -10,13 +12,14 @@ stubborn     says nothing, and does not stop when it is told to: only the owner 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
 from msgspec.structs import replace
 
-from schemas.events import TERMINAL_EVENTS
+from schemas.events import TERMINAL_EVENTS, Event
 from schemas.ids import ResponseId, Tenant
 from schemas.request import input_items
 from services.config import Config, Model, Route
@@ -28,8 +31,8 @@ from services.executor.said import Said
 from tests.simulation.node import Node
 from tests.simulation.truth import Story
 
-KINDS = ("resumable", "terse", "repeatable", "fragile", "silent", "stubborn")
-_RESUMABLE = ("resumable", "terse")
+KINDS = ("resumable", "terse", "mixed", "repeatable", "fragile", "silent", "stubborn")
+_RESUMABLE = ("resumable", "terse", "mixed")
 STUBBORN = 30.0
 """Seconds that a stubborn upstream takes to stop."""
 Streams = dict[int, tuple[ResponseId, Node, str]]
@@ -94,6 +97,8 @@ class Upstream:
             if self.resumable:
                 theirs = f"up_{request.id}"
                 batch = [UpstreamEvent(one.event, theirs, n) for one, n in zip(batch, here, strict=True)]
+            if self._kind == "mixed":
+                batch = [one._replace(event=_mixed(one.event, one.cursor or 0)) for one in batch]
             if self._kind == "terse":
                 batch = [one for one in batch if _says_something(one.event["type"])]
             if batch:
@@ -104,6 +109,48 @@ class Upstream:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def inputs_of(text: str) -> list[str]:
+    """The inputs of the two calls that the words of `text` are, in turns."""
+    words = re.findall(r"\S+ ?", text)
+    return ["".join(words[call::2]) for call in range(2)]
+
+
+def _mixed(event: Event, number: int) -> Event:
+    """What stands for the event `number` of a message: its words are the inputs of two calls, in turns."""
+    match event["type"]:
+        case "response.output_item.added":
+            return _call_event("output_item.added", 0, item=_call(0))
+        case "response.content_part.added":
+            return _call_event("output_item.added", 1, item=_call(1))
+        case "response.output_text.delta":
+            return _call_event("custom_tool_call_input.delta", (number + 1) % 2, delta=event["delta"])
+        case "response.output_text.done":
+            return _call_event("output_item.done", 0, item=_call(0, event["text"]))
+        case "response.content_part.done":
+            return _call_event("output_item.done", 1, item=_call(1, event["part"]["text"]))
+        case "response.output_item.done":  # nothing is left to be said
+            whole = inputs_of(event["item"]["content"][0]["text"])[1]
+            return _call_event("custom_tool_call_input.done", 1, input=whole)
+        case "response.completed":
+            response = event["response"]
+            text = response["output"][0]["content"][0]["text"]
+            return {**event, "response": {**response, "output": [_call(0, text), _call(1, text)]}}
+    return event
+
+
+def _call_event(type: str, call: int, **more: Any) -> Event:
+    return {"type": f"response.{type}", "output_index": call, "item_id": f"ctc_{call}", **more}
+
+
+def _call(number: int, text: str | None = None) -> dict[str, Any]:
+    """One of the two calls, as it begins, or, of the `text` that both are, as it ends."""
+    whole = {"input": "", "status": "in_progress"}
+    if text is not None:
+        whole = {"input": inputs_of(text)[number], "status": "completed"}
+    names = {"id": f"ctc_{number}", "call_id": f"call_{number}", "name": "f"}
+    return {"type": "custom_tool_call", **names, **whole}
 
 
 def _says_something(type: str) -> bool:

@@ -61,6 +61,8 @@ class Texts:
         """By the item's index and the list, or none for its field; in their order."""
         self._places: dict[tuple[int, str, int, str], Text] = {}
         """By the item's index, the list, the upstream's index into it, and the part's type."""
+        self.halved: set[Text] = set()
+        """Those of which half a surrogate pair is held back (U-12)."""
 
     def of(self, entry: Entry) -> list[Text]:
         """Those of an item that are open or done."""
@@ -140,13 +142,20 @@ class Texts:
             if delta in self.said(text):
                 return
             self.held(text.entry).reopen(text.parts, text.at, text.field)
-        said = text.seam.add(delta)
+        said = self.joined(text, delta)
         if said or not delta:
             yield {**event, "type": type, **text.place(), **_logprobs(text, event), "delta": said}
+
+    def joined(self, text: Text, delta: str) -> str:
+        """What can be said of `delta`, the next piece of a text, now (U-12)."""
+        said = text.seam.add(delta)
+        (self.halved.add if text.seam.holds else self.halved.discard)(text)
+        return said
 
     def rest(self, text: Text, told: object = None) -> Iterator[Event]:
         """What the text's end, which says `told`, has and no delta had (U-6)."""
         streamed, rest = self.said(text), text.seam.end()
+        self.halved.discard(text)
         whole_text = whole(told) if isinstance(told, str) and told else ("" if streamed else text.told)
         if whole_text.startswith(streamed):
             rest = whole_text[len(streamed) :] or rest

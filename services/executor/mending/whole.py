@@ -4,8 +4,8 @@
     terminal event        → what was not streamed yet → the terminal event, with all that was streamed
 
 Pure, and lazy: the caller folds each event that comes out into `output` before it asks for the next one. So
-`output` is all that the stage remembers of texts, and who takes a response over starts from the output so far
-(U-11). An ordinary delta takes the short way (`passes`).
+`output` is all that the stage remembers of texts, and who takes a response over starts from the output as it
+was when nothing was held back (U-11). An ordinary delta takes the short way (`passes`).
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -85,8 +85,15 @@ class Whole:
                 event["logprobs"] = []
         event["item_id"], event["output_index"] = entry.id, entry.index
         if not delta.isascii() or text.seam.holds:
-            event["delta"] = text.seam.add(delta)
+            event["delta"] = self._texts.joined(text, delta)
         return True
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether something that the upstream said is not told yet: it waits for its turn (U-16), for a name
+        (U-1), or for the other half of a surrogate pair (U-12).
+        """
+        return bool(self._order.lanes or self._table.unopened or self._texts.halved)
 
     def events(self, type: str, event: Event) -> Iterator[Event]:
         """What `event` comes to: what it presupposes, then itself, in its place; or nothing, also because it

@@ -93,6 +93,20 @@ OVERTAKEN = Plan(
     kinds={"resumable": 1},
 )
 """What comes late to the views comes when no other projector lives: whoever starts then must find it."""
+MIXED = Plan(
+    kinds={"mixed": 3, "resumable": 1},
+    words=16,
+    rate=2,
+    trouble=0.2,
+    responses=20,
+    max_queue=30,
+    deletes=0,
+    cancels=0.05,
+    faults=only(stun=6, kill=3),
+    acts={"x": ("event",)},
+    targets="x",
+)
+"""Items take turns, and executors die at every point of what is told of them."""
 READING = Plan(faults=only(follow=12, kill=3, pause=3, expel=3, slow=3, reader=3), rate=2)
 EPHEMERAL = Plan(
     unstored=1,

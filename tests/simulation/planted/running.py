@@ -12,20 +12,23 @@ from msgspec.structs import replace
 from schemas.fold import State
 from schemas.ids import ExecutorId, ResponseId, partition_of
 from schemas.records import Cancelled, EventHeaders, NewRecord
-from services.executor import decide, engine, executor, fairness, liveness, run, scribe, steward, work
+from services.executor import decide, engine, executor, fairness, liveness, run, steward, work
 from services.executor.acts import Post
 from services.executor.backend import Resume
 from services.executor.beats import Beats
 from services.executor.decide import Continuation, Meaning, Step, View
 from services.executor.engine import Engine
 from services.executor.executor import Executor
+from services.executor.mending.whole import Whole
 from services.executor.partition import Partition
+from services.executor.past import Past
 from services.executor.predecessors import Predecessors
 from services.executor.run import End, Run
+from services.executor.scribe import Scribe
 from services.executor.steward import Steward
 from tests.points import when
 from tests.simulation.plan import Plan, only
-from tests.simulation.planted.registry import DYING, NARROW, OUTRUN, TROUBLED, ZOMBIES, rule
+from tests.simulation.planted.registry import DYING, MIXED, NARROW, OUTRUN, TROUBLED, ZOMBIES, rule
 
 STALLING = Plan(
     faults=only(pause=6, kill=1), targets="x", rate=1.5, responses=16, chained=0.6, deletes=0, cancels=0
@@ -107,7 +110,27 @@ def upstreams_id_said_once_per_response() -> Iterator[None]:
 )
 def heard_before_all_is_told() -> Iterator[None]:
     """Each draft of an upstream's event says that the event was heard."""
-    with patch.object(scribe, "_at_the_last", lambda drafts: drafts):
+    with patch.object(Scribe, "_placed", lambda _, drafts, __: drafts):
+        yield
+
+
+@rule("P-38", "A-3", plan=MIXED)
+def told_while_it_waits() -> Iterator[None]:
+    """What waits counts as told: whoever takes over goes on behind it."""
+    with patch.object(Whole, "holds_back", False):
+        yield
+
+
+@rule("P-39", "A-3", plan=MIXED)
+def gone_on_with_all_that_counts() -> Iterator[None]:
+    """Who takes over at the last point of rest takes what is behind it for told by then."""
+
+    def at_once(self: Past, *told: Any, partial: bool) -> None:
+        add(self, *told, partial=partial)
+        self._settle()
+
+    add = Past.add
+    with patch.object(Past, "add", at_once):
         yield
 
 

@@ -1,0 +1,88 @@
+"""What the log has of a response that somebody else began: for whoever goes on with it (P-39). Pure.
+
+    at rest   what counts up to the last cursor behind which nothing was held back: just what the upstream
+              said up to there
+    ahead     what counts behind that: a part of what the upstream says from there on
+
+Where an upstream cannot be resumed, nothing is ahead.
+"""
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from schemas.events import IN_PROGRESS, UNDECODABLE, Event
+from schemas.output import Output
+from services.web.internal import Name, name_in
+
+_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Ahead(Struct, frozen=True, gc=False):
+    """The value of an event, or of an extension, that counts behind the point of rest."""
+
+    value: bytes
+    extension: bool = False
+
+
+class Past(Struct):
+    """What counted of a response: its `accepted` value, and, as of the point of rest, its output and where
+    its upstream stands; and what is `ahead` of that.
+    """
+
+    accepted: bytes | None = None
+    response: dict[str, Any] | None = None
+    """The object as the last `response.in_progress` has it, with what the upstream's says (U-15)."""
+    output: Output = msgspec.field(default_factory=Output)
+    upstream_id: str | None = None
+    cursor: int | None = None
+    """Of the point of rest; None where that is the beginning."""
+    heard: int | None = None
+    """The last cursor of all: what the upstream said up to there was heard, whether or not it was told."""
+    names: dict[str, Name] = msgspec.field(default_factory=dict)
+    """What the upstream calls the items of the output."""
+    extensions: int = 0
+    bytes: int = 0
+    """Of the values of its events."""
+    ahead: list[Ahead] = msgspec.field(default_factory=list)
+
+    @property
+    def events_ahead(self) -> int:
+        """How many of the numbers that count are ahead of the point of rest."""
+        return sum(not told.extension for told in self.ahead)
+
+    def add(self, told: Ahead, upstream_id: str | None, cursor: int | None, *, partial: bool) -> None:
+        """Take what counts next, and what it says of the upstream (P-34)."""
+        self.ahead.append(told)
+        self.upstream_id = upstream_id or self.upstream_id
+        self.heard = self.heard if cursor is None else cursor
+        if self.upstream_id is None or (cursor is not None and not partial):
+            self.cursor = cursor
+            self._settle()
+
+    def whole(self) -> "Past":
+        """The same, with nothing ahead: all that counts."""
+        output, names, ahead = self.output.copy(), dict(self.names), list(self.ahead)
+        past = msgspec.structs.replace(self, output=output, names=names, ahead=ahead, cursor=self.heard)
+        past._settle()
+        return past
+
+    def _settle(self) -> None:
+        """Nothing is ahead any more."""
+        for told in self.ahead:
+            self.extensions += told.extension
+            if not told.extension:
+                self.bytes += len(told.value)
+                with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output comes of it
+                    self._apply(_event(told.value))
+        self.ahead.clear()
+
+    def _apply(self, event: Event) -> None:
+        shown = event.get("response")
+        if event.get("type") == IN_PROGRESS and isinstance(shown, dict):
+            self.response = shown
+        if (named := name_in(event)) is not None:
+            self.names[named[0]] = named[1]
+        self.output.apply(event)
