@@ -5,6 +5,7 @@
 A test that kills a process, takes a rule away or waits for something hangs on these names (tests/points.py),
 so that code can move without it. Each point tells what it is about: its subjects are beside its name here.
 
+    client left            visit, making          it is gone; `making` is its create under way, if it is
     accepted read          partition, state, value
     claim made             id, attempt            a claim is decided
     claim queued           id, attempt
@@ -39,6 +40,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 Point = Literal[
+    "client left",
     "accepted read",
     "claim made",
     "claim queued",

@@ -134,7 +134,7 @@ class Visit:
 
     async def create(self, raw: bytes) -> Made:
         """Have the response created from the body `raw`. Raises ApiError."""
-        partition = None if self.key else _hinted(raw, self._door.places.partitions)
+        partition = None if self.key else hinted(raw, self._door.places.partitions)
         while self.made is None:
             self.id = self._door.mint(self.tenant, self.key, partition)
             said = await self._handed_over(raw)
@@ -161,7 +161,7 @@ class Visit:
         except ApiError as error:
             raise self.detached("The log was not read up to now in time") from error
         if found is None:
-            raise self._uncounted(read_to)
+            raise self.uncounted(read_to)
         if isinstance(found, Deleted):
             raise not_found(self.id)
         return found
@@ -202,6 +202,13 @@ class Visit:
             later = "is not stored, so it cannot be retrieved"
         what = f"{why}; response '{self.id}' goes on and {later}."
         return unavailable(what, outcome_unknown=self.key is None, reason="detached")
+
+    def uncounted(self, read_to: int) -> ApiError:
+        """What to say when the id is unknown to a fold that has read to log time `read_to`, and past all that
+        is known to be in the log: it is void, unless something may be on its way.
+        """
+        past = read_to > self._not_after + self._door.terms.skew_ms
+        return unconfirmed(repeatable=self.key is not None) if self._in_doubt and not past else void()
 
     @property
     def cancels(self) -> bool:
@@ -283,14 +290,7 @@ class Visit:
                     return await _made(replay, found)
         except (ApiError, TimeoutError) as error:
             raise unconfirmed(repeatable=False) from error
-        raise self._uncounted(read_to)
-
-    def _uncounted(self, read_to: int) -> ApiError:
-        """The id is unknown to a fold that has read to log time `read_to` and past all that is known to be in
-        the log: it is void, unless something may be on its way.
-        """
-        past = read_to > self._not_after + self._door.terms.skew_ms
-        return unconfirmed(repeatable=self.key is not None) if self._in_doubt and not past else void()
+        raise self.uncounted(read_to)
 
     async def _shown(self, found: Stored) -> bytes:
         """The object of the attempt that counts. Raises as `counted`."""
@@ -336,7 +336,7 @@ class Visit:
         return accepted is not None and accepted.background
 
 
-def _hinted(raw: bytes, partitions: int) -> int | None:
+def hinted(raw: bytes, partitions: int) -> int | None:
     """The partition of what looks like the predecessor in a body; ingest, which parses it, has the last word.
 
     Without the hint every turn of a conversation would be handed over twice.

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from schemas.ids import Tenant
+from services import points
 from services.replay.door import FrontDoor, Visit
 from services.settings import Settings
 from services.web.answers import deleted_answer, named_in, object_answer, read_body
@@ -119,6 +120,7 @@ class DoorRoutes:
 
     async def _left(self, visit: Visit, making: asyncio.Task[Made] | None = None) -> None:
         """The client of `visit` went away; its create, if that is under way, is finished first."""
+        points.at("client left", visit, making)
         if making is not None:
             await asyncio.wait([making])
             making.exception()  # there is nobody to tell

@@ -50,7 +50,7 @@ class Folding:
         transcript, or it is none (P-62)."""
         self.time = 0
         """Log time of the last record folded, ms."""
-        self._ephemeral_ms = ephemeral_ms
+        self.ephemeral_ms = ephemeral_ms
         self._memory = memory
         self._on_deleted = on_deleted
         self._on_closed = on_closed
@@ -97,7 +97,7 @@ class Folding:
         O(responses), for every now and then. One that somebody reads is kept, and so is one that is not yet
         `elsewhere`, where it is to be.
         """
-        self.fold.forget(before, self._ephemeral_ms)
+        self.fold.forget(before, self.ephemeral_ms)
         closed = [w for w in self.windows.values() if w.state.closed and self.kept_until(w.state) < before]
         for window in closed:
             if not window.readers and (not window.lasting or elsewhere(window.id)):
@@ -105,7 +105,7 @@ class Folding:
 
     def kept_until(self, state: State) -> int:
         """The last log time (ms) at which a closed response is seen that `transcripts` does not get."""
-        return state.kept_until(self._ephemeral_ms)
+        return state.kept_until(self.ephemeral_ms)
 
     def clear(self) -> None:
         """Drop everything, to start again (P-64). Who reads is cut off."""

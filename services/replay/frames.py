@@ -3,9 +3,21 @@
 An `accepted` and a `cancelled` stand for derived events (P-7), an event's record for itself.
 """
 
+from collections.abc import Iterable, Iterator
+
 from schemas.events import cancelled_frame, frame, opening_frames
 from schemas.records import Accepted, Cancelled, EventRecord, LogRecord, parse
 from services.replay.window import Page
+
+
+def frames_of(records: Iterable[LogRecord], page: Page) -> Iterator[tuple[int, bytes]]:
+    """The frames of `page` that are among `records`, with their numbers. What has another response's key is
+    passed over unread: most of what lies between a page's records.
+    """
+    prefix = page.window.state.id.encode()
+    for record in records:
+        if record.offset <= page.end and (record.key or b"").startswith(prefix):
+            yield from found_frames(record, page)
 
 
 def found_frames(record: LogRecord, page: Page) -> list[tuple[int, bytes]]:

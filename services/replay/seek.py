@@ -13,7 +13,7 @@ from schemas.errors import LogError, LogUnavailable
 from schemas.ids import partition_of
 from schemas.records import LogRecord
 from services.eventlog.port import Batch, Log, TopicPartition
-from services.replay.frames import found_frames
+from services.replay.frames import frames_of
 from services.replay.window import Page, Window
 
 SMALLEST_FETCH = 16 << 10
@@ -57,16 +57,13 @@ class Seeker:
         raise Gap(f"nothing is at offset {offset} of partition {partition} any more")
 
     async def _frames(self, window: Window, page: Page) -> list[bytes]:
-        prefix = window.state.id.encode()
         source = TopicPartition(self._topic, partition_of(window.state.id))
         frames: dict[int, bytes] = {}
         position, size = page.offset, fetch_bytes(page)
         while position <= page.end:
             batch = await self._fetch(source, position, size)
-            for record in batch.records:
-                if record.offset <= page.end and (record.key or b"").startswith(prefix):
-                    for number, frame in found_frames(record, page):
-                        frames.setdefault(number, frame)
+            for number, frame in frames_of(batch.records, page):
+                frames.setdefault(number, frame)
             position = batch.next_offset
         if len(frames) != page.last - page.first + 1:
             raise Gap(f"{page} of {window.state.id}: only {len(frames)} frames are left in the log")

@@ -1,13 +1,14 @@
 """Records, and what counts of them (P-1 to P-28)."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from schemas import events, fold, records
-from schemas.fold import Fold, Verdict
+from schemas import events, records
+from schemas.fold import CANCELLED, Fold, Verdict
 from schemas.ids import ClaimId, ResponseId, Tenant, partition_of
 from schemas.records import Accepted, Claimed, EventRecord
 from services.eventlog.memory_partition import MemoryRecord
@@ -32,6 +33,22 @@ from tests.simulation.planted.registry import (
 )
 
 GAPS = replace(TROUBLED, words=60, kinds={"resumable": 1})
+Apply = Callable[[Fold, int, int, Any], Verdict]
+"""Folds one record: as `Fold.apply`."""
+
+
+def folded(
+    kind: type[Any], changed: Callable[[Fold, int, int, Any, Apply], Verdict]
+) -> AbstractContextManager[object]:
+    """Folds take records of one kind as `changed` does; it gets the fold's own way as well."""
+    original = Fold.apply
+
+    def apply(self: Fold, offset: int, time: int, entry: records.Entry) -> Verdict:
+        if isinstance(entry, kind):
+            return changed(self, offset, time, entry, original)
+        return original(self, offset, time, entry)
+
+    return patch.object(Fold, "apply", apply)
 
 
 @rule("P-1")
@@ -161,139 +178,129 @@ def one_header_before_all_can_read_it() -> Iterator[None]:
 @rule("P-20", "P-28", "P-42", "P-54", "P-62", plan=TARDY)
 def not_after_ignored() -> Iterator[None]:
     """An `accepted` counts however late it is."""
-    original = Fold._accepted
 
-    def accepted(self: Fold, offset: int, time: int, entry: Accepted) -> Verdict:
-        return original(self, offset, min(time, entry.not_after), entry)
+    def accepted(fold: Fold, offset: int, time: int, entry: Accepted, apply: Apply) -> Verdict:
+        return apply(fold, offset, min(time, entry.not_after), entry)
 
-    with patch.object(Fold, "_accepted", accepted):
+    with folded(Accepted, accepted):
         yield
 
 
 @rule("P-20", "P-28", "P-42", "P-54", "P-81", "P-70", plan=REPEATED)
 def later_accepted_counts() -> Iterator[None]:
     """The last `accepted` counts, not the first."""
-    original = Fold._accepted
 
-    def accepted(self: Fold, offset: int, time: int, entry: Accepted) -> Verdict:
+    def accepted(fold: Fold, offset: int, time: int, entry: Accepted, apply: Apply) -> Verdict:
         if time <= entry.not_after:
-            self.responses.pop(entry.id, None)
-        return original(self, offset, time, entry)
+            fold.responses.pop(entry.id, None)
+        return apply(fold, offset, time, entry)
 
-    with patch.object(Fold, "_accepted", accepted):
+    with folded(Accepted, accepted):
         yield
 
 
 @rule("P-21", "P-42", "P-54", "P-28", "P-81", plan=OUTRUN)
 def any_claim_wins() -> Iterator[None]:
     """A claim of the current attempt takes it over."""
-    original = Fold._claimed
 
-    def claimed(self: Fold, offset: int, time: int, entry: Claimed) -> Verdict:
-        state = self.responses.get(entry.id)
+    def claimed(fold: Fold, offset: int, time: int, entry: Claimed, apply: Apply) -> Verdict:
+        state = fold.get(entry.id)
         if state is not None and entry.attempt == state.attempt:
             state.attempt -= 1
-        return original(self, offset, time, entry)
+        return apply(fold, offset, time, entry)
 
-    with patch.object(Fold, "_claimed", claimed):
+    with folded(Claimed, claimed):
         yield
 
 
 @rule("P-22", "P-28", "P-70", "P-81", plan=ZOMBIES)
 def fenced_events_count() -> Iterator[None]:
     """An event counts whoever tells it."""
-    original = Fold._event
 
-    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
-        state = self.responses.get(entry.id)
+    def event(fold: Fold, offset: int, time: int, entry: EventRecord, apply: Apply) -> Verdict:
+        state = fold.get(entry.id)
         if state is not None and state.claim is not None:
             claim, state.claim = state.claim, entry.claim
             try:
-                return original(self, time, entry)
+                return apply(fold, offset, time, entry)
             finally:
                 state.claim = claim
-        return original(self, time, entry)
+        return apply(fold, offset, time, entry)
 
-    with patch.object(Fold, "_event", event):
+    with folded(EventRecord, event):
         yield
 
 
 @rule("P-22", "P-28", "P-70", "P-81", "A-19", "P-43", plan=GAPS)
 def numbers_ignored() -> Iterator[None]:
     """An event of the winning claim counts whatever its number."""
-    original = Fold._event
 
-    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
-        state = self.responses.get(entry.id)
+    def event(fold: Fold, offset: int, time: int, entry: EventRecord, apply: Apply) -> Verdict:
+        state = fold.get(entry.id)
         if state is not None and not state.closed:
             state.last = entry.sequence_number - 1
-        return original(self, time, entry)
+        return apply(fold, offset, time, entry)
 
-    with patch.object(Fold, "_event", event):
+    with folded(EventRecord, event):
         yield
 
 
 @rule("P-24", "A-19", "P-28", "P-61", "P-70", plan=Plan(cancels=0.8))
 def cancel_closes_nothing() -> Iterator[None]:
     """A `cancelled` does not count."""
-    with patch.object(Fold, "_cancelled", lambda *_: Verdict.IGNORED):
+    with folded(records.Cancelled, lambda *_: Verdict.IGNORED):
         yield
 
 
 @rule("P-25", "P-28", "P-62", "P-42", "P-54", "P-72", plan=DELETING)
 def delete_of_an_unknown_id_forgotten() -> Iterator[None]:
     """A `deleted` counts only for a response that the fold knows."""
-    original = Fold._deleted
 
-    def deleted(self: Fold, offset: int, time: int, entry: records.Deleted) -> Verdict:
-        return original(self, offset, time, entry) if entry.id in self.responses else Verdict.UNKNOWN
+    def deleted(fold: Fold, offset: int, time: int, entry: records.Deleted, apply: Apply) -> Verdict:
+        return apply(fold, offset, time, entry) if entry.id in fold else Verdict.UNKNOWN
 
-    with patch.object(Fold, "_deleted", deleted):
+    with folded(records.Deleted, deleted):
         yield
 
 
 @rule("P-26", "P-28", "P-70", "P-81", plan=replace(ZOMBIES, faults=only(stun=1), rate=1, cancels=1))
 def events_after_the_close_count() -> Iterator[None]:
     """A cancelled response goes on."""
-    original = Fold._event
 
-    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
-        state = self.responses.get(entry.id)
-        if state is not None and state.status == fold.CANCELLED:
+    def event(fold: Fold, offset: int, time: int, entry: EventRecord, apply: Apply) -> Verdict:
+        state = fold.get(entry.id)
+        if state is not None and state.status == CANCELLED:
             state.status = records.IN_PROGRESS
-        return original(self, time, entry)
+        return apply(fold, offset, time, entry)
 
-    with patch.object(Fold, "_event", event):
+    with folded(EventRecord, event):
         yield
 
 
 @rule("P-23", "A-19", "P-28", "P-61", "P-70")
 def terminal_event_closes_nothing() -> Iterator[None]:
     """A response goes on after its terminal event."""
-    original = Fold._event
 
-    def event(self: Fold, time: int, entry: EventRecord) -> Verdict:
-        verdict = original(self, time, entry)
-        state = self.responses.get(entry.id)
+    def event(fold: Fold, offset: int, time: int, entry: EventRecord, apply: Apply) -> Verdict:
+        verdict = apply(fold, offset, time, entry)
+        state = fold.get(entry.id)
         if verdict is Verdict.COUNTS and entry.terminal and state is not None:
             state.status = records.IN_PROGRESS
         return verdict
 
-    with patch.object(Fold, "_event", event):
+    with folded(EventRecord, event):
         yield
 
 
 @rule("P-27", "P-28", "P-72", "P-62", "P-42", "P-54", plan=replace(DELETING, repeats=1, unsure=0.8))
 def tombstone_counts() -> Iterator[None]:
     """A tombstone makes the fold forget its response."""
-    original = Fold.apply
 
-    def apply(self: Fold, offset: int, time: int, entry: records.Entry) -> Verdict:
-        if isinstance(entry, records.Tombstone):
-            self.responses.pop(entry.id, None)
-        return original(self, offset, time, entry)
+    def tombstone(fold: Fold, offset: int, time: int, entry: records.Tombstone, apply: Apply) -> Verdict:
+        fold.responses.pop(entry.id, None)
+        return apply(fold, offset, time, entry)
 
-    with patch.object(Fold, "apply", apply):
+    with folded(records.Tombstone, tombstone):
         yield
 
 

@@ -1,17 +1,18 @@
 """The front door: a hop that breaks, an attempt that does not count, a client that goes (P-20, P-30, A-7)."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
 from schemas.errors import ApiError, void
 from services.ingest import routes
-from services.replay import door_routes
+from services.replay import door, door_routes
 from services.replay.door import Visit
-from services.replay.door_routes import DoorRoutes
 from services.replay.ingest_client import BrokenOff, IngestClient
-from services.web.commands import Elsewhere, Made, Order
+from services.web.commands import ABANDON_PAUSES_S, Elsewhere, Made, Order
 from services.web.sse import EventStream
+from tests.points import when
 from tests.simulation.plan import Plan
 from tests.simulation.planted.registry import rule
 
@@ -85,7 +86,7 @@ def one_attempt_for_all() -> Iterator[None]:
     def uncounted(*_: Any) -> ApiError:
         return void()
 
-    with patch.object(Visit, "_uncounted", uncounted):
+    with patch.object(Visit, "uncounted", uncounted):
         yield
 
 
@@ -104,29 +105,20 @@ def cancelled_though_its_client_may_come_back() -> Iterator[None]:
 @rule("A-7", plan=LEAVING)
 def half_a_create() -> Iterator[None]:
     """A client that goes takes the create under way with it."""
-    left = DoorRoutes._left
 
-    async def cut(self: DoorRoutes, visit: Visit, making: Any = None) -> None:
+    def cut(_: Visit, making: asyncio.Task[Made] | None) -> None:
         if making is not None:
             making.cancel()
-        if visit.made is not None:
-            await left(self, visit)
 
-    with patch.object(DoorRoutes, "_left", cut):
+    with when("client left", cut):
         yield
 
 
 @rule("A-7", plan=LEAVING)
 def abandoned_once() -> Iterator[None]:
     """Whoever abandons a response tries once."""
-
-    async def abandon(self: Visit) -> None:
-        try:
-            await self._door.ingest.abandon(self.id, self.tenant)
-        except Exception:  # nobody hears of it
-            return
-
-    with patch.object(Visit, "abandon", abandon):
+    once = ABANDON_PAUSES_S[:1]
+    with patch.object(door, "ABANDON_PAUSES_S", once), patch.object(door, "repeat", lambda _: ()):
         yield
 
 
@@ -148,12 +140,14 @@ def stalled_and_waited_for() -> Iterator[None]:
 def a_drain_cancels() -> Iterator[None]:
     """A stream that the server cuts counts as a client that went, whoever stops."""
 
-    async def left(_: DoorRoutes, visit: Visit, *__: Any) -> None:
+    leaving = set[asyncio.Task[None]]()
+
+    def left(visit: Visit, _: object) -> None:
         if visit.cancels:
-            await visit.abandon()
+            leaving.add(asyncio.create_task(visit.abandon()))
 
     def stream(*what: Any, on_end: Any, **terms: Any) -> EventStream:
         return EventStream(*what, on_end=lambda _: on_end("disconnected"), **terms)
 
-    with patch.object(door_routes, "EventStream", stream), patch.object(DoorRoutes, "_left", left):
+    with patch.object(door_routes, "EventStream", stream), when("client left", left):
         yield

@@ -42,7 +42,7 @@ def ephemeral_forgotten_after_its_end() -> Iterator[None]:
     original = Folding.forget
 
     def forget(self: Folding, before: int, elsewhere: Callable[[ResponseId], bool]) -> None:
-        original(self, before + self._ephemeral_ms, elsewhere)
+        original(self, before + self.ephemeral_ms, elsewhere)
 
     with patch.object(Folding, "forget", forget):
         yield

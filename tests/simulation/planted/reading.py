@@ -1,14 +1,12 @@
 """Reading (P-80 to P-84)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from unittest.mock import patch
 
 from schemas.events import frame
-from schemas.ids import partition_of
 from schemas.records import EventRecord, LogRecord, parse
-from services.eventlog.port import TopicPartition
-from services.replay import replay, seek
+from services.replay import frames, replay, seek
 from services.replay.barrier import Barrier
 from services.replay.frames import found_frames
 from services.replay.library import Library
@@ -66,26 +64,19 @@ def _unchecked(record: LogRecord, page: Page) -> list[tuple[int, bytes]]:
 def seek_that_believes_the_offset() -> Iterator[None]:
     """What is between the first and the last offset of a page is taken for the page's."""
 
-    async def frames(self: Seeker, window: Window, page: Page) -> list[bytes]:
-        source = TopicPartition(self._topic, partition_of(window.id))
-        found: dict[int, bytes] = {}
-        position = page.offset
-        while position <= page.end:
-            batch = await self._fetch(source, position, seek.fetch_bytes(page))
-            for record in batch.records:
-                if record.offset <= page.end:
-                    found = dict(_unchecked(record, page)) | found
-            position = batch.next_offset
-        return [found[number] for number in sorted(found)]
+    def all_of(records: Sequence[LogRecord], page: Page) -> Iterator[tuple[int, bytes]]:
+        for record in records:
+            if record.offset <= page.end:
+                yield from _unchecked(record, page)
 
-    with patch.object(Seeker, "_frames", frames):
+    with patch.object(seek, "frames_of", all_of):
         yield
 
 
 @rule("P-83", "P-81", "P-70", "P-80", plan=ZOMBIES)
 def index_without_claims() -> Iterator[None]:
     """The index knows a response's numbers and offsets, and not whose they are."""
-    with patch.object(seek, "found_frames", _unchecked):
+    with patch.object(frames, "found_frames", _unchecked):
         yield
 
 

@@ -1,7 +1,7 @@
 """Views and erasure (P-70 to P-76, P-90 to P-92)."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import cycle
 from unittest.mock import patch
@@ -9,15 +9,21 @@ from unittest.mock import patch
 from msgspec.structs import replace
 
 from schemas import records
+from schemas.ids import ResponseId, partition_of
 from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
+from services.eventlog.memory_partition import MemoryRecord
+from services.eventlog.start import Start
+from services.eventlog.transcript import request_key
 from services.executor.erasures import Erasures
 from services.executor.partition import Partition
 from services.projector import projection
 from services.projector.projection import Erase, Projection, Work, Write, response_record
 from services.projector.readback import Readback
 from services.projector.views import Views
-from services.replay.feed import Feed
+from services.replay import app
+from services.replay.feed import Feed, Sources
+from services.replay.folding import Folding
 from services.replay.library import Library
 from services.replay.window import Window
 from tests.simulation.plan import TOPICS, Plan, only
@@ -106,7 +112,11 @@ def forgotten_gone() -> Iterator[None]:
 @rule("P-72", plan=replace(LATE_WRITERS, window_ms=3_000))
 def gone_not_heeded() -> Iterator[None]:
     """A reader shows what a late writer brought back, as long as nobody erases it again."""
-    with patch.object(Library, "hide", lambda self, id, _=-1: self._entries.pop(id, None)), not_read_back():
+
+    def erased_only(self: Library, id: ResponseId, *_: int) -> None:
+        self.apply(MemoryRecord(0, 0, request_key(id), None, (), 0), partition_of(id))
+
+    with patch.object(Library, "hide", erased_only), not_read_back():
         yield
 
 
@@ -153,23 +163,16 @@ def early_watermark_of_projectors() -> Iterator[None]:
 def started_in_the_wrong_order() -> Iterator[None]:
     """A replay asks for the watermark after it read `transcripts`, and does not look there again."""
 
-    async def start(self: Feed) -> None:
-        shelves = await self._bounds(self._sources.transcripts)
-        for partition, bounds in shelves.items():
-            self.shelved[partition].set(bounds.start)
-            self._transcripts.follow(partition, bounds.start)
-        while any(self.shelved[partition].value < bounds.end for partition, bounds in shelves.items()):
-            await self._shelve(await self._transcripts.read())
-        await asyncio.sleep(2)
-        for partition, at in (await self._sources.starts(await self._sources.watermarks())).items():
-            self._foldings[partition].floor = at.floor
-            self.folded[partition].set(at.offset)
-            self._events.follow(partition, at.offset)
-        for partition in shelves:
-            self._transcripts.drop(partition)
-            self.shelved[partition].set(1 << 60)
+    class Late(Feed):
+        def __init__(self, sources: Sources, foldings: list[Folding], library: Library) -> None:
+            async def starts(_: object) -> Mapping[int, Start]:
+                await asyncio.sleep(2)
+                library.apply = lambda *_: None  # type: ignore[method-assign]
+                return await sources.starts(await sources.watermarks())
 
-    with patch.object(Feed, "_start", start):
+            super().__init__(replace(sources, starts=starts), foldings, library)
+
+    with patch.object(app, "Feed", Late):
         yield
 
 
