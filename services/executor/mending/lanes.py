@@ -5,7 +5,6 @@
 Most upstreams tell one item after the other, and most clients put what comes under the item that began last.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import Struct, field
@@ -14,6 +13,8 @@ from schemas.events import ITEM_ADDED, Event
 from services.executor.mending import items
 from services.executor.mending.identity import Entry, index_of, kind_of_event
 
+TEXTS = (items.MESSAGE, items.REASONING)
+"""Kinds of which one waits for another of its own that began behind it."""
 MAX_EVENTS = 2_000
 MAX_CHARACTERS = 8 << 20
 """Bounds of what waits in all: two pictures, or the arguments of some thousand calls."""
@@ -39,9 +40,10 @@ class Named(Struct, frozen=True):
         return cls(named, place, kind, whole and type == ITEM_ADDED)
 
 
-class Lane(Struct):
-    """The events of one item that wait. `entry` is the item, where it has begun."""
+class Lane(Struct, eq=False):
+    """The events of one item that wait. `entry` is the item, where it has begun; `number` counts lanes."""
 
+    number: int
     entry: Entry | None
     kind: str | None
     place: int | None
@@ -49,17 +51,25 @@ class Lane(Struct):
     """Whether the event that begins the item waits here."""
     ids: set[str] = field(default_factory=set)
     events: list[tuple[str, Event]] = field(default_factory=list)
+    keys: set[tuple[object, ...]] = field(default_factory=set)
+    """By what it is found."""
 
 
 class Lanes:
-    """All that waits, in the order in which the items began to wait."""
+    """All that waits, in the order in which the items began to wait.
+
+    Thousands of lanes may wait, and each event asks for one of them. So a lane is found by its keys, and no
+    question looks at all lanes.
+    """
 
     def __init__(self) -> None:
-        self._lanes: list[Lane] = []
+        self._found: dict[tuple[object, ...], dict[Lane, None]] = {}
+        """By what is asked for, the lanes that answer to it, in their order; by () all."""
+        self._begun = 0
         self._events = self._characters = 0
 
     def __bool__(self) -> bool:
-        return bool(self._lanes)
+        return bool(self._found)
 
     @property
     def are_full(self) -> bool:
@@ -70,55 +80,88 @@ class Lanes:
         """The lane of the item that an event is about, if something of that waits; `entry` is the item that
         it is about among those that have begun.
         """
-        if not self._lanes:
+        if not self._found:
             return None
-        if named.id is not None and (lane := self._last(lambda one: named.id in one.ids)) is not None:
+        if named.id is not None and (lane := self._last("id", named.id)) is not None:
             return lane
         if named.id is None and named.place is None:  # the latest one of its kind (U-2)
-            return self._last(lambda one: one.kind == named.kind) if not named.begins else None
+            return self._last("kind", named.kind) if not named.begins else None
         if entry is not None:
-            return self._last(lambda one: one.entry is entry)
-        return self._last(lambda one: one.entry is None and _may_be(one, named))
+            return self._last("entry", entry)
+        if named.place is None:
+            return None
+        if not named.begins:
+            return self._last("place", named.place, named.kind)
+        # One whose beginning has not come yet, by place and kind: with an id, only where the lane knows none.
+        untold = reversed(self._found.get(("untold", named.place, named.kind), {}))
+        return next((lane for lane in untold if named.id is None or not lane.ids), None)
 
     def put(self, named: Named, entry: Entry | None, type: str, event: Event) -> None:
         """Let an event wait behind what waits of its item."""
         lane = self.of(named, entry)
         if lane is None:
-            lane = Lane(entry, named.kind, named.place, named.begins)
-            self._lanes.append(lane)
+            lane = Lane(self._begun, entry, named.kind, named.place, named.begins)
+            self._begun += 1
         lane.begun = lane.begun or named.begins
         lane.kind = lane.kind or named.kind
         if named.id is not None:
             lane.ids.add(named.id)
+        self._find_by(lane, named.id)
         lane.events.append((type, event))
         self._events += 1
         self._characters += _characters(event)
 
-    def next(self, may_be_told: Callable[[Lane], bool]) -> Lane | None:
-        """Take out the first lane whose turn it is."""
-        for number, lane in enumerate(self._lanes):
-            if may_be_told(lane):
-                del self._lanes[number]
-                self._events -= len(lane.events)
-                self._characters -= sum(_characters(event) for _, event in lane.events)
-                return lane
-        return None
+    def first(self, turn: str) -> Lane | None:
+        """The first lane of those that get their turn together; see `turn_of`."""
+        return next(iter(self._found.get(("turn", turn), ())), None)
+
+    def about(self, entry: Entry) -> Lane | None:
+        """The first lane of an item that has begun."""
+        return next(iter(self._found.get(("entry", entry), ())), None)
+
+    def take(self, lane: Lane) -> Lane:
+        """Take out a lane."""
+        for key in lane.keys:
+            self._lose(lane, key)
+        self._events -= len(lane.events)
+        self._characters -= sum(_characters(event) for _, event in lane.events)
+        return lane
 
     def all(self) -> list[Lane]:
         """Take out all lanes."""
-        lanes, self._lanes = self._lanes, []
-        self._events = self._characters = 0
-        return lanes
+        return [self.take(lane) for lane in list(self._found.get((), ()))]
 
-    def _last(self, fits: Callable[[Lane], bool]) -> Lane | None:
-        found: Iterator[Lane] = (lane for lane in reversed(self._lanes) if fits(lane))
-        return next(found, None)
+    def _find_by(self, lane: Lane, id: str | None) -> None:
+        keys: list[tuple[object, ...]] = [(), ("kind", lane.kind), ("turn", turn_of(lane.entry))]
+        keys += [("entry", lane.entry)] if lane.entry is not None else [("place", lane.place, lane.kind)]
+        keys += [("id", id)] if id is not None else []
+        untold = ("untold", lane.place, lane.kind)
+        if lane.entry is None and not lane.begun:
+            keys.append(untold)
+        elif untold in lane.keys:
+            lane.keys.discard(untold)
+            self._lose(lane, untold)
+        for key in keys:
+            if key not in lane.keys:
+                lane.keys.add(key)
+                self._found.setdefault(key, {})[lane] = None
+
+    def _lose(self, lane: Lane, key: tuple[object, ...]) -> None:
+        found = self._found[key]
+        del found[lane]
+        if not found:
+            del self._found[key]
+
+    def _last(self, *key: object) -> Lane | None:
+        found = self._found.get(key)
+        return next(reversed(found)) if found else None
 
 
-def _may_be(lane: Lane, named: Named) -> bool:
-    """Whether an event, whose id no lane has, may be about the item of `lane`: by its place and kind."""
-    another = named.begins and (lane.begun or (bool(lane.ids) and named.id is not None))
-    return named.place is not None and lane.place == named.place and lane.kind == named.kind and not another
+def turn_of(entry: Entry | None) -> str:
+    """With which others an item gets its turn: with the texts of its kind that have begun, or, "", with all
+    else.
+    """
+    return entry.kind if entry is not None and entry.opened and entry.kind in TEXTS else ""
 
 
 def _characters(value: Any, depth: int = 0) -> int:

@@ -5,15 +5,13 @@ arguments of a call are told, all else waits; and a text waits for another one o
 it, until that is done. Where an upstream never says that a call is over, the JSON of its arguments does.
 """
 
-from services.executor.mending import items
 from services.executor.mending.arguments import Arguments
 from services.executor.mending.identity import Entry
-from services.executor.mending.lanes import Lane, Lanes, Named
+from services.executor.mending.lanes import TEXTS, Lane, Lanes, Named, turn_of
 from services.executor.mending.texts import Texts
 
 _CALLS = ("function_call", "custom_tool_call")
 """Calls that the client answers, and puts together from their deltas."""
-_TEXTS = (items.MESSAGE, items.REASONING)
 
 
 class Order:
@@ -38,7 +36,7 @@ class Order:
         """An item begins for the client."""
         if entry.kind in _CALLS:
             self._call, self._arguments, self._read = entry, Arguments(), 0
-        elif entry.kind in _TEXTS:
+        elif entry.kind in TEXTS:
             self._latest[entry.kind] = entry
 
     def waits(self, named: Named, entry: Entry | None) -> bool:
@@ -51,10 +49,8 @@ class Order:
         """Whether it is the turn of `entry`, or of an item that has not begun (None)."""
         if self._call is not None and entry is not self._call and not self._is_over(self._call):
             return False
-        latest = self._latest.get(entry.kind) if entry is not None and entry.opened else None
-        if latest is None or latest is entry or not self._texts.of(latest):
-            return True  # some announce all their items first
-        return self._texts.is_done(latest)
+        turn = turn_of(entry)
+        return not turn or self._latest.get(turn) is entry or self._is_spoken(turn)
 
     def whole_call(self, entry: Entry | None) -> Entry | None:
         """The call whose turn is over now that `entry` comes, if nobody has told the end of its arguments."""
@@ -68,7 +64,24 @@ class Order:
 
     def next(self) -> Lane | None:
         """What waited for its turn and has it now."""
-        return self.lanes.next(lambda lane: self.may_be_told(lane.entry)) if self.lanes else None
+        lanes = self.lanes
+        if not lanes:
+            return None
+        if self._call is not None and not self._is_over(self._call):
+            waiting = [lanes.about(self._call)]
+        else:
+            turns = ["", *(kind for kind in TEXTS if self._is_spoken(kind))]
+            waiting = [lanes.first(turn) for turn in turns]
+            waiting += [lanes.about(entry) for entry in self._latest.values()]
+        ready = [lane for lane in waiting if lane is not None]
+        return lanes.take(min(ready, key=lambda lane: lane.number)) if ready else None
+
+    def _is_spoken(self, kind: str) -> bool:
+        """Whether the text of a kind that began last holds up no other one: some announce all their items
+        first.
+        """
+        latest = self._latest.get(kind)
+        return latest is None or not self._texts.of(latest) or self._texts.is_done(latest)
 
     def _has_ended(self, call: Entry) -> bool:
         return self._texts.is_done(call) or self._texts.is_over(self._texts.field(call))
