@@ -1,7 +1,7 @@
-"""The backends: what a request's model or agent is called with.
+"""The backends call upstreams: each speaks the protocol of one kind of model server or agent.
 
-`build` makes one backend per model and agent of the configuration, and a `Registry` finds a request's. A new
-kind of upstream is a folder here, a line in `KINDS`, and a name in `services.config.Kind`.
+`build` makes one backend per model and agent of the configuration. A `Registry` finds the backend of a
+request. A new kind of upstream is a folder here, a line in `KINDS`, and a name in `services.config.Kind`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,17 +20,17 @@ from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import RECORD_BYTES, Upstream
 
 Called = Callable[[], Upstream]
-"""The server that a backend calls; whoever asks for it has it listed, with its models."""
+"""Returns the server that a backend calls. A backend that asks for it has the server's models listed."""
 KINDS: Mapping[Kind, Callable[[Model, Called], Backend]] = {
     "scripted": lambda _model, _called: ScriptedBackend(),
     "responses": lambda model, called: ResponsesBackend(model, called()),
     "chat": lambda model, called: ChatBackend(model, called()),
 }
-"""Makes the backend of a model, by what its upstream speaks."""
+"""Makes the backend of a model, by the protocol of its upstream."""
 
 
 class _Asked(Struct):
-    """What a route is found by. A body may hold much more, which is passed over undecoded."""
+    """The fields by which a route is found. The rest of a body is not decoded."""
 
     model: Any = None
     agent_reference: Any = None
@@ -44,8 +44,8 @@ _accepted = msgspec.json.Decoder(_Accepted).decode
 
 
 class Registry:
-    """Finds the backend of a request. `backends` has one for each of the configuration's routes, `upstreams`
-    the servers that these call.
+    """Finds the backend of a request. `backends` has one for each route of the configuration; `upstreams` are
+    the servers that they call.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Registry:
         self.upstreams = upstreams or {}
 
     def route(self, accepted: bytes) -> Route | None:
-        """Where a response goes, by the value of its `accepted`; None: nobody can say; its run tells why."""
+        """The route of a response, by the value of its `accepted`. None if it has none: its run tells why."""
         try:
             return self._config.route(msgspec.structs.asdict(_accepted(accepted).request))
         except (ApiError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -72,7 +72,7 @@ class Registry:
     def resolve(self, body: Mapping[str, Any]) -> Backend:
         """The backend that serves the request `body`.
 
-        Raises UpstreamError when there is none: it was accepted under another configuration.
+        Raises UpstreamError if there is none: ingest accepted the request under another configuration.
         """
         try:
             return self._backends[self._config.route(body)]
@@ -88,11 +88,10 @@ class Registry:
 def build(
     config: Config, environ: Mapping[str, str], idle: float = 600, record_bytes: int = RECORD_BYTES
 ) -> Registry:
-    """One backend per route of `config`; must be called inside the event loop.
+    """One backend per route of `config`. Call it inside the event loop.
 
     `idle` is the `timeout` (seconds) of routes that have none, `record_bytes` the size of the largest record.
-    Raises SettingsError when an `api_key_env`
-    names a variable that `environ` does not have.
+    Raises SettingsError if an `api_key_env` names a variable that `environ` does not have.
     """
 
     def upstream(route: Route) -> Upstream:

@@ -1,7 +1,7 @@
-"""An answer's body as events, whatever it is called: event stream, JSON, or JSON line by line (U-10). Pure.
+"""Reads the body of an answer as events: event stream, JSON, or JSON line by line (U-10). Pure.
 
-The first byte that says anything decides: some servers stream under `text/plain`, `application/json` or no
-type at all, some tell of an error in JSON under `text/event-stream`.
+The first byte that is not blank decides, not the content type: some servers stream under `text/plain`,
+`application/json` or no type, and some send an error as JSON under `text/event-stream`.
 
     data: {…}            → an event stream, as `sse` reads it
     {…}⏎{…}⏎             → an event a line
@@ -24,14 +24,14 @@ DONE = ServerSentEvent("", b"[DONE]")
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FIELDS = (b":", b"data", b"event", b"id", b"retry")
 HEAD_BYTES = 4096
-"""What is kept of a body that is neither: its words."""
+"""Bytes that are kept of any other body, for its words."""
 
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Body:
-    """Reads one body, chunk by chunk. `streams` says that it is called an event stream. An event, and a body
-    that is one, may take `max_bytes`.
+    """Reads one body, chunk by chunk. `streams`: its content type is that of an event stream. An event, and a
+    body that is one event, may take `max_bytes`.
     """
 
     def __init__(self, max_bytes: int, may_leave_out: MayLeaveOut = whole_only, *, streams: bool) -> None:
@@ -45,12 +45,12 @@ class Body:
 
     @property
     def unread(self) -> bytes | None:
-        """The beginning of a body that is none of these, b"" of one that is empty; None: it is read."""
+        """The beginning of a body that is none of these, b"" of an empty one; None if the body is read."""
         return self._begun if self._read in (self._first, self._neither) and not self._streams else None
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is one value, and not a stream of them."""
+        """Whether the body is one value, and not a stream of events."""
         return self._read in (self._value, self._rest)
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
@@ -58,7 +58,7 @@ class Body:
         return self._read(chunk)
 
     def end(self) -> Iterator[ServerSentEvent]:
-        """What the end of the body completes: JSON needs no mark of its end."""
+        """The events that the end of the body completes: JSON has no mark of its end."""
         if self._read == self._sse.feed:
             yield from self._sse.end()
         if self.is_whole or self._read == self._by_line:
@@ -82,7 +82,7 @@ class Body:
             yield from self._neither(chunk)
 
     def _value(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """A value, until its first line shows that each line is one."""
+        """Take a chunk of a value, until its first line shows that each line is a value."""
         self._keep(chunk)
         if b"\n" not in chunk:
             return

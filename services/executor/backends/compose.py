@@ -1,6 +1,6 @@
-"""The stream events of one output item, as the Responses API has them, for the backends that make events.
+"""Makes the Responses API's stream events of one output item, for backends whose upstream has others.
 
-An `Item` knows its place and id and builds events around them; `sequence_number` is the run's to give.
+An `Item` knows its place and id and builds events around them. The run gives the `sequence_number`.
 Shapes: the openai Python SDK's `types/responses`.
 """
 
@@ -38,7 +38,7 @@ class Item(NamedTuple):
         return {"type": f"response.{kind}.delta", **self._at(index), "delta": delta, **more}
 
     def part_events(self, index: int, part: dict[str, Any]) -> list[Event]:
-        """What says that a streamed part is whole: its kind's `done` and the part's."""
+        """The events that end a streamed part: its kind's `done` and the part's."""
         kind = part["type"]
         said = {"refusal": part["refusal"]} if kind == "refusal" else {"text": part["text"]}
         more = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
@@ -51,12 +51,12 @@ class Item(NamedTuple):
         return {"type": kind, **self._at(index), "annotation_index": number, "annotation": annotation}
 
     def call_delta(self, stream: str, delta: str) -> Event:
-        """More of what a call of a tool says; `stream` is the type of its events without their last word."""
+        """More of the input of a tool's call; `stream` is the type of its events without the last word."""
         at = {"item_id": self.id, "output_index": self.output_index}
         return {"type": f"{stream}.delta", **at, "delta": delta}
 
     def call_done(self, stream: str, said: dict[str, str]) -> Event:
-        """All that a call of a tool says, in the fields of its kind."""
+        """The whole input of a tool's call, in the fields of its kind (`said`)."""
         return {"type": f"{stream}.done", "item_id": self.id, "output_index": self.output_index, **said}
 
     def arguments_delta(self, delta: str) -> Event:

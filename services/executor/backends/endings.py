@@ -1,4 +1,4 @@
-"""What an upstream's event is by its name in the Responses API: ends and errors go by many (U-8, U-9). Pure.
+"""Finds the ends and errors in an upstream's events, which have many names for them (U-8, U-9). Pure.
 
 response.done, response.cancelled, … with a final object → the terminal event of its status
 error, response.error, {"error": …}, {"detail": …}       → an error
@@ -14,7 +14,7 @@ from services.executor.backends.chat.finish import INCOMPLETE, verdict
 from services.executor.backends.told import refuses
 
 RUNNING = ("queued", "in_progress")
-"""Status of a response whose end is still to come."""
+"""The statuses of a response that has not ended."""
 _FINAL = {
     "completed": "completed",
     "incomplete": "incomplete",
@@ -24,7 +24,7 @@ _FINAL = {
     "expired": "failed",
     "error": "failed",
 }
-"""Status of a final object to the API's."""
+"""By the status of a final object, the API's word for it."""
 _TERMINAL_OF = {status: type for type, status in TERMINAL_EVENTS.items()} | {"cancelled": "response.failed"}
 _DONE = frozenset({"response.done", "response.finished", "response.complete", "response.end"})
 _CANCELLED = frozenset({"response.cancelled", "response.canceled"})
@@ -33,8 +33,8 @@ _TOLD_IN = ("error", "errors", "detail")
 
 
 def named(event: Event, name: str) -> Event:
-    """`event` with its type, which may be the `name` that the stream gives it; an end by the API's name.
-    Without a type, if it has none.
+    """`event` with its type, which may come as the `name` of the stream's event; an end gets the API's type.
+    If it has neither, the event is returned without a type.
     """
     type = event.get("type")
     if not isinstance(type, str) or not type:
@@ -56,8 +56,8 @@ def named(event: Event, name: str) -> Event:
 
 
 def cut_by(details: object) -> dict[str, Any] | None:
-    """`incomplete_details` whose reason is the API's word for the upstream's (U-45); None: it is already, or
-    there is none.
+    """`incomplete_details` with the API's word for the upstream's reason (U-45). None if there is no reason,
+    or it is the API's word already.
     """
     reason = details.get("reason") if isinstance(details, dict) else None
     if not isinstance(details, dict) or not isinstance(reason, str) or reason in INCOMPLETE_REASONS:
@@ -82,7 +82,7 @@ def is_object(whole: dict[str, Any]) -> bool:
 
 
 def final_event(whole: dict[str, Any]) -> Event | None:
-    """The terminal event that the object of a response stands for; None when it is not final."""
+    """The terminal event for the object of a response; None if the object is not final."""
     status, output = whole.get("status"), whole.get("output")
     end = _FINAL.get(status.lower()) if isinstance(status, str) else None
     if end is None or not is_object(whole) or not (output is None or are_items(output)):
@@ -91,7 +91,7 @@ def final_event(whole: dict[str, Any]) -> Event | None:
 
 
 def _end(type: str, response: dict[str, Any]) -> str | None:
-    """The status with which an event ends the response; None when it does not, or says so itself."""
+    """The status with which an event ends the response; None if it does not end it."""
     said = response.get("status")
     status = _FINAL.get(said.lower()) if isinstance(said, str) else None
     if status is None and type in _CANCELLED:

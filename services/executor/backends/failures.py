@@ -1,7 +1,7 @@
-"""How an upstream fails, in words that a client may read.
+"""Makes the errors of upstreams, in words that a client may read.
 
-Everything that goes wrong becomes an UpstreamError: with the upstream's own words where it has any, one of
-the API's error codes, and nothing of the operator's: no URL, no header, no key.
+Every fault becomes an UpstreamError. It has the upstream's own words, if there are any, and one of the API's
+error codes. It has nothing of the operator's: no URL, no header, no key.
 """
 
 import re
@@ -15,33 +15,31 @@ from services.executor.backends.told import code_in, told_in, words_in
 from services.executor.mending.surrogates import whole
 
 MAX_WORDS = 2000
-"""Characters kept of what an upstream says."""
+"""Characters that are kept of an upstream's words."""
 
 _PASSING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
-"""What a proxy says while a server restarts: no verdict on a stream that is to be rejoined."""
+"""A proxy says these while a server restarts: they say nothing about a stream that is to be rejoined."""
 _NOT_STARTED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _REFUSED_KEY = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _TOLD_IN = ("error", "incomplete_details")
-"""Fields of events and of responses in which an upstream tells of an error."""
+"""Fields of events and of responses in which an upstream tells its errors."""
 _RETRY_AFTER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
 UNFIT = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
-"""What reading an event of an unforeseen shape raises: the upstream is malformed then, and not we."""
+"""Errors from reading an event of an unforeseen shape: the fault is the upstream's."""
 
 
 class UpstreamLost(UpstreamError):
-    """The connection broke: a resumable upstream may be rejoined."""
+    """The connection broke. A resumable upstream may be rejoined."""
 
 
 class StreamGone(UpstreamError):
-    """The stream is no good, or not to be had any more: a resumable upstream's object may be (U-14)."""
+    """The stream is of no use, or cannot be had any more. A resumable upstream may have the object (U-13)."""
 
 
 class Words:
-    """Makes the errors of one upstream. `name` begins its sentences, `secrets` show in nothing it tells of
-    them.
-    """
+    """Makes the errors of one upstream. `name` begins each message; no message has any of `secrets`."""
 
     def __init__(self, name: str, secrets: Collection[str] = ()) -> None:
         self._name = name
@@ -55,20 +53,22 @@ class Words:
         refusal: Refusal | None = None,
         usage: object = None,
     ) -> UpstreamError:
-        """It did `what`; `code` is the upstream's own, kept where the API knows it."""
+        """The upstream did `what`. `code` is its own, which is kept if the API knows it."""
         code = known_code(code)
         return UpstreamError(self._say(what), code=code, type=type, refusal=refusal, usage=usage)
 
     def malformed(self, what: str) -> UpstreamError:
-        """It did `what`, and its protocol does not know that."""
+        """The upstream did `what`, against its protocol."""
         return self.failed(what, type="upstream_malformed")
 
     def lost(self, what: str, type: str = "upstream_truncated") -> UpstreamLost:
-        """The connection broke: it did `what`."""
+        """The upstream did `what`: the connection broke."""
         return UpstreamLost(self._say(what), type=type)
 
     def refused(self, status: int, body: bytes, refusal: Refusal | None = None) -> UpstreamError:
-        """It answered the call with an error `status` and `body`; `refusal`: the call was to start it."""
+        """The upstream answered with an error `status` and `body`. `refusal`: of a call that was to start
+        the response.
+        """
         if 300 <= status < 400:
             what = f"redirected the call ({status}); redirects are not followed."
             return self.failed(what, refusal=refusal)
@@ -87,11 +87,11 @@ class Words:
         return failed
 
     def gone(self, what: str) -> StreamGone:
-        """It did `what`, and its protocol does not know that; its response may be whole nevertheless."""
+        """The upstream did `what`, against its protocol, but its response may be whole."""
         return StreamGone(self._say(what), type="upstream_malformed")
 
     def reported(self, event: dict[str, Any]) -> UpstreamError:
-        """It sent an `error` event."""
+        """The upstream sent an `error` event."""
         said, code = told_in(event), code_in(event)
         status = http_status(code)
         refusal = None if status is None else Refusal(status)
@@ -99,8 +99,8 @@ class Words:
         return self.failed(what, code, refusal=refusal)
 
     def redact(self, event: dict[str, Any]) -> None:
-        """Take the secrets out of what `event`, or the response in it, says about an error, in place. So
-        nobody further on has to know them.
+        """Take the secrets out of the errors in `event` and in its response, in place. So no later stage has
+        to know them.
         """
         response = event.get("response")
         for holder in (event, response if isinstance(response, dict) else {}):
@@ -119,8 +119,8 @@ class Words:
         return said
 
     def cleared(self, text: str) -> str:
-        """`text`, which the upstream said, without secrets. All are looked for in what was said: so none is
-        found in our own mark, or half left where two overlap.
+        """`text` of the upstream, without secrets. All are looked for in the original text: so none is found
+        in our own mark, and where two overlap none is left by half.
         """
         kept, end = [], 0
         spans = (found.span(1) for secret in self._secrets for found in secret.finditer(text))
@@ -135,12 +135,12 @@ class Words:
 
 
 def known_code(code: object) -> str:
-    """`code` where the API knows it, else `server_error`."""
+    """`code` if the API knows it, else `server_error`."""
     return code if isinstance(code, str) and code in ERROR_CODES else "server_error"
 
 
 def retry_after(status: int, header: str | None, most: float) -> float | None:
-    """Seconds after which to call again, or None: only where the upstream says that it started nothing."""
+    """Seconds after which to call again; None unless the upstream says that it started nothing."""
     if status not in _NOT_STARTED or header is None:
         return None
     seconds = _seconds(header)
@@ -148,9 +148,9 @@ def retry_after(status: int, header: str | None, most: float) -> float | None:
 
 
 def refusal(status: int, header: str | None) -> Refusal:
-    """An error answer to the call that was to start a response; `header` is its Retry-After, if any.
+    """The refusal of a call that was to start a response; `header` is the answer's Retry-After, if any.
 
-    429 and 503 say that nothing was started: without a header the call may be made again after a second.
+    429 and 503 say that nothing was started. Without a header the call may be made again after a second.
     """
     if status not in _NOT_STARTED:
         return Refusal(status)
@@ -159,7 +159,7 @@ def refusal(status: int, header: str | None) -> Refusal:
 
 
 def _seconds(header: str) -> float | None:
-    """The seconds that a Retry-After says; None for a date, or for what is neither."""
+    """The seconds in a Retry-After; None for a date or anything else."""
     return float(header) if _RETRY_AFTER.fullmatch(header.strip()) else None
 
 

@@ -1,6 +1,6 @@
-"""Pictures that are too large for a record: which events the stream can go on without (U-90). Pure.
+"""Says which events the stream can go on without, if a picture is too large for a record (U-90). Pure.
 
-Only the beginning of such an event is there: it is recognised by what stands before the picture.
+Only the beginning of such an event is there: the fields before the picture say what it is.
 """
 
 import json
@@ -28,14 +28,14 @@ def may_leave_out(one: ServerSentEvent) -> bool:
 
 
 def type_of(one: ServerSentEvent) -> str:
-    """The type of an event, by its beginning; "" when that does not say."""
+    """The type of an event, from its beginning, else its `event:` field."""
     found = _TYPE.search(one.data)
     first = found[1].decode() if found else ""
     return first if first.startswith("response.") else one.event
 
 
 def usage_of(one: ServerSentEvent) -> dict[str, Any] | None:
-    """The `usage` of a response whose end was left out, where it stands at its end."""
+    """The `usage` of a response whose terminal event was left out, if it stands at the end of that."""
     for found in reversed(list(_USAGE.finditer(one.tail))):
         with suppress(ValueError, RecursionError):
             usage, _ = _DECODER.raw_decode(one.tail[found.end() :].decode(errors="replace"))
@@ -45,6 +45,6 @@ def usage_of(one: ServerSentEvent) -> dict[str, Any] | None:
 
 
 def number_of(one: ServerSentEvent) -> int | None:
-    """The upstream's number of an event, if it stands at its beginning."""
+    """The upstream's number of an event, if its beginning has it."""
     found = _NUMBER.search(one.data)
     return int(found[1]) if found else None

@@ -3,15 +3,17 @@
     POST {base}/responses, stream → events as they come → terminal event → connection closed
 
 Events pass through with their unknown fields. The whole conversation is sent as `input`, so the upstream
-needs no store and no `previous_response_id`. An upstream that cannot stream answers with one object; its
+needs no store and no `previous_response_id`. If an upstream cannot stream and answers with one object, the
 stream is made from that.
 
-A *resumable* upstream is started in the background and keeps its stream. Every event then carries the
-upstream's response id and cursor, and a lost connection, or a lost executor, goes on there: GET
-{base}/responses/{id}?stream=true&starting_after=cursor. Where the stream is gone the object is read, until it
-is final (U-13). Closing the stream before its end cancels the upstream response; of one that is not
-resumable, the cut connection is the cancel. A run that is *abandoned* (fenced, or its executor leaves) keeps
-its upstream running: another executor goes on with it.
+A *resumable* upstream is started in the background and keeps its stream. Every event here then carries the
+upstream's response id and cursor. After a lost connection this backend, or after a lost executor another one,
+goes on there: GET {base}/responses/{id}?stream=true&starting_after=cursor. If the stream is gone, the backend
+reads the object until it is final (U-13).
+
+Closing the stream before its end cancels the upstream's response: by a call if it is resumable, else by the
+cut connection. A run that is *abandoned* (fenced, or its executor leaves) leaves its upstream running:
+another executor goes on with it.
 """
 
 import asyncio
@@ -40,22 +42,22 @@ from services.executor.mending.names import is_found, names_at, recalled, restor
 from services.loops import apart
 
 REJOINS = 5
-"""Times that a lost stream is rejoined without a new event in between."""
+"""How often in a row a lost stream is rejoined without a new event."""
 REJOIN_PAUSE, LONGEST_REJOIN_PAUSE = 0.5, 2.5
 """Seconds before a stream is rejoined; longer each time in a row."""
 POLL_PAUSE = 1.0
-"""Seconds between two looks at the object of a response whose stream is gone, where the upstream says nothing
-else (`openai-poll-after-ms`)."""
+"""Seconds between two reads of the object of a response whose stream is gone, unless the upstream says
+otherwise (`openai-poll-after-ms`)."""
 LONGEST_POLL_PAUSE = 30.0
 UNFINISHED = "answered with an object that is not a finished response."
 POLL_AFTER = "openai-poll-after-ms"
 CANCEL_TIMEOUT = 5.0
-"""Seconds that telling an upstream to stop may take."""
+"""Seconds that the cancel of an upstream's response may take."""
 
 _ID = re.compile(r"[!-~]{1,256}")
-"""Upstream ids that are taken note of: they go into a header of an event, and into URLs."""
+"""Upstream ids that are kept: they go into a header of an event, and into URLs."""
 _AGENTS_OWN = frozenset({"response_id", "agent_reference"})
-"""What hosted agents add to every item."""
+"""Fields that hosted agents add to every item."""
 
 Batch = Sequence[UpstreamEvent]
 
@@ -68,15 +70,15 @@ class Progress(Struct):
     ended: bool = False
     begun: bool = False
     joining: bool = False
-    """Whether the stream was rejoined and has said nothing new since."""
+    """Whether the stream was rejoined, and no new event has come since."""
     by_object: bool = False
-    """Whether its stream is gone: then its object is read."""
+    """Whether the stream is gone, so that the object is read."""
     left_out: bool = False
-    """What the response ends with, because an item of it was too large."""
+    """Whether a result, or the end, was too large, so that the response must fail at its end."""
 
     @property
     def rejoinable(self) -> bool:
-        """Whether the stream can go on without saying anything twice."""
+        """Whether the stream can go on without repeating an event."""
         return self.upstream_id is not None and (self.cursor is not None or not self.begun)
 
 
@@ -98,7 +100,7 @@ class ResponsesBackend:
         self._words = upstream.words
 
     async def stream(self, request: RunRequest, resume: Resume | None = None) -> AsyncGenerator[Batch]:
-        """The upstream's events; see the module. Raises UpstreamError."""
+        """The upstream's events, in batches; see the module. Raises UpstreamError."""
         progress = self._progress(resume) if resume else Progress()
         try:
             async with aclosing(self._batches(request, progress)) as batches:
@@ -109,11 +111,11 @@ class ResponsesBackend:
                 await self.stop(progress.upstream_id)
 
     async def stop(self, upstream_id: str) -> None:
-        """Cancel the upstream's response. Nobody waits for it: where that does not work, it ended meanwhile,
-        or is away, and then it is beyond our reach.
+        """Cancel the upstream's response. Raises nothing: if the cancel fails, the response has ended
+        meanwhile, or the upstream is away and cannot be reached.
         """
         if not self.resumable:
-            return  # the cut connection is the cancel
+            return  # the cut connection cancels it
         with suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(CANCEL_TIMEOUT):
                 async with self._upstream.post(f"/responses/{quote(upstream_id, safe='')}/cancel", {}):
@@ -124,8 +126,9 @@ class ResponsesBackend:
         await self._upstream.close()
 
     def _progress(self, resume: Resume) -> Progress:
-        """Where to go on with the call of an executor that is gone: with its stream, or its object; from
-        nothing, if the log knows no response of it, where that is declared safe and no output counted (P-44).
+        """Where to go on with the call of an executor that is gone: at its stream, or its object. If the log
+        has no id of the upstream's response, start again, if that is declared safe and no output counted
+        (P-44). Raises UpstreamError otherwise.
         """
         progress = Progress(resume.upstream_id, resume.cursor, begun=resume.counted > 1)
         if progress.upstream_id is not None:
@@ -135,8 +138,8 @@ class ResponsesBackend:
         raise self._words.failed("was called by an executor that is gone.", type="executor_lost")
 
     async def _batches(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
-        """Start or rejoin, rejoin for as long as the upstream allows it and gets anywhere, and read the
-        object where its stream is gone (U-13).
+        """Start or rejoin the stream, rejoin it as long as new events come, and read the object once the
+        stream is gone (U-13).
         """
         source = self._again(request, progress) if progress.upstream_id else self._start(request, progress)
         rejoins, polled, backoff = 0, progress.by_object, Backoff(REJOIN_PAUSE, LONGEST_REJOIN_PAUSE)
@@ -154,7 +157,7 @@ class ResponsesBackend:
             except (UpstreamLost, StreamGone) as failure:
                 if not self.resumable or progress.upstream_id is None:
                     raise
-                if polled:  # its object is of no use either: the stream's failure says more
+                if polled:  # the object is of no use either; the stream's failure says more
                     raise lost or failure from failure
                 lost = failure
                 progress.by_object |= isinstance(failure, StreamGone) or rejoins == REJOINS
@@ -189,9 +192,10 @@ class ResponsesBackend:
                 yield batch
 
     async def _poll(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
-        """Read the object until it is final: what was not streamed yet is made from it (U-7). The run's
-        deadline bounds it; so does the route's own `timeout`, when nothing in the object changes for so long:
-        a server that lost the work may show it as it was for ever.
+        """Read the object until it is final; a later stage makes from it what was not streamed yet (U-7).
+
+        The run's deadline bounds that. So does the route's own `timeout`, if nothing in the object changes
+        for so long: a server that lost the work may show the old object for ever.
         """
         lost, pause = 0, POLL_PAUSE
         clock = asyncio.get_running_loop().time
@@ -237,12 +241,12 @@ class ResponsesBackend:
     def _take(
         self, arrived: Sequence[ServerSentEvent], request: RunRequest, progress: Progress
     ) -> tuple[list[UpstreamEvent], UpstreamError | None]:
-        """The events of one arrival up to the terminal one or the first bad one, and what is bad about it."""
+        """The events of one arrival up to the terminal or the first bad one, and the error of a bad one."""
         batch: list[UpstreamEvent] = []
         try:
             for one in arrived:
                 if one.data == b"[DONE]" or progress.ended or says_nothing(one):
-                    continue  # what comes too late, or a sign of life (U-9)
+                    continue  # too late, or a sign of life (U-9)
                 if one.left_out:
                     self._leave_out(one, progress)
                     continue
@@ -257,7 +261,7 @@ class ResponsesBackend:
         return batch, None
 
     def _heard(self, event: Event, request: RunRequest, progress: Progress) -> Batch:
-        """What is new in one event. Raises UpstreamError."""
+        """The event, if it is new. Raises UpstreamError."""
         if "type" not in event:
             return self._unstreamed(event, request, progress)
         theirs = event.get("response")
@@ -265,8 +269,8 @@ class ResponsesBackend:
         return [self._progressed(event, request, progress)] if self._is_new(event, progress) else []
 
     def _leave_out(self, one: ServerSentEvent, progress: Progress) -> None:
-        """A picture fits into no record (U-90): without a preview the stream goes on, without a result it
-        goes on as well, and ends honestly.
+        """Go on without a picture that fits into no record (U-90). If it was a result and no preview, the
+        response fails at its end.
         """
         type = type_of(one)
         number = number_of(one)
@@ -276,12 +280,12 @@ class ResponsesBackend:
         self._check_whole(type, progress, usage_of(one))
 
     def _check_whole(self, type: str, progress: Progress, usage: object) -> None:
-        """At its end a response that lacks something fails, and keeps everything else."""
+        """Raise UpstreamError at the end of a response that lacks a result. The rest of it is kept."""
         if type in TERMINAL_EVENTS and progress.left_out:
             raise self._upstream.too_large(usage=usage)
 
     def _decode(self, one: ServerSentEvent, progress: Progress) -> Event:
-        """The event, by its name in the API; without a type it is a response's object. Raises
+        """The event by its name in the API, or without a type if it is a response's object. Raises
         UpstreamError.
         """
         if not one.data.lstrip().startswith(b"{"):
@@ -299,14 +303,15 @@ class ResponsesBackend:
         return event
 
     def _check_words(self, one: ServerSentEvent) -> None:
-        """Raises UpstreamError where an event that is no object tells of an error: a list, or a text."""
+        """Raises UpstreamError if an event that is a list or a text tells of an error."""
         said, code = words_in(one.data)
         if said and (one.event == "error" or b'"error"' in one.data):
             raise self._words.reported({"error": {"message": said, "code": code}})
 
     def _is_new(self, event: Event, progress: Progress) -> bool:
-        """Whether a rejoined stream has not said this before; one that leaves something out is no good, and
-        neither is one whose numbers do not say where to rejoin it.
+        """Whether the event did not come before, on a stream that may be rejoined.
+
+        Raises UpstreamError if the stream has a gap, or if its numbers do not say where to rejoin it.
         """
         number, cursor = event.get("sequence_number"), progress.cursor
         if cursor is None or not progress.begun:
@@ -320,7 +325,7 @@ class ResponsesBackend:
         return number > cursor
 
     def _progressed(self, event: Event, request: RunRequest, progress: Progress) -> UpstreamEvent:
-        """Take note of `event`, and make the response it names ours."""
+        """Note how far `event` brings the run, and give it our ids."""
         if progress.upstream_id is None:
             progress.upstream_id = _id_of(event.get("response"))
         number = event.get("sequence_number")
@@ -338,8 +343,8 @@ class ResponsesBackend:
         return UpstreamEvent(event)
 
     def _unstreamed(self, whole: dict[str, Any], request: RunRequest, progress: Progress) -> Batch:
-        """What the object of a response stands for: its end, from which all that comes before it is made
-        (U-7); or that it runs, and is to be asked for (U-13).
+        """The event that the object of a response stands for: its end, from which a later stage makes all
+        events before it (U-7); or, of a resumable upstream, that it runs, and must be polled (U-13).
         """
         if (event := final_event(whole)) is not None:
             return [self._closed(event, request, progress)]
@@ -357,14 +362,16 @@ class ResponsesBackend:
         return self._ours(event, request, progress)
 
     def _check_runs(self, whole: dict[str, Any]) -> None:
-        """Raises UpstreamError unless the object is of a response that is under way."""
+        """Raises UpstreamError unless the object is that of a running response."""
         if whole.get("error"):
             raise self._words.reported(whole)
         if not is_object(whole) or whole.get("status") not in RUNNING:
             raise self._words.malformed(UNFINISHED)
 
     def _body(self, request: RunRequest) -> dict[str, Any]:
-        """The client's body as one that stands for itself: whole input, stored only to be rejoined."""
+        """The client's body with the whole input, so that it needs no predecessor. It is stored only to be
+        rejoined.
+        """
         body = request.body | {"input": self._input(request), "stream": True, "store": self.resumable}
         for ours in ("previous_response_id", "background", "background_options"):
             body.pop(ours, None)
@@ -373,13 +380,15 @@ class ResponsesBackend:
         if self._reference is None:
             body.pop("agent_reference", None)
         elif body.get("agent_reference") is None:
-            body["agent_reference"] = self._reference  # it was asked for by its name, as a model
+            body["agent_reference"] = self._reference  # the client named the agent as its model
         return {name: value for name, value in body.items() if name not in self._drop}
 
     def _input(self, request: RunRequest) -> list[dict[str, Any]]:
-        """The whole input, items by the names that the upstream gave them. Model servers refuse what hosted
-        agents add to their items. One that is to store nothing does not find its former thoughts by their
-        ids, and refuses the request for them: those that carry nothing else are left out.
+        """The whole input, with items under the names that the upstream gave them.
+
+        Model servers refuse the fields that hosted agents add to items. A server that stores nothing does not
+        find its former thoughts by their ids, and refuses a request with them: thoughts without content are
+        left out.
         """
         said = restored(request.input, request.names, self._at)
         if self._is_agent:
@@ -398,7 +407,7 @@ def _path(progress: Progress) -> str:
 
 
 def _poll_after(said: str | None, pause: float) -> float:
-    """Seconds until the next look: `said` is the upstream's word, in ms."""
+    """Seconds until the next read: `said` is the upstream's header, in ms; `pause` holds without it."""
     if said is not None and said.isascii() and said.isdigit() and len(said) < 10:
         return min(max(int(said) / 1000, POLL_PAUSE / 10), LONGEST_POLL_PAUSE)
     return pause
@@ -410,7 +419,7 @@ def _id_of(response: object) -> str | None:
 
 
 def _rename(event: Event, upstream_id: str | None, request: RunRequest) -> None:
-    """Hosted agents repeat the response's id in `response_id`, of items too: there it becomes ours too."""
+    """Put our id in `response_id`, where hosted agents repeat the response's id, in items too."""
     for key in ("item", "response"):
         carrier = event.get(key)
         if isinstance(carrier, dict) and upstream_id is not None:

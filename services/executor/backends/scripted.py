@@ -2,9 +2,9 @@
 
 For development, tests and benchmarks. Its events are a function of the request alone, so a run can go on at
 any event, byte for byte as if nothing had happened (`Resume.counted`). `EchoScript` is that function;
-`ScriptedBackend` adds the pauses. A million events are asked of it: a delta costs one dict and one tuple
-(0.4 µs), and nothing is kept per event. Nor is the text ever gone through in one go: it may be a conversation
-of 64 MiB (`words`).
+`ScriptedBackend` adds the pauses. A run may have a million events: a delta costs one dict and one tuple
+(0.4 µs), and nothing is kept per event. The text may be a conversation of 64 MiB, so it is never split in one
+go (`words`).
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from services.loops import in_turns
 BATCH = 256
 """Events per batch when no pause is asked for."""
 BATCH_CHARACTERS = 1 << 20
-"""Characters of words per batch, unless one word has more: who takes a batch encodes it in one go."""
+"""Characters of words per batch, unless one word has more: the executor encodes a batch in one go."""
 
 
 class EchoScript:
-    """The event sequence of one echo run, startable at any event."""
+    """The event sequence of one echo run, which can start at any event."""
 
     def __init__(self, request: RunRequest, asked: EchoSteering, words: Words, input_words: int) -> None:
         self._response = request.response
@@ -42,13 +42,13 @@ class EchoScript:
 
     @property
     def batch(self) -> int:
-        """Events per batch, when no pause is asked for."""
+        """Events per batch when no pause is asked for."""
         return min(BATCH, 1 + BATCH_CHARACTERS // (self._words.longest + 1))
 
     def events(self, start: int = 0) -> Iterator[Event]:
         """The events from number `start` on (0 is `response.in_progress`).
 
-        Raises UpstreamError where the request wants a failure.
+        Raises UpstreamError at the failure that the request asks for.
         """
         opening = self._opening()
         yield from opening[start:]
@@ -104,7 +104,7 @@ class EchoScript:
 
 
 def scripting(request: RunRequest, asked: EchoSteering) -> Steps[EchoScript]:
-    """The script of a run, in steps: its input may be long."""
+    """The script of a run, made in steps because its input may be long."""
     input_words = yield from counting(_texts(request.input))
     words = yield from splitting(last_user_text(request.input))
     return EchoScript(request, asked, words, input_words)
@@ -137,14 +137,14 @@ class ScriptedBackend:
             yield batch
 
     async def stop(self, upstream_id: str) -> None:
-        """Nothing runs without a run."""
+        """Do nothing: this upstream runs only within a run."""
 
     async def close(self) -> None:
-        """Nothing is kept between runs."""
+        """Do nothing: no connection is kept."""
 
 
 def last_user_text(input: Sequence[dict[str, Any]]) -> str:
-    """The text of the last item in `input` (Responses input items) that the user said, or "" without one."""
+    """The text of the user's last item in `input` (Responses input items), or "" without one."""
     said = [item for item in input if item.get("role") == "user"]
     return " ".join(_texts(said[-1:]))
 
@@ -159,7 +159,7 @@ def _texts(items: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def _batches(events: Iterator[Event], size: int) -> Iterator[list[UpstreamEvent]]:
-    """`events` in batches of `size`; what came before a failure is handed over before it is raised."""
+    """`events` in batches of `size`. Events before a failure are yielded before it is raised."""
     while True:
         batch: list[UpstreamEvent] = []
         try:

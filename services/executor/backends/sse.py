@@ -1,11 +1,12 @@
-"""Server-sent events as they come off a wire: bytes in, events out, no I/O.
+"""Parses server-sent events: bytes in, events out, no I/O.
 
-Lines end in CR, LF or CRLF, a chunk may end anywhere (within a CRLF, a UTF-8 character, the byte order mark),
-data may span lines, comments are passed over. An event that the stream's end cuts short is never handed out.
-Source: the event stream section of the HTML standard; `id` and `retry` are of no use here and left out.
+Lines end in CR, LF or CRLF. A chunk may end anywhere (within a CRLF, a UTF-8 character, the byte order mark).
+Data may span lines; comments are passed over. An event that the stream's end cuts short is never yielded.
+Source: the event stream section of the HTML standard; `id` and `retry` are not needed and left out.
 
-Lax servers end events by a mere line end, leave out the last empty line, write `error:` for `event: error`,
-or break off with a bare object. No stream that keeps to the standard means anything else by these (U-10).
+Lax servers end events by a single line end, leave out the last empty line, write `error:` for `event: error`,
+or break off with a bare object. The parser takes these too: in a stream that keeps to the standard they
+cannot mean anything else (U-10).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,15 +16,15 @@ import msgspec
 
 _BOM = b"\xef\xbb\xbf"
 HEAD_BYTES = 4096
-"""What is kept of an event that is left out: its type and numbers stand at its beginning."""
+"""Bytes kept of the beginning, and of the end, of an event that is left out: type and numbers come first."""
 PATIENCE = 8
-"""An event may be so many times as large as the bound: what has no end at all is refused."""
+"""How many times larger than the bound an event that is left out may be: one without an end is refused."""
 
 
 class ServerSentEvent(NamedTuple):
     """One event: its `event:` field ("" without one), and its data, lines joined by LF.
 
-    `left_out`: it was larger than the bound, and `data` is only its beginning, `tail` its end.
+    `left_out`: the event was larger than the bound; `data` is its beginning, `tail` its end.
     """
 
     event: str
@@ -40,31 +41,31 @@ _NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 
 
 def is_alive(type: object) -> bool:
-    """Whether an event of this type says no more than that its server is alive (U-9)."""
+    """Whether an event of this type only says that its server is alive (U-9)."""
     return isinstance(type, str) and type.lower().rpartition(".")[2] in _ALIVE
 
 
 def says_nothing(one: ServerSentEvent) -> bool:
-    """Whether an event is a sign of life, as far as its name and its data's form show."""
+    """Whether an event is a sign of life, by its name or because its data is empty."""
     return one.data.strip() in _NOTHING or is_alive(one.event)
 
 
 MayLeaveOut = Callable[[ServerSentEvent], bool]
-"""Whether an event may be left out, by its beginning."""
+"""Says whether an event may be left out, by its beginning."""
 
 
 def whole_only(_: ServerSentEvent) -> bool:
-    """No event may be left out."""
+    """Let no event be left out."""
     return False
 
 
 class EventTooLarge(Exception):
-    """An event is larger than the parser's bound; the parser is of no use after it."""
+    """An event is larger than the parser's bound. The parser cannot be used after that."""
 
 
 class SseParser:
-    """Parses one stream, chunk by chunk. An event's data and open line may take `max_bytes` together; of a
-    larger one `may_leave_out` decides whether the stream can go on without it.
+    """Parses one stream, chunk by chunk. An event's data and open line may take `max_bytes` together. For a
+    larger event `may_leave_out` decides whether the stream can go on without it.
     """
 
     def __init__(self, max_bytes: int, may_leave_out: MayLeaveOut = whole_only) -> None:
@@ -73,7 +74,7 @@ class SseParser:
         self._unfinished: list[bytes] = []
         self._unfinished_size = 0
         self._line_size = 0
-        """Of the last whole line, with what was not kept of it."""
+        """Bytes of the last whole line, with those that were not kept."""
         self._after_cr = False
         self._first_line = True
         self._clear()
@@ -87,7 +88,7 @@ class SseParser:
             self._field(name, value, len(line))
 
     def end(self) -> Iterator[ServerSentEvent]:
-        """The last event, where only the line end behind it is missing: what was cut is no whole object."""
+        """The last event, if only the line end behind it is missing. A cut object is not yielded."""
         if self._unfinished and not self._left_out:
             line = self._without_bom(b"".join(self._unfinished))
             name, value = _name_and_value(line)
@@ -105,7 +106,7 @@ class SseParser:
             yield ServerSentEvent(event, b"\n".join(data), left_out, tail)
 
     def _is_object(self) -> bool:
-        """Whether the data so far is one line, and that a whole object."""
+        """Whether the data so far is one line with a whole object."""
         return len(self._data) == 1 and not self._left_out and is_object(self._data[0])
 
     def _clear(self) -> None:
@@ -116,7 +117,7 @@ class SseParser:
         self._tail = b""
 
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that `chunk` completes; pieces of one are joined only once, so the cost stays linear."""
+        """The lines that `chunk` completes. The pieces of a line are joined once, so the cost is linear."""
         *lines, rest = self._with_lf(chunk).split(b"\n")
         for line in lines:
             self._piece(line)
@@ -128,7 +129,7 @@ class SseParser:
             self._piece(rest)
 
     def _piece(self, piece: bytes) -> None:
-        """More of the open line: kept, but for its beginning, only of an event that is not left out."""
+        """Take more of the open line. Of an event that is left out only the beginning is kept."""
         self._unfinished_size += len(piece)
         if self._left_out:
             self._tail = (self._tail + piece[-HEAD_BYTES:])[-HEAD_BYTES:]
@@ -141,7 +142,7 @@ class SseParser:
             self._unfinished.append(piece[:HEAD_BYTES] if self._left_out else piece)
 
     def _leave_out(self, line: bytes) -> None:
-        """The event has outgrown the bound: keep the beginning of it, if it may be left out."""
+        """Keep only the beginning of an event that outgrew the bound, if it may be left out; else raise."""
         _, value = _name_and_value(line)
         head = (b"\n".join(self._data) or value)[:HEAD_BYTES]
         self._left_out = self._may_leave_out(ServerSentEvent(self._event, head, left_out=True))

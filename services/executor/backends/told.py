@@ -1,7 +1,7 @@
-"""What an upstream says of an error, in whatever form: JSON of any shape, a list, an event, a page. Pure.
+"""Finds an upstream's own words in an error of any form: JSON of any shape, a list, an event, a page. Pure.
 
-The upstream's own words are worth more than ours (U-9): nearly every server has another envelope, and proxies
-in between have none.
+The upstream's words are worth more than ours (U-9). Nearly every server has an envelope of its own, and
+proxies in between have none.
 """
 
 import html
@@ -16,14 +16,14 @@ _KEYS = (
     *("reason", "title", "fault", "faultstring", "text", "Message", "errorMessage", "error_message"),
     *("errorMsg", "error_msg", "err_msg", "errmsg", "status_msg", "base_resp"),
 )
-"""Where servers put their words, the likeliest first."""
+"""Fields in which servers have their words, the likeliest first."""
 _FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success", "Success")
-"""Codes by which an answer says that all is well."""
+"""Codes of a success."""
 _DEPTH = 6
 _SEVERAL = 3
-"""Errors of a list that are told."""
+"""How many errors of a list are told."""
 _PAGE_WORDS = 300
-"""Characters of a page or a text that are told."""
+"""How many characters of a page or a text are told."""
 _UNSEEN = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -50,8 +50,8 @@ def told_in(value: Any) -> str:
 
 
 def refuses(value: Mapping[str, Any]) -> bool:
-    """Whether an object that is no answer says that a call failed, and has no `error`: `{"success": false,
-    "msg": …}`, `{"code": "1113", "message": …}`, `{"base_resp": {"status_code": 1004, …}}`.
+    """Whether an object without an `error` says that the call failed: `{"success": false, "msg": …}`,
+    `{"code": "1113", "message": …}`, `{"base_resp": {"status_code": 1004, …}}`.
     """
     held = value.get("base_resp")
     status = held.get("status_code") if isinstance(held, Mapping) else value.get("code")
@@ -70,7 +70,7 @@ def code_in(value: Any) -> object:
 
 
 def page_words(body: bytes) -> str:
-    """What a page, or a text, says to who reads it: a page's title, else its text."""
+    """The readable words of a page or a text: a page's title, else its text."""
     text = body.decode(errors="replace")
     if "<" in text:
         title = _TITLE.search(text)

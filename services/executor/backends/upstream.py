@@ -1,10 +1,10 @@
 """The HTTP edge of the backends: one configured upstream, its calls, its failures.
 
-    POST or GET → (wait and repeat, only where nothing was started) → an answer with status 2xx, or an error
+    POST or GET → (wait and repeat, if surely nothing was started) → an answer with status 2xx, or an error
 
-aiohttp's errors are translated here and nowhere else. A connection is used once: a POST on a kept one that
-the server is just closing fails in a way that does not tell whether it was started, and an upstream call is
-never made twice on a guess.
+aiohttp's errors are translated here and nowhere else. A connection is used once: if a POST fails on a kept
+connection that the server is just closing, nobody knows whether it started anything, and no upstream call is
+made twice on a guess.
 """
 
 import asyncio
@@ -37,38 +37,36 @@ from services.loops import in_turns
 CONNECT_TIMEOUT = 30.0
 """Seconds to connect, name look-up and TLS included."""
 CALLS = 4
-"""Calls in all, where the upstream says, or its absence shows, that none was started."""
+"""Most calls in all, while the upstream says, or its absence shows, that none was started."""
 CONNECT_PAUSE = 0.25
 """Seconds before a connection is tried again; twice that the next time."""
 LONGEST_RETRY_AFTER = 30.0
-"""Seconds; an upstream that wants more is taken at its word, and the response ends."""
+"""Seconds. If an upstream asks for more, the response ends."""
 LARGE_BODY = 1 << 20
-"""Bytes from which on a request is written as the upstream takes it, and not put into the transport whole."""
+"""Bytes from which on a request is written piece by piece, as the upstream takes it."""
 PIECE = 1 << 16
 ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_TIMEOUT = 10.0
-"""Seconds that the body of an error may take: its status alone is told then."""
+"""Seconds that the body of an error may take. After that its status alone is told."""
 SECRET_LENGTH = 8
 """Characters from which on the value of any header is kept out of error texts."""
 _SECRET_NAME = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
 EVENT_STREAM = "text/event-stream"
 RECORD_BYTES = 1 << 20
 MAX_EVENT_BYTES = 960_000
-"""Of one event, or unstreamed answer, where a record holds RECORD_BYTES: less, for we add to it (P-9)."""
+"""Most bytes of one event, or unstreamed answer, if a record holds RECORD_BYTES. It is less than a record,
+because we add to it (P-9)."""
 MAX_DEPTH = 200
-"""How deep it may be nested. It repeats a request, which may be half as deep; whoever reads the log, and
-clients, must be able to decode it inside something else and at any depth of their own stack.
-"""
-
-
+"""How deep an event may be nested. It repeats a request, which may be half as deep. Clients and readers of
+the log must be able to decode it inside another object, and at any depth of their own stack."""
 MAX_VALUES = 100_000
-"""Of one event or answer, so that to read it holds nobody up (`schemas.values`)."""
+"""Most JSON values of one event or answer, so that decoding it does not hold the loop (`schemas.values`)."""
 
 Calling = Callable[[], None]
 
 
 def _nothing() -> None:
-    """Nobody is told."""
+    """Do nothing."""
 
 
 _calling: ContextVar[Calling] = ContextVar("calling", default=_nothing)
@@ -84,8 +82,8 @@ def _told(calling: Calling) -> Iterator[None]:
 
 
 class _Large(aiohttp.BytesIOPayload):
-    """A large request, written as the upstream takes it. One that does so slowly is not silent: `taken` is
-    told of every piece.
+    """A large request, written as the upstream takes it. `taken` is called for every piece, because an
+    upstream that takes it slowly is not silent.
     """
 
     taken: Calling = staticmethod(_nothing)
@@ -97,8 +95,8 @@ class _Large(aiohttp.BytesIOPayload):
 
 
 class _Request(aiohttp.ClientRequest):
-    """Tells of itself when it is connected and about to be sent: connecting may outlast a lease (P-53). An
-    upstream that does not read it is silent, too.
+    """Calls `_calling` when it is connected and about to be sent: connecting may outlast a lease (P-53). An
+    upstream that does not read the request is silent, too.
     """
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
@@ -107,14 +105,14 @@ class _Request(aiohttp.ClientRequest):
             self.body.taken = conn.protocol.start_timeout
         answer = await super().send(conn)
         if conn.protocol is not None:
-            conn.protocol.start_timeout()  # else silence counts only from when the whole body was taken
+            conn.protocol.start_timeout()  # else silence would count only after the whole body was taken
         conn.add_callback(lambda: _drop_unsent(conn.transport))
         return answer
 
 
 def _drop_unsent(transport: asyncio.Transport | None) -> None:
-    """Of a closed connection: what was not taken would be held, and keep the loop from closing, for as
-    long as the other end lives.
+    """Drop what the upstream did not take of a closed connection. Otherwise asyncio would hold it, and keep
+    the loop from closing, for as long as the other end lives.
     """
     if transport is not None and transport.get_write_buffer_size():
         transport.abort()
@@ -123,7 +121,7 @@ def _drop_unsent(transport: asyncio.Transport | None) -> None:
 class Upstream:
     """One model server or agent of the configuration.
 
-    `idle` is its `timeout` if it has none of its own, `record_bytes` the size of the largest record.
+    `idle` is the `timeout` (seconds) of a route that has none, `record_bytes` the size of the largest record.
     """
 
     def __init__(
@@ -141,8 +139,10 @@ class Upstream:
     async def post(
         self, path: str, body: Mapping[str, Any], calling: Calling = _nothing
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """POST `body` to `path`; repeated only where nothing was started. Raises UpstreamError, and what
-        `calling` raises, which is told of each request right before it is sent.
+        """POST `body` to `path`; the call is repeated only if surely nothing was started.
+
+        `calling` is called right before each request is sent. Raises UpstreamError, and whatever `calling`
+        raises.
         """
         async with self._call("POST", path, await in_turns(encoding(body)), calling) as answer:
             yield answer
@@ -151,16 +151,18 @@ class Upstream:
     async def get(
         self, path: str, calling: Calling = _nothing, calls: int = CALLS
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET `path` and its query, in up to `calls` calls. Raises UpstreamError, and what `calling` does."""
+        """GET `path` and its query, in at most `calls` calls. Raises as `post` does."""
         async with self._call("GET", path, None, calling, calls) as answer:
             yield answer
 
     async def events(
         self, answer: aiohttp.ClientResponse, may_leave_out: MayLeaveOut = whole_only
     ) -> AsyncGenerator[list[ServerSentEvent]]:
-        """The events of an answer as they arrive, until it ends; one that is not streamed is one event, then
-        [DONE] (U-10). Raises UpstreamError: of one that is too large, unless it may be left out; and of an
-        answer that is neither.
+        """The events of an answer as they arrive, until it ends. An unstreamed answer is one event, then
+        [DONE] (U-10).
+
+        Raises UpstreamError: for an event that is too large and may not be left out, and for an answer that
+        is neither a stream nor JSON.
         """
         streams = answer.content_type == EVENT_STREAM
         body = Body(self._largest, may_leave_out, streams=streams)
@@ -179,14 +181,14 @@ class Upstream:
             yield rest
 
     def too_large(self, sent: str = "event", usage: object = None) -> UpstreamError:
-        """What to raise of an event, or an answer, that fits into no record (P-9); `usage` was known then."""
+        """The error for an event, or an answer, that fits into no record (P-9). `usage`: as known by then."""
         what = f"sent an {sent} larger than {self._largest} bytes."
         return self.words.failed(what, type="event_too_large", usage=usage)
 
     async def body(self, answer: aiohttp.ClientResponse, most: int = 0) -> bytes:
-        """The body of an answer that is not streamed, up to `most` bytes, else the size of an event.
+        """The body of an answer that is not streamed.
 
-        Raises UpstreamError.
+        Raises UpstreamError for more than `most` bytes (0: the bound of an event).
         """
         most = most or self._largest
         with self._translated():
@@ -197,7 +199,7 @@ class Upstream:
         return body
 
     def _no_stream(self, answer: aiohttp.ClientResponse, begun: bytes) -> UpstreamError:
-        """What to raise of an answer that is neither a stream nor JSON, and begins so."""
+        """The error for an answer that is neither a stream nor JSON, and begins with `begun`."""
         named = "content-type" in answer.headers
         what = self.words.cleared(answer.content_type) if named else f"{answer.status} and no content type"
         said = self.words.cleared(page_words(begun))
@@ -219,7 +221,7 @@ class Upstream:
             raise self.words.malformed("sent JSON that is nested too deeply.") from error
         if not isinstance(decoded, dict):
             raise self.words.malformed("sent JSON that is not an object.")
-        # Nearly everything has too few brackets to be deep, and is not looked into.
+        # Cheap test first: nearly every event has too few brackets to be deep.
         if data.count(b"{") + data.count(b"[") > MAX_DEPTH and is_deeper(decoded, MAX_DEPTH):
             raise self.words.malformed("sent JSON that is nested too deeply.")
         return decoded
@@ -238,7 +240,7 @@ class Upstream:
                 answer = await self._answered(method, path, body, calls)
             async with answer:
                 if answer.status >= 300:
-                    # A POST starts a response. A GET asks for one that was started.
+                    # Only a POST starts a response; a GET asks for one that was started before.
                     starts = method == "POST"
                     said = refusal(answer.status, answer.headers.get("retry-after")) if starts else None
                     raise self.words.refused(answer.status, await _error_body(answer), said)
@@ -247,7 +249,7 @@ class Upstream:
     async def _answered(
         self, method: str, path: str, body: bytes | None, calls: int
     ) -> aiohttp.ClientResponse:
-        """The first answer that is not an invitation to call again."""
+        """The first answer that does not ask to call again, or the last one."""
         backoff = Backoff(CONNECT_PAUSE, LONGEST_RETRY_AFTER)
         for _ in range(1, calls):
             try:
@@ -287,7 +289,7 @@ class Upstream:
 
 
 class _Translation:
-    """Turns aiohttp's errors into UpstreamError: the words are ours, since aiohttp's name hosts and ports."""
+    """Turns aiohttp's errors into UpstreamError, in our words: aiohttp's name hosts and ports."""
 
     def __init__(self, words: Words, timeout: float) -> None:
         self._words = words
@@ -316,7 +318,7 @@ class _Translation:
 
 
 def _headers(route: Route, environ: Mapping[str, str]) -> tuple[dict[str, str], Sequence[str]]:
-    """The headers of every call, and what of them is secret. Raises SettingsError without the key."""
+    """The headers of every call, and the secrets in them. Raises SettingsError without the key."""
     headers = {"content-type": "application/json", "accept": "text/event-stream, application/json"}
     headers |= {"accept-encoding": "identity", "user-agent": "rejoinder", **route.headers}
     secrets = [secret for name, value in route.headers.items() for secret in _secrets(name, value)]
@@ -327,8 +329,8 @@ def _headers(route: Route, environ: Mapping[str, str]) -> tuple[dict[str, str], 
 
 
 def _secrets(name: str, value: str) -> list[str]:
-    """What is secret of a header: all of it where its name says so, the key after a scheme too; else only a
-    value that is no ordinary word, which would be missed in sentences.
+    """The secrets in a header. If its name says so, that is the value, and the key behind a scheme; else the
+    value if it is long: a short one may be an ordinary word, and would be redacted in sentences.
     """
     if _SECRET_NAME.search(name):
         return [value, *(word for word in value.split() if len(word) >= SECRET_LENGTH)]
@@ -336,7 +338,7 @@ def _secrets(name: str, value: str) -> list[str]:
 
 
 def _parsed(parser: Body, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
-    """The events of `chunk`, and whether one that is too large came after them."""
+    """The events of `chunk`, and whether an event that is too large follows them."""
     events: list[ServerSentEvent] = []
     try:
         events.extend(parser.feed(chunk))
@@ -346,7 +348,7 @@ def _parsed(parser: Body, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
 
 
 async def _error_body(answer: aiohttp.ClientResponse) -> bytes:
-    """The body of an error, or nothing of one that does not come: the error itself has come."""
+    """The body of an error answer, b"" if it does not come: the status says enough."""
     try:
         async with asyncio.timeout(ERROR_BODY_TIMEOUT):
             return await _read(answer, ERROR_BODY_BYTES)

@@ -1,9 +1,9 @@
-"""The words of a text of any length, for model `echo`: counted and told in pieces.
+"""Counts and yields the words of a text of any length in pieces, for model `echo`.
 
     a text → pieces of about 64 Ki characters, cut between words → each with its words one blank apart
 
-A list of the words of 8 MB takes up to 250 MB and half a second, so only the words of one piece are ever
-there at once. A text of one piece, as nearly all are, is split once.
+A list of the words of 8 MB takes up to 250 MB and half a second, so only the words of one piece are split at
+a time. Nearly all texts are one piece, which is split once.
 """
 
 import re
@@ -14,14 +14,14 @@ from itertools import accumulate, chain
 from schemas.steps import Steps, each
 
 PIECE_CHARACTERS = 1 << 16
-"""Characters that are split in one go, or one word, if that is longer: 0.4 ms of letters and blanks."""
+"""Characters that are split at once, which takes 0.4 ms; more only if a word is longer."""
 
 _BLANK = re.compile(r"\s")
-"""Fits what `str.split` splits at."""
+"""A character at which `str.split` splits."""
 
 
 class Words:
-    """Words in their order. `longest`: the characters of the longest one."""
+    """Words in their order. `longest`: how many characters the longest one has."""
 
     def __init__(self, pieces: Sequence[str], counts: Sequence[int], longest: int) -> None:
         self._pieces = pieces

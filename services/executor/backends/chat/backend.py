@@ -2,8 +2,8 @@
 
     POST {base}/chat/completions, stream → chunks → `ChatTranslator` → events
 
-The translation is pure and elsewhere (`request`, `translate`); here is the call. Such a server
-keeps nothing, so a run cannot be resumed; closing the connection is its cancel.
+`request` and `translate` do the translation, which is pure; this module makes the call. Such a server keeps
+nothing, so a run cannot be resumed. Closing the connection cancels it.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ class ChatBackend:
     async def stream(
         self, request: RunRequest, resume: Resume | None = None
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
-        """The translated events; see the module. Raises UpstreamError."""
+        """The translated events, in batches; see the module. Raises UpstreamError."""
         if resume:
             raise self._words.failed(
                 "cannot resume a call of an executor that is gone.", type="executor_lost"
             )
-        tools, body = await asyncio.to_thread(self._asked, request)  # Python code: a conversation may be long
+        tools, body = await asyncio.to_thread(self._asked, request)  # in a thread: a conversation may be long
         translator = ChatTranslator(request.id, tools, self._dialect.give_back)
         failure: UpstreamError = self._words.lost("ended its stream without a finish reason.")
         try:
@@ -57,9 +57,9 @@ class ChatBackend:
                     yield batch
         except UpstreamError as error:
             failure = error
-        if rest := translator.flush():  # what came before a failure is kept
+        if rest := translator.flush():  # the events before a failure are kept
             yield _batch(rest)
-        # All was said when the finish reason came: a server that goes away then takes nothing back.
+        # With the finish reason the answer is whole: a failure of the connection after that does not matter.
         if not translator.finished:
             raise failure
         if translator.failure:
@@ -67,7 +67,7 @@ class ChatBackend:
         yield _batch(translator.end())
 
     async def stop(self, upstream_id: str) -> None:
-        """Such a server runs nothing without a connection."""
+        """Do nothing: such a server runs nothing without a connection."""
 
     async def close(self) -> None:
         """Close the upstream's session."""
@@ -104,7 +104,7 @@ class ChatBackend:
     def _take(
         self, arrived: Sequence[ServerSentEvent], translator: ChatTranslator
     ) -> tuple[list[Event], UpstreamError | None, bool]:
-        """The events up to the first bad chunk, what is bad about it, and whether the stream is over."""
+        """The events up to the first bad chunk, the error of that, and whether the stream is over."""
         events: list[Event] = []
         try:
             for one in arrived:
@@ -122,9 +122,9 @@ class ChatBackend:
         return events, None, False
 
     def _decode(self, one: ServerSentEvent) -> list[Chunk]:
-        """The chunks in an event: one, or none in a sign of life (U-56); some servers wrap errors in a list.
+        """The chunks in an event: one, none in a sign of life (U-56), or several in a list of errors.
 
-        Raises UpstreamError when it tells of an error.
+        Raises UpstreamError if the event tells of an error.
         """
         if one.event == "error" and not is_object(one.data):
             said, code = words_in(one.data)
@@ -144,7 +144,7 @@ class ChatBackend:
 
 
 def _error_in(chunk: Chunk) -> Chunk | None:
-    """What tells of an error in a chunk: the chunk itself, a choice, or a list of errors (U-57)."""
+    """The error in a chunk, which may be the chunk itself, in a choice, or in a list (U-57); None without."""
     if chunk.get("error") or "error" in (chunk.get("type"), chunk.get("object"), chunk.get("status")):
         return chunk
     choices, errors = objects_of(chunk.get("choices")), chunk.get("errors")

@@ -1,19 +1,19 @@
-"""Tool calls, put together from the pieces that Chat Completions servers send. Pure.
+"""Puts tool calls together from the pieces that Chat Completions servers send. Pure.
 
     tool_calls of a delta → `Calls.take` → steps: this call begins, this is more of its arguments
 
-A piece has an index, an id, a name and some arguments, each of which servers leave out, repeat, number anew
-or send late (U-40 to U-44). So nothing of these alone tells which call a piece belongs to; all of them do,
-together with how far the arguments of the calls so far have come:
+A piece has an index, an id, a name and some arguments. Servers leave out each of these, repeat it, number it
+anew or send it late (U-40 to U-44), so none of them alone says which call a piece belongs to. All of them
+together do, with how far the arguments of the calls have come:
 
 1. Its id is a call's: it is more of that call, if its arguments can go on there.
-2. Its index is a call's: the same, unless it names another function, or brings a new id with the name. A list
-   without indices counts by position.
-3. Without an index: the latest call that can go on with it.
+2. Its index is a call's: the same, unless it names another function, or has a new id beside the name. In a
+   list without indices the position counts.
+3. It has no index: it is more of the latest call that can go on with it.
 4. Otherwise it begins a call.
 
-A call begins for the client when its name is known for sure: names come in fragments, and the request's tools
-tell a fragment from a name. Arguments wait for that.
+A call begins for the client when its name is sure: names come in fragments, and the request's tools tell a
+fragment from a name. Until then its arguments wait.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +25,7 @@ from services.executor.mending.arguments import Arguments, is_json, same_json
 from services.executor.mending.surrogates import Seam
 
 MAX_CALLS = 512
-"""Calls of one answer: each piece may be looked for among all of them."""
+"""Most calls of one answer: the call of a piece may be searched among all of them."""
 
 
 class Call:
@@ -34,27 +34,27 @@ class Call:
     def __init__(self, index: int | None, position: int) -> None:
         self.index = index
         self.position = position
-        """Its place in the list that it came in."""
+        """The call's place in the list in which it came."""
         self.id = ""
         self.ids: set[str] = set()
         self.name = ""
         self.arguments = Arguments()
         self.instead: Arguments | None = None
-        """What the arguments are if the last piece was all of them again, where that is not clear yet."""
+        """The arguments if the last piece repeated them from the start; None unless that is still unclear."""
         self.seam = Seam()
         self.extras: dict[str, Any] = {}
         self.begun = False
         self.waiting: list[str] = []
-        """Pieces of the arguments that were not handed out."""
+        """Pieces of the arguments that were not told yet."""
         self.told = 0
-        """Characters of the arguments that were handed out."""
+        """Characters of the arguments that were told."""
         self.headless = False
         """Whether arguments came before the name: then more of the name may come behind them."""
         self.doubtful = False
-        """Whether it may be no call but a name said again behind whole arguments."""
+        """Whether this may be no call, but a name that is repeated behind whole arguments."""
 
     def take_instead(self, instead: Arguments) -> None:
-        """The arguments are `instead`, of which the same was handed out."""
+        """Take `instead` for the arguments: its beginning is what was told."""
         self.arguments = instead
         self.waiting = [instead.text[self.told :]]
 
@@ -63,15 +63,15 @@ class Call:
 
 
 class Step(NamedTuple):
-    """What is to be told of `call`: that it begins (None), or more of its arguments."""
+    """A step to tell: `call` begins (`arguments` is None), or these are more of its arguments."""
 
     call: Call
     arguments: str | None
 
 
 class Calls:
-    """The calls of one stream. `names` are the functions that the request offers, `keep` the fields of a call
-    that its server wants back with it (U-58).
+    """The calls of one stream. `names` are the functions that the request offers. `keep` are the fields of a
+    call that its server wants back (U-58).
     """
 
     def __init__(self, names: Collection[str] = (), keep: Collection[str] = SIGNATURES) -> None:
@@ -79,10 +79,10 @@ class Calls:
         self._keep = frozenset(keep)
         self._calls: list[Call] = []
         self._current: Call | None = None
-        """The call that the last piece was of, if a piece like it can be of no other."""
+        """The call of the last piece, if a piece like it can belong to no other call."""
 
     def take(self, pieces: Any, *, last: bool = False) -> list[Step]:
-        """What the `tool_calls` of one delta bring; `last`: the server stops with them.
+        """The steps in the `tool_calls` of one delta. `last`: the server stops with them.
 
         Raises MalformedCallError.
         """
@@ -101,7 +101,7 @@ class Calls:
         ]
 
     def snapshot(self, pieces: Any) -> list[Step]:
-        """What a list of whole calls brings beyond what was told: the calls of a message that was streamed.
+        """The new steps in a list of whole calls: those of a message that was streamed before.
 
         Raises MalformedCallError.
         """
@@ -114,14 +114,14 @@ class Calls:
             if call is None:
                 call = self._new(piece, number)
             elif not piece.arguments.startswith(call.arguments.text):
-                piece.arguments = ""  # the stream is what the client has seen
+                piece.arguments = ""  # the client has seen the streamed ones, so they stand
             steps += self._add(call, piece)
         return steps
 
     def end(self, *, cut: bool) -> tuple[list[Step], str]:
-        """What waited for more, and what is bad about the calls ("": nothing).
+        """The steps that waited, and what is bad about the calls ("": nothing).
 
-        `cut`: the server was cut short, so a call may lack its name, and is left out.
+        `cut`: the server was cut short. A call without a name is then left out, and not bad.
         """
         steps: list[Step] = []
         for call in self._calls:
@@ -167,8 +167,8 @@ class Calls:
         self._current = call if usual else None
 
     def _usual(self, pieces: Any) -> Step | None:
-        """The step of what nearly all deltas are, some more arguments of the call that the last piece was of;
-        None: it is to be looked into.
+        """The hot path: the step of a delta that only has more arguments for the call of the last piece.
+        None for any other delta.
         """
         call = self._current
         if call is None or pieces.__class__ is not list or len(pieces) != 1 or call.instead:
@@ -195,7 +195,7 @@ class Calls:
         return Step(call, text)
 
     def _of(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Call | None:
-        """The call that a piece is more of; None: it begins one."""
+        """The call that a piece belongs to; None if it begins one."""
         mine = self._by_id(piece.id)
         if mine and self._goes_on(mine, piece, same_id=True):
             return mine
@@ -216,8 +216,8 @@ class Calls:
         return next((call for call in reversed(calls) if self._goes_on(call, piece)), None)
 
     def _unnumbered(self, piece: Piece) -> Call | None:
-        """The call of a piece without a name whose index is nobody's: one that came without an index, or one
-        whose server counts pieces, not calls.
+        """The call of a piece without a name and with an index that no call has: one that came without an
+        index, or the latest one, if the server counts pieces instead of calls.
         """
         without = [call for call in self._calls if call.index is None]
         if without and piece.index is not None:
@@ -227,7 +227,7 @@ class Calls:
                 return without[at]
         if piece.id:
             return None
-        # Where an object begins, it is the call that waits for one, or another call.
+        # A piece that begins an object belongs to a call that waits for one, or begins a call.
         latest = self._calls[-1:] if piece.begins else self._calls
         found = self._latest(latest, piece)
         return None if piece.begins and found and (found.arguments.begun or not found.name) else found
@@ -240,9 +240,9 @@ class Calls:
             joined = self._joined(call, piece.name)
             if joined is None:
                 return False
-            if joined != call.name:  # a name in fragments; ids that change say otherwise, unless tools agree
+            if joined != call.name:  # a name in fragments; not if the ids change, unless the tools' names fit
                 return (not foreign or bool(self._names)) and held.takes(piece.arguments)
-        # A name with an id, or an index, of its own is the head of another call of the same function.
+        # A name with another id or index begins another call of the same function.
         apart = named and (foreign or _is_renumbered(call, piece))
         if piece.is_blank:
             if named and not same_id:
@@ -285,7 +285,7 @@ class Calls:
             else:
                 text = text[len(held.text) :]
         elif held.empty and call.told == 0 and text.strip():
-            call.arguments = held = Arguments()  # an empty object ahead of the arguments stands for none
+            call.arguments = held = Arguments()  # arguments replace an empty object ahead of them
             call.waiting.clear()
         if text:
             held.add(text)
@@ -300,7 +300,7 @@ class Calls:
         return [Step(call, None)]
 
     def _more(self, call: Call) -> list[Step]:
-        """The arguments that were not handed out: all but an empty object, which may stand for others."""
+        """The arguments that were not told yet; not an empty object, which others may replace."""
         return [] if call.instead or (call.told == 0 and call.arguments.empty) else self._rest(call)
 
     def _rest(self, call: Call) -> list[Step]:
@@ -315,7 +315,7 @@ class Calls:
         if piece.id:
             call.ids.add(piece.id)
             if not call.id and not any(piece.id in one.ids for one in self._calls if one is not call):
-                call.id = piece.id  # one that two calls have would make their outputs one
+                call.id = piece.id  # not an id of another call: clients would mix up their outputs
         call.extras |= piece.extras
         if call.index is None:
             call.index = piece.index
@@ -334,9 +334,9 @@ class Calls:
         return next((call for call in reversed(self._calls) if id in call.ids), None) if id else None
 
     def _is_settled(self, call: Call, goes_on: bool) -> bool:
-        """Whether the name of `call` is known for sure; `goes_on`: the last piece brought no more of it.
+        """Whether the name of `call` is sure. `goes_on`: the last piece had no more of the name.
 
-        Models say a name before its arguments, so it is whole when these begin.
+        Models write a name before its arguments, so it is whole when these begin.
         """
         name = call.name
         if not name:
@@ -349,7 +349,7 @@ class Calls:
         return call.arguments.whole or (call.arguments.begun and (goes_on or not call.headless))
 
     def _joined(self, call: Call, name: str) -> str | None:
-        """The name of `call` when a piece of it says `name`; None: that is another function's."""
+        """The name of `call` if a piece of it has `name`; None if that is another function's."""
         old = call.name
         if not old:
             return name
@@ -381,8 +381,8 @@ class Calls:
         return any(known.startswith(text) for known in self._names)
 
     def _repeated(self, pieces: Sequence[Piece], last: bool) -> int:
-        """How many pieces repeat the calls so far: all of these, whole, in the last delta or ahead of more
-        calls that have an index of their own.
+        """How many pieces repeat the calls so far: as many as there are calls, or none. A repetition has all
+        calls, whole, in the last delta, or ahead of new calls that have an index of their own.
         """
         count = len(self._calls)
         if not count or len(pieces) < count or not all(map(_is_repeated, self._calls, pieces)):
@@ -393,7 +393,7 @@ class Calls:
 
 
 def _is_repeated(call: Call, piece: Piece) -> bool:
-    """Whether a piece of a delta is a whole call again; one with its own id or index is another call."""
+    """Whether a piece repeats a whole call. A piece with another id or index is another call."""
     apart = (piece.id and call.id and piece.id not in call.ids) or _is_renumbered(call, piece)
     return not apart and _is_same(call, piece)
 
@@ -403,14 +403,14 @@ def _is_renumbered(call: Call, piece: Piece) -> bool:
 
 
 def _is_same(call: Call, piece: Piece) -> bool:
-    """Whether a piece says all that a call says."""
+    """Whether a piece has the name and all arguments of a whole call."""
     if piece.name != call.name or not call.arguments.whole or piece.is_blank:
         return False
     return same_json(call.arguments.text, piece.arguments)
 
 
 def _is_again(held: Arguments, text: str) -> bool:
-    """Whether `text` is what `held` has already: whole, or the same beginning once more."""
+    """Whether `text` repeats `held`: all of it if it is whole, else the same beginning."""
     if not held.begun or not text.strip():
         return False
     if held.whole:
@@ -419,9 +419,9 @@ def _is_again(held: Arguments, text: str) -> bool:
 
 
 def _grown(held: Arguments, text: str) -> bool:
-    """Whether `text` is all of `held` and more: from a server that sends the arguments whole each time."""
+    """Whether `text` is all of `held` and more: some servers send all arguments so far each time."""
     if len(text) <= held.size or not held.begun or held.whole or text[:1] not in ("{", "["):
-        return False  # nearly always, before anything is joined
+        return False  # the usual case, decided before the text is joined
     return text.startswith(held.text)
 
 

@@ -1,6 +1,6 @@
-"""Where an answer's words are from, as Chat Completions servers say it, and as the Responses API does. Pure.
+"""Makes the Responses API's annotations from the sources that Chat Completions servers name. Pure.
 
-    annotations of a delta or message → annotations, as they come
+    annotations of a delta or message   → annotations, as they come
     a list of sources beside the answer → annotations of the text, once it is whole
 
 OpenAI and OpenRouter send annotations with places. Perplexity and others send a list of sources with each
@@ -12,7 +12,7 @@ from typing import Any
 from services.executor.mending.annotations import Annotation, annotation_of, is_known, url_of
 
 _LISTS = ("citations", "search_results", "web_search", "references", "sources")
-"""Fields that servers have a list of sources in: of the chunk, the choice, the delta or the message."""
+"""Fields of a chunk, choice, delta or message in which servers have a list of sources."""
 _FIELDS = frozenset({*_LISTS, "annotations", "context"})
 
 
@@ -27,7 +27,7 @@ class Citations:
         self._cited: set[str] = set()
 
     def take(self, holder: dict[str, Any]) -> None:
-        """What a chunk, a choice, a delta or a message says of sources. What is no citation says nothing."""
+        """Take the sources that a chunk, a choice, a delta or a message names. Anything else is ignored."""
         if _FIELDS.isdisjoint(holder):
             return
         annotations = holder.get("annotations")
@@ -50,7 +50,7 @@ class Citations:
         return waiting
 
     def of(self, text: str) -> list[Annotation]:
-        """The annotations of a whole `text`: those that wait, and the sources that none of them names."""
+        """The annotations of a whole `text`: those that wait, and one for each source that none names."""
         annotations = self.waiting()
         for number, (url, title) in enumerate(self._sources.items(), 1):
             if url not in self._cited:
@@ -66,7 +66,7 @@ class Citations:
 
 
 def _source(text: str, number: int, url: str, title: str) -> Annotation:
-    """The annotation of a source: at the first place that refers to it, else at the beginning."""
+    """The annotation of a source, at the first place in `text` that refers to it, else at the beginning."""
     for mark in (f"[{number}]", f"[doc{number}]", f"【{number}】"):
         at = text.find(mark)
         if at >= 0:

@@ -1,4 +1,4 @@
-r"""The input of a call, from the pieces of a function call's arguments. Pure.
+r"""Reads the input of a call from the pieces of a function call's arguments. Pure.
 
     {"input": "*** Begin Patch\n…"} in pieces → `*** Begin Patch⏎…` in pieces
 
@@ -11,7 +11,7 @@ import re
 
 _HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _MOST_HEAD = 1000
-"""Characters in which `input` must have begun; else the arguments are read at their end, as a whole."""
+"""Characters within which `input` must begin; else the arguments are read as a whole, at their end."""
 _WHOLE_CHARACTERS = re.compile(
     r"""(?: [^"\\]
           | \\[^u]
@@ -21,7 +21,7 @@ _WHOLE_CHARACTERS = re.compile(
         )*""",
     re.VERBOSE,
 )
-"""A JSON string's inside up to its end, or to an escape, or a pair of them, that is not whole yet."""
+"""The inside of a JSON string up to its end, or to an escape, or a pair of them, that is not whole yet."""
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "/": "/", "'": "'"}
 
@@ -38,12 +38,14 @@ class PlainInput:
         return "".join(self._pieces)
 
     def add(self, piece: str) -> str:
-        """What a further piece of the arguments says."""
+        """Take a further piece of the arguments. Returns the input in it."""
         self._pieces.append(piece)
         return piece
 
     def end(self) -> str:
-        """What is left to say when the arguments are whole: clients decode them, so none are an object."""
+        """The rest of the input at the end of the arguments. Clients decode arguments as JSON, so without any
+        they are an empty object.
+        """
         return "" if any(self._pieces) else self.add("{}")
 
 
@@ -54,7 +56,7 @@ class CustomInput:
         self._arguments: list[str] = []
         self._begun = self._over = False
         self._rest = ""
-        """What came and is not told yet: the head, or the beginning of an escape."""
+        """What came and was not told yet: the head, or the beginning of an escape."""
         self._said: list[str] = []
 
     @property
@@ -63,7 +65,7 @@ class CustomInput:
         return "".join(self._said)
 
     def add(self, piece: str) -> str:
-        """The text that a further piece of the arguments brings; "" while it is JSON around the text."""
+        """Take a further piece of the arguments. Returns the text in it; "" for JSON around the text."""
         self._arguments.append(piece)
         if self._over:
             return ""
@@ -73,7 +75,7 @@ class CustomInput:
         return self._tell(self._text()) if self._begun else ""
 
     def end(self) -> str:
-        """What is left to say when the arguments are whole, or broken off."""
+        """The rest of the text when the arguments are whole, or break off."""
         if not self._begun:
             return self._tell(_whole("".join(self._arguments)))
         return "" if self._over else self._tell(_decoded(self._rest))
@@ -99,8 +101,8 @@ class CustomInput:
 
 
 def _decoded(inside: str) -> str:
-    """The text that a JSON string's `inside` stands for. Escapes that JSON does not know stay as they are:
-    models write regular expressions and paths with them.
+    """The text of a JSON string with this `inside`. Escapes that JSON does not know stay as they are: models
+    write regular expressions and paths with them.
     """
     return _sound(_ESCAPE.sub(_character, inside))
 
@@ -111,17 +113,19 @@ def _character(escape: re.Match[str]) -> str:
 
 
 def _sound(text: str) -> str:
-    """The text with its surrogate pairs joined; a half without the other cannot be sent on as UTF-8."""
+    """The text with its surrogate pairs joined. A half without the other is replaced: it is no UTF-8."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _whole(arguments: str) -> str:
-    """What whole `arguments` say that do not begin with a string `input`: their only string, else all."""
+    """The text in whole `arguments` that do not begin with a string `input`: `input`, else their only string,
+    else the arguments themselves.
+    """
     try:
         given = json.loads(arguments, strict=False)
     except (ValueError, RecursionError):
         return arguments
     if isinstance(given, dict):
-        # Models that know the tool from elsewhere call its text `patch`, say.
+        # A model that knows the tool from elsewhere may call its text `patch`, for example.
         given = given.get("input", next(iter(given.values()), "") if len(given) < 2 else None)
     return _sound(given) if isinstance(given, str) else arguments

@@ -1,9 +1,9 @@
-"""Why a Chat Completions server stopped: its finish reason, an open vocabulary. Pure.
+"""Reads why a Chat Completions server stopped: its finish reason, an open vocabulary. Pure.
 
     finish_reason → `verdict` → DONE, a cut with the API's reason for it, BROKEN or UNKNOWN
 
-Servers have their own words, in their own letter case. A word that is not known as success is no success
-(U-45): half an answer must never be told as a whole one.
+Servers have their own words, in their own letter case. Only a word that is known as success is taken for
+success (U-45): half an answer must never be told as a whole one.
 """
 
 import re
@@ -11,22 +11,22 @@ from enum import IntEnum
 
 
 class Verdict(IntEnum):
-    """What a finish reason says. The higher is the worse, and the worst of a stream wins (U-46)."""
+    """The meaning of a finish reason. A higher one is worse, and the worst of a stream wins (U-46)."""
 
     DONE = 0
-    """The model said all that it wanted to say, or calls tools."""
+    """The model has ended its answer, or calls tools."""
     LENGTH = 1
-    """It was cut by a bound on tokens: `max_output_tokens`."""
+    """A bound on tokens cut the answer: `max_output_tokens`."""
     FILTER = 2
-    """It was cut by a filter: `content_filter`."""
+    """A filter cut the answer: `content_filter`."""
     UNKNOWN = 3
-    """Nobody knows: the response fails and names the word."""
+    """The word is not known: the response fails and names it."""
     BROKEN = 4
     """The server admits that it did not finish."""
 
 
 INCOMPLETE = {Verdict.LENGTH: "max_output_tokens", Verdict.FILTER: "content_filter"}
-"""The API's `incomplete_details.reason` of a cut."""
+"""By a cut, the API's `incomplete_details.reason`."""
 
 _WORDS = {
     Verdict.DONE: """
@@ -67,17 +67,17 @@ _GOES_ON = """
     not_finished unfinished
 """
 _NONE = frozenset(["", *_GOES_ON.split()])
-"""Words by which servers say that they have not stopped."""
+"""Words of servers that have not stopped."""
 _PREFIXES = ("finish_reason_", "finishreason_", "stop_reason_", "reason_")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _BETWEEN = re.compile(r"[\s.:/-]+|_+")
 _FAILURES = frozenset({"error", "failed", "failure", "exception", "timeout", "aborted"})
-"""A word that is not known, and has one of these in it, is no unknown end but a failure."""
+"""An unknown word that contains one of these is a failure."""
 
 
 def verdict(reason: str) -> Verdict | None:
-    """What `reason` says, in any letter case and spelling (`MAX_TOKENS`, `maxTokens`, `FinishReason.STOP`);
-    None: it says that nothing is over.
+    """The meaning of `reason`, in any letter case and spelling (`MAX_TOKENS`, `maxTokens`,
+    `FinishReason.STOP`). None if it says that the server has not stopped.
     """
     word = _BETWEEN.sub("_", _CAMEL.sub("_", reason.strip())).strip("_").lower()
     if word in _NONE:

@@ -1,9 +1,10 @@
-"""What the items of an input say, one by one, in the words of Chat Completions. Pure.
+"""Translates the items of an input, one by one, into the terms of Chat Completions. Pure.
 
     message → Said    reasoning → Thought    function_call, custom_tool_call, … → Call    outputs → Output
 
-Nothing here looks at a neighbour: `messages` finds what belongs together. An item that cannot be said in
-Chat Completions is refused, never left out, except what a vendor ran where the operator drops that (U-68).
+Each item is translated without a look at its neighbours: `messages` finds what belongs together. An item that
+Chat Completions cannot express is refused, never left out; only items of vendors' tools may be dropped, if
+the operator says so (U-68).
 """
 
 import json
@@ -25,12 +26,12 @@ Parts = list[Object]
 """Content parts of Chat Completions."""
 
 THOUGHTS = ("reasoning_content", "reasoning")
-"""Fields that servers have the text of a model's thoughts in; each server takes it back in its own (U-65)."""
+"""Fields in which servers have the text of thoughts. Each server takes it back in its own (U-65)."""
 
 _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 """`developer` is OpenAI's own; the chat templates of open models know `system`."""
 _SILENT = frozenset({"additional_tools", "configuration_update"})
-"""Items that say nothing to the model; the request's tools and options are made of them."""
+"""Items without words for the model: they change the request's tools and options."""
 _VENDORS = frozenset(
     {
         "code_interpreter_call",
@@ -49,7 +50,7 @@ _VENDORS = frozenset(
         "web_search_call",
     }
 )
-"""Items of tools that only a vendor can run. A search that the client runs is not among them."""
+"""Items of tools that only a vendor can run. A tool search with `execution: "client"` is none of them."""
 _INSTEAD = {
     "item_reference": "send the item itself",
     "compaction": "send the conversation itself",
@@ -57,7 +58,7 @@ _INSTEAD = {
 
 
 class Said(Struct):
-    """What the system, the user or the assistant said. `kept` is what the server wants back with it."""
+    """Words of the system, the user or the assistant. `kept` are the fields that the server wants back."""
 
     role: str
     parts: Parts
@@ -65,14 +66,14 @@ class Said(Struct):
 
 
 class Thought(Struct):
-    """What the model thought before it spoke. `kept` is what the server wants back with it."""
+    """Thoughts of the model. `kept` are the fields that the server wants back."""
 
     text: str
     kept: Object
 
 
 class Call(Struct):
-    """A call that the model made. `id` is "" if it has none. `kept` is what the server wants back."""
+    """A call of the model. `id` is "" if it has none. `kept` are the fields that the server wants back."""
 
     id: str
     function: Object
@@ -80,7 +81,7 @@ class Call(Struct):
 
 
 class Output(Struct):
-    """What a tool put out. `call_id` is "" where the item has none."""
+    """The output of a tool. `call_id` is "" if the item has none."""
 
     call_id: str
     parts: Parts
@@ -90,7 +91,7 @@ Entry = Said | Thought | Call | Output
 
 
 def entries(items: Iterable[Any], tools: Toolbox, give_back: Sequence[str]) -> Iterator[Entry]:
-    """What `items` say; `give_back` names the fields of an item that the server wants back.
+    """The entries for `items`. `give_back` names the fields of an item that the server wants back.
 
     Raises UntranslatableError.
     """
@@ -110,7 +111,7 @@ def _entry(item: Object, tools: Toolbox, give_back: Sequence[str]) -> Iterator[E
     kept = {name: item[name] for name in give_back if name not in THOUGHTS and item.get(name) is not None}
     if kind == "message":
         yield Said(_role(item), _content(item.get("content")), kept)
-    elif kind == "agent_message":  # another agent's word, of Codex' threads
+    elif kind == "agent_message":  # words of another agent, in threads of Codex
         yield Said("user", _content(item.get("content")), kept)
     elif kind == "reasoning":
         yield Thought(_thoughts(item), kept)
@@ -127,7 +128,7 @@ def _entry(item: Object, tools: Toolbox, give_back: Sequence[str]) -> Iterator[E
 
 
 def _type(item: Object) -> str:
-    """The item's type: a message needs none, and neither does a reference, which has an id and no role."""
+    """The item's type. A message may have none, and so may a reference, which has an id and no role."""
     untyped = "message" if "role" in item or "id" not in item else "item_reference"
     return str(item.get("type") or untyped)
 
@@ -144,7 +145,7 @@ def _role(item: Object) -> str:
 
 
 def _call_id(item: Object) -> str:
-    """What pairs a call and its output; a local shell's outputs have it as their `id`."""
+    """The id that a call and its output share. The outputs of a local shell have it as their `id`."""
     return _text(item.get("call_id")) or (
         _text(item.get("id")) if str(item.get("type")).startswith("local_shell") else ""
     )
@@ -155,7 +156,7 @@ def _text(value: object) -> str:
 
 
 def _thoughts(item: Object) -> str:
-    """The thoughts themselves, or the summary where a vendor shows no more of them."""
+    """The thoughts themselves, or their summary if a vendor shows no more."""
     for field in ("content", "summary"):
         parts = item.get(field)
         if isinstance(parts, str):
@@ -167,7 +168,7 @@ def _thoughts(item: Object) -> str:
 
 
 def _output(item: Object, kind: str, tools: Toolbox) -> Parts:
-    """The parts of what a tool put out. Clients put JSON there too, whose text the model reads as well."""
+    """The parts of a tool's output. Some clients put JSON there: the model gets its text."""
     output = item.get("output")
     match kind:
         case "tool_search":
@@ -205,7 +206,7 @@ def _part(part: Any) -> Object:
         case {"type": "refusal", "refusal": str(refusal)}:
             return _said(refusal)
         case {"type": "encrypted_content", "encrypted_content": str(text)}:
-            return _said(text)  # of an agent's message: Codex encrypts for its own vendor alone
+            return _said(text)  # of an agent's message: Codex encrypts only for its own vendor
         case {"type": "input_image", "image_url": str(url)}:
             detail = part.get("detail")
             image = {"url": url, "detail": detail} if detail else {"url": url}

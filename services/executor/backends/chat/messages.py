@@ -1,14 +1,14 @@
-"""The conversation as a Chat Completions server takes it. Pure; each pass takes all that the one before made.
+"""Makes the messages that a Chat Completions server accepts. Pure; each pass takes the last one's result.
 
-    entries   what each item says                          (items)
-    hoisted   what the system says comes first             (U-62)
-    paired    calls have their outputs, by id, not place   (U-60)
-    told      text is a string (U-61), an output follows its call (U-60), a picture is a user's (U-63)
-    merged    a user who spoke twice in a row spoke once   (U-64)
+    entries   translate each item                             (items)
+    hoisted   put the words of the system first               (U-62)
+    paired    give calls their outputs, by id, not by place   (U-60)
+    told      make text a string (U-61), outputs follow their call (U-60), pictures the user's (U-63)
+    merged    join messages of the user in a row              (U-64)
 
 OpenAI, DeepSeek, Mistral and Kimi refuse a conversation in which anything stands between a call and its
-output. Chat templates refuse a second system message, and some of them two messages of a user in a row. The
-passes lose no text: what has no place of its own, as an output without a call, is told as the user's.
+output. Chat templates refuse a second system message, and some refuse two messages of a user in a row. The
+passes lose no text: text without a place of its own, such as an output without a call, becomes the user's.
 """
 
 from collections import deque
@@ -32,22 +32,22 @@ from services.executor.backends.chat.items import (
 from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError
 
 UNANSWERED = "No output: this call was not answered."
-"""The output of a call that has none: servers refuse a call without."""
+"""The output of a call that has none: servers refuse a call without an output."""
 SHOWN = "The output is in the user's next message."
-"""The output of a call that put out pictures only."""
+"""The output of a call whose output has no text."""
 UNTHOUGHT = " "
-"""The thoughts of a turn without any: servers that want thoughts back take neither none nor an empty text."""
+"""The thoughts of a turn without any: servers that want thoughts back refuse a missing or an empty text."""
 
 
 class Answered(Struct):
-    """A call of an exchange and what was put out for it; None as long as nothing was."""
+    """A call of an exchange and its output; None as long as there is none."""
 
     call: Call
     output: Parts | None = None
 
 
 class Exchange(Struct):
-    """What the assistant said, thought and called in one go, and the outputs of the calls."""
+    """The texts, thoughts and calls of the assistant in one turn, and the outputs of the calls."""
 
     texts: list[str] = msgspec.field(default_factory=list)
     thoughts: list[str] = msgspec.field(default_factory=list)
@@ -75,7 +75,7 @@ def _instructions(instructions: object, tools: Toolbox) -> Iterator[Entry]:
 
 
 def hoisted(said: Iterable[Entry]) -> tuple[list[Object], list[Entry]]:
-    """The system's message, if it says anything, and the entries without it. Its pictures are the user's."""
+    """The system's message, if it has any text, and the other entries. Its pictures become the user's."""
     texts: list[str] = []
     rest: list[Entry] = []
     for entry in said:
@@ -89,7 +89,7 @@ def hoisted(said: Iterable[Entry]) -> tuple[list[Object], list[Entry]]:
 
 
 def paired(said: Iterable[Entry]) -> list[Said | Exchange]:
-    """The turns of the user and of the assistant, whose calls have their outputs."""
+    """The turns of the user and of the assistant; calls have their outputs."""
     pairing = _Pairing()
     for entry in said:
         pairing.take(entry)
@@ -103,15 +103,15 @@ class _Pairing:
         self._turns: list[Said | Exchange | None] = []
         self._open: Exchange | None = None
         self._unanswered: dict[str, list[tuple[Exchange, deque[Answered]]]] = {}
-        """Per id and exchange, latest last: the calls that wait for an output, the earliest first."""
+        """By id, for each exchange (latest last), the calls that wait for an output (earliest first)."""
         self._answered: dict[str, Answered] = {}
         self._early: dict[str, deque[tuple[int, Parts]]] = {}
-        """Per id: outputs whose call has not come, and their places among the turns."""
+        """By id, the outputs whose call has not come, with their places among the turns."""
         self._taken: set[str] = set()
-        """Ids of the open exchange's calls."""
+        """The ids of calls in the open exchange."""
 
     def take(self, entry: Entry) -> None:
-        """The next entry, in the order of the conversation."""
+        """Take the next entry, in the order of the conversation."""
         match entry:
             case Output(call_id, parts):
                 self._open = None
@@ -131,7 +131,7 @@ class _Pairing:
                 self._turns.append(entry)
 
     def turns(self) -> list[Said | Exchange]:
-        """All turns. An exchange without a call goes on in the next one, if nothing is between them."""
+        """All turns. An exchange without a call is joined with an exchange right behind it."""
         whole: list[Said | Exchange] = []
         for turn in self._turns:
             if turn is None:
@@ -153,7 +153,7 @@ class _Pairing:
     def _call(self, call: Call) -> None:
         key, waiting = call.id, self._unanswered.get(call.id)
         if waiting and key and waiting[-1][1][-1].call.function == call.function:
-            return  # a client that sends again what the chain has
+            return  # the client sends a call again that the chain has
         exchange, answered = self._exchange(), Answered(call)
         call.id = self._unique(key)
         exchange.calls.append(answered)
@@ -175,7 +175,7 @@ class _Pairing:
             answered.output = parts
             self._answered[id] = answered
         elif (answered_before := self._answered.get(id)) is not None:
-            if answered_before.output != parts:  # else the client said it twice
+            if answered_before.output != parts:  # else the client sent the output twice
                 answered_before.output = [*(answered_before.output or ()), *parts]
         else:
             self._early.setdefault(id, deque()).append((len(self._turns), parts))
@@ -183,7 +183,7 @@ class _Pairing:
             self._turns.append(Said("user", [told, *parts], {}))
 
     def _unique(self, id: str) -> str:
-        """The id, or one that no other call of the exchange has; a call without an id gets one."""
+        """The id if no other call of the exchange has it, else another one; a call without an id gets one."""
         unique = id or "call"
         while not id or unique in self._taken:
             id = unique
@@ -193,7 +193,7 @@ class _Pairing:
 
 
 def _keep(kept: Object, more: Object) -> None:
-    """Add what a further item of a turn has to give back: lists grow, of the rest the first one stays."""
+    """Add the fields that a further item gives back. Lists are joined; of other fields the first stays."""
     for name, value in more.items():
         if isinstance(value, list) and isinstance(kept.get(name), list):
             kept[name] = [*kept[name], *value]
@@ -212,7 +212,7 @@ def _told(turn: Said | Exchange, give_back: Sequence[str]) -> Iterator[Object]:
     if isinstance(turn, Said):
         yield {"role": turn.role, "content": _content(turn.parts)}
         return
-    # What is blank says nothing: a model's line break behind its call is no message.
+    # A blank text is left out: a model's line break behind its call is no message.
     text = "\n".join(text for text in turn.texts if text.strip())
     if not text and not turn.calls:
         return
@@ -231,7 +231,7 @@ def _told(turn: Said | Exchange, give_back: Sequence[str]) -> Iterator[Object]:
 
 
 def _tool(answered: Answered) -> Object:
-    """The tool message of a call: text, as servers take nothing else there."""
+    """The tool message of a call, as text: servers accept nothing else there."""
     output = answered.output
     said = UNANSWERED if output is None else text_of(output)
     if output and not any(part["type"] == "text" for part in output):
@@ -240,7 +240,7 @@ def _tool(answered: Answered) -> Object:
 
 
 def _shown(calls: Iterable[Answered]) -> Iterator[Object]:
-    """The user's message with what calls put out beside text, behind all of their tool messages."""
+    """The user's message with the outputs of calls that are no text; it comes behind all tool messages."""
     parts: Parts = []
     for answered in calls:
         seen = [part for part in answered.output or () if part["type"] != "text"]
@@ -252,12 +252,12 @@ def _shown(calls: Iterable[Answered]) -> Iterator[Object]:
 
 
 def _content(parts: Parts) -> str | Parts:
-    """Text as a string wherever it is all there is: every server takes that."""
+    """The parts; as a string if they are all text, because every server accepts that."""
     return text_of(parts) if all(part["type"] == "text" for part in parts) else parts
 
 
 def merged(said: Iterable[Object]) -> Iterator[Object]:
-    """The messages, in which the user never speaks twice in a row."""
+    """The messages, with those of the user in a row joined."""
     before: list[Object] = []
     for message in said:
         if message["role"] == "user":

@@ -2,7 +2,7 @@
 
     texts → `Message`, `Reasoning`, each with content parts      a tool's call → `ToolCall`
 
-An item makes its own events: it is added, it grows, it is done.
+An item makes its own events, when it is added, when it grows and when it is done.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,14 +22,14 @@ class OutputItem:
     def __init__(self, prefix: str, response: ResponseId, index: int) -> None:
         self.place = Item(index, item_id(prefix, response, index))
         self.extras: dict[str, Any] = {}
-        """Fields of the server's own, which it wants back with the item (U-58)."""
+        """Fields that the server wants back with the item (U-58)."""
 
     def begin(self) -> Iterator[Event]:
-        """The event that adds it."""
+        """The event that adds the item."""
         yield self.place.added(self.item("in_progress"))
 
     def end(self, status: str) -> Iterator[Event]:
-        """The events that it is done with `status`."""
+        """The events that end the item with `status`."""
         yield self.place.done(self.item(status))
 
     def item(self, status: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class TextItem(OutputItem):
         self._annotations: list[Annotation] = []
 
     def add(self, kind: str, delta: str, logprobs: list[Any]) -> Iterator[Event]:
-        """More of a part of type `kind`; a new part when the last one is of another type."""
+        """The events of more text of type `kind`, in a new part if the last one is of another type."""
         if not self.parts or self.parts[-1]["type"] != kind:
             yield from self._end_part()
             self.parts.append(_empty_part(kind))
@@ -59,19 +59,19 @@ class TextItem(OutputItem):
         yield self.place.delta(kind, len(self.parts) - 1, delta, **more)
 
     def end(self, status: str) -> Iterator[Event]:
-        """The events that its last part and it are done."""
+        """The events that end the last part and the item."""
         yield from self._end_part()
         yield from super().end(status)
 
     def annotate(self, annotation: Annotation) -> Iterator[Event]:
-        """Annotate the text that is under way; there must be one (`has_text`)."""
+        """Annotate the open text; there must be one (`has_text`)."""
         self._annotations.append(annotation)
         number = len(self._annotations) - 1
         yield self.place.annotation_added(len(self.parts) - 1, number, dict(annotation))
 
     @property
     def has_text(self) -> bool:
-        """Whether a text is under way."""
+        """Whether a text is open."""
         return bool(self.parts) and self.parts[-1]["type"] == "output_text"
 
     def _end_part(self) -> Iterator[Event]:
@@ -87,12 +87,12 @@ class TextItem(OutputItem):
         yield from self.place.part_events(len(self.parts) - 1, dict(part))
 
     def _cited(self, _text: str) -> list[Annotation]:
-        """What is to be annotated of a text that is whole."""
+        """The annotations of a whole text."""
         return []
 
 
 class Message(TextItem):
-    """What the model says. `cited` gives the annotations of a whole text."""
+    """A message of the model. `cited` returns the annotations of a whole text."""
 
     def __init__(self, response: ResponseId, index: int, cited: Callable[[str], list[Annotation]]) -> None:
         super().__init__("msg", response, index)
@@ -115,7 +115,7 @@ class Message(TextItem):
 
 
 class Reasoning(TextItem):
-    """What the model thinks."""
+    """Thoughts of the model."""
 
     def __init__(self, response: ResponseId, index: int) -> None:
         super().__init__("rs", response, index)
@@ -144,12 +144,12 @@ class ToolCall(OutputItem):
         self._begun = self._ended = False
 
     def add(self, arguments: str) -> Iterator[Event]:
-        """More of the arguments, as JSON."""
+        """The events of more of the arguments, as JSON."""
         self._begun = True
         yield from self._tell(self._reader.add(arguments))
 
     def end_text(self, status: str = "completed") -> Iterator[Event]:
-        """The events that what it says is done, as its arguments are where they are whole."""
+        """The events that end the input of the call. Harmless when repeated."""
         if self._ended:
             return
         self._ended = True
@@ -161,7 +161,7 @@ class ToolCall(OutputItem):
             yield self.place.call_done(self._tool.stream, named | said)
 
     def end(self, status: str) -> Iterator[Event]:
-        """The events that what it says and it are done."""
+        """The events that end the input and the item."""
         yield from self.end_text(status)
         yield from super().end(status)
 

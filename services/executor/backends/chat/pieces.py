@@ -1,4 +1,4 @@
-"""The pieces of tool calls, as Chat Completions servers write them. Pure."""
+"""Reads the pieces of tool calls, as Chat Completions servers write them. Pure."""
 
 from collections.abc import Collection
 from typing import Any
@@ -8,11 +8,11 @@ from msgspec import Struct
 
 
 class MalformedCallError(Exception):
-    """A tool call is none: the text begins with a verb, the server is its subject."""
+    """A tool call cannot be read. The message begins with a verb; the server is its subject."""
 
 
 class Piece(Struct):
-    """What one entry of `tool_calls` says; "" and None where it says nothing."""
+    """One entry of `tool_calls`; "" and None for what it does not have."""
 
     index: int | None
     id: str
@@ -22,17 +22,17 @@ class Piece(Struct):
 
     @property
     def is_blank(self) -> bool:
-        """Whether it brings no arguments."""
+        """Whether the piece has no arguments."""
         return not self.arguments.strip()
 
     @property
     def begins(self) -> bool:
-        """Whether arguments can begin with it."""
+        """Whether arguments can begin with the piece."""
         return self.arguments.lstrip().startswith(("{", "["))
 
 
 def listed(pieces: Any) -> list[Any]:
-    """The entries of `tool_calls`, which may be one alone. Raises MalformedCallError."""
+    """The entries of `tool_calls`, which may be a single object. Raises MalformedCallError."""
     if pieces is None:
         return []
     if isinstance(pieces, dict):
@@ -43,13 +43,13 @@ def listed(pieces: Any) -> list[Any]:
 
 
 def piece_of(given: Any, keep: Collection[str]) -> Piece:
-    """What an entry says; of its other fields those named in `keep`. Raises MalformedCallError."""
+    """The piece in an entry; of its other fields those that `keep` names. Raises MalformedCallError."""
     if given is None:
         return Piece(None, "", "", "", {})
     if not isinstance(given, dict):
         raise MalformedCallError("sent a tool call that is not a function's.")
     function = given.get("function")
-    if function is None:  # some servers leave the object out and say its fields themselves
+    if function is None:  # some servers leave the object out and have its fields beside
         function = {key: given[key] for key in ("name", "arguments") if key in given}
     if not isinstance(function, dict):
         raise MalformedCallError("sent a tool call that is not a function's.")
@@ -73,7 +73,7 @@ def _index(given: Any) -> int | None:
 
 
 def _arguments(given: Any) -> str:
-    """A piece of the arguments' JSON; some servers send the object that it stands for, whole."""
+    """A piece of the arguments' JSON. Some servers send the whole arguments as an object instead."""
     match given:
         case None:
             return ""

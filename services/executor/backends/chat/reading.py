@@ -1,9 +1,9 @@
-"""What a delta, or a message, says: its texts, by kind, and its thoughts. Pure.
+"""Reads the texts of a delta, or of a message, by kind, and its thoughts. Pure.
 
     content, refusal → (kind, text) in their order      reasoning, thinking, reasoning_details, … → thoughts
 
-Thoughts have many names (U-50). A server that sends two of them says the same thing twice, so one name is
-read: the first that brought a text. The others are followed, for what that one leaves out.
+Thoughts have many names (U-50). A server that sends two of them sends the same text twice, so the first name
+that had a text is read. The others are compared with it, for text that it leaves out.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import Any
 
 _TEXTS = ("text", "output_text")
 _BESIDE = ("reference", "redacted_thinking")
-"""Parts that say nothing themselves: where the words beside them are from, thoughts that nobody may read."""
+"""Parts without words: sources of the words beside them, and thoughts that are withheld."""
 UNSAID = "sent content that is neither text, a refusal nor thoughts."
 
 _THOUGHTS = (
@@ -25,25 +25,25 @@ _THOUGHTS = (
     "thinking_blocks",
     "reasoning_details",
 )
-"""Fields that servers have thoughts in, those that have the text alone first."""
+"""Fields in which servers have thoughts; those with the bare text come first."""
 _THOUGHT_NAMES = frozenset(_THOUGHTS)
 _HELD_IN = ("text", "thinking", "content", "reasoning", "summary", "reasoning_content")
 """Fields of an object of thoughts that hold its text."""
 TAG, END_TAG = "<thought>", "</thought>"
-"""Around thoughts in content that Gemini marks as thought; the end tag may stand before the answer."""
+"""Tags around thoughts in content that Gemini marks as thought. The end tag may stand before the answer."""
 KEPT = ("reasoning_details", "thinking_blocks")
 """Lists of thoughts with signatures, which a server wants back as they were (U-58)."""
 _GROWING = ("text", "thinking", "summary")
-"""Fields of such a thought that come in pieces."""
+"""Fields of a kept thought that come in pieces."""
 
 
 class UnsaidError(Exception):
-    """A delta has what no event can say: the text begins with a verb, the server is its subject."""
+    """No event can carry a part of a delta. The message begins with a verb; the server is its subject."""
 
 
 def parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
-    """Kind and text of each part of the Responses API that a field stands for: one of `kind` where it is
-    text; some servers send a list, of refusals and thoughts too. Raises UnsaidError.
+    """Kind and text of each part in a field. A text is a part of `kind`; some servers send a list, which may
+    have refusals and thoughts. Raises UnsaidError.
     """
     match said:
         case None | "":
@@ -66,7 +66,7 @@ def parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def thoughts_of(delta: dict[str, Any]) -> dict[str, str]:
-    """The thoughts in `delta` by the field that has them, but for empty ones. Raises UnsaidError."""
+    """The thoughts in `delta`, by their field, without empty ones. Raises UnsaidError."""
     if _THOUGHT_NAMES.isdisjoint(delta):
         return {}
     found = {name: "".join(_texts(delta.get(name))) for name in _THOUGHTS}
@@ -74,19 +74,19 @@ def thoughts_of(delta: dict[str, Any]) -> dict[str, str]:
 
 
 class Thoughts:
-    """The thoughts of one stream: under several names, told once."""
+    """The thoughts of one stream: the same text under several names is told once."""
 
     def __init__(self) -> None:
         self._said: list[str] = []
         self._size = 0
         self._source = ""
         self._read: dict[str, int] = {}
-        """How many characters of what was said each other field has said too."""
+        """By field, how many characters of the told text that field has had as well."""
         self._kept: dict[str, list[Any]] = {}
-        """The thoughts that the server wants back, by their field."""
+        """By field, the thoughts that the server wants back."""
 
     def take(self, found: dict[str, str]) -> str:
-        """What is new in the thoughts that one delta has, by field."""
+        """Take the thoughts of one delta, by field. Returns the new text in them."""
         if not found:
             return ""
         self._source = self._source or next(iter(found))
@@ -95,7 +95,7 @@ class Thoughts:
             self._tell(new)
         for name, text in found.items():
             if text == new and self._read.get(name, 0) == before:
-                self._read[name] = self._size  # nearly always: the same piece under both names
+                self._read[name] = self._size  # the usual case: the same piece under both names
             elif name != self._source:
                 rest = self._follow(name, text)
                 if not new:
@@ -104,7 +104,7 @@ class Thoughts:
         return new
 
     def keep(self, delta: dict[str, Any]) -> None:
-        """Keep what the server wants back of `delta`."""
+        """Keep the thoughts in `delta` that the server wants back."""
         if _THOUGHT_NAMES.isdisjoint(delta):
             return
         for name in KEPT:
@@ -115,12 +115,12 @@ class Thoughts:
 
     @property
     def are_sealed(self) -> bool:
-        """Whether what was kept is more than texts that were told."""
+        """Whether the kept thoughts have a signature or encrypted data."""
         blocks = [block for blocks in self._kept.values() for block in blocks]
         return any(block.get(key) for block in blocks for key in ("signature", "data"))
 
     def taken(self) -> dict[str, list[Any]]:
-        """What was kept since the last call."""
+        """The thoughts that were kept since the last call."""
         kept, self._kept = self._kept, {}
         return {name: blocks for name, blocks in kept.items() if blocks}
 
@@ -129,7 +129,7 @@ class Thoughts:
         self._size += len(text)
 
     def _follow(self, name: str, text: str) -> str:
-        """What another field than the source says beyond what was said."""
+        """The text in another field than the source that was not told yet."""
         said = "".join(self._said)
         self._said = [said]
         at = self._read.get(name, 0)
@@ -157,9 +157,7 @@ def _texts(held: Any) -> Iterator[str]:
 
 
 def _merge(blocks: list[Any], block: dict[str, Any]) -> None:
-    """Add a piece of a thought to the last one of its type, and of its index where it has one, unless both
-    are whole.
-    """
+    """Add a piece of a thought to the last one of its type and index, unless both are whole."""
     for one in reversed(blocks):
         if one.get("type") == block.get("type") and one.get("index") == block.get("index"):
             break

@@ -1,25 +1,26 @@
-"""A text that comes in pieces, from a server that may repeat all of it. Pure.
+"""Finds the new text in pieces from a server that may repeat the whole text. Pure.
 
-    delta.content → `piece`      message.content → `snapshot`      → what of it is new
+    delta.content → `piece`      message.content → `snapshot`      → the new text
 
-Some servers send in every chunk, or in the last one, the whole text so far. Told as pieces it would be
-doubled. A model may repeat itself as well, and then nothing may be lost (U-47). What tells them apart:
+Some servers send the whole text so far in every chunk, or in the last one. Told as pieces it would be
+doubled. A model may repeat itself as well, and then no text may be lost (U-47). These tell them apart:
 
-- A server that sends the whole each time does so from its second chunk on. The first piece that does not
-  begin with all that was said shows that the stream has pieces, and most streams show it at once.
+- A server that sends the whole text each time does so from its second chunk on. The first piece that does not
+  begin with the whole text before shows that the stream has pieces. Most streams show that at once.
 - Whole texts grow. `ha`, `ha` is a model that laughs; `He`, `Hello` is a text that grows.
-- A piece that is as long as all before it together, and begins with it, is that text again: at the end of
-  the stream, or when it is too long for chance.
+- A piece that begins with the whole text before is that text again if it comes at the end of the stream, or
+  is too long for chance.
 
-Where two pieces do not decide, the text waits for the next one, and never longer.
+If two pieces do not decide it, the text waits for the next piece, and no longer.
 """
 
 _LONG = 32
-"""Characters of a text which no model says again in one piece by chance."""
+"""From so many characters on, no model repeats a text in one piece by chance."""
 _MARGIN = 16
-"""White space, in characters, that a repetition may lack at its ends."""
+"""Characters of white space that a repetition may lack at its ends."""
 _UNDECIDED = 3
-"""Equal pieces after which a stream has pieces: a whole text that does not grow is sent no more often."""
+"""After so many equal pieces the stream has pieces: no server sends a whole text that does not grow so
+often."""
 
 
 class Repeats:
@@ -30,16 +31,16 @@ class Repeats:
         self._size = 0
         self._count = 0
         self._whole: bool | None = None
-        """Whether each piece is the whole text so far; None: nobody knows yet."""
+        """Whether each piece is the whole text so far; None while that is unknown."""
         self._held: list[str] = []
 
     @property
     def holding(self) -> bool:
-        """Whether a text waits for what comes next."""
+        """Whether a text waits for the next piece."""
         return bool(self._held)
 
     def piece(self, text: str, *, last: bool = False) -> str:
-        """What is to be told now of a further piece; `last`: nothing is to follow it."""
+        """Take a further piece; `last`: no other follows. Returns the text to tell now."""
         if not text:
             return ""
         self._count += 1
@@ -50,8 +51,8 @@ class Repeats:
         return self._later(text, last)
 
     def snapshot(self, text: str, *, alone: bool) -> str:
-        """What is new in a text that a server calls its message; `alone`: it sends no pieces beside that, so
-        what does not repeat anything is a piece itself.
+        """Take a message's text. Returns the new text in it. `alone`: the server sends no pieces beside
+        messages, so a message that repeats nothing is a piece itself.
         """
         out = ""
         if self._held:
@@ -68,7 +69,7 @@ class Repeats:
         return out + (self._tell(text) if alone and not said.startswith(text) else "")
 
     def flush(self) -> str:
-        """What waits: something else comes now, or the end."""
+        """The text that waits: no further piece of it comes now."""
         held, self._held = self._held, []
         if not held:
             return ""
@@ -78,13 +79,13 @@ class Repeats:
         return self._tell(held[-1][len(said) :])
 
     def said(self) -> str:
-        """All that was told."""
+        """The text that was told."""
         if len(self._told) > 1:
             self._told = ["".join(self._told)]
         return self._told[0] if self._told else ""
 
     def _first(self, text: str, last: bool) -> str:
-        """A piece while nobody knows whether pieces repeat."""
+        """Take a piece while it is unknown whether pieces repeat."""
         if not self._told:
             return self._tell(text)
         before = self._held[-1] if self._held else self.said()
@@ -109,10 +110,10 @@ class Repeats:
         return self.flush() if last else ""
 
     def _later(self, text: str, last: bool) -> str:
-        """A piece of a stream that has pieces: only one that repeats all of it is none."""
+        """Take a piece of a stream that has pieces: one that repeats the whole text is no piece."""
         if (
             self._count < 3 or len(text) < self._size - _MARGIN
-        ):  # before anything is joined: this is each piece
+        ):  # the usual case, decided before the text is joined
             return self._release(text)
         said = self.said()
         repeats = text.startswith(said) or (last and text.strip() == said.strip())
@@ -127,13 +128,13 @@ class Repeats:
         return ""
 
     def _rest(self, text: str) -> str:
-        """What a whole text brings beyond what was told."""
+        """The part of a whole text that was not told yet."""
         said = self.said()
         if text.startswith(said):
             return self._tell(text[len(said) :])
         if said.startswith(text) and 2 * len(text) >= len(said):
-            return ""  # a text of before comes late
-        self._whole = False  # it never was all of it
+            return ""  # an earlier text comes late
+        self._whole = False  # so the pieces before were no whole texts either
         return self._tell(text)
 
     def _release(self, text: str) -> str:
@@ -148,7 +149,7 @@ class Repeats:
 
 
 def _grows(said: str, text: str) -> bool:
-    """Whether `text` is `said` and more, and not `said` over and over."""
+    """Whether `text` is `said` and more, and not only repetitions of `said`."""
     return len(text) > len(said) and not _is_times(said, text) and any(map(str.isalnum, said))
 
 
@@ -158,5 +159,5 @@ def _is_times(unit: str, text: str) -> bool:
 
 
 def _is_periodic(text: str) -> bool:
-    """Whether `text` is a shorter one over and over: then a model that repeats itself is at work."""
+    """Whether `text` is a shorter text repeated: then the model repeats itself."""
     return text in (text + text)[1:-1]

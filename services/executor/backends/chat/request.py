@@ -1,11 +1,12 @@
-"""From a Responses request to a Chat Completions one. Pure.
+"""Makes a Chat Completions request of a Responses request. Pure.
 
     instructions, input items → messages        tools, tool_choice → functions, nested under `function`
     text.format → response_format               max_output_tokens → max_tokens or max_completion_tokens
 
-Fields that only the Responses API knows stay behind (U-69); sampling options and fields that neither names
-(`top_k`, `seed`, `chat_template_kwargs`, …) are passed on as they are. What cannot be said in Chat
-Completions is refused, never left out: a model that silently lacks a tool or an image gives a wrong answer.
+Fields that only the Responses API knows are left out (U-69). Sampling options and fields that neither API
+knows (`top_k`, `seed`, `chat_template_kwargs`, …) are passed on as they are. Input that Chat Completions
+cannot express is refused, never left out: a model that silently lacks a tool or an image gives a wrong
+answer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from services.executor.backends.chat.messages import messages
 from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError, VendorTools
 
 PASSED_ON = frozenset({"model", "temperature", "top_p", "user"})
-"""Fields of the Responses API that mean the same in Chat Completions, and that servers know."""
+"""Fields that have the same meaning in both APIs, and that servers know."""
 
 _RESPONSES_OWN = frozenset(
     {
@@ -53,7 +54,7 @@ _RESPONSES_OWN = frozenset(
         "truncation",
     }
 )
-"""What the translation deals with, and what servers have no word for: of `openai`'s ResponseCreateParams."""
+"""Fields of `openai`'s ResponseCreateParams that are translated, or that servers do not know."""
 _CLIENTS_OWN = frozenset(
     {
         "agent",
@@ -65,13 +66,13 @@ _CLIENTS_OWN = frozenset(
         "structured_inputs",
     }
 )
-"""What clients of the Responses API send beside that: Codex, sockets, hosted agents, counts of tokens."""
+"""Further fields of the Responses API's clients: of Codex, sockets, hosted agents, counts of tokens."""
 
 
 class Dialect(Struct, frozen=True):
-    """How one server wants to be asked.
+    """How one server's requests differ.
 
-    `max_completion_tokens` is what OpenAI calls the bound on output; other servers know `max_tokens`.
+    `max_completion_tokens`: the server has OpenAI's name for the bound on output; others know `max_tokens`.
     `give_back` names fields of its answers that it wants back, `drop` fields of a body that it refuses.
     """
 
@@ -81,7 +82,7 @@ class Dialect(Struct, frozen=True):
 
 
 def toolbox(body: Mapping[str, Any], input: Iterable[Any], vendor_tools: VendorTools) -> Toolbox:
-    """The tools of the request `body` and of its `input`, where a client's search may have found some.
+    """The tools of the request `body`, and those that a client's search found in its `input`.
 
     Raises UntranslatableError.
     """
@@ -119,7 +120,7 @@ def _brings_tools(item: object) -> bool:
 
 
 def _configured(body: Mapping[str, Any], input: Iterable[Any]) -> Mapping[str, Any]:
-    """The body with the options that the conversation was given on the way: the latest of each holds."""
+    """The body with the options of `configuration_update` items: the latest of each holds."""
     configured = dict(body)
     for item in input:
         if isinstance(item, dict) and item.get("type") == "configuration_update":

@@ -1,12 +1,13 @@
-"""The tools of a request, for a server that knows functions only. Pure.
+"""Makes functions of a request's tools, for a server that knows functions only, and finds the tool of a call.
+Pure.
 
     tools, additional_tools → Toolbox → functions for the server, its name for each tool
     a call of a function    → Toolbox → the tool, its kind of item, its stream of events
 
-A Chat Completions server knows functions with flat names (U-66). A `Toolbox` is made from the request: it
-gives each tool that the client runs a function, and it knows for each function which tool it stands for. The
-client therefore gets calls of the tools that it named: a custom tool, one of a namespace, a shell, a patch.
-Tools that only a vendor can run are refused by name, or left out, as the operator says (U-68).
+A Chat Completions server knows functions with flat names (U-66). A `Toolbox` is made from the request. It
+makes a function for each tool that the client runs, and knows the tool of each function. So the client gets
+calls of the tools that it named: a custom tool, one of a namespace, a shell, a patch. Tools that only a
+vendor can run are refused by name, or left out, as the operator says (U-68).
 """
 
 import hashlib
@@ -21,10 +22,10 @@ from services.executor.backends.chat.custom import CustomInput, PlainInput
 
 Object = dict[str, Any]
 VendorTools = Literal["refuse", "drop"]
-"""What becomes of a tool that only a vendor can run."""
+"""What to do with a tool that only a vendor can run."""
 
 MAX_FUNCTION_NAME = 64
-"""Characters of a function's name; OpenAI and most servers refuse longer ones."""
+"""Most characters of a function's name: OpenAI and most servers refuse longer ones."""
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
 _CUSTOM_PARAMETERS: Object = {
@@ -38,7 +39,7 @@ _LIMITS: Object = {"timeout_ms": {"type": "integer"}, "max_output_length": {"typ
 
 
 class UntranslatableError(Exception):
-    """The request asks for `what`, which Chat Completions cannot say; `instead` is what the client can do."""
+    """The request has `what`, which Chat Completions cannot express; `instead`: what the client can do."""
 
     def __init__(self, what: str, instead: str) -> None:
         super().__init__(f"{what}; {instead}, or use a model whose server has the Responses API")
@@ -47,10 +48,10 @@ class UntranslatableError(Exception):
 class Kind(Struct, frozen=True):
     """A kind of tool that the client runs, and how its calls are told.
 
-    `call` and `output` are the types of its items, `prefix` begins their ids. `stream` is the type of the
-    events of a call's input, `said` the field of its item that holds it; without them the item says all.
-    `holder` is the field of the item that holds the arguments as an object, `fixed` what else is in it;
-    `required` are the arguments without which there is no call.
+    `call` and `output` are the types of its items; their ids begin with `prefix`. `stream` is the type of the
+    events of a call's input, `said` the field of its item with that input; kinds without them have no such
+    events. `holder` is the field of the item that has the arguments as an object, `fixed` its other fields.
+    `required` are the arguments that a call must have.
     """
 
     call: str
@@ -130,10 +131,10 @@ KINDS: Mapping[str, Kind] = {
         parameters={"type": "object", "properties": {"query": {"type": "string"}}},
     ),
 }
-"""Type of a tool to what is known of its kind."""
+"""By the type of a tool, its kind."""
 
 _NAMED = frozenset({"function", "custom"})
-"""Kinds that may have many tools, each with a name; the others have one, which is called by its kind."""
+"""Kinds with any number of tools, each with a name. Each other kind has one tool, with the kind's name."""
 KIND_OF_CALL = {kind.call: name for name, kind in KINDS.items()}
 KIND_OF_OUTPUT = {kind.output: name for name, kind in KINDS.items()}
 
@@ -152,12 +153,12 @@ class Tool(Struct, frozen=True):
 
     @property
     def stream(self) -> str:
-        """The type of its calls' events without `.delta` and `.done`; "" if only the item tells them."""
+        """The type of its calls' events without `.delta` and `.done`; "" if its input has no events."""
         return KINDS[self.kind].stream
 
     @property
     def said(self) -> str:
-        """The field of `.done` and of the item that holds all of the stream; "" without one."""
+        """The field of `.done` and of the item that has the whole input; "" without one."""
         return KINDS[self.kind].said
 
     def reader(self) -> PlainInput | CustomInput:
@@ -165,7 +166,7 @@ class Tool(Struct, frozen=True):
         return CustomInput() if self.kind == "custom" else PlainInput()
 
     def item(self, id: str, call_id: str, said: str, status: str) -> Object:
-        """The item of a call, of which the `reader` has read `said`."""
+        """The item of a call; `said` is the input as the `reader` read it."""
         kind = KINDS[self.kind]
         item: Object = {"id": id, "type": kind.call, "status": status, "call_id": call_id}
         if kind.said:
@@ -173,7 +174,7 @@ class Tool(Struct, frozen=True):
             return item | named | {kind.said: said}
         item[kind.holder], fits = _held(kind, said)
         if not fits and status == "completed":
-            item["status"] = "incomplete"  # a client must not take it for a call that it can carry out
+            item["status"] = "incomplete"  # the client must not carry this call out
         if self.kind == "tool_search":
             item["execution"] = "client"
         return item
@@ -183,7 +184,7 @@ class Tool(Struct, frozen=True):
 
 
 class Toolbox:
-    """The tools of one request, in the server's words."""
+    """The tools of one request, and the functions that stand for them at the server."""
 
     def __init__(self, tools: Iterable[Any], vendor_tools: VendorTools = "refuse") -> None:
         """`tools` are those of the request and of its input. Raises UntranslatableError."""
@@ -191,7 +192,7 @@ class Toolbox:
         self._sent: dict[Tool, str] = {}
         self._tools: dict[str, Tool] = {}
         offered = [one for tool in tools for one in self._offered(tool, None)]
-        # Functions whose names fit keep them: what is renamed makes way for what is not.
+        # Functions first: those whose names fit keep them, and the other tools get names that are left.
         for tool, _ in sorted(offered, key=lambda one: one[0].kind != "function" or bool(one[0].namespace)):
             self.sent(tool)
         self._kinds = {tool.kind for tool in self._sent}
@@ -201,12 +202,12 @@ class Toolbox:
         self.functions = list(self._functions(offered))
 
     def called(self, name: str) -> Tool:
-        """The tool that the server means by a call of the function `name`."""
+        """The tool for which the function `name` stands."""
         tool = self._tools.get(name) or self._by_bare_name(name)
         return tool or Tool("function", name)
 
     def sent(self, tool: Tool) -> str:
-        """The name of the function that stands for `tool`, also when the request does not offer it."""
+        """The name of the function that stands for `tool`, even if the request does not offer the tool."""
         known = self._sent.get(tool)
         if known is None:
             known = self._sent[tool] = self._free_name(tool)
@@ -214,25 +215,25 @@ class Toolbox:
         return known
 
     def named(self, kind: str, name: str, namespace: str | None = None) -> str:
-        """The function's name for a tool that a call or a choice names; a namespace may be left out there."""
+        """The function's name for a tool that a call or a choice names, maybe without its namespace."""
         tool = Tool(kind, name, namespace)
         if tool not in self._sent and namespace is None:
             tool = self._by_bare_name(name, kind) or tool
         return self.sent(tool)
 
     def names(self, tools: Iterable[Any]) -> list[str]:
-        """The functions' names for `tools`, as a search of the client's found them."""
+        """The functions' names for `tools` that a search of the client found."""
         return [self.sent(tool) for one in tools for tool, _ in self._offered(one, None)]
 
     def choice(self, choice: object) -> object:
-        """The `tool_choice` for the server, None where nothing is to be said. Raises UntranslatableError."""
+        """The `tool_choice` for the server, None to leave it out. Raises UntranslatableError."""
         match choice:
             case str():
                 return choice
             case {"type": "allowed_tools", "mode": mode, "tools": list(tools)}:
                 allowed = [one for one in map(self._chosen, tools) if one is not None]
                 if not allowed:
-                    return "none"  # all that may be called was left out
+                    return "none"  # all tools that may be called were left out
                 return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}
         return self._chosen(choice)
 
@@ -268,17 +269,17 @@ class Toolbox:
         for tool, described in offered:
             name = self._sent[tool]
             function = {"type": "function", "function": _function(name, tool, described)}
-            if told.get(name) != function:  # else it was offered twice, as tools that a search found again
+            if told.get(name) != function:  # else it is offered twice, as by a search that found it again
                 told[name] = function
                 yield function
 
     def _by_bare_name(self, name: str, kind: str | None = None) -> Tool | None:
-        """The only tool of that name, in whichever namespace."""
+        """The tool of that name, in any namespace, if it is the only one."""
         found = [tool for tool in self._bare.get(name, ()) if kind in (None, tool.kind)]
         return found[0] if len(found) == 1 else None
 
     def _free_name(self, tool: Tool) -> str:
-        """A name that servers take and no other tool has; the same in every turn of a conversation."""
+        """A name that servers accept and no other tool has, the same in every turn of a conversation."""
         full = tool.name if tool.namespace is None else f"{tool.namespace.rstrip('_')}__{tool.name}"
         fit = _UNFIT.sub("_", full)
         if len(fit) <= MAX_FUNCTION_NAME and fit not in self._tools:
@@ -289,7 +290,7 @@ class Toolbox:
 
 
 def arguments(item: Object, kind: str) -> str:
-    """The arguments, as JSON, of the function call that a call's `item` of `kind` becomes."""
+    """The arguments (JSON) of the function call for an `item` that is a call of a tool of `kind`."""
     match kind:
         case "function":
             given = item.get("arguments")
@@ -306,7 +307,7 @@ def arguments(item: Object, kind: str) -> str:
 
 
 def _held(kind: Kind, said: str) -> tuple[Object, bool]:
-    """The object of a call's item that has the arguments `said`, and whether they are what the kind takes."""
+    """The object with the arguments `said` for a call's item, and whether the arguments fit the kind."""
     try:
         given = json.loads(said)
     except (ValueError, RecursionError):
@@ -327,7 +328,7 @@ def _is_ours(tool: Object) -> bool:
 
 
 def _in_namespace(tool: Object, about: object) -> Object:
-    """The tool with what its namespace says of itself, which has no other place in a flat list."""
+    """The tool, with its namespace's description `about` added: a flat list has no other place for that."""
     if not isinstance(about, str) or not about:
         return tool
     told = tool.get("description")
@@ -335,7 +336,7 @@ def _in_namespace(tool: Object, about: object) -> Object:
 
 
 def _function(name: str, tool: Tool, described: Object) -> Object:
-    """The function that stands for `tool`, which the request has `described`."""
+    """The function that stands for `tool`; `described` is the tool in the request."""
     function: Object = {"name": name}
     kind = KINDS[tool.kind]
     if told := _description(kind, described):

@@ -1,14 +1,14 @@
-"""From Chat Completions chunks to the events of the Responses API. Pure: chunks in, events out.
+"""Makes the Responses API's events of Chat Completions chunks. Pure: chunks in, events out.
 
     thoughts (`reading`) → a reasoning item      content, refusal → a message item and its parts
     tool_calls (`calls`) → an item each, side by side; function_call, their forerunner, is one
     annotations and sources (`citations`) → annotations of the text
     finish_reason (`finish`), usage (`usage`) → the terminal event, when the stream is over (`end`)
 
-`delta` is a piece and `message` is all of it so far; what only repeats is told once (`repeats`). One of
-reasoning and message is open at a time; when something else begins, it is done. Calls stay open to the end,
-for their pieces may come interleaved. A cut leaves what is open then `incomplete`. What is said in a form
-that no event has (sound, images) is refused, never left out.
+`delta` is a piece and `message` is the whole text so far; a repeated text is told once (`repeats`). One of
+reasoning and message is open at a time, and ends when another item begins. Calls stay open to the end:
+their pieces may come interleaved. A cut leaves the open items `incomplete`. Content that no event can carry
+(sound, images) is refused, never left out.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -46,15 +46,15 @@ Chunk = dict[str, Any]
 
 _KINDS = ("reasoning_text", "output_text", "refusal")
 _LONGEST_WORD = 100
-"""Characters of a finish reason that are told."""
+"""How many characters of a finish reason are told."""
 MAX_CHOICES = 1000
-"""Choices in one chunk. Servers have bounds of about 100; only one is told, and each takes 5 microseconds."""
+"""Most choices in one chunk. Servers have bounds of about 100. One choice is told; each takes 5 µs."""
 _SPEAKS = ("delta", "message", "content", "text", "response", "output", "tool_calls")
-"""Fields by which a chunk without choices says something in another protocol."""
+"""Fields that show that a chunk without choices has content of another protocol."""
 
 
 class MalformedChunkError(Exception):
-    """A chunk is not what Chat Completions says: the text begins with a verb, the server is its subject."""
+    """A chunk breaks the protocol. The message begins with a verb; the server is its subject."""
 
 
 class _Text:
@@ -64,17 +64,17 @@ class _Text:
         self.repeats = Repeats()
         self.seam = Seam()
         self.logprobs: list[Any] = []
-        """Those of the text that waits."""
+        """The log probabilities of the text that waits."""
 
     def flush(self, over: bool) -> str:
-        """What waits; half a character goes on waiting for its other half unless all is `over`."""
+        """The text that waits. Half a character waits for its other half, unless the stream is `over`."""
         text = self.repeats.flush()
         return text + self.repeats.piece(self.seam.end()) + self.repeats.flush() if over else text
 
 
 class ChatTranslator:
-    """Translates one stream. `response` is the id that item ids are derived from, `tools` the request's;
-    `give_back` names fields that the server wants back with what it says (U-58).
+    """Translates one stream. Item ids are derived from the id `response`. `tools` are the request's.
+    `give_back` names fields that the server wants back with its items (U-58).
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class ChatTranslator:
         self._texts = {kind: _Text() for kind in _KINDS}
         self._thoughts = Thoughts()
         self._in_tag = False
-        """Whether thoughts began with a tag, which has not come to its end."""
+        """Whether thoughts began with a tag, and the end tag has not come."""
         self._citations = Citations()
         self._extras: dict[str, Any] = {}
-        """What the server wants back with the message that is to come."""
+        """Fields that the server wants back with the next message."""
         self._keep = frozenset(give_back) - {*THOUGHTS, *KEPT}
         self._calls = Calls([function["function"]["name"] for function in self._tools.functions], self._keep)
         self._turns = Turns()
@@ -98,30 +98,30 @@ class ChatTranslator:
         self._usage = Usage()
         self._model: str | None = None
         self._streamed = False
-        """Whether a delta said anything: then a message repeats."""
+        """Whether a delta had content: then a message repeats it."""
         self._verdict: Verdict | None = None
         self._word = ""
-        """The finish reason that the verdict is of."""
+        """The finish reason of the verdict."""
         self._is_over = False
         self._bad = ""
-        """What is bad about the calls, which only the end shows."""
+        """What is bad about the calls, as only the end shows."""
         self._spoken = "output_text"
-        """The kind of text that came last: of no other one anything waits."""
+        """The kind of text that came last: no text of another kind waits."""
         self._index: int | None = None
         """The index of the choice that is told."""
         self._others: list[Any] = []
-        """What came of an alternative to it, while it may be that the server counts from 1."""
+        """The pieces of another choice, kept while the server may be one that counts from 1."""
         self._is_spoilt = False
-        """Whether events of a chunk were never told, because the rest of it is bad."""
+        """Whether events of a chunk were dropped because the rest of the chunk is bad."""
 
     @property
     def finished(self) -> bool:
-        """Whether the server has said that it is done, and how: only then the stream may end."""
+        """Whether the server has said that, and how, it is done: only then the stream may end."""
         return self._verdict is not None or (self._is_over and bool(self._items or self._calls.any))
 
     @property
     def failure(self) -> str:
-        """Why the stream is no answer though it is over: a text that begins with a verb; "" if it is one."""
+        """Why the finished stream is no answer, as a text that begins with a verb; "" if it is one."""
         match self._verdict:
             case Verdict.BROKEN:
                 return f"broke the generation off ({self._word})."
@@ -145,7 +145,7 @@ class ChatTranslator:
         return self._all(choices)
 
     def over(self) -> list[Event]:
-        """The server says that the stream is over, with a finish reason or without one (U-48).
+        """Note that the server says that the stream is over (U-48). Returns what waited for that.
 
         Raises MalformedChunkError.
         """
@@ -166,7 +166,7 @@ class ChatTranslator:
             raise
 
     def flush(self) -> list[Event]:
-        """The events of what waits for more: nothing more comes."""
+        """The events of all that waits: no chunk comes any more."""
         if self._is_spoilt:
             return []
         events = [event for kind in _KINDS for event in self._release(kind, over=True)]
@@ -175,9 +175,9 @@ class ChatTranslator:
         return [*events, *self._told(self._turns.end())]
 
     def end(self) -> list[Event]:
-        """The events that close what is open, and the terminal event. Only when `finished`.
+        """The events that close the open items, and the terminal event. Call it only when `finished`.
 
-        Raises MalformedChunkError where there is a `failure`.
+        Raises MalformedChunkError if there is a `failure`.
         """
         events = self.flush()
         if self.failure:
@@ -199,20 +199,20 @@ class ChatTranslator:
         return [*events, {"type": f"response.{status}", "response": final}]
 
     def _doubt(self) -> str | None:
-        """Why an end that is no cut by its own word is no whole answer, or None: half a call shows that it
-        was one, and a bound is what cuts; a text shows nothing, so the server's word is taken (U-48).
+        """Why the answer is not whole although the finish reason does not say so; None if it is whole. Half a
+        call shows a cut, which a bound must have made. A text shows nothing: the server is believed (U-48).
         """
         doubtful = not self._calls.are_whole if self._verdict is None else self._calls.are_cut
         return "max_output_tokens" if doubtful else None
 
     def _status(self, item: OutputItem, status: str) -> str:
-        """Only what the finish found open is cut short by it."""
+        """The status of an item at the end: only items that were still open have the response's `status`."""
         return status if item is self._open or isinstance(item, ToolCall) else "completed"
 
     def _chosen(self, choice: Any) -> list[Any]:
-        """What is to be told now that `choice` came: one choice is told, the others are alternatives to it.
+        """The choices to tell now that `choice` came. One choice is told; the others are alternatives to it.
 
-        That is the one with index 0, or without any. A server that counts from 1 is known at its end.
+        It is the one with index 0 or without an index. That a server counts from 1 shows at its end.
         """
         if not isinstance(choice, dict):
             raise MalformedChunkError("sent a choice that is not an object.")
@@ -244,7 +244,7 @@ class ChatTranslator:
                 yield from self._said(said, [] if is_whole and self._streamed else logprobs, last, is_whole)
 
     def _finish(self, reason: Any) -> bool:
-        """Take a finish reason, the worst of which counts (U-46); whether there is one."""
+        """Take a finish reason; the worst counts (U-46). Returns whether it is one."""
         if not isinstance(reason, str | None):
             raise MalformedChunkError("sent a finish_reason that is not a string.")
         said = verdict(reason) if reason else None
@@ -255,7 +255,7 @@ class ChatTranslator:
     def _said(
         self, delta: dict[str, Any], logprobs: list[Any], last: bool, is_whole: bool
     ) -> Iterator[Event]:
-        """What a delta says, or a message that is all of it so far (`is_whole`)."""
+        """The events of a delta, or of a message that has the whole answer so far (`is_whole`)."""
         if delta.get("audio") or delta.get("images"):
             raise MalformedChunkError(UNSAID)
         thoughts, texts = _split(self._untagged(delta))
@@ -280,7 +280,7 @@ class ChatTranslator:
         self._streamed = self._streamed or (not is_whole and bool(texts or thoughts or calls))
 
     def _untagged(self, delta: dict[str, Any]) -> dict[str, Any]:
-        """The delta without the end tag of thoughts that Gemini puts before its answer."""
+        """The delta without the end tag of thoughts, which Gemini puts before its answer."""
         content = delta.get("content")
         if not isinstance(content, str):
             return delta
@@ -292,7 +292,7 @@ class ChatTranslator:
         return delta
 
     def _say(self, kind: str, text: str, logprobs: list[Any], last: bool, is_whole: bool) -> Iterator[Event]:
-        """A piece of a text of `kind`, or all of it (`is_whole`): what is new of it is told."""
+        """The events of the new text in a piece of `kind`, or in the whole text so far (`is_whole`)."""
         held = self._texts[kind]
         if kind != self._spoken:
             yield from self._release(self._spoken)
@@ -308,12 +308,12 @@ class ChatTranslator:
             held.logprobs = []
 
     def _release(self, kind: str, *, over: bool = False) -> Iterator[Event]:
-        """Tell what waits of a text: something else comes, or nothing more (`over`)."""
+        """The events of the text of `kind` that waits: another item begins, or the stream is `over`."""
         if text := self._texts[kind].flush(over):
             yield from self._grow(kind, text)
 
     def _grow(self, kind: str, text: str) -> Iterator[Event]:
-        """More of a part of type `kind`, in the open item or in a new one."""
+        """The events of more text of type `kind`, in the open item or in a new one."""
         item, held = self._open, self._texts[kind]
         if not isinstance(item, Reasoning if kind == "reasoning_text" else Message):
             yield from self._close_open("completed")
@@ -329,7 +329,7 @@ class ChatTranslator:
         yield from item.add(kind, text, logprobs if kind == "output_text" else [])
 
     def _told(self, steps: Iterable[Step]) -> Iterator[Event]:
-        """The events of what happens to calls."""
+        """The events of the steps of calls."""
         for call, arguments in steps:
             if arguments is None:
                 yield from self._release(self._spoken)
@@ -344,7 +344,7 @@ class ChatTranslator:
                 yield from self._begun[call].add(arguments)
 
     def _end_of_the_last(self) -> Iterator[Event]:
-        """The end of what the last call says, where that is whole: another one begins."""
+        """The events that end the input of the last call, if that is whole: another call begins."""
         last = next(reversed(self._begun), None)
         if last is not None and last.arguments.whole and is_over(last):
             yield from self._begun[last].end_text()
@@ -377,7 +377,7 @@ def _split(delta: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]
     thoughts, content, refusal = thoughts_of(delta), delta.get("content"), delta.get("refusal")
     kind = _kind_of_content(delta)
     if content.__class__ is str and not refusal and kind == "output_text":
-        return thoughts, [(kind, content)] if content else []  # nearly all
+        return thoughts, [(kind, content)] if content else []  # the usual case
     answer = None
     if kind == "reasoning_text" and isinstance(content, str):
         content, _, answer = content.removeprefix(TAG).partition(END_TAG)
@@ -389,7 +389,7 @@ def _split(delta: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]
 
 
 def _kind_of_content(delta: dict[str, Any]) -> str:
-    """Gemini sends its thoughts as content, and says so beside it."""
+    """The kind of a delta's content: Gemini sends thoughts as content, with a mark beside it."""
     match delta.get("extra_content"):
         case {"google": {"thought": True}}:
             return "reasoning_text"
@@ -397,7 +397,7 @@ def _kind_of_content(delta: dict[str, Any]) -> str:
 
 
 def _forerunner(function: Any) -> list[Any]:
-    """The tool calls that a `function_call` stands for: one, which takes no other's place."""
+    """The list with the one tool call of a `function_call`; its index is no other call's."""
     return [{"index": -1, "function": function}] if function else []
 
 
@@ -411,7 +411,7 @@ def _logprobs(choice: Chunk) -> list[Any]:
 
 
 def _measured(given: Any) -> list[dict[str, Any]]:
-    """Those of `given` with a token and a number; vLLM has null, others a text, where there is none."""
+    """Those of `given` with a token and a number. vLLM writes null, and others a text, for no number."""
     entries = (one for one in given if isinstance(one, dict)) if isinstance(given, list) else ()
     present = (
         {"bytes": [], **{key: value for key, value in entry.items() if value is not None}}

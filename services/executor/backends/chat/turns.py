@@ -1,9 +1,9 @@
-"""Calls are told to the client one after the other (U-59). Pure.
+"""Tells calls to the client one after the other (U-59). Pure.
 
     steps as they came, of several calls in turn → the same steps, each call's together
 
 Servers that make several calls at once may send their arguments in turn. OpenAI never does, so clients put
-what comes under the call that began last.
+each piece under the call that began last.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from services.executor.backends.chat.calls import Call, Step
 
 
 class Turns:
-    """Whose turn it is among the calls of one stream, and what the others have to say until it is theirs."""
+    """The call of one stream whose turn it is, and the steps of the others, which wait for theirs."""
 
     def __init__(self) -> None:
         self._telling: Call | None = None
@@ -20,7 +20,9 @@ class Turns:
         """By call, in the order in which they began to wait."""
 
     def take(self, steps: Iterable[Step]) -> Iterator[Step]:
-        """What may be told when `steps` came: of the call whose turn it is; when it is over, of the next."""
+        """Take `steps`. Returns what may be told: of the call whose turn it is, and when it is over, of the
+        next one.
+        """
         for step in steps:
             self._waiting.setdefault(step.call, []).append(step)
         while self._waiting:
@@ -32,14 +34,14 @@ class Turns:
                 return
 
     def end(self) -> Iterator[Step]:
-        """All that waits: nothing more comes."""
+        """All steps that wait: no more come."""
         waiting, self._waiting = self._waiting, {}
         for steps in waiting.values():
             yield from steps
 
 
 def is_over(call: Call) -> bool:
-    """Whether all arguments of a call were told. Nobody knows the end of those that are no JSON: the start of
-    the next call stands for it. An empty object may stand for others (U-42), so it is told at the very end.
+    """Whether all arguments of a call were told. Arguments that are no JSON have no known end: they are over
+    when the next call starts. Others may replace an empty object (U-42), so it is told at the very end.
     """
     return bool(call.told) and call.instead is None and (call.arguments.whole or call.arguments.broken)

@@ -1,7 +1,7 @@
-"""What a Chat Completions stream says of its tokens. Pure.
+"""Reads the token counts of a Chat Completions stream. Pure.
 
-Servers send counts at the end, in a chunk without choices, in every chunk, or as placeholders (U-55). A count
-that is none takes nothing back of one that came before.
+Servers send counts at the end, in a chunk without choices, in every chunk, or as placeholders (U-55). A
+placeholder does not replace a count that came before.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ class Usage:
         self._counts: dict[str, int] = {}
 
     def take(self, holder: dict[str, Any]) -> bool:
-        """What a chunk or a choice says of tokens; whether it says anything."""
+        """Take the counts of a chunk or a choice. Returns whether it has a `usage`."""
         if "usage" not in holder and "x_groq" not in holder:
             return False
         beside = holder.get("x_groq")
@@ -47,7 +47,7 @@ class Usage:
         return True
 
     def told(self) -> dict[str, Any] | None:
-        """The `usage` of the response; None: nobody counted."""
+        """The `usage` of the response; None if the server sent no counts."""
         counts = self._counts
         if not counts.get("input_tokens") and not counts.get("output_tokens"):
             return None
