@@ -26,11 +26,11 @@ so that code can move without it. Each point tells what it is about: its subject
     run over               run
     request made           lanes                  one Produce request of the writer
     request answered       lanes
-    watermarks due         marks                  before they are committed
-    watermarks committed   marks
+    checkpoints due        checkpoints            before they are committed
+    checkpoints committed  checkpoints
     beat due
     beat read back                                one of mine
-    following              numbers, partitions, tail   before newly owned partitions are followed
+    following              partitions, tail       before newly owned partitions are followed
     draining               executor
     handing over           executor               what still runs is to be stopped
     last beat due
@@ -61,8 +61,8 @@ Point = Literal[
     "run over",
     "request made",
     "request answered",
-    "watermarks due",
-    "watermarks committed",
+    "checkpoints due",
+    "checkpoints committed",
     "beat due",
     "beat read back",
     "following",

@@ -33,7 +33,7 @@ from schemas.records import (
 )
 from services import points
 from services.config import Route
-from services.eventlog.port import Batch, Bounds, TopicPartition
+from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.start import Start as Place
 from services.executor import metrics
 from services.executor.acts import Act, Claim, Post, Start, Stop
@@ -308,28 +308,28 @@ class Engine:
         for partition in self.partitions.values():
             partition.owned = partition.owned and partition.number in owned
 
-    def own(self, number: int, start: Place, bounds: Bounds, *, owned: bool) -> bool:
-        """Own a partition from now on, if it is `owned` still.
+    def begin(self, number: int, place: Place, end: int) -> None:
+        """Fold a partition from `place` on; it ends at offset `end` now."""
+        partition = Partition(number, floor=place.floor, floor_read=place.read, position=place.offset)
+        partition.begin(acts_from=end, committed=place.floor)
+        self.partitions[number] = partition
 
-        Returns whether it is new: the caller then reads it from `start` on.
-        """
-        new = number not in self.partitions
-        if new:
-            self.partitions[number] = Partition(
-                number, floor=start.floor, floor_read=start.read, position=start.offset
-            )
+    def own(self, number: int, place: Place, end: int) -> None:
+        """Own a followed partition from now on, with its committed watermark and its end as of now."""
         partition = self.partitions[number]
-        partition.own(acts_from=bounds.end, committed=start.floor)
-        partition.owned = owned
+        partition.begin(acts_from=end, committed=place.floor)
+        partition.owned = True
         self.stirred.set()
-        return new
 
     def unneeded(self, assigned: frozenset[int]) -> list[int]:
-        """The partitions that are neither owned nor run in: they need not be folded any more (P-48)."""
+        """The partitions that are neither owned nor run in: they need not be folded any more (P-48). One that
+        is not caught up may have something of this executor's further on.
+        """
         return [
             partition.number
             for partition in self.partitions.values()
             if partition.number not in assigned
+            and partition.caught_up()
             and not partition.claims.latest
             and not any(state.executor == self.me for state in partition.fold.open())
             and not any(id in partition.fold for id in self.runs)

@@ -1,11 +1,11 @@
 """The executor: the engine and the steward say what is to be done, this module does it.
 
-    fold          tail → engine.read → do
+    fold          follower → engine.read → do
     look          steward.look → do, whenever something stirred
     every beat    steward.beat → do: takeovers, deadlines; then watermarks are committed
     erase         tombstones for what was deleted, or is not stored
     stop          upstreams of what was cancelled or deleted when its executor was gone
-    assignments   follows what is newly owned from its watermark (P-62), drops what is not needed any more
+    follow        what is newly owned begins at its watermark (P-62); each beat drops what is not needed
 
 Each loop is a task, and so is each run. On SIGTERM the executor claims nothing more, leaves the group, lets
 its runs finish within the grace period, stops the rest and says with a last beat that they are up for
@@ -15,22 +15,23 @@ takeover. Shutdown is never a cancellation (A-21).
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import assert_never
 
 import structlog
 
-from schemas.errors import LogError, LogUnavailable
+from schemas.errors import LogError
 from schemas.ids import TOKEN_BYTES, ClaimId, ExecutorId, Tenant, claim_id, executor_id
 from schemas.records import NewRecord
 from services import points
 from services.config import Quota, unbounded
 from services.connect import RECORD_OVERHEAD, executors_group
-from services.eventlog.port import Log, Membership, TopicPartition
+from services.eventlog.follower import Follower, Member
+from services.eventlog.port import Batch, Log, TopicPartition
+from services.eventlog.start import Start as Place
 from services.eventlog.start import starting_points
-from services.eventlog.tail import Tail
 from services.eventlog.topics import Topics
 from services.executor import metrics
 from services.executor.acts import Act, Claim, Post, Start, Stop
@@ -89,7 +90,7 @@ class Executor:
         self._group = executors_group(settings)
         self._registry = registry
         self._beside = beside
-        self._tail = Tail(log_, names.events, pace=PACE_S)
+        self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
         self._memory_ms = settings.window_ms + settings.skew_ms
         ephemeral_ms, lease = int(settings.ephemeral_s * 1000), settings.lease_s
         self.liveness = Liveness(self.me)
@@ -123,13 +124,11 @@ class Executor:
         self._beaten = asyncio.Event()
         self._erasable = asyncio.Event()
         self._orphaned = asyncio.Event()
-        self._reassigned = asyncio.Event()
-        self._assigned: frozenset[int] = frozenset()
         self._tasks = asyncio.TaskGroup()
         self._running: dict[Run, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
-        return f"<Executor {self.me} owns {sorted(self._assigned)}>"
+        return f"<Executor {self.me} owns {sorted(self._follower.owned)}>"
 
     def not_ready(self) -> list[str]:
         """Why this executor cannot serve; empty when it can. What Kafka does is no reason (docs/api.md)."""
@@ -142,26 +141,26 @@ class Executor:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain within the grace period."""
         await self.beats.start()
-        membership = await self._log.join(self._group, self._topic, self.assigned)
+        member = await self._follower.join()
 
         async def every_beat() -> None:
-            await self._every_beat(membership)
+            await self._every_beat(member)
 
         async with self._tasks:
             loops = (
-                self._fold,
+                self._follower.begin,
+                self._follower.read,
                 self._look,
                 every_beat,
                 self._erase,
                 self._stop_orphans,
-                self._assignments,
                 self.beats.write,
                 self.beats.read,
                 *self._beside,
             )
             tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
             await while_all_run(tasks, stop)
-            await self._drain(membership)
+            await self._drain(member)
             for task in (*tasks, *self._running.values()):
                 task.cancel()
         await self._writer.close(timeout=2)
@@ -207,16 +206,6 @@ class Executor:
 
     # The loops.
 
-    async def _fold(self) -> None:
-        while True:
-            for batch in await self._tail.read():
-                if batch.out_of_range:
-                    log.warning("position out of range, starting again", partition=batch.source.partition)
-                    self.do(self.engine.drop(batch.source.partition))  # P-64
-                    self._reassigned.set()
-                else:
-                    self.do(self.engine.read(batch, self._now()))
-
     async def _look(self) -> None:
         while True:
             await self.engine.stirred.wait()
@@ -224,32 +213,18 @@ class Executor:
             self.do(self.steward.look(self._now()))
             await asyncio.sleep(0)
 
-    async def _every_beat(self, membership: Membership) -> None:
+    async def _every_beat(self, member: Member) -> None:
         while True:
             await self._beaten.wait()
             self._beaten.clear()
             self.do(self.steward.beat(self._now()))
             self.steward.show()
-            for number in self.engine.unneeded(self._assigned):
-                self._tail.drop(number)
+            for number in self.engine.unneeded(self._follower.owned):
+                self._follower.drop(number)
                 self.do(self.engine.drop(number))
-            await self._commit(membership)
+            await member.commit(self.steward.checkpoints())
             self._erasable.set()
             self._orphaned.set()
-
-    async def _commit(self, membership: Membership) -> None:
-        """Commit the watermarks that moved; a coordinator that is away is asked again next time."""
-        marks = self.steward.watermarks()
-        if not marks:
-            return
-        points.at("watermarks due", marks)
-        try:
-            await membership.commit(marks, self.steward.read(marks))
-        except LogUnavailable as error:
-            log.info("watermarks not committed, will be again", why=str(error))
-            return
-        self.steward.committed(marks)
-        points.at("watermarks committed", marks)
 
     async def _erase(self) -> None:
         """A task of its own: a long scan must not hold up takeovers."""
@@ -268,41 +243,38 @@ class Executor:
             self._orphaned.clear()
             await stop_upstreams(self._history, self._registry, self.steward.orphans())
 
-    async def _assignments(self) -> None:
-        while True:
-            await self._reassigned.wait()
-            self._reassigned.clear()
-            try:
-                await self._follow()
-            except LogUnavailable:
-                self._reassigned.set()
-                await asyncio.sleep(RETRY_SECONDS)
-
     def _on_beat(self) -> None:
         self._beaten.set()
         self.engine.stirred.set()
 
-    # Partitions.
+    # What is followed.
 
     def assigned(self, owned: frozenset[int]) -> None:
         """The group has assigned these partitions to this executor, and no others."""
         self.engine.assigned(owned)
         self._tell_owned()
-        self._assigned = owned
-        self._reassigned.set()
 
-    async def _follow(self) -> None:
-        held = self.engine.partitions
-        new = [n for n in self._assigned if n not in held or not held[n].owned]
-        points.at("following", new, held, self._tail)
-        if not new:
-            return
-        starts = await starting_points(self._log, self._group, self._topic, new, memory_ms=self._memory_ms)
-        bounds = await self._log.bounds(self._topic, new)
-        for number in new:
-            start, owned = starts[number], number in self._assigned
-            if self.engine.own(number, start, bounds[number], owned=owned):
-                self._tail.follow(number, start.offset)
+    async def places(self, partitions: Collection[int]) -> Mapping[int, Place]:
+        """Where to begin partitions: at their watermarks (P-62). Raises LogUnavailable."""
+        memory_ms = self._memory_ms
+        return await starting_points(self._log, self._group, self._topic, partitions, memory_ms=memory_ms)
+
+    def begin(self, partition: int, place: Place, end: int) -> None:
+        """Fold a partition from `place` on; it ends at offset `end` now."""
+        self.engine.begin(partition, place, end)
+
+    def own(self, partition: int, place: Place, end: int) -> None:
+        """Own a followed partition from now on."""
+        self.engine.own(partition, place, end)
+        self._tell_owned()
+
+    async def read(self, batch: Batch) -> None:
+        """Fold the next batch of a followed partition, and do what is to be done about it."""
+        self.do(self.engine.read(batch, self._now()))
+
+    def out_of_range(self, partition: int) -> None:
+        """Drop the fold of a partition, to start again (P-64); its runs go on in those that follow (P-43)."""
+        self.do(self.engine.drop(partition))
         self._tell_owned()
 
     def _tell_owned(self) -> None:
@@ -310,14 +282,14 @@ class Executor:
 
     # The end.
 
-    async def _drain(self, membership: Membership) -> None:
+    async def _drain(self, member: Member) -> None:
         self.steward.accepting = False
         self._predecessors.close()
         points.at("draining", self)
         log.info("draining", runs=len(self.engine.runs), grace_s=self._settings.grace_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.grace_s):
-                await membership.close()
+                await member.leave()
                 await self._runs_end()
         await self._hand_over()
         with suppress(TimeoutError):  # with the log away, the missing beats will say it

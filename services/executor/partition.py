@@ -33,9 +33,7 @@ class Partition:
         """
         self.owned = False
         self.acts_from = 0
-        """The partition's end as of the assignment."""
-        self.committed = -1
-        """The watermark that was committed last."""
+        """The partition's end as of the assignment, or as of its beginning if it is not owned."""
         self.waiting = Waiting()
         self.claims = Claims()
         self.erasures = Erasures(floor, floor_read)
@@ -47,11 +45,15 @@ class Partition:
 
     def acting(self) -> bool:
         """Whether its owner may act."""
-        return self.owned and self.position >= self.acts_from
+        return self.owned and self.caught_up()
 
-    def own(self, acts_from: int, committed: int) -> None:
-        """Take the partition over, with its end and its committed watermark as of the assignment."""
-        self.acts_from, self.committed = acts_from, committed
+    def caught_up(self) -> bool:
+        """Whether everything is folded that was there when it began, or was assigned."""
+        return self.position >= self.acts_from
+
+    def begin(self, acts_from: int, committed: int) -> None:
+        """It begins, or is assigned: with this end, and with this committed watermark, as of now."""
+        self.acts_from = acts_from
         self.erasures.own(acts_from, committed)
 
     def read(self, next_offset: int, time: int | None) -> None:

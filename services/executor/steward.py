@@ -6,13 +6,14 @@ back (P-41, P-51, P-56). `decide.py` decides about one response.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import repeat
 
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant
 from services.config import Route
+from services.eventlog.port import Checkpoint
 from services.executor import metrics
 from services.executor.acts import Act
 from services.executor.decide import DEADLINE_GRACE, Step, View, decide, overdue
@@ -109,22 +110,12 @@ class Steward:
         claims = [partition.claims.latest.values() for partition in self.engine.partitions.values()]
         return any(sent.at > now - self._lease for latest in claims for sent in latest)
 
-    def watermarks(self) -> dict[int, int]:
-        """The watermarks of owned, caught-up partitions that moved since they were committed, but of those in
+    def checkpoints(self) -> dict[int, Checkpoint]:
+        """The watermarks of owned, caught-up partitions, and how far each is folded (P-61), but of those in
         which something late is still to be erased (P-94).
         """
-        marks = {p.number: p.watermark(p.position) for p in self._acting() if p.erasures.is_rid}
-        return {n: mark for n, mark in marks.items() if mark > self.engine.partitions[n].committed}
-
-    def read(self, partitions: Iterable[int]) -> dict[int, int]:
-        """How far each of `partitions`, by number, is folded."""
-        return {number: self.engine.partitions[number].position for number in partitions}
-
-    def committed(self, marks: Mapping[int, int]) -> None:
-        """The watermarks are committed."""
-        for number, mark in marks.items():
-            if number in self.engine.partitions:
-                self.engine.partitions[number].committed = mark
+        rid = [partition for partition in self._acting() if partition.erasures.is_rid]
+        return {p.number: Checkpoint(p.watermark(p.position), p.position) for p in rid}
 
     def erasures(self) -> list[tuple[Partition, list[Erasure]]]:
         """What the owner has to erase now. An ephemeral response waits until a beat of this executor says
@@ -153,7 +144,8 @@ class Steward:
                     yield partition, state
 
     def _is_mine(self, partition: Partition, state: State) -> bool:
-        return state.executor == self.engine.me or partition.acting()
+        mine = state.executor == self.engine.me and partition.caught_up()
+        return mine or partition.acting()
 
     def _end_overdue(self, mine: Iterable[tuple[Partition, State]], now: float) -> list[Act]:
         """End responses past their deadline, with a free slot or without (P-47): the runs that hold all slots

@@ -1,9 +1,9 @@
 """The projector: folds the partitions it owns and keeps the views of their closed responses.
 
-    fold          tail → projection → work, many at once, in order for one response
+    fold          follower → projection → work, many at once, in order for one response
     read back     `transcripts` and `responses` as they are written: a deleted response stays erased (P-73)
     every second  commits what the watermark passed, forgets, keeps the memory's bound, measures
-    assignments   follows what is newly owned from its watermark (P-62), drops what is lost
+    follow        begins what is newly owned at its watermark (P-62), drops what is lost
 
 A rebalance takes all partitions away for a moment. The projector goes on folding meanwhile: a response that
 two projectors write is written the same (P-70). It drops a partition when the new assignment leaves it out,
@@ -12,18 +12,18 @@ While the log is away work is tried again until it is done. When too much of it 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from math import inf
 
 import structlog
 from msgspec import Struct, field
 
-from schemas.errors import LogUnavailable
 from schemas.ids import ResponseId
 from schemas.records import NewRecord
 from services.connect import projector_group
-from services.eventlog.port import Batch, Log, Membership
-from services.eventlog.start import starting_points
+from services.eventlog.follower import Follower, Member
+from services.eventlog.port import Batch, Checkpoint, Log
+from services.eventlog.start import Start, starting_points
 from services.eventlog.tail import Tail
 from services.eventlog.topics import DAY, Topics
 from services.loops import while_all_run
@@ -39,7 +39,6 @@ PACE_S = 0.05
 """Seconds between two reads of the log: no client waits for a view, and fuller reads halve the cost."""
 TICK = 1.0
 """Seconds between two commits."""
-RETRY_SECONDS = 1.0
 REBALANCE_SECONDS = 30.0
 """Seconds without any partition after which others own them: no rebalance takes so long."""
 MEMORY_BYTES = 512 << 20
@@ -48,6 +47,24 @@ WAITING_BYTES = 64 << 20
 """Bytes of closed responses under way to the views, beyond which the fold waits."""
 LATE_MS = DAY
 """Milliseconds of log time for which the projector looks out for a deleted response in the views."""
+
+
+class Place(Struct, frozen=True):
+    """Where a partition is begun: in the log, and at which offsets of `transcripts` and `responses`."""
+
+    start: Start
+    transcripts: int
+    responses: int
+
+    @property
+    def offset(self) -> int:
+        """The offset of the log that is read first."""
+        return self.start.offset
+
+    @property
+    def floor(self) -> int:
+        """The watermark: what was accepted before it was dealt with before."""
+        return self.start.floor
 
 
 class Partition(Struct, eq=False):
@@ -59,7 +76,6 @@ class Partition(Struct, eq=False):
     """The partition's end as of the assignment: it is caught up when it is folded so far."""
     end: int
     """Where the log ended when last seen."""
-    committed: int
     readback: Readback = field(default_factory=Readback)
     jobs: dict[ResponseId, asyncio.Task[None]] = field(default_factory=dict)
     """The last job of each response; the next one waits for it."""
@@ -81,20 +97,19 @@ class Projector:
         self._names = names
         self._memory_bytes = memory_bytes
         self._memory_ms = settings.window_ms + settings.skew_ms
+        self._ephemeral_ms = int(settings.ephemeral_s * 1000)
+        self._group = projector_group(settings)
         self._views = Views(log_, names, skew_ms=settings.skew_ms)
-        self._tail = Tail(log_, names.events, pace=PACE_S)
+        self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
         self._transcripts = Tail(log_, names.transcripts)
         self._responses = Tail(log_, names.responses)
         self._partitions: dict[int, Partition] = {}
-        self._assigned: frozenset[int] = frozenset()
         self._assigned_at = inf
-        self._reassigned = asyncio.Event()
         self._waiting_bytes = 0
         self._eased = asyncio.Event()
         self._late: set[asyncio.Task[None]] = set()
         self._served = False
-        self._membership: Membership
-        self._tasks: asyncio.TaskGroup
+        self._tasks = asyncio.TaskGroup()
 
     def __repr__(self) -> str:
         return f"<Projector of {sorted(self._partitions)}>"
@@ -108,8 +123,8 @@ class Projector:
     def behind(self) -> list[str]:
         """What it has still to do before it is up to date; empty when it is."""
         behind = sorted(p.number for p in self._partitions.values() if not p.caught_up)
-        starting = sorted(self._assigned - self._partitions.keys())
-        joining = not self._assigned and not self._unassigned_for(REBALANCE_SECONDS)
+        starting = sorted(self._follower.owned - self._partitions.keys())
+        joining = not self._follower.owned and not self._unassigned_for(REBALANCE_SECONDS)
         reasons = {
             "joining the group": joining,
             f"not caught up in partitions {behind or starting}": behind or starting,
@@ -122,60 +137,82 @@ class Projector:
         The partition's next owner does again what is not finished then.
         """
         self._assigned_at = asyncio.get_running_loop().time()
-        group = projector_group(self._settings)
-        self._membership = await self._log.join(group, self._names.events, self._on_assignment)
+        member = await self._follower.join()
+
+        async def every_second() -> None:
+            await self._every_second(member)
+
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with self._tasks:
                 loops = (
-                    self._fold,
+                    self._follower.begin,
+                    self._follower.read,
                     self._read_back_transcripts,
                     self._read_back_responses,
-                    self._every_second,
-                    self._assignments,
+                    every_second,
                 )
                 tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
                 await while_all_run(tasks, stop)
                 for task in tasks:
                     task.cancel()
-                await self._drain()
+                await self._drain(member)
         finally:
-            await self._membership.close()
+            await member.leave()
             await self._views.close()
 
-    async def _drain(self) -> None:
+    async def _drain(self, member: Member) -> None:
         jobs = [job for partition in self._partitions.values() for job in partition.jobs.values()]
         if jobs := [*jobs, *self._late]:
             _, left = await asyncio.wait(jobs, timeout=self._settings.grace_s / 2)
             for job in left:
                 job.cancel()
-        await self._commit()
+        await self._commit(member)
 
-    # The fold.
+    # What is followed.
 
-    async def _fold(self) -> None:
-        while True:
-            while self._waiting_bytes > WAITING_BYTES:
-                self._eased.clear()
-                await self._eased.wait()
-            async for partition, batch in self._read(self._tail):
-                self._project(partition, batch)
+    def assigned(self, owned: frozenset[int]) -> None:
+        """The group has assigned these partitions to this projector; with none, a rebalance is under way."""
+        self._assigned_at = asyncio.get_running_loop().time()
+        if owned:
+            self._drop_all_but(owned)
 
-    async def _read(self, tail: Tail) -> AsyncIterator[tuple[Partition, Batch]]:
-        """The next batches of partitions that are still followed. Other tasks get a turn after each."""
-        batches = await tail.read()
-        owners = [self._partitions.get(batch.source.partition) for batch in batches]
-        for owner, batch in zip(owners, batches, strict=True):
-            if owner is None or self._partitions.get(owner.number) is not owner:
-                continue
-            if batch.out_of_range:
-                log.warning(
-                    "position out of range, starting again", at=batch.source, offset=batch.next_offset
-                )
-                self._drop(owner)  # P-64
-                self._reassigned.set()
-            else:
-                yield owner, batch
-            await asyncio.sleep(0)
+    async def places(self, partitions: Collection[int]) -> Mapping[int, Place]:
+        """Where to begin partitions: at their watermarks (P-62), and in the views from their log time on.
+
+        Raises LogUnavailable.
+        """
+        log_, names, memory_ms = self._log, self._names, self._memory_ms
+        starts = await starting_points(log_, self._group, names.events, partitions, memory_ms=memory_ms)
+        since = {number: start.since for number, start in starts.items()}
+        transcripts = await log_.offsets_at(names.transcripts, since)
+        responses = await log_.offsets_at(names.responses, since)
+        return {n: Place(start, transcripts[n], responses[n]) for n, start in starts.items()}
+
+    def begin(self, partition: int, place: Place, end: int) -> None:
+        """Fold a partition from `place` on, and read its views back; it ends at offset `end` now."""
+        projection = Projection(partition, place.offset, place.floor, ephemeral_ms=self._ephemeral_ms)
+        self._partitions[partition] = Partition(partition, projection, acts_from=end, end=end)
+        self._transcripts.follow(partition, place.transcripts)
+        self._responses.follow(partition, place.responses)
+
+    def own(self, partition: int, place: Place, end: int) -> None:  # noqa: ARG002 - its fold has it
+        """Own a followed partition from now on; it ends at offset `end` now."""
+        self._partitions[partition].acts_from = end
+
+    async def read(self, batch: Batch) -> None:
+        """Fold the next batch of a followed partition, and begin its work.
+
+        Other tasks get a turn after it. When too much of the work waits, so does whoever reads.
+        """
+        self._project(self._partitions[batch.source.partition], batch)
+        await asyncio.sleep(0)
+        while self._waiting_bytes > WAITING_BYTES:
+            self._eased.clear()
+            await self._eased.wait()
+
+    def out_of_range(self, partition: int) -> None:
+        """Forget a partition, to start again (P-64). Whoever owns it does again what is not finished."""
+        self._forget(self._partitions[partition])
 
     def _project(self, partition: Partition, batch: Batch) -> None:
         projection = partition.projection
@@ -188,6 +225,23 @@ class Projector:
         projection.poison.clear()
         partition.end = batch.end
         metrics.EVENTS.inc(len(batch.records))
+
+    def _unassigned_for(self, seconds: float) -> bool:
+        return not self._follower.owned and asyncio.get_running_loop().time() - self._assigned_at > seconds
+
+    def _drop_all_but(self, owned: frozenset[int]) -> None:
+        for partition in list(self._partitions.values()):
+            if partition.number not in owned:
+                self._follower.drop(partition.number)
+                self._forget(partition)
+
+    def _forget(self, partition: Partition) -> None:
+        """Forget a partition that is not followed any more."""
+        del self._partitions[partition.number]
+        for tail in (self._transcripts, self._responses):
+            tail.drop(partition.number)
+        for job in partition.jobs.values():
+            job.cancel()
 
     # Work under way.
 
@@ -212,6 +266,24 @@ class Projector:
 
     # Reading back.
 
+    async def _read(self, tail: Tail) -> AsyncIterator[tuple[Partition, Batch]]:
+        """The next batches of a view, of partitions that are still followed. Other tasks get a turn after
+        each.
+        """
+        batches = await tail.read()
+        owners = [self._partitions.get(batch.source.partition) for batch in batches]
+        for owner, batch in zip(owners, batches, strict=True):
+            if owner is None or self._partitions.get(owner.number) is not owner:
+                continue
+            if batch.out_of_range:
+                at = {"at": batch.source, "offset": batch.next_offset}
+                log.warning("a view's offset is out of range, beginning its partition anew", **at)
+                self._follower.again(owner.number)  # P-64
+                self._forget(owner)
+            else:
+                yield owner, batch
+            await asyncio.sleep(0)
+
     async def _read_back_transcripts(self) -> None:
         while True:
             async for partition, batch in self._read(self._transcripts):
@@ -231,72 +303,12 @@ class Projector:
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
-    # Partitions.
-
-    def _on_assignment(self, owned: frozenset[int]) -> None:
-        self._assigned = owned
-        self._assigned_at = asyncio.get_running_loop().time()
-        if owned:
-            self._drop_all_but(owned)
-            self._reassigned.set()
-
-    def _unassigned_for(self, seconds: float) -> bool:
-        return not self._assigned and asyncio.get_running_loop().time() - self._assigned_at > seconds
-
-    async def _assignments(self) -> None:
-        while True:
-            await self._reassigned.wait()
-            self._reassigned.clear()
-            try:
-                await self._follow()
-            except LogUnavailable as error:
-                log.warning("cannot start partitions, trying again", error=str(error))
-                self._reassigned.set()
-                await asyncio.sleep(RETRY_SECONDS)
-
-    async def _follow(self) -> None:
-        new = sorted(self._assigned - self._partitions.keys())
-        if not new:
-            return
-        events, views = self._names.events, (self._names.transcripts, self._names.responses)
-        group = projector_group(self._settings)
-        starts = await starting_points(self._log, group, events, new, memory_ms=self._memory_ms)
-        ends = await self._log.bounds(events, new)
-        since = {number: starts[number].since for number in new}
-        outputs = [await self._log.offsets_at(topic, since) for topic in views]
-        for number in new:
-            start, end = starts[number], ends[number].end
-            if number not in self._assigned:
-                continue
-            projection = Projection(
-                number, start.offset, start.floor, ephemeral_ms=int(self._settings.ephemeral_s * 1000)
-            )
-            self._partitions[number] = Partition(
-                number, projection, acts_from=end, end=end, committed=start.floor
-            )
-            self._tail.follow(number, start.offset)
-            for tail, offsets in zip((self._transcripts, self._responses), outputs, strict=True):
-                tail.follow(number, offsets[number])
-
-    def _drop_all_but(self, owned: frozenset[int]) -> None:
-        for partition in list(self._partitions.values()):
-            if partition.number not in owned:
-                self._drop(partition)
-
-    def _drop(self, partition: Partition) -> None:
-        """Forget a partition. Its next owner does again what is not finished."""
-        del self._partitions[partition.number]
-        for tail in (self._tail, self._transcripts, self._responses):
-            tail.drop(partition.number)
-        for job in partition.jobs.values():
-            job.cancel()
-
     # Every second.
 
-    async def _every_second(self) -> None:
+    async def _every_second(self, member: Member) -> None:
         while True:
             await asyncio.sleep(TICK)
-            await self._commit()
+            await self._commit(member)
             if self._unassigned_for(REBALANCE_SECONDS):
                 self._drop_all_but(frozenset())
             for partition in self._partitions.values():
@@ -306,24 +318,10 @@ class Projector:
             self._shed()
             self._measure()
 
-    async def _commit(self) -> None:
+    async def _commit(self, member: Member) -> None:
         """Commit the watermarks that moved (P-61, P-74)."""
         marks = {number: p.projection.watermark() for number, p in self._partitions.items()}
-        moved = {
-            number: mark
-            for number, mark in marks.items()
-            if number in self._assigned and mark > self._partitions[number].committed
-        }
-        if not moved:
-            return
-        try:
-            await self._membership.commit(moved)
-        except LogUnavailable as error:
-            log.warning("watermarks not committed, trying again", error=str(error))
-            return
-        for number, mark in moved.items():
-            if number in self._partitions:
-                self._partitions[number].committed = mark
+        await member.commit({number: Checkpoint(mark) for number, mark in marks.items()})
 
     def _shed(self) -> None:
         held = {p.number: p.projection.held_bytes for p in self._partitions.values()}

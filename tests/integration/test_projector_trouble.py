@@ -18,6 +18,7 @@ from services.projector import projector, views
 from services.projector.projector import Projector
 from services.settings import Settings
 from tests.conftest import eventually
+from tests.following import joining, lose_position
 from tests.projecting import Views, projecting
 from tests.responses import Author
 from tests.written import claim_of
@@ -141,10 +142,13 @@ async def test_two_projectors_share_the_partitions_and_one_takes_over_both(
             assert await view.frames(author.id) == author.after(-1)
 
 
-async def test_a_zombie_writes_only_the_same_again(log: MemoryLog, view: Views, write: Write) -> None:
+async def test_a_zombie_writes_only_the_same_again(
+    log: MemoryLog, view: Views, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = joining(log, monkeypatch)
     async with projecting(log, NAMES, SETTINGS) as zombie:
         await eventually(lambda: not zombie.behind())
-        zombie._membership.expel()  # type: ignore[attr-defined]
+        joined[0].expel()
         async with projecting(log, NAMES, SETTINGS) as owner:
             await eventually(lambda: not owner.behind())
             author = await completed(write(0), "one")
@@ -264,14 +268,15 @@ async def test_over_the_memory_bound_frames_are_read_again_at_the_close(
     assert await view.frames(author.id) == author.after(-1)
 
 
+@pytest.mark.parametrize("topic", [NAMES.events, NAMES.transcripts, NAMES.responses])
 async def test_an_offset_out_of_range_drops_the_fold_and_starts_again(
-    log: MemoryLog, view: Views, write: Write
+    log: MemoryLog, view: Views, write: Write, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with projecting(log, NAMES, SETTINGS) as running:
         await eventually(lambda: not running.behind())
         before = running._partitions[0]
-        running._tail.follow(0, 10_000)
-        await eventually(lambda: running._partitions.get(0) not in (None, before))
+        lost = lose_position(log, TopicPartition(topic, 0), monkeypatch)
+        await eventually(lambda: lost and running._partitions.get(0) not in (None, before))
         author = await completed(write(0), "one")
         await view.committed(0, author.ack.offset + 1)
     assert await view.frames(author.id) == author.after(-1)

@@ -98,7 +98,7 @@ async def test_what_the_owner_before_has_erased_is_not_erased_again() -> None:
     records, partition = log.records(EVENTS, 0), Partition(0, floor=0)
     partition.erasures.erase_stray(ID, 1)
     partition.erasures.erase_stray(ID, 3)
-    partition.own(acts_from=5, committed=3)
+    partition.begin(acts_from=5, committed=3)
     assert await erased(log, partition) == [records[3].key]
 
 

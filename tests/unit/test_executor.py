@@ -30,6 +30,7 @@ from services.loops import in_turns
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
 from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
+from tests.following import joining, lose_position
 from tests.points import when
 from tests.steady import steady
 from tests.written import claim_of
@@ -354,6 +355,25 @@ async def test_requests_that_are_void_are_erased(rig: Rig, log: MemoryLog) -> No
         await rig.closed(kept)
         await eventually(lambda: len(tombstones()) == len(ids))
     assert tombstones() == [void.new(b"{}").key for void in voids]
+
+
+@pytest.mark.parametrize("owned", [True, False])
+async def test_a_run_whose_partition_is_out_of_range_goes_on_in_a_new_one(
+    rig: Rig, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, owned: bool
+) -> None:
+    """Owned or not: its executor is alive, so nobody else takes it over (P-43, P-64)."""
+    joined = joining(log, monkeypatch)
+    id = await rig.accept("a b c d e f g h", metadata={"echo.interval_ms": "20"})
+    async with rig.executor() as executor:
+        await eventually(lambda: len(rig.events(id)) > 4)
+        if not owned:
+            joined[0].expel()
+            await eventually(lambda: not executor.engine.partitions[0].owned)
+        lost = lose_position(log, TopicPartition(NAMES.events, 0), monkeypatch)
+        state = await rig.closed(id)
+    assert lost
+    assert (state.status, state.attempt) == ("completed", 2)
+    assert text(rig.events(id)) == "a b c d e f g h"
 
 
 async def test_a_successor_waits_for_its_predecessor(rig: Rig) -> None:

@@ -44,10 +44,9 @@ QUIET = replace(
 def rewound_fold() -> Iterator[None]:
     """Who gets a partition back reads it again, into the same fold."""
 
-    def rewind(numbers: frozenset[int], partitions: dict[int, Partition], tail: Tail) -> None:
-        for number in numbers & partitions.keys():
-            if not partitions[number].owned:
-                tail.follow(number, max(0, tail.position(number) - 20))
+    def rewind(partitions: frozenset[int], tail: Tail) -> None:
+        for partition in partitions & tail.followed:
+            tail.follow(partition, max(0, tail.position(partition) - 20))
 
     with when("following", rewind):
         yield

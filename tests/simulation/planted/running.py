@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from schemas.fold import State
 from schemas.ids import ExecutorId, ResponseId, partition_of
 from schemas.records import Cancelled, EventHeaders, NewRecord
+from services.eventlog.follower import Follower
 from services.executor import decide, engine, executor, fairness, liveness, run, steward, work
 from services.executor.acts import Post
 from services.executor.backend import Resume
@@ -268,11 +269,11 @@ def taken_from_while_nothing_is_read_back() -> Iterator[None]:
 def claimed_by_anybody() -> Iterator[None]:
     """Who follows a partition claims there, whether or not it is the owner."""
 
-    def assigned(self: Executor, owned: frozenset[int]) -> None:
-        original(self, owned | {0, 1})
+    class Everywhere(Follower[Any]):
+        def assigned(self, owned: frozenset[int]) -> None:
+            super().assigned(owned | {0, 1})
 
-    original = Executor.assigned
-    with patch.object(Executor, "assigned", assigned):
+    with patch.object(executor, "Follower", Everywhere):
         yield
 
 

@@ -1,0 +1,222 @@
+"""The follower: reads the partitions of a topic that a group assigns to this process, for one consumer.
+
+    assigned       the group says what is owned; the consumer hears of it at once
+    begun          what is newly owned is read on from where the consumer says
+    batches in     the consumer gets each batch, in the order of its partition
+    out of range   the log does not hold the position: the consumer answers, and the partition begins anew
+    checkpoint out what the consumer says of what it owns, where that has moved
+
+Being out of range is the consumer's to answer. A fold drops what it knows and starts again (P-64). A reader
+of an append-only topic keeps what it knows; it hears where the partition begins anew, and reports what it
+has lost.
+
+A partition that is owned no longer is read on until the consumer drops it: an executor may still run
+something there (P-48). So it begins anew as well when it is out of range, owned or not.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from schemas.errors import LogUnavailable
+from services import points
+from services.eventlog.port import Batch, Checkpoint, Log, Membership
+from services.eventlog.tail import Tail
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+class Place(Protocol):
+    """Where a partition is begun: it is read from `offset` on, and its checkpoint is `floor`."""
+
+    @property
+    def offset(self) -> int:
+        """The offset that is read first."""
+        ...
+
+    @property
+    def floor(self) -> int:
+        """The checkpoint by which the place was found: a later one is committed only past it."""
+        ...
+
+
+P = TypeVar("P", bound=Place)
+
+
+class Consumer(Protocol[P]):
+    """What a follower's batches are for. Nothing but `places` and `read` may wait."""
+
+    def assigned(self, owned: frozenset[int]) -> None:
+        """The group has assigned these partitions to this process, and no others.
+
+        Ownership ends here. It begins with `own`.
+        """
+        ...
+
+    async def places(self, partitions: Collection[int]) -> Mapping[int, P]:
+        """Where to begin each of `partitions`. Raises LogUnavailable: it is asked again."""
+        ...
+
+    def begin(self, partition: int, place: P, end: int) -> None:
+        """The partition is read from `place` on. It ended at offset `end` when that was found."""
+        ...
+
+    def own(self, partition: int, place: P, end: int) -> None:
+        """The partition is owned from now on. It has just begun, or it was followed all the time; then only
+        its checkpoint and its end are news.
+        """
+        ...
+
+    async def read(self, batch: Batch) -> None:
+        """The next batch of a partition that has begun. The next batches wait until this returns."""
+        ...
+
+    def out_of_range(self, partition: int) -> None:
+        """The log does not hold the offset that is read next. No batch comes until `begin` is called anew."""
+        ...
+
+
+class Follower(Generic[P]):
+    """Follows partitions of `topic` for `consumer`, as a member of `group`. `pace` is the tail's.
+
+    `join`, then run `read` and `begin` for as long as the process serves.
+    """
+
+    def __init__(
+        self, log_: Log, group: str, topic: str, consumer: Consumer[P], *, pace: float = 0.0
+    ) -> None:
+        self._log = log_
+        self._group = group
+        self._topic = topic
+        self._consumer = consumer
+        self._tail = Tail(log_, topic, pace=pace)
+        self._owned: frozenset[int] = frozenset()
+        self._followed: dict[int, object] = {}
+        """The partitions that have begun. What is kept of each is new each time it begins."""
+        self._checkpoints: dict[int, int] = {}
+        """The partitions that have begun and are owned, each with the checkpoint that was committed last."""
+        self._again: set[int] = set()
+        """Those that were out of range, and are to be begun anew, owned or not."""
+        self._stirred = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Follower of {self._topic}: owns {sorted(self._owned)}, follows {sorted(self._followed)}>"
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions that the group has assigned to this process."""
+        return self._owned
+
+    async def join(self) -> "Member":
+        """Become a member of the group. Raises LogUnavailable."""
+        return Member(self._checkpoints, await self._log.join(self._group, self._topic, self.assigned))
+
+    def assigned(self, owned: frozenset[int]) -> None:
+        """The group has assigned these partitions to this process, and no others."""
+        self._owned = owned
+        for lost in self._checkpoints.keys() - owned:
+            del self._checkpoints[lost]
+        self._consumer.assigned(owned)
+        self._stirred.set()
+
+    async def read(self) -> None:
+        """Hand batches to the consumer for ever."""
+        while True:
+            batches = await self._tail.read()
+            begun = [self._followed.get(batch.source.partition) for batch in batches]
+            for following, batch in zip(begun, batches, strict=True):
+                if self._followed.get(batch.source.partition) is not following:
+                    continue  # the consumer waited, and the partition was dropped or begun anew meanwhile
+                if batch.out_of_range:
+                    self._out_of_range(batch)
+                else:
+                    await self._consumer.read(batch)
+
+    async def begin(self) -> None:
+        """Begin what is newly owned, and what is to be begun anew, for ever."""
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            try:
+                await self._begin()
+            except LogUnavailable as error:
+                log.warning("partitions cannot begin, trying again", topic=self._topic, why=str(error))
+                self._stirred.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def again(self, partition: int) -> None:
+        """Stop reading a partition, and begin it anew: its consumer has dropped what it knew of it."""
+        self.drop(partition)
+        self._again.add(partition)
+        self._stirred.set()
+
+    def drop(self, partition: int) -> None:
+        """Stop reading a partition that is owned no longer."""
+        self._tail.drop(partition)
+        self._followed.pop(partition, None)
+        self._checkpoints.pop(partition, None)
+        self._again.discard(partition)
+
+    def _out_of_range(self, batch: Batch) -> None:
+        topic, partition = batch.source
+        where = {"topic": topic, "partition": partition, "offset": batch.next_offset}
+        log.warning("offset out of range, beginning the partition anew", **where)
+        self.again(partition)
+        self._consumer.out_of_range(partition)
+
+    async def _begin(self) -> None:
+        new = (self._owned - self._checkpoints.keys()) | self._again
+        points.at("following", new, self._tail)
+        if not new:
+            return
+        places = await self._consumer.places(new)
+        bounds = await self._log.bounds(self._topic, new)
+        for partition in sorted(new & (self._owned | self._again)):  # others were lost meanwhile
+            place, end = places[partition], bounds[partition].end
+            self._again.discard(partition)
+            if partition not in self._followed:  # else it is read on where it stands: never rewound (P-60)
+                self._followed[partition] = object()
+                self._consumer.begin(partition, place, end)
+                self._tail.follow(partition, place.offset)
+            if partition in self._owned:
+                self._checkpoints[partition] = place.floor
+                self._consumer.own(partition, place, end)
+
+
+class Member:
+    """This process in its group: it commits checkpoints, and leaves.
+
+    `committed` has the checkpoints of what it owns; the follower keeps it.
+    """
+
+    def __init__(self, committed: dict[int, int], membership: Membership) -> None:
+        self._committed = committed
+        self._membership = membership
+
+    async def commit(self, checkpoints: Mapping[int, Checkpoint]) -> None:
+        """Commit those of `checkpoints` that are of owned partitions and have moved on.
+
+        A coordinator that is away is no error: whoever calls commits again a little later.
+        """
+        moved = {n: at for n, at in checkpoints.items() if at.offset > self._committed.get(n, inf)}
+        if not moved:
+            return
+        points.at("checkpoints due", moved)
+        offsets = {partition: at.offset for partition, at in moved.items()}
+        read = {partition: at.read for partition, at in moved.items() if at.read is not None}
+        try:
+            await self._membership.commit(offsets, read)
+        except LogUnavailable as error:
+            log.info("checkpoints not committed, will be again", why=str(error))
+            return
+        self._committed.update((n, offset) for n, offset in offsets.items() if n in self._committed)
+        points.at("checkpoints committed", moved)
+
+    async def leave(self) -> None:
+        """Leave the group, so that what is owned moves on at once."""
+        await self._membership.close()
