@@ -1,7 +1,7 @@
 """A running projector, and what its views hold, as a reader of their topics finds it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from schemas.ids import ResponseId, partition_of
@@ -11,6 +11,7 @@ from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 from services.eventlog.topics import Topics
 from services.eventlog.transcript import Chunk, Gone, parse, unpack
+from services.projector.closing import Listener
 from services.projector.projector import Projector
 from services.settings import Settings
 from tests.conftest import eventually
@@ -18,10 +19,15 @@ from tests.conftest import eventually
 
 @asynccontextmanager
 async def projecting(
-    log: Log, names: Topics, settings: Settings, memory_bytes: int = 1 << 30
+    log: Log,
+    names: Topics,
+    settings: Settings,
+    memory_bytes: int = 1 << 30,
+    listeners: Sequence[Listener] = (),
 ) -> AsyncIterator[Projector]:
     """A projector from its start to its orderly end."""
-    projector, stop = Projector(settings, log, names, memory_bytes=memory_bytes), asyncio.Event()
+    projector = Projector(settings, log, names, listeners=listeners, memory_bytes=memory_bytes)
+    stop = asyncio.Event()
     serving = asyncio.create_task(projector.run(stop))
     try:
         yield projector

@@ -2,14 +2,15 @@
 
     accepted            → gather its frames, from the derived ones on (P-7)
     event that counts   → one more frame: O(1), nothing is decoded, full chunks are packed at once
-    close               → Write: the transcript and the final object, from the frames as they stand
+    close               → Closing, with a Write: transcript and final object, from the frames as they stand
     delete              → Erase: `gone`, and tombstones for what was written (P-72)
+    delete while open   → Closing, with an Erase
 
-Pure: the projector does the work and reports it done. Until then the work holds the low watermark, as every
-open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62). One that
-is not stored is followed for the watermark only, and leaves `gone` if a key leads to it (P-79). An ephemeral
-one holds the watermark after its end as well, so that a replay that starts finds it in the log. It lets go
-when log time says that nobody sees it any more, or when the owner has erased it.
+Pure: the projector tells all who listen, and reports it done. Until then an end holds the low watermark, as
+every open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62). One
+that is not stored asks nothing of the views, but leaves `gone` if a key leads to it (P-79). An ephemeral one
+holds the watermark after its end as well, so that a replay that starts finds it in the log. It lets go when
+log time says that nobody sees it any more, or when the owner has erased it.
 
 Memory: an open response holds at most one chunk unpacked. When all of them together hold more than
 the bound, the largest let go of their frames and are read from the log again when they close.
@@ -22,10 +23,11 @@ from msgspec import Struct
 
 from schemas.events import UNDECODABLE, cancelled_frame, derived_event, frame, opening_frames, response_in
 from schemas.fold import Fold, State, Verdict
-from schemas.ids import ResponseId, Tenant
+from schemas.ids import ResponseId
 from schemas.records import (
     Accepted,
     Cancelled,
+    Claimed,
     Deleted,
     EventRecord,
     LogRecord,
@@ -35,44 +37,11 @@ from schemas.records import (
     parse,
 )
 from services.eventlog.transcript import Packer, Summary, transcript_records
+from services.projector.closing import Closing, Tally
+from services.projector.work import Erase, Regather, Work, Write
 
 MODEL_CHARACTERS = 256
 """Characters of the upstream's `model` that the header has (P-9). The object in the value has it whole."""
-
-
-class Write(Struct, frozen=True):
-    """A response closed: its records for `transcripts` and, unless its object cannot be read, `responses`."""
-
-    id: ResponseId
-    at: int
-    """The offset that the watermark must not pass before this is acknowledged."""
-    transcript: list[NewRecord]
-    response: NewRecord | None
-
-
-class Regather(Struct, frozen=True):
-    """A response closed whose frames were let go: read the log again from `at` to `closed_offset`."""
-
-    id: ResponseId
-    at: int
-    closed_offset: int
-
-
-class Erase(Struct, frozen=True):
-    """A response was deleted, or closed unstored: hide it and erase what was written of it.
-
-    `chunks` is None if it closed before this projection began. Its transcript was then written after its
-    `accepted`, whose offset is `accepted_offset` (-1: unknown, and nothing was ever written).
-    """
-
-    id: ResponseId
-    at: int
-    tenant: Tenant
-    chunks: int | None
-    accepted_offset: int
-
-
-Work = Write | Regather | Erase
 
 
 class Poison(Struct, frozen=True):
@@ -82,15 +51,20 @@ class Poison(Struct, frozen=True):
     why: str
 
 
+End = Closing | Work
+"""A response has closed; or one is to be erased that had closed before, or that nobody has seen."""
+
+
 class _Open:
     """An open response: where its `accepted` lies and, while held, its value and the frames so far."""
 
-    __slots__ = ("accepted", "at", "packer")
+    __slots__ = ("accepted", "at", "packer", "tally")
 
     def __init__(self, at: int, accepted: bytes, packer: Packer | None) -> None:
         self.at = at
         self.accepted = accepted
         self.packer = packer
+        self.tally = Tally()
 
     @property
     def held_bytes(self) -> int:
@@ -130,7 +104,7 @@ class Projection:
         self._open: dict[ResponseId, _Open] = {}
         self._kept: dict[ResponseId, _Kept] = {}
         self._chunks: dict[ResponseId, int] = {}
-        self._pending: dict[int, Work] = {}
+        self._pending: dict[int, End] = {}
 
     def __repr__(self) -> str:
         return f"<Projection at {self.position}, {len(self._open)} open, {len(self._pending)} pending>"
@@ -145,9 +119,9 @@ class Projection:
         """Bytes held for open responses. O(open responses)."""
         return sum(entry.held_bytes for entry in self._open.values())
 
-    def apply(self, records: Iterable[LogRecord], next_offset: int) -> list[Work]:
-        """Fold the next records of the partition, read on at `next_offset`. Returns what to do, in order."""
-        work: list[Work] = []
+    def apply(self, records: Iterable[LogRecord], next_offset: int) -> list[End]:
+        """Fold the next records of the partition, read on at `next_offset`. Returns the ends, in order."""
+        ends: list[End] = []
         fold, is_open = self.fold.apply, self._open.get
         record: LogRecord | None = None
         for record in records:
@@ -155,21 +129,22 @@ class Projection:
             verdict = fold(record.offset, record.timestamp, entry)
             if type(entry) is EventRecord:
                 if verdict is Verdict.COUNTS and (opened := is_open(entry.id)) is not None:
+                    opened.tally.event(entry.type, record.timestamp)
                     if opened.packer is not None:
                         opened.packer.add(frame(entry.type, entry.sequence_number, record.value or b""))
                     if entry.terminal is not None:
-                        work.extend(self._close(record, entry.id, record.value or b""))
+                        ends.append(self._close(record, entry.id, record.value or b""))
             else:
-                work.extend(self._rare(record, entry, verdict))
+                ends.extend(self._rare(record, entry, verdict))
         if record is not None:
             self.time = record.timestamp
         self.position = next_offset
-        self._pending.update((item.at, item) for item in work)
-        return work
+        self._pending.update((end.at, end) for end in ends)
+        return ends
 
-    def done(self, work: Work) -> None:
-        """Note that `work` is acknowledged: it no longer holds the watermark (P-74)."""
-        self._pending.pop(work.at, None)
+    def done(self, end: End) -> None:
+        """Note that `end` is acknowledged: it no longer holds the watermark (P-74)."""
+        self._pending.pop(end.at, None)
 
     def watermark(self) -> int:
         """The offset that may be committed now: nothing before it is open, still seen or not yet written."""
@@ -202,11 +177,13 @@ class Projection:
         """
         self._kept = {id: kept for id, kept in self._kept.items() if kept.until >= self.time}
 
-    def _rare(self, record: LogRecord, entry: object, verdict: Verdict) -> Iterator[Work]:
+    def _rare(self, record: LogRecord, entry: object, verdict: Verdict) -> Iterator[End]:
         """Everything but an event."""
         match entry:
             case Accepted() if verdict is Verdict.COUNTS and record.offset >= self.floor:
                 self._accept(record, entry)
+            case Claimed() if verdict is Verdict.COUNTS and (opened := self._open.get(entry.id)) is not None:
+                opened.tally.claimed(entry.executor, record.timestamp)
             case Cancelled() if verdict is Verdict.COUNTS:
                 yield from self._cancel(record, entry)
             case Deleted() if record.offset >= self.floor:
@@ -228,31 +205,34 @@ class Projection:
             packer.add(opening)
         self._open[entry.id] = _Open(record.offset, value, packer)
 
-    def _cancel(self, record: LogRecord, entry: Cancelled) -> Iterator[Work]:
+    def _cancel(self, record: LogRecord, entry: Cancelled) -> Iterator[Closing]:
         opened = self._open.get(entry.id)
         if opened is None:
             return
         number, value = self.fold.responses[entry.id].last, record.value or b""
         if opened.packer is not None:
             opened.packer.add(cancelled_frame(number, value))
-        yield from self._close(record, entry.id, derived_event("response.failed", number, value))
+        yield self._close(record, entry.id, derived_event("response.failed", number, value))
 
-    def _close(self, record: LogRecord, id: ResponseId, terminal: bytes) -> Iterator[Work]:
+    def _close(self, record: LogRecord, id: ResponseId, terminal: bytes) -> Closing:
         """`terminal` is the value of the terminal event, written or derived."""
         opened, state = self._open.pop(id), self.fold.responses[id]
         assert state.accepted is not None
-        if not state.accepted.store:
-            if state.ephemeral:
-                until = state.kept_until(self._ephemeral_ms)
-                self._kept[id] = _Kept(opened.at, state.accepted.key, until)
-            if state.accepted.keyed:
-                yield Erase(id, opened.at, state.tenant, 0, state.offset)
-            return
+        work: Work | None = None
+        if state.accepted.store:
+            work = self._write(record, opened, state, terminal)
+        elif state.accepted.keyed:
+            work = Erase(id, opened.at, state.tenant, 0, state.offset)
+        if state.ephemeral:
+            self._kept[id] = _Kept(opened.at, state.accepted.key, state.kept_until(self._ephemeral_ms))
+        return opened.tally.closing(state, record.offset, terminal, work)
+
+    def _write(self, record: LogRecord, opened: _Open, state: State, terminal: bytes) -> Write | Regather:
         if opened.packer is None:
-            yield Regather(id, opened.at, record.offset)
-            return
+            return Regather(state.id, opened.at, record.offset)
+        assert state.accepted is not None
         chunks = opened.packer.seal()
-        self._chunks[id] = len(chunks)
+        self._chunks[state.id] = len(chunks)
         summary = Summary(
             tenant=state.tenant,
             status=state.status,
@@ -264,8 +244,8 @@ class Projection:
             events=opened.packer.events,
             chunks=len(chunks),
         )
-        transcript = transcript_records(id, summary, opened.accepted, chunks)
-        yield Write(id, opened.at, transcript, self._response(record, state, terminal))
+        transcript = transcript_records(state.id, summary, opened.accepted, chunks)
+        return Write(state.id, opened.at, transcript, self._response(record, state, terminal))
 
     def _response(self, record: LogRecord, state: State, terminal: bytes) -> NewRecord | None:
         try:
@@ -274,12 +254,15 @@ class Projection:
             self.poison.append(Poison(record.offset, f"final object of {state.id}: {error}"))
             return None
 
-    def _erase(self, record: LogRecord, entry: Deleted) -> Erase:
+    def _erase(self, record: LogRecord, entry: Deleted) -> End:
         state = self.fold.responses[entry.id]
-        was_open = self._open.pop(entry.id, None) is not None
+        opened = self._open.pop(entry.id, None)
         self._kept.pop(entry.id, None)
+        if opened is not None:
+            work = Erase(entry.id, opened.at, entry.tenant, 0, state.offset)
+            return opened.tally.closing(state, record.offset, b"", work)
         known = state.accepted is not None and state.offset >= self.floor  # else it may be a repetition
-        never_written = was_open or (known and state.accepted is not None and not state.accepted.store)
+        never_written = known and state.accepted is not None and not state.accepted.store
         chunks = 0 if never_written else self._chunks.get(entry.id)
         offset = state.offset if known else entry.accepted_offset
         return Erase(entry.id, record.offset, entry.tenant, chunks, offset)

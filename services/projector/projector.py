@@ -1,6 +1,6 @@
 """The projector: folds the partitions it owns and keeps the views of their closed responses.
 
-    fold          follower → projection → work, many at once, in order for one response
+    fold          follower → projection → ends; every listener hears of each closing, the views first
     read back     `transcripts` and `responses` as they are written: a deleted response stays erased (P-73)
     every second  commits what the watermark passed, forgets, keeps the memory's bound, measures
     follow        begins what is newly owned at its watermark (P-62), drops what is lost
@@ -28,9 +28,11 @@ from services.eventlog.tail import Tail
 from services.eventlog.topics import DAY, Topics
 from services.loops import while_all_run
 from services.projector import metrics
-from services.projector.projection import Erase, Projection, Work, Write
+from services.projector.closing import Closing, Listener
+from services.projector.projection import End, Projection
 from services.projector.readback import Readback
 from services.projector.views import Views, poisoned
+from services.projector.work import Erase, size
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -79,6 +81,8 @@ class Partition(Struct, eq=False):
     readback: Readback = field(default_factory=Readback)
     jobs: dict[ResponseId, asyncio.Task[None]] = field(default_factory=dict)
     """The last job of each response; the next one waits for it."""
+    under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    """All jobs."""
 
     @property
     def caught_up(self) -> bool:
@@ -90,8 +94,15 @@ class Projector:
     """One projector over a log. `run` serves until it is told to stop."""
 
     def __init__(
-        self, settings: Settings, log_: Log, names: Topics, *, memory_bytes: int = MEMORY_BYTES
+        self,
+        settings: Settings,
+        log_: Log,
+        names: Topics,
+        *,
+        listeners: Sequence[Listener] = (),
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
+        """`listeners` hear of every closing, beside the views."""
         self._settings = settings
         self._log = log_
         self._names = names
@@ -100,6 +111,7 @@ class Projector:
         self._ephemeral_ms = int(settings.ephemeral_s * 1000)
         self._group = projector_group(settings)
         self._views = Views(log_, names, skew_ms=settings.skew_ms)
+        self._listeners: list[Listener] = [self._views, *listeners]
         self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
         self._transcripts = Tail(log_, names.transcripts)
         self._responses = Tail(log_, names.responses)
@@ -161,7 +173,7 @@ class Projector:
             await self._views.close()
 
     async def _drain(self, member: Member) -> None:
-        jobs = [job for partition in self._partitions.values() for job in partition.jobs.values()]
+        jobs = [job for partition in self._partitions.values() for job in partition.under_way]
         if jobs := [*jobs, *self._late]:
             _, left = await asyncio.wait(jobs, timeout=self._settings.grace_s / 2)
             for job in left:
@@ -200,9 +212,9 @@ class Projector:
         self._partitions[partition].acts_from = end
 
     async def read(self, batch: Batch) -> None:
-        """Fold the next batch of a followed partition, and begin its work.
+        """Fold the next batch of a followed partition, and begin what its ends ask for.
 
-        Other tasks get a turn after it. When too much of the work waits, so does whoever reads.
+        Other tasks get a turn after it. When too much of that waits, so does whoever reads.
         """
         self._project(self._partitions[batch.source.partition], batch)
         await asyncio.sleep(0)
@@ -216,10 +228,11 @@ class Projector:
 
     def _project(self, partition: Partition, batch: Batch) -> None:
         projection = partition.projection
-        for work in projection.apply(batch.records, batch.next_offset):
+        for end in projection.apply(batch.records, batch.next_offset):
+            work = end.work if isinstance(end, Closing) else end
             if isinstance(work, Erase):
                 partition.readback.hide(work.id, projection.time)
-            self._begin(partition, work)
+            self._begin(partition, end)
         for poison in projection.poison:
             poisoned(self._names.events, partition.number, poison)
         projection.poison.clear()
@@ -240,28 +253,36 @@ class Projector:
         del self._partitions[partition.number]
         for tail in (self._transcripts, self._responses):
             tail.drop(partition.number)
-        for job in partition.jobs.values():
+        for job in partition.under_way:
             job.cancel()
 
-    # Work under way.
+    # Ends under way.
 
-    def _begin(self, partition: Partition, work: Work) -> None:
-        self._waiting_bytes += _size(work)
-        before = partition.jobs.get(work.id)
-        job = self._tasks.create_task(self._job(partition, work, before), name=f"{work.id}")
-        partition.jobs[work.id] = job
-        job.add_done_callback(lambda job: self._ended(partition, work, job))
+    def _begin(self, partition: Partition, end: End) -> None:
+        """Begin what an end asks for. Tasks run in the order in which they are made, so closings are heard of
+        in the order of the log.
+        """
+        self._waiting_bytes += _size(end)
+        before = partition.jobs.get(end.id)
+        job = self._tasks.create_task(self._job(partition, end, before), name=f"{end.id}")
+        partition.jobs[end.id] = job
+        partition.under_way.add(job)
+        job.add_done_callback(lambda job: self._ended(partition, end, job))
 
-    async def _job(self, partition: Partition, work: Work, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        await self._views.do(partition.number, work)
-        partition.projection.done(work)
+    async def _job(self, partition: Partition, end: End, before: asyncio.Task[None] | None) -> None:
+        if isinstance(end, Closing):  # the first end of its response: nothing is before it
+            await asyncio.gather(*(listener.closed(partition.number, end) for listener in self._listeners))
+        else:
+            if before is not None:
+                await asyncio.wait([before])
+            await self._views.do(partition.number, end)
+        partition.projection.done(end)
 
-    def _ended(self, partition: Partition, work: Work, job: asyncio.Task[None]) -> None:
-        if partition.jobs.get(work.id) is job:
-            del partition.jobs[work.id]
-        self._waiting_bytes -= _size(work)
+    def _ended(self, partition: Partition, end: End, job: asyncio.Task[None]) -> None:
+        if partition.jobs.get(end.id) is job:
+            del partition.jobs[end.id]
+        partition.under_way.discard(job)
+        self._waiting_bytes -= _size(end)
         self._eased.set()
 
     # Reading back.
@@ -336,12 +357,11 @@ class Projector:
         metrics.OWNED.set(len(partitions))
         metrics.LAG.set(sum(max(0, p.end - p.projection.position) for p in partitions))
         metrics.OPEN.set(sum(p.projection.open_responses for p in partitions))
-        metrics.PENDING.set(sum(len(p.jobs) for p in partitions))
+        metrics.PENDING.set(sum(len(p.under_way) for p in partitions))
 
 
-def _size(work: Work) -> int:
-    """Bytes that `work` holds in memory."""
-    if not isinstance(work, Write):
-        return 0
-    records = [*work.transcript, *([work.response] if work.response else [])]
-    return sum(len(record.value or b"") for record in records)
+def _size(end: End) -> int:
+    """Bytes that `end` holds in memory."""
+    if isinstance(end, Closing):
+        return len(end.terminal) + (0 if end.work is None else size(end.work))
+    return size(end)

@@ -1,4 +1,4 @@
-"""Writes to the views: transcripts, final objects, and what erases them.
+"""Writes to the views: transcripts, final objects, and what erases them. They listen to every closing.
 
     Write      request and chunks → acknowledged → final object → acknowledged
     Regather   the response's records read again from the log, then as Write
@@ -23,7 +23,9 @@ from services.eventlog.scan import scan
 from services.eventlog.topics import Topics
 from services.eventlog.transcript import Chunk, Request, erasing_records, gone_record, parse
 from services.projector import metrics
-from services.projector.projection import Erase, Poison, Projection, Regather, Work, Write
+from services.projector.closing import Closing
+from services.projector.projection import Poison, Projection
+from services.projector.work import Erase, Regather, Work, Write
 
 log = structlog.get_logger()
 
@@ -46,6 +48,11 @@ class Views:
     async def close(self) -> None:
         """Close the writer. The partition's next owner writes what it still holds."""
         await self._writer.close(timeout=2)
+
+    async def closed(self, partition: int, closing: Closing) -> None:
+        """Write what is to be read of a response that has closed; returns when it is acknowledged."""
+        if closing.work is not None:
+            await self.do(partition, closing.work)
 
     async def do(self, partition: int, work: Work) -> None:
         """Do `work` to the end; returns when everything is acknowledged."""
@@ -88,8 +95,11 @@ class Views:
         again, prefix = Projection(partition, work.at, work.at), work.id.encode()
         async for record in scan(self._log, source, work.at, work.closed_offset + 1):
             if record.key is not None and record.key.startswith(prefix):
-                for written in again.apply([record], record.offset + 1):
-                    await self.do(partition, written)
+                for end in again.apply([record], record.offset + 1):
+                    if isinstance(end, Closing):
+                        await self.closed(partition, end)
+                    else:
+                        await self.do(partition, end)
         for poison in again.poison:
             poisoned(source.topic, partition, poison)
 

@@ -48,8 +48,10 @@ from services.executor.history import History
 from services.executor.liveness import Liveness
 from services.executor.partition import Partition
 from services.executor.predecessors import Predecessors
-from services.projector.projection import Erase, Projection, Regather
+from services.projector.closing import Closing
+from services.projector.projection import Projection
 from services.projector.readback import Readback
+from services.projector.work import Erase, Regather
 from services.replay.folding import Folding
 from services.replay.frames import found_frames
 from services.replay.library import Library
@@ -297,10 +299,10 @@ async def library_reads(log: Sequence[Any]) -> None:
 
 def projector_folds(log: Sequence[Any]) -> None:
     projection = Projection(0, 0, 0)
-    work = projection.apply(log, len(log))
-    for one in work:
-        assert isinstance(one, Erase | Regather) or len(one.transcript) >= 2
-        projection.done(one)
+    for end in projection.apply(log, len(log)):
+        work = end.work if isinstance(end, Closing) else end
+        assert work is None or isinstance(work, Erase | Regather) or len(work.transcript) >= 2
+        projection.done(end)
     projection.shed(1 << 30)
     projection.forget(10**6)
     assert 0 <= projection.watermark() <= len(log)

@@ -16,7 +16,9 @@ from services.eventlog import transcript
 from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
 from services.eventlog.transcript import Chunk, Request
-from services.projector.projection import Erase, Projection, Regather, Work, Write, response_record
+from services.projector.closing import Closing
+from services.projector.projection import End, Projection, response_record
+from services.projector.work import Erase, Regather, Work, Write
 from tests.responses import Author
 from tests.unit.test_transcript import stored
 from tests.written import claim_of
@@ -51,10 +53,27 @@ def log() -> Given:
     return Given()
 
 
-def projected(log: Given, projection: Projection, upto: int | None = None) -> list[Work]:
+def ended(log: Given, projection: Projection, upto: int | None = None) -> list[End]:
     """What the projection makes of the records that it has not seen."""
     records = [record for record in log.records()[:upto] if record.offset >= projection.position]
     return projection.apply(records, records[-1].offset + 1 if records else projection.position)
+
+
+def projected(log: Given, projection: Projection, upto: int | None = None) -> list[Work]:
+    """What is to be written of the records that it has not seen; what asks for nothing is done."""
+    return works(projection, ended(log, projection, upto))
+
+
+def works(projection: Projection, ends: list[End]) -> list[Work]:
+    found: list[Work] = []
+    for end in ends:
+        if not isinstance(end, Closing):
+            found.append(end)
+        elif end.work is None:
+            projection.done(end)
+        else:
+            found.append(end.work)
+    return found
 
 
 def frames_in(work: Work) -> bytes:
@@ -181,9 +200,9 @@ async def test_a_deleted_open_response_leaves_nothing_but_gone(log: Given) -> No
     await author.delete()
     projection = Projection(0, 0, 0)
     (work,) = projected(log, projection)
-    assert work == Erase(author.id, author.ack.offset, author.tenant, 0, author.accepted.offset)
+    assert work == Erase(author.id, author.accepted.offset, author.tenant, 0, author.accepted.offset)
     assert projection.held_bytes == 0
-    assert projection.watermark() == author.ack.offset
+    assert projection.watermark() == author.accepted.offset
 
 
 async def test_a_deleted_closed_response_is_erased_chunk_by_chunk(log: Given) -> None:
@@ -248,7 +267,8 @@ async def test_an_accepted_that_cannot_be_decoded_still_has_its_numbers(log: Giv
     broken = accepted._replace(value=b"{broken")  # type: ignore[attr-defined]
     await (await author.take()).complete()
     projection = Projection(0, 0, 0)
-    (work,) = projection.apply([broken, *log.records()[1:]], author.ack.offset + 1)
+    ends = projection.apply([broken, *log.records()[1:]], author.ack.offset + 1)
+    (work,) = works(projection, ends)
     frames = transcript.frames_of(frames_in(work))
     assert [json.loads(frame.split(b"data: ")[1])["sequence_number"] for frame in frames] == [0, 1, 2]
 

@@ -18,9 +18,10 @@ from services.eventlog.transcript import request_key
 from services.executor.erasures import Erasures
 from services.executor.partition import Partition
 from services.projector import projection
-from services.projector.projection import Erase, Projection, Work, Write, response_record
+from services.projector.projection import End, Projection, response_record
 from services.projector.readback import Readback
 from services.projector.views import Views
+from services.projector.work import Erase, Work, Write
 from services.replay import app
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
@@ -59,10 +60,10 @@ def snapshot_of_an_open_response() -> Iterator[None]:
     """The projector writes a response down when it is accepted."""
     original = Projection.apply
 
-    def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[Work]:
-        work = original(self, found, next_offset)
+    def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[End]:
+        ends = original(self, found, next_offset)
         opened = (state for state in self.fold.open() if state.offset >= self.floor)
-        return work + [Write(state.id, state.offset, [], response_record(state, b"{}")) for state in opened]
+        return ends + [Write(state.id, state.offset, [], response_record(state, b"{}")) for state in opened]
 
     with patch.object(Projection, "apply", apply):
         yield
@@ -149,11 +150,11 @@ def early_watermark_of_projectors() -> Iterator[None]:
     """The projector commits before its writes are acknowledged."""
     original = Projection.apply
 
-    def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[Work]:
-        work = original(self, found, next_offset)
-        for item in work:
-            self.done(item)
-        return work
+    def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[End]:
+        ends = original(self, found, next_offset)
+        for end in ends:
+            self.done(end)
+        return ends
 
     with patch.object(Projection, "apply", apply):
         yield

@@ -1,0 +1,179 @@
+"""Who listens hears of every end: what was accepted and has closed, once for each fold, in order."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from schemas.ids import ExecutorId
+from services.eventlog.memory import MemoryLog
+from services.eventlog.topics import topics
+from services.projector import projector
+from services.projector.closing import Closing
+from services.projector.projection import Projection
+from services.projector.work import Erase
+from services.settings import Settings
+from tests.conftest import PATIENCE, eventually
+from tests.projecting import Views, projecting
+from tests.responses import TENANT, Author
+from tests.written import claim_of
+
+NAMES = topics()
+SETTINGS = Settings(grace_s=2)
+
+
+class Clock:
+    """Log time in steps of a second."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        self.now += 1_000
+        return self.now
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog({NAMES.events: 2, NAMES.transcripts: 2, NAMES.responses: 2}, clock=Clock())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projector, "TICK", 0.01)
+
+
+class Hearer:
+    """Notes what it hears, and acknowledges it when it may."""
+
+    def __init__(self) -> None:
+        self.heard: list[Closing] = []
+        self.acknowledges = asyncio.Event()
+
+    async def closed(self, partition: int, closing: Closing) -> None:
+        assert partition == 0
+        self.heard.append(closing)
+        await self.acknowledges.wait()
+
+
+def author(log: MemoryLog, number: int) -> Author:
+    return Author(log.writer(), number)
+
+
+def closings(log: MemoryLog) -> list[Closing]:
+    records = log.records(NAMES.events, 0)
+    ends = Projection(0, 0, 0).apply(records, records[-1].offset + 1)
+    return [end for end in ends if isinstance(end, Closing)]
+
+
+async def test_a_closing_says_what_the_fold_knows(log: MemoryLog) -> None:
+    one = await (await author(log, 1).accept()).take()  # 1 and 2 s
+    await one.event("response.in_progress", {})  # 3 s
+    await one.event("response.output_item.added", {"output_index": 0, "item": {}})
+    await one.zombie(claim_of("zombie"), [4, 5])  # 5 and 6 s: they do not count
+    await one.say("a")
+    await one.take()
+    await one.say("b")  # 9 s
+    await one.complete()
+    (closing,) = closings(log)
+    assert (closing.id, closing.tenant, closing.status) == (one.id, TENANT, "completed")
+    assert (closing.background, closing.store) == (True, True)
+    assert (closing.accepted_offset, closing.closed_offset) == (0, one.ack.offset)
+    assert (closing.accepted_at, closing.claimed_at, closing.closed_at) == (1_000, 2_000, 10_000)
+    assert (closing.first_output_at, closing.last_output_at) == (4_000, 9_000)
+    assert (closing.events, closing.deltas, closing.attempts) == (len(one.frames), 2, 2)
+    assert closing.executors == (ExecutorId("exec_1"),)
+    assert closing.terminal == log.records(NAMES.events, 0)[-1].value
+
+
+async def test_what_never_ran_has_no_times_of_a_run(log: MemoryLog) -> None:
+    one = await (await author(log, 1).accept()).cancel()
+    (closing,) = closings(log)
+    assert (closing.status, closing.attempts, closing.executors) == ("cancelled", 0, ())
+    assert (closing.claimed_at, closing.first_output_at, closing.last_output_at) == (None, None, None)
+    assert closing.events == len(one.frames)
+    assert b"".join(one.frames).endswith(b"data: %b\n\n" % closing.terminal)
+
+
+@pytest.mark.parametrize("body", [{}, {"store": False}, {"store": False, "background": False}])
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_whatever_is_stored_makes_a_closing_when_it_closes_or_is_deleted_while_open(
+    log: MemoryLog, body: dict[str, Any], keyed: bool
+) -> None:
+    closed = await (await author(log, 1).accept(keyed=keyed, **body)).take()
+    await closed.complete()
+    deleted = await (await author(log, 2).accept(keyed=keyed, **body)).take()
+    await deleted.delete()
+    told = [(closing.id, closing.status, closing.closed_offset, closing.store) for closing in closings(log)]
+    stored = body.get("store", True)
+    assert told == [
+        (closed.id, "completed", closed.ack.offset, stored),
+        (deleted.id, "deleted", deleted.ack.offset, stored),
+    ]
+
+
+async def test_nothing_else_makes_one(log: MemoryLog) -> None:
+    """The delete of what has closed, that of what nobody has seen, and a second `accepted`."""
+    one = await (await (await author(log, 1).accept()).take()).complete()
+    await one.delete()
+    await author(log, 2).delete()
+    await author(log, 1).accept()
+    assert [closing.id for closing in closings(log)] == [one.id]
+
+
+async def test_frames_that_were_let_go_cost_a_closing_nothing(log: MemoryLog) -> None:
+    one = await (await (await author(log, 1).accept()).take()).say("a")
+    projection = Projection(0, 0, 0)
+    projection.apply(log.records(NAMES.events, 0), 3)
+    projection.shed(1 << 30)
+    await one.complete()
+    (closing,) = projection.apply(log.records(NAMES.events, 0)[3:], 4)
+    assert isinstance(closing, Closing)
+    assert (closing.deltas, closing.events) == (1, len(one.frames))
+
+
+async def test_listeners_hear_in_the_order_of_the_log_beside_the_views_and_the_watermark_waits(
+    log: MemoryLog,
+) -> None:
+    view, hearer = Views(log, NAMES, SETTINGS), Hearer()
+    authors = [await (await author(log, n).accept(store=n % 2 == 0)).take() for n in range(8)]
+    for one in reversed(authors):
+        await one.complete()
+    async with projecting(log, NAMES, SETTINGS, listeners=[hearer]):
+        await eventually(lambda: len(hearer.heard) == 8)
+        assert [closing.id for closing in hearer.heard] == [one.id for one in reversed(authors)]
+        await eventually(lambda: view.object(authors[0].id))
+        assert await view.watermark(0) in (None, 0)
+        hearer.acknowledges.set()
+        await eventually(lambda: view.watermark(0))
+
+
+async def test_whoever_follows_on_hears_again_of_what_was_not_acknowledged(log: MemoryLog) -> None:
+    first, second = Hearer(), Hearer()
+    one = await (await (await author(log, 1).accept()).take()).complete()
+    async with projecting(log, NAMES, Settings(grace_s=0.1), listeners=[first]):
+        await eventually(lambda: first.heard)
+    second.acknowledges.set()
+    async with projecting(log, NAMES, SETTINGS, listeners=[second]):
+        await eventually(lambda: second.heard)
+        await Views(log, NAMES, SETTINGS).committed(0, one.ack.offset + 1)
+    assert first.heard == second.heard
+
+
+async def test_it_stops_in_time_though_a_listener_acknowledges_nothing_and_a_delete_waits_for_that(
+    log: MemoryLog,
+) -> None:
+    hearer = Hearer()
+    one = await (await (await author(log, 1).accept()).take()).complete()
+    await one.delete()
+    async with asyncio.timeout(PATIENCE):
+        async with projecting(log, NAMES, Settings(grace_s=0.1), listeners=[hearer]):
+            await eventually(lambda: hearer.heard)
+    assert not await Views(log, NAMES, SETTINGS).gone(one.id)
+
+
+async def test_a_closing_of_one_deleted_while_open_erases_it(log: MemoryLog) -> None:
+    one = await (await author(log, 1).accept()).take()
+    await one.delete()
+    (closing,) = closings(log)
+    assert closing.work == Erase(one.id, one.accepted.offset, TENANT, 0, one.accepted.offset)
