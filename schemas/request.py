@@ -113,7 +113,7 @@ def _tool_choice(value: Any, param: str) -> None:
     either("one of an object or string", {str: modes, dict: _tool})(value, param)
 
 
-_FIELDS: Mapping[str, Check] = {
+FIELDS: Mapping[str, Check] = {
     "model": string(256, empty=False),
     "input": either("one of an array of objects or string", {str: string(), list: array(_item)}),
     "background": boolean,
@@ -147,8 +147,8 @@ _FIELDS: Mapping[str, Check] = {
     "safety_identifier": string(),
     "user": string(),
 }
-_body = fields(_FIELDS)
-_Fields = msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw(b"")) for name in _FIELDS])
+_body = fields(FIELDS)
+_Fields = msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw(b"")) for name in FIELDS])
 
 
 def parse(raw: bytes, most_values: int = MAX_VALUES) -> CreateRequest:

@@ -17,7 +17,7 @@ MAX_TOKENS = 1_000_000
 MAX_INTERVAL_MS = 60_000
 
 _INTEGER = re.compile(r"[0-9]{1,9}")
-_BOUNDS = {
+BOUNDS = {
     "echo.tokens": (1, MAX_TOKENS),
     "echo.interval_ms": (0, MAX_INTERVAL_MS),
     "echo.fail_after": (0, MAX_TOKENS),
@@ -55,9 +55,9 @@ def steering(body: Mapping[str, Any]) -> EchoSteering:
 
 def _integer(key: str, value: object) -> int:
     param = f"metadata.{key}"
-    if key not in _BOUNDS:
-        raise invalid(f"Unknown {param}: model echo knows {', '.join(_BOUNDS)}.", param)
-    least, most = _BOUNDS[key]
+    if key not in BOUNDS:
+        raise invalid(f"Unknown {param}: model echo knows {', '.join(BOUNDS)}.", param)
+    least, most = BOUNDS[key]
     if not isinstance(value, str) or not _INTEGER.fullmatch(value) or not least <= int(value) <= most:
         raise invalid(f"{param} must be an integer from {least} to {most}, as a string.", param)
     return int(value)

@@ -80,7 +80,7 @@ class Author:
         """The next event of the winning claim."""
         number = len(self.frames)
         value = _value(type, number, fields)
-        await self.put(self._headers().event(number, type, value, terminal))
+        await self.put(self.headers().event(number, type, value, terminal))
         self.frames.append(frame(type, number, value))
         return self
 
@@ -150,7 +150,7 @@ class Author:
         """What a reader with this cursor must get."""
         return b"".join(self.frames[cursor + 1 :])
 
-    def _headers(self) -> EventHeaders:
+    def headers(self) -> EventHeaders:
         return EventHeaders(self.id, self.claim, self.attempt, self.tenant)
 
 

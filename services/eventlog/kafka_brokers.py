@@ -64,6 +64,14 @@ class Brokers:
         """Call `listener` no more."""
         self._listeners.remove(listener)
 
+    def leave(self, node: int) -> None:
+        """Tell who listens that `node` has turned unhealthy."""
+        for listener in list(self._listeners):
+            try:
+                listener(node)
+            except Exception:  # that client has to mend it; the others must still hear
+                log.exception("a client could not leave a broker that is not healthy", broker=node)
+
     def healthy(self, node: int) -> bool:
         """Whether `node` is healthy (`broker_health`)."""
         return self.health.healthy(node)
@@ -114,11 +122,7 @@ class Brokers:
         if turned.silent or turned.answering:
             SILENT_BROKERS.inc(len(turned.silent) - len(turned.answering))
         for node in turned.unhealthy:
-            for listener in list(self._listeners):
-                try:
-                    listener(node)
-                except Exception:  # that client has to mend it; the others must still hear
-                    log.exception("a client could not leave a broker that is not healthy", broker=node)
+            self.leave(node)
 
     async def _probe(self, client: KafkaClient, node: int) -> None:
         answered = False

@@ -54,8 +54,8 @@ class KafkaMembership:
         self._topic = topic
         self._on_assignment = on_assignment
         self._owned: frozenset[int] = frozenset()
-        self._coordinator: GroupCoordinator | None = None
-        self._subscription: SubscriptionState | None = None
+        self.session: tuple[GroupCoordinator, SubscriptionState] | None = None
+        """What it commits through, while it has joined."""
         self._assignor = _Sticky(topic)
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -81,11 +81,12 @@ class KafkaMembership:
             for partition, offset in checkpoints.items()
             if partition in self._owned
         }
-        if not offsets or self._coordinator is None or self._subscription is None:
+        if not offsets or self.session is None:
             return
+        coordinator, subscription = self.session
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT):
-                await self._coordinator.commit_offsets(self._subscription.subscription.assignment, offsets)
+                await coordinator.commit_offsets(subscription.subscription.assignment, offsets)
         except FAILURES as error:
             text = f"checkpoints of group {self._group} not committed: {_why(error)}"
             raise LogUnavailable(text) from error
@@ -97,9 +98,10 @@ class KafkaMembership:
             await asyncio.wait([self._task], timeout=COMMIT_TIMEOUT)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._become(frozenset())
+        self.become(frozenset())
 
-    def _become(self, owned: frozenset[int]) -> None:
+    def become(self, owned: frozenset[int]) -> None:
+        """Own `owned` from now on, and call `on_assignment` if that is news."""
         if owned == self._owned:
             return
         self._owned = owned
@@ -120,7 +122,7 @@ class KafkaMembership:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), REJOIN_AFTER)
             finally:
-                self._become(frozenset())
+                self.become(frozenset())
 
     async def _session(self) -> None:
         """One client and coordinator, from joining until closed or broken."""
@@ -132,12 +134,12 @@ class KafkaMembership:
             with subscription.fetch_context():
                 await self._attend(client, subscription)
         finally:
-            self._coordinator = self._subscription = None
+            self.session = None
             await client.close()
 
     async def _attend(self, client: KafkaClient, subscription: SubscriptionState) -> None:
         coordinator = self._join(client, subscription)
-        self._coordinator, self._subscription = coordinator, subscription
+        self.session = coordinator, subscription
         closing = asyncio.create_task(self._closing.wait())
         try:
             while not closing.done():
@@ -150,7 +152,7 @@ class KafkaMembership:
             await _leave(coordinator)
 
     def _join(self, client: KafkaClient, subscription: SubscriptionState) -> GroupCoordinator:
-        return _Coordinator(
+        return Coordinator(
             client,
             subscription,
             group_id=self._group,
@@ -162,7 +164,7 @@ class KafkaMembership:
         )
 
 
-class _Coordinator(GroupCoordinator):  # type: ignore[misc]
+class Coordinator(GroupCoordinator):  # type: ignore[misc]
     """Hears how a commit ended whose caller gave it up: aiokafka lets it go on, and nobody waits for it."""
 
     def _do_commit_offsets(self, assignment: object, offsets: object) -> asyncio.Task[None]:
@@ -201,10 +203,10 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._membership = membership
 
     def on_partitions_revoked(self, _revoked: Iterable[KafkaPartition]) -> None:
-        self._membership._become(frozenset())
+        self._membership.become(frozenset())
 
     def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
-        self._membership._become(frozenset(source.partition for source in assigned))
+        self._membership.become(frozenset(source.partition for source in assigned))
 
 
 class _Sticky(AbstractPartitionAssignor):  # type: ignore[misc]

@@ -60,7 +60,7 @@ async def check_topics(
 ) -> list[Problem]:
     """What is wrong with the topics, held against `specs` with these bounds. Raises LogUnavailable."""
     wanted = specs(names, max_record_bytes, kept)
-    async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
+    async with admin_at(KafkaAddress(bootstrap, settings=settings)) as admin:
         return check_all(wanted, await _look(admin, wanted))
 
 
@@ -86,7 +86,7 @@ async def create_topics(
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
     wanted = specs(names, max_record_bytes, kept)
-    async with _admin(KafkaAddress(bootstrap, settings=settings)) as admin:
+    async with admin_at(KafkaAddress(bootstrap, settings=settings)) as admin:
         found = await _look(admin, wanted)
         events = found.get(names.events)
         count = partitions_for(wanted, found, partitions)
@@ -96,13 +96,14 @@ async def create_topics(
         done += await _create(admin, missing, count, replication)
         if fix:
             if grow and events and partitions and partitions > events.partitions:
-                done += await _add_partitions(admin, names.events, partitions)
+                done += await add_partitions(admin, names.events, partitions)
             done += await _fix(admin, wanted)
         return done
 
 
 @asynccontextmanager
-async def _admin(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
+async def admin_at(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client of the cluster. Raises LogUnavailable."""
     admin, brokers = AIOKafkaAdminClient(), Brokers(address)
     # The admin's own client waits for brokers that hang, and does not say why it cannot connect.
     admin._client = brokers.client(REQUEST_S)
@@ -127,7 +128,7 @@ async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict
     listed = [topic for topic in await _any(admin.describe_topics) if topic["topic"] in names]
     unlisted = sorted(names - {topic["topic"] for topic in listed})
     await _any(lambda: _check_unlisted(admin, unlisted))
-    configs = await _any(lambda: _configs(admin, [topic["topic"] for topic in listed]))
+    configs = await _any(lambda: configs_of(admin, [topic["topic"] for topic in listed]))
     return {
         topic["topic"]: Found(
             partitions=len(topic["partitions"]),
@@ -160,7 +161,7 @@ async def _any(ask: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(BACKOFF)
 
 
-async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, tuple[str, bool]]]:
+async def configs_of(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, tuple[str, bool]]]:
     """Per topic and key the value in force, and whether the topic itself sets it."""
     if not names:
         return {}
@@ -189,7 +190,7 @@ async def _create(
     for name, code, reason in response.topic_errors:
         if code != _TOPIC_EXISTS:
             _raise_for(code, name, reason)
-    await _until_led(admin, counts)
+    await until_led(admin, counts)
     return [f"created topic {name} with {count} partitions" for name, count in counts.items()]
 
 
@@ -220,7 +221,7 @@ async def _delete_group(admin: AIOKafkaAdminClient, group: str) -> None:
             raise for_code(code)
 
 
-async def _until_led(admin: AIOKafkaAdminClient, counts: dict[str, int]) -> None:
+async def until_led(admin: AIOKafkaAdminClient, counts: dict[str, int]) -> None:
     """Wait until every partition has a leader: before that, appends and reads fail."""
     while True:
         led = {
@@ -237,26 +238,27 @@ async def _fix(admin: AIOKafkaAdminClient, wanted: list[TopicSpec]) -> list[str]
     done: list[str] = []
     for problem in problems:
         if problem.partitions:
-            done += await _add_partitions(admin, problem.topic, problem.partitions)
+            done += await add_partitions(admin, problem.topic, problem.partitions)
     changes: dict[str, dict[str, str]] = {}
     for problem in problems:
         if problem.setting:
             key, value = problem.setting
             changes.setdefault(problem.topic, {})[key] = value
             done.append(f"set {key}={value} on topic {problem.topic}")
-    await _alter(admin, changes)
+    await alter(admin, changes)
     return done
 
 
-async def _add_partitions(admin: AIOKafkaAdminClient, name: str, count: int) -> list[str]:
+async def add_partitions(admin: AIOKafkaAdminClient, name: str, count: int) -> list[str]:
+    """Raise a topic to `count` partitions, all with a leader. Returns what was done, in words."""
     await admin.create_partitions({name: NewPartitions(count)})
-    await _until_led(admin, {name: count})
+    await until_led(admin, {name: count})
     return [f"raised topic {name} to {count} partitions"]
 
 
-async def _alter(admin: AIOKafkaAdminClient, changes: dict[str, dict[str, str]]) -> None:
+async def alter(admin: AIOKafkaAdminClient, changes: dict[str, dict[str, str]]) -> None:
     """Set `changes` on top of what each topic sets already: the request replaces all of it."""
-    configs = await _configs(admin, list(changes))
+    configs = await configs_of(admin, list(changes))
     resources = [
         ConfigResource(
             ConfigResourceType.TOPIC,

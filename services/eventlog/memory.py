@@ -33,7 +33,9 @@ Outcome = Literal["lost", "unknown-lost", "unknown-appended"]
 """How an append fails: nothing was sent; sent and not appended; sent and appended, but not acknowledged."""
 
 
-class _Group:
+class Group:
+    """A consumer group: its members, and what they committed."""
+
     def __init__(self) -> None:
         self.members: dict[str, MemoryMembership] = {}
         self.checkpoints: dict[tuple[str, int], int] = {}
@@ -42,6 +44,7 @@ class _Group:
         self.joined = 0
 
     def rebalance(self, partitions: int) -> None:
+        """Share out a topic's `partitions` among the members, as `assign` does."""
         held = {name: member.owned for name, member in self.members.items()}
         for member in self.members.values():
             member.become(frozenset())
@@ -59,10 +62,13 @@ class MemoryLog:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        self._topics = {topic: [MemoryPartition() for _ in range(count)] for topic, count in topics.items()}
-        self._clock = clock
-        self._max_record_bytes = max_record_bytes
-        self._groups: defaultdict[str, _Group] = defaultdict(_Group)
+        self.stored = {topic: [MemoryPartition() for _ in range(count)] for topic, count in topics.items()}
+        """What is in each partition of each topic."""
+        self.clock = clock
+        """Stamps what is appended, ms; a test may set another one, as it may the bound below."""
+        self.max_record_bytes = max_record_bytes
+        """The largest record that a writer takes."""
+        self.groups: defaultdict[str, Group] = defaultdict(Group)
         self._appended = asyncio.Event()
         self._failures: deque[Outcome] = deque()
         self._turn = 0
@@ -79,27 +85,27 @@ class MemoryLog:
 
     def compact(self, topic: str) -> None:
         """Keep the last record of each key; tombstones stay, offsets have holes."""
-        for partition in self._topics[topic]:
+        for partition in self.stored[topic]:
             partition.compact()
 
     def retain(self, topic: str, partition: int, before_offset: int) -> None:
         """Drop what is before `before_offset` and move the partition's start there."""
-        log = self._topics[topic][partition]
+        log = self.stored[topic][partition]
         log.records = log.records[log.index(before_offset) :]
         log.start = max(log.start, min(before_offset, log.end))
 
     def records(self, topic: str, partition: int) -> list[MemoryRecord]:
         """Everything that is in a partition."""
-        return list(self._topics[topic][partition].records)
+        return list(self.stored[topic][partition].records)
 
     # -- the port ----------------------------------------------------------------------------------
 
     async def partitions(self, topic: str) -> int:
         """How many partitions `topic` has. Raises TopicMissing."""
         self._check()
-        if topic not in self._topics:
+        if topic not in self.stored:
             raise TopicMissing(topic)
-        return len(self._topics[topic])
+        return len(self.stored[topic])
 
     async def fetch(
         self,
@@ -111,14 +117,14 @@ class MemoryLog:
     ) -> list[Batch]:
         """Read on from `positions`; waits up to `max_wait` seconds for the first record."""
         self._check()
-        found = self._read(positions, max_bytes, partition_bytes)
+        found = self.read(positions, max_bytes, partition_bytes)
         deadline = asyncio.get_running_loop().time() + max_wait
         try:
             async with asyncio.timeout_at(deadline):
                 while not found and max_wait > 0:
                     await self._appended.wait()
                     self._check()
-                    found = self._read(positions, max_bytes, partition_bytes)
+                    found = self.read(positions, max_bytes, partition_bytes)
         except TimeoutError:
             pass
         await asyncio.sleep(0)
@@ -137,19 +143,19 @@ class MemoryLog:
 
     def leader(self, topic: str, partition: int) -> Leader | None:
         """The one broker, which leads all; it answers unless a test says that it is away."""
-        return Leader(1, self.available) if partition < len(self._topics.get(topic, ())) else None
+        return Leader(1, self.available) if partition < len(self.stored.get(topic, ())) else None
 
     async def committed(self, group: str, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
         """The checkpoints of a group, None where it has none."""
         self._check()
-        checkpoints = self._groups[group].checkpoints
+        checkpoints = self.groups[group].checkpoints
         return {partition: checkpoints.get((topic, partition)) for partition in partitions}
 
     async def checkpoints(
         self, group: str, topic: str, partitions: Collection[int]
     ) -> dict[int, Checkpoint | None]:
         """The checkpoints of a group and how far it had read then, None where it has none."""
-        read = self._groups[group].read
+        read = self.groups[group].read
         return {
             partition: None if offset is None else Checkpoint(offset, read.get((topic, partition)))
             for partition, offset in (await self.committed(group, topic, partitions)).items()
@@ -158,7 +164,7 @@ class MemoryLog:
     async def join(self, group: str, topic: str, on_assignment: OnAssignment) -> "MemoryMembership":
         """Become a member of `group` on `topic`; `on_assignment` is called before this returns."""
         count = await self.partitions(topic)
-        members = self._groups[group]
+        members = self.groups[group]
         members.joined += 1
         name = f"member-{members.joined:06d}"
         membership = MemoryMembership(self, members, name, topic, count, on_assignment)
@@ -181,12 +187,13 @@ class MemoryLog:
 
     def _partition(self, source: TopicPartition) -> MemoryPartition:
         self._check()
-        partitions = self._topics.get(source.topic, ())
+        partitions = self.stored.get(source.topic, ())
         if source.partition >= len(partitions):
             raise LogUnavailable(f"topic {source.topic} has no partition {source.partition}")
         return partitions[source.partition]
 
-    def _read(self, positions: Mapping[TopicPartition, int], bound: int, partition_bytes: int) -> list[Batch]:
+    def read(self, positions: Mapping[TopicPartition, int], bound: int, partition_bytes: int) -> list[Batch]:
+        """What there is now from `positions` on, up to about `bound` bytes, `partition_bytes` of each."""
         order = list(positions)
         self._turn += 1
         start = self._turn % len(order) if order else 0
@@ -215,24 +222,19 @@ class MemoryLog:
         index = bisect_left(log.records, timestamp, key=lambda record: record.timestamp)
         return log.records[index].offset if index < len(log.records) else log.end
 
-    def _append(self, source: TopicPartition, record: NewRecord) -> Ack:
+    def append(self, source: TopicPartition, record: NewRecord) -> Ack:
         """Append, or fail as a test asked for."""
         outcome = self._failures.popleft() if self._failures else None
         if outcome == "lost":
             raise LogUnavailable("the append was lost (asked for by the test)")
         if outcome == "unknown-lost":
             raise AppendUnknown("the append is lost, but nobody knows (asked for by the test)")
-        ack = self._partition(source).append(record, self._clock())
+        ack = self._partition(source).append(record, self.clock())
         self._appended.set()
         self._appended = asyncio.Event()
         if outcome == "unknown-appended":
             raise AppendUnknown("the append happened, but nobody knows (asked for by the test)")
         return ack
-
-    @property
-    def max_record_bytes(self) -> int:
-        """The largest record that a writer takes."""
-        return self._max_record_bytes
 
 
 class MemoryWriter:
@@ -300,7 +302,7 @@ class MemoryWriter:
     def _append_all(self, source: TopicPartition, queue: list[tuple[NewRecord, Future[Ack] | None]]) -> None:
         for index, (record, future) in enumerate(queue):
             try:
-                ack = self._log._append(source, record)
+                ack = self._log.append(source, record)
             except LogError as error:
                 self._fail(source, queue[index:], error)
                 return
@@ -326,7 +328,7 @@ class MemoryMembership:
     def __init__(
         self,
         log: MemoryLog,
-        group: _Group,
+        group: Group,
         name: str,
         topic: str,
         partitions: int,

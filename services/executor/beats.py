@@ -86,7 +86,7 @@ class Beats:
                 if batch.out_of_range:
                     await patiently(self.start)
                 for record in batch.records:
-                    self._count(record)
+                    self.count(record)
 
     async def leave(self) -> None:
         """Append the last beat, which says that this executor's runs are stopped and up for takeover."""
@@ -95,7 +95,8 @@ class Beats:
         with suppress(LogError):  # the missing beats will say it
             await self._writer.append(self._topic, 0, self._record(leaving=True))
 
-    def _count(self, record: LogRecord) -> None:
+    def count(self, record: LogRecord) -> None:
+        """Take a beat that was read for a sign of life; what is none is passed over."""
         if dict(record.headers).get("kind") == KIND:
             return  # a listing of models is no sign of life (P-51)
         try:

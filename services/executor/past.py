@@ -60,16 +60,16 @@ class Past(Struct):
         self.heard = self.heard if cursor is None else cursor
         if self.upstream_id is None or (cursor is not None and not partial):
             self.cursor = cursor
-            self._settle()
+            self.settle()
 
     def whole(self) -> "Past":
         """The same, with nothing ahead: all that counts."""
         output, names, ahead = self.output.copy(), dict(self.names), list(self.ahead)
         past = msgspec.structs.replace(self, output=output, names=names, ahead=ahead, cursor=self.heard)
-        past._settle()
+        past.settle()
         return past
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Nothing is ahead any more."""
         for told in self.ahead:
             self.extensions += told.extension

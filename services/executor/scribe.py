@@ -176,7 +176,7 @@ class Scribe:
         more = type in LIFECYCLE and self._hear(type, event)
         drafts = self.begin(upstream)
         if more and not drafts:
-            return self._placed([self._number(IN_PROGRESS, self._in_progress(), upstream)], upstream)
+            return self.placed([self._number(IN_PROGRESS, self._in_progress(), upstream)], upstream)
         begun = len(drafts)
         try:
             pace = _Pace()
@@ -194,17 +194,17 @@ class Scribe:
         except Exception as error:
             if isinstance(error, UpstreamError) and len(drafts) > begun:
                 # What was said before stays said.
-                return self._placed(drafts + (yield from self.ending(Ending.of(error))), upstream)
+                return self.placed(drafts + (yield from self.ending(Ending.of(error))), upstream)
             self._next, self._begun, self._bytes = numbered
             raise
-        return self._placed(drafts, upstream)
+        return self.placed(drafts, upstream)
 
     def _at(self, upstream: Headers) -> Headers:
         """What the last draft of an event says of where the upstream stands then (P-34, P-38)."""
         self._heard = upstream
         return [*upstream, UPSTREAM_PARTIAL] if self._whole.holds_back and len(upstream) > 1 else upstream
 
-    def _placed(self, drafts: list[Draft], upstream: Headers) -> list[Draft]:
+    def placed(self, drafts: list[Draft], upstream: Headers) -> list[Draft]:
         """The drafts of one upstream event, with where the upstream stands: at the last the cursor of this
         event; at the first of several the one that was heard before, of which this one is a part. So whoever
         goes on in their middle knows that the event was not told to its end. The first one has the upstream's

@@ -10,7 +10,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from schemas.records import NewRecord
 from services.eventlog.kafka import KafkaLog
-from services.eventlog.kafka_topics import _until_led
+from services.eventlog.kafka_topics import until_led
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Log, TopicPartition, Writer
 
@@ -61,7 +61,7 @@ class KafkaWorld:
             "max.message.bytes": str(2 << 20),
         }
         await self._admin.create_topics([NewTopic(self.topic, PARTITIONS, 1, topic_configs=settings)])
-        await _until_led(self._admin, {self.topic: PARTITIONS})
+        await until_led(self._admin, {self.topic: PARTITIONS})
 
     async def retain(self, partition: int, before_offset: int) -> None:
         source = KafkaPartition(self.topic, partition)

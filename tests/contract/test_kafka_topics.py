@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from schemas.errors import LogUnavailable, TopicMisconfigured
 from services.eventlog.kafka import check_topics, create_topics
 from services.eventlog.kafka_address import KafkaAddress
-from services.eventlog.kafka_topics import _add_partitions, _admin, _alter, _configs
+from services.eventlog.kafka_topics import add_partitions, admin_at, alter, configs_of
 from services.eventlog.topics import Topics, topics
 from services.settings import Settings
 from services.topic_setup import make_topics, require_topics
@@ -32,10 +32,10 @@ async def test_created_topics_pass_their_check(kafka: str, names: Topics) -> Non
 
 async def test_what_is_wrong_is_told_and_mended_and_the_rest_left_alone(kafka: str, names: Topics) -> None:
     await create_topics(kafka, names, partitions=2)
-    async with _admin(KafkaAddress(kafka)) as admin:
+    async with admin_at(KafkaAddress(kafka)) as admin:
         wrong = {"message.timestamp.type": "CreateTime", "min.compaction.lag.ms": "0", "segment.ms": "777777"}
-        await _alter(admin, {names.events: wrong})
-        await _add_partitions(admin, names.events, 4)
+        await alter(admin, {names.events: wrong})
+        await add_partitions(admin, names.events, 4)
     found = await eventually(lambda: check_topics(kafka, names))
     assert [(problem.topic, problem.what) for problem in found] == [
         (names.events, "min.compaction.lag.ms is 0, must be at least 86400000"),
@@ -51,8 +51,8 @@ async def test_what_is_wrong_is_told_and_mended_and_the_rest_left_alone(kafka: s
         return await check_topics(kafka, names) == []
 
     await eventually(mended)
-    async with _admin(KafkaAddress(kafka)) as admin:
-        assert (await _configs(admin, [names.events]))[names.events]["segment.ms"] == ("777777", True)
+    async with admin_at(KafkaAddress(kafka)) as admin:
+        assert (await configs_of(admin, [names.events]))[names.events]["segment.ms"] == ("777777", True)
 
 
 async def test_partitions_of_the_events_grow_when_asked(kafka: str, names: Topics) -> None:

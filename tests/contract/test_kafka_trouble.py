@@ -16,12 +16,13 @@ from services.broker import EmbeddedKafka
 from services.eventlog import kafka_writer
 from services.eventlog.kafka import KafkaLog, create_topics
 from services.eventlog.kafka_address import KafkaAddress
-from services.eventlog.kafka_topics import _admin, _alter
+from services.eventlog.kafka_topics import admin_at, alter
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
 from services.eventlog.topics import topics
 from tests.conftest import eventually
+from tests.counted import value_of
 from tests.steady import steady
 
 pytestmark = pytest.mark.usefixtures("forgotten_connections")
@@ -112,8 +113,8 @@ async def test_a_record_over_the_topics_own_bound_is_told_as_too_large(
     broker: EmbeddedKafka, log: KafkaLog, topic: str
 ) -> None:
     bound = 64 << 10
-    async with _admin(KafkaAddress(broker.bootstrap)) as admin:
-        await _alter(admin, {topic: {"max.message.bytes": str(bound)}})
+    async with admin_at(KafkaAddress(broker.bootstrap)) as admin:
+        await alter(admin, {topic: {"max.message.bytes": str(bound)}})
     writer = log.writer()
 
     async def refused() -> bool:  # the broker takes its new setting in its own time
@@ -130,8 +131,8 @@ async def test_a_record_over_the_topics_own_bound_is_told_as_too_large(
 
 async def test_the_holes_of_compaction_are_passed(broker: EmbeddedKafka, log: KafkaLog, topic: str) -> None:
     eager = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "0"}
-    async with _admin(KafkaAddress(broker.bootstrap)) as admin:
-        await _alter(admin, {topic: eager})
+    async with admin_at(KafkaAddress(broker.bootstrap)) as admin:
+        await alter(admin, {topic: eager})
     writer = log.writer()
     for n in 0, 1, 0, 1, 1, 2:
         await writer.append(topic, 0, record(n))
@@ -230,14 +231,14 @@ async def test_a_broker_that_dies_and_comes_back_is_gone_on_with(
         writer.post(topic, n % PARTITIONS, record(n))
         if n == 100:
             await broker.kill()
-            await eventually(lambda: READS_FAILING.labels(topic)._value.get())
+            await eventually(lambda: value_of(READS_FAILING.labels(topic)))
             with pytest.raises(LogUnavailable):
                 await member.commit({0: 1})
         await asyncio.sleep(0)
     await broker.start()
     await writer.flush()
     await eventually(lambda: len(found) >= 300)
-    assert not READS_FAILING.labels(topic)._value.get()
+    assert not value_of(READS_FAILING.labels(topic))
     assert sorted(found) == list(range(300))
 
     async def committed() -> bool:  # what is owned still may be assigned anew at any moment

@@ -15,6 +15,7 @@ from msgspec import structs
 
 from schemas.errors import SettingsError
 from services import config
+from services.backoff import Backoff
 from services.executor.backend import Backend, Lapsed, Resume, UpstreamError
 from services.executor.backends import Registry, build, failures, responses, upstream
 from tests.conftest import PATIENCE
@@ -560,18 +561,14 @@ async def test_a_server_that_is_not_there_is_tried_again_and_then_said_to_be_unr
 async def test_a_connection_that_is_not_made_in_time_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Linux a listener whose queue is full answers nothing at all."""
     monkeypatch.setattr(upstream, "CONNECT_TIMEOUT", 0.3)
-    tries = 0
     tried_again = asyncio.Event()
-    real = upstream.Upstream._request
 
-    async def counted(self: upstream.Upstream, *args: Any) -> Any:
-        nonlocal tries
-        tries += 1
-        if tries > 1:
+    class Noted(Backoff):
+        async def wait(self) -> None:
+            await super().wait()
             tried_again.set()
-        return await real(self, *args)
 
-    monkeypatch.setattr(upstream.Upstream, "_request", counted)
+    monkeypatch.setattr(upstream, "Backoff", Noted)
     async with full(whole_stream) as (url, open_up):
         backends = registry(url)
         running = asyncio.create_task(outcome(backends.resolve({"model": "m"}), request()))

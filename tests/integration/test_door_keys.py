@@ -124,8 +124,8 @@ async def test_what_is_ephemeral_is_met_by_its_key_while_it_is_seen_and_never_ma
         assert (again.status, json.loads(again.body)) == (200, closed)
         assert (await running.get(made["id"])).status == 200
 
-        clock = running.log._clock
-        running.log._clock = lambda: clock() + 61_000
+        clock = running.log.clock
+        running.log.clock = lambda: clock() + 61_000
         beat = NewRecord(b"exec_1", b"{}", [("kind", b"beat")])
         await running.log.writer().append(NAMES.executors, 0, beat)
         refused = await running.post(body, KEY)
@@ -174,10 +174,10 @@ async def _until_taken(running: Ingesting) -> None:
 
 async def test_a_void_request_may_be_repeated_with_its_key() -> None:
     async with ingesting(window_ms=500) as running:
-        clock = running.log._clock
-        running.log._clock = lambda: clock() + 1000
+        clock = running.log.clock
+        running.log.clock = lambda: clock() + 1000
         assert (await running.post({"background": True}, KEY)).status == 503
-        running.log._clock = clock
+        running.log.clock = clock
         # Log time never goes back within a partition: the log catches up with itself first.
         await _until_taken(running)
         assert len(running.accepted()) >= 2

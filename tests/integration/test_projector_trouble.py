@@ -18,6 +18,7 @@ from services.projector import projector, views
 from services.projector.projector import Projector
 from services.settings import Settings
 from tests.conftest import eventually
+from tests.counted import value_of
 from tests.following import joining, lose_position
 from tests.projecting import Views, projecting
 from tests.responses import Author
@@ -102,7 +103,7 @@ async def test_with_the_log_away_nothing_is_lost(log: MemoryLog, view: Views, wr
         await view.committed(0, first.ack.offset + 1)
         second = await completed(write(2), "two")
         log.available = False
-        await eventually(lambda: READS_FAILING.labels(NAMES.events)._value.get())
+        await eventually(lambda: value_of(READS_FAILING.labels(NAMES.events)))
         assert running.not_ready() == []
         log.available = True
         await view.committed(0, second.ack.offset + 1)
@@ -287,7 +288,7 @@ async def test_poison_is_counted_and_the_partition_goes_on(log: MemoryLog, view:
     async with projecting(log, NAMES, SETTINGS):
         broken = await (await write(0).accept()).take()
         await broken.put(broken.broken(b"whatever", b"{}"))
-        await broken.put(broken._headers().event(2, "response.completed", b"{broken", "completed"))
+        await broken.put(broken.headers().event(2, "response.completed", b"{broken", "completed"))
         author = await completed(write(2), "one")
         await view.committed(0, author.ack.offset + 1)
     assert await view.frames(author.id) == author.after(-1)
@@ -299,7 +300,7 @@ async def test_a_record_that_no_topic_takes_holds_nothing_up(write: Write) -> No
     small = MemoryLog(dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses), 2))
     view, writer = Views(small, NAMES, SETTINGS), small.writer()
     author = await completed(Author(writer, 0), "x" * 5000)
-    small._max_record_bytes = 600
+    small.max_record_bytes = 600
     async with projecting(small, NAMES, SETTINGS):
         await view.committed(0, author.ack.offset + 1)
 

@@ -18,7 +18,7 @@ from services.broker.tcp import free_port
 from services.connect import connect, topic_names
 from services.eventlog.kafka import KafkaLog
 from services.eventlog.kafka_address import KafkaAddress
-from services.eventlog.kafka_topics import _admin, check_topics, create_topics
+from services.eventlog.kafka_topics import admin_at, check_topics, create_topics
 from services.eventlog.topics import Topics
 from services.replay import app
 from services.settings import Settings
@@ -161,7 +161,7 @@ async def test_views_that_are_made_anew_are_filled_from_the_log(settings: Settin
     await (await author.say("one ", "two")).complete()
     async with projecting(log, names, settings):
         await views.committed(0, author.ack.offset + 1)
-        async with _admin(KafkaAddress(settings.kafka)) as admin:
+        async with admin_at(KafkaAddress(settings.kafka)) as admin:
             await admin.delete_topics([names.responses, names.transcripts])
         await eventually(lambda: lost(settings))
         with pytest.raises(TopicMisconfigured, match="while the projector runs: stop it"):

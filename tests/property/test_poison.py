@@ -286,7 +286,9 @@ def library_of(log: Sequence[Any]) -> tuple[MemoryLog, Library]:
 
 async def library_reads(log: Sequence[Any]) -> None:
     _, library = library_of(log)
-    for id in [id for id in library._entries if id in library]:
+    parts = [transcript.parse(record, 0) for record in log]
+    ids = {part.id for part in parts if isinstance(part, transcript.Request | transcript.Chunk)}
+    for id in [id for id in ids if id in library]:
         with suppress(TranscriptBroken):
             request_body(await library.request(id))
         with suppress(Cut):
@@ -331,7 +333,7 @@ async def executor_reads(partition: Partition, log: Sequence[Any]) -> None:
 def fill(memory: MemoryLog, log: Sequence[Any]) -> None:
     """Let both topics hold `log`, as a foreign program may have written it."""
     for topic in (NAMES.events, NAMES.transcripts):
-        held = memory._topics[topic][0]
+        held = memory.stored[topic][0]
         held.records, held.end = [_Sized(*structs.astuple(record)) for record in log], len(log)  # type: ignore[misc]
 
 

@@ -79,7 +79,7 @@ def read(key: bytes | None, headers: Sequence[Header], value: bytes | None = b"{
 
 def the_long_way(record: Stored) -> Entry:
     try:
-        return records._parse(record, None)  # type: ignore[arg-type]
+        return records.parse_whole(record, None)  # type: ignore[arg-type]
     except records.MALFORMED as error:
         return Unreadable(f"{type(error).__name__}: {error}")
 
@@ -184,17 +184,17 @@ def test_a_delta_goes_the_shorter_way_also_at_a_resumable_upstream() -> None:
     events = EventHeaders(ID, CLAIM, 1, TENANT)
     events.event(6, TYPE, b"{}", None, upstream)
     for record in (DELTA, events.event(7, TYPE, b"{}", None, upstream)):
-        with patch.object(records, "_parse", None):
+        with patch.object(records, "parse_whole", None):
             assert read(record.key, record.headers) == EventRecord(ID, CLAIM, 7, TYPE)
 
 
 def test_what_is_remembered_of_claims_is_bounded() -> None:
     """The log takes keys from everybody who may append to it."""
-    records._claims.clear()
-    for n in range(records._REMEMBERED + 2):
+    records.claims_read.clear()
+    for n in range(records.REMEMBERED + 2):
         assert isinstance(read(b"%060d7" % n, DELTA.headers), Unreadable)
-    assert len(records._claims) == 2
-    assert {len(stem) for stem in records._claims} == {records._STEM}
+    assert len(records.claims_read) == 2
+    assert {len(stem) for stem in records.claims_read} == {records.STEM}
 
 
 def test_ids_of_a_partition_more_cost_nothing_more() -> None:

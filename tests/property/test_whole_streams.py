@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import Event
-from schemas.output import DELTAS
+from schemas.output import DELTAS, Output
 from tests.whole import followed, scribe, told
 
 USAGE = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
@@ -255,7 +255,7 @@ def test_an_executor_that_takes_over_goes_on_with_the_output_so_far(
         drafts += first.write(copy.deepcopy(event), now=1.0)
     if first.ended:
         return
-    output = first._output.__class__()
+    output = Output()
     before = [json.loads(draft.value) for draft in drafts]
     for event in before:
         output.apply(event)

@@ -37,8 +37,8 @@ class SimLog(MemoryLog):
 
     def append_now(self, source: TopicPartition, record: NewRecord) -> Ack:
         """Append, and tell of it."""
-        ack = super()._append(source, record)
-        self._on_append(source, self._topics[source.topic][source.partition].records[-1])
+        ack = super().append(source, record)
+        self._on_append(source, self.stored[source.topic][source.partition].records[-1])
         for answer in self._polls.pop(source, ()):
             self._loop.call_soon(answer, context=self._context)
         return ack
@@ -61,14 +61,14 @@ class SimLog(MemoryLog):
         partition_bytes: int = 1 << 20,
     ) -> list[Batch]:
         """As promised by the port; woken by its own partitions only."""
-        found = self._read(positions, max_bytes, partition_bytes)
+        found = self.read(positions, max_bytes, partition_bytes)
         if found or max_wait <= 0:
             return found
         found_later: Future[list[Batch]] = self._loop.create_future()
 
         def answer() -> None:
             if not found_later.done():
-                found_later.set_result(self._read(positions, max_bytes, partition_bytes))
+                found_later.set_result(self.read(positions, max_bytes, partition_bytes))
 
         for source in positions:
             self._polls.setdefault(source, {})[answer] = None
@@ -82,7 +82,7 @@ class SimLog(MemoryLog):
 
     def compact_below(self, source: TopicPartition, before: int, *, tombstones: bool) -> None:
         """Compact what has an offset below `before`; `tombstones` says whether those stay."""
-        partition = self._topics[source.topic][source.partition]
+        partition = self.stored[source.topic][source.partition]
         last = {r.key: r.offset for r in partition.records if r.offset < before}
         partition.records = [
             r
@@ -100,16 +100,16 @@ class SimLog(MemoryLog):
                     on_commit(group, partition, mark)
                 super().update(marks)
 
-        self._groups[group].checkpoints = Watched()
+        self.groups[group].checkpoints = Watched()
 
     def marks(self, group: str) -> dict[tuple[str, int], int]:
         """What `group` committed."""
-        return self._groups[group].checkpoints
+        return self.groups[group].checkpoints
 
     def start(self, source: TopicPartition) -> int:
         """Where a partition begins."""
-        return self._topics[source.topic][source.partition].start
+        return self.stored[source.topic][source.partition].start
 
     def end(self, source: TopicPartition) -> int:
         """Where a partition ends."""
-        return self._topics[source.topic][source.partition].end
+        return self.stored[source.topic][source.partition].end

@@ -62,7 +62,7 @@ async def test_a_beat_stands_for_when_it_was_sent() -> None:
         await eventually(lambda: len(log.records(TOPIC, 0)) == 1)
         written = now()
         await eventually(lambda: now() > written + 0.05)
-        beats._count(log.records(TOPIC, 0)[0])
+        beats.count(log.records(TOPIC, 0)[0])
         writing.cancel()
     assert liveness.unbroken(now(), now(), 20)
     assert not liveness.unbroken(now(), written + 20, 20)
@@ -88,9 +88,9 @@ async def test_no_beat_of_another_stands_for_mine() -> None:
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(beats.write())
         await eventually(lambda: len(log.records(TOPIC, 0)) == 1)
-        beats._count(log.records(TOPIC, 0)[0]._replace(headers=headers))
-        assert not beats._read_back.is_set()
-        beats._count(log.records(TOPIC, 0)[0])
-        assert beats._read_back.is_set()
+        beats.count(log.records(TOPIC, 0)[0]._replace(headers=headers))
+        assert not told
+        beats.count(log.records(TOPIC, 0)[0])
+        assert told
         writing.cancel()
     assert len(told) == 1

@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from services.executor.steward import Steward
 from services.loops import in_turns
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
+from tests.counted import value_of
 from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
 from tests.following import joining, lose_position
 from tests.points import when
@@ -182,17 +182,17 @@ async def test_a_claim_that_is_won_while_leaving_is_left_to_others(rig: Rig) -> 
         assert (executor.engine.runs, rig.events(id)) == ({}, [])
 
 
-async def test_a_loop_that_ends_ends_the_executor(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loop_that_ends_ends_the_executor(rig: Rig) -> None:
     """Else its beats would go on, and nobody take over what it does not hear of any more."""
 
-    async def read(_: Tail, max_wait: float = 0.5) -> list[Batch]:
+    def deafen() -> None:
         raise asyncio.CancelledError
 
     async def deaf() -> None:
         async with rig.executor() as executor:
             await eventually(lambda: executor.liveness.beats > 1)
-            monkeypatch.setattr(executor.beats._tail, "read", partial(read, executor.beats._tail))
-            await asyncio.wait([rig.running], timeout=PATIENCE)
+            with when("beat read back", deafen):
+                await asyncio.wait([rig.running], timeout=PATIENCE)
             assert rig.running.done()
 
     with pytest.raises(ExceptionGroup, match="unhandled errors") as ended:
@@ -269,7 +269,7 @@ async def test_the_watermark_follows_the_oldest_open_response(rig: Rig, log: Mem
         assert (await committed() or 0) <= offset
         await rig.put(Cancelled(slow, "n", TENANT).new(b"{}"))
         await eventually(
-            lambda: (log._groups["rejoinder-executors"].checkpoints.get((NAMES.events, 0)) or 0) > offset
+            lambda: (log.groups["rejoinder-executors"].checkpoints.get((NAMES.events, 0)) or 0) > offset
         )
 
 
@@ -314,7 +314,7 @@ async def test_an_ephemeral_response_is_erased_when_beats_say_that_its_time_is_o
     id = await rig.accept("a b c", store=False)
     async with rig.executor(ephemeral_s=60):
         closed = await rig.closed(id)
-        await eventually(lambda: metrics.EPHEMERAL._value.get() == 1)
+        await eventually(lambda: value_of(metrics.EPHEMERAL) == 1)
     now[0] = closed.touched + 60_000
     async with rig.executor(ephemeral_s=60) as executor:
         await eventually(lambda: executor.liveness.now == closed.touched + 60_000)
@@ -334,7 +334,7 @@ async def test_a_delete_erases_an_ephemeral_response_at_once_and_what_is_late_as
         await rig.closed(id)
         await rig.event(id, 99, {"type": "late"})
         kept = len(log.records(NAMES.events, 0))
-        await eventually(lambda: metrics.EPHEMERAL._value.get() == 1)
+        await eventually(lambda: value_of(metrics.EPHEMERAL) == 1)
         assert len(left_of(log)) == kept
         await rig.put(Deleted(id, "n", TENANT, 0).new())
         await eventually(lambda: left_of(log) == [f"{id}/deleted/n".encode()])

@@ -31,7 +31,9 @@ class Broker:
         self.hung = False
         self.cluster: Sequence[Broker] = ()
         self.port = 0
+        self.heard: list[int] = []
         self.said: list[int] = []
+        """The kinds of the requests that came, and of those that were answered."""
         self.answers = math.inf
         """How many requests of one connection are answered; it is ended at the next one."""
         self._awake = asyncio.Event()
@@ -49,6 +51,7 @@ class Broker:
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
                 kind, _, correlation = struct.unpack_from(">hhi", await reader.readexactly(size))
+                self.heard.append(kind)
                 await self._awake.wait()
                 if answered >= self.answers:
                     raise ConnectionAbortedError
@@ -121,7 +124,7 @@ async def test_a_connect_waits_for_no_other() -> None:
     async with serving(living, hung) as brokers, started(brokers) as client:
         hung.hang()
         waiting = asyncio.create_task(ask(client, 2))
-        await eventually(lambda: client._connecting[2, "some"].locked())
+        await eventually(lambda: VERSIONS in hung.heard)
         began = steady()
         await ask(client, 1)
         assert steady() - began < CONNECT_S / 2

@@ -12,6 +12,7 @@ from schemas.errors import LogUnavailable
 from services.eventlog import kafka_group
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import Brokers
+from services.eventlog.kafka_client import KafkaClient
 from services.eventlog.kafka_group import KafkaMembership
 from tests.conftest import PATIENCE
 
@@ -21,22 +22,22 @@ async def test_an_error_of_whatever_kind_is_not_the_end(monkeypatch: pytest.Monk
     again = asyncio.Event()
     errors = [AssertionError("Did we not perform bootstrap?"), KeyError("node"), ConnectionResetError()]
 
-    async def session(self: KafkaMembership) -> None:
-        if errors:
-            raise errors.pop(0)
-        again.set()
-        await self._closing.wait()
+    class Failing(Brokers):
+        def client(self, request_timeout: float) -> KafkaClient:
+            if errors:
+                raise errors.pop(0)
+            again.set()
+            return super().client(request_timeout)
 
-    monkeypatch.setattr(KafkaMembership, "_session", session)
     monkeypatch.setattr(kafka_group, "REJOIN_AFTER", 0.01)
-    member = KafkaMembership(Brokers(KafkaAddress("127.0.0.1:9")), "g", "t", lambda _: None)
+    member = KafkaMembership(Failing(KafkaAddress("127.0.0.1:9")), "g", "t", lambda _: None)
     member.start()
     async with asyncio.timeout(PATIENCE):
         await again.wait()
     await member.close()
 
 
-class Expelled(kafka_group._Coordinator):
+class Expelled(kafka_group.Coordinator):
     """A coordinator whose broker answers a commit when it is told to, and knows the member no more."""
 
     group_id = coordinator_id = member_id = "g"
@@ -55,11 +56,11 @@ class Expelled(kafka_group._Coordinator):
 
 
 def member_of(coordinator: Expelled) -> KafkaMembership:
-    member: Any = KafkaMembership(Brokers(KafkaAddress("127.0.0.1:9")), "g", "t", lambda _: None)
-    member._owned = frozenset({0})
-    member._coordinator = coordinator
-    member._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=None))
-    return member  # type: ignore[no-any-return]
+    member = KafkaMembership(Brokers(KafkaAddress("127.0.0.1:9")), "g", "t", lambda _: None)
+    member.become(frozenset({0}))
+    subscription: Any = SimpleNamespace(subscription=SimpleNamespace(assignment=None))
+    member.session = coordinator, subscription
+    return member
 
 
 async def test_a_commit_that_fails_after_it_was_given_up_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:

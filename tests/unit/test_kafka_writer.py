@@ -40,10 +40,17 @@ class Silent(KafkaLink):
         return SimpleNamespace(error_code=0, producer_id=7, producer_epoch=0)
 
 
-async def test_of_what_was_sent_nobody_knows_when_the_writer_is_closed() -> None:
+def writing(link: Silent, monkeypatch: pytest.MonkeyPatch) -> KafkaWriter:
+    """A writer over `link`."""
+    monkeypatch.setattr(kafka_writer, "KafkaLink", lambda *_: link)
+    return KafkaWriter(link.brokers)
+
+
+async def test_of_what_was_sent_nobody_knows_when_the_writer_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     link = Silent()
-    writer = KafkaWriter(link.brokers)
-    writer._link = link
+    writer = writing(link, monkeypatch)
     sent = asyncio.create_task(writer.append("events", 0, NewRecord(b"sent", b"{}")))
     await link.sent.wait()
     behind = asyncio.create_task(writer.append("events", 0, NewRecord(b"behind", b"{}")))
@@ -56,17 +63,17 @@ async def test_of_what_was_sent_nobody_knows_when_the_writer_is_closed() -> None
         await behind
 
 
-async def test_when_its_leader_turns_unhealthy_what_may_move_and_was_not_sent_is_given_back_at_once() -> None:
+async def test_when_its_leader_turns_unhealthy_what_may_move_and_was_not_sent_is_given_back_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     link = Silent()
-    writer = KafkaWriter(link.brokers)
-    writer._link = link
+    writer = writing(link, monkeypatch)
     sent = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"sent", b"{}"), movable=True))
     await link.sent.wait()
     behind = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"behind", b"{}"), movable=True))
     bound = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"bound", b"{}"), unsent_s=0.2))
     await asyncio.sleep(0)
-    for told in link.brokers._listeners:
-        told(1)
+    link.brokers.leave(1)
     with pytest.raises(Unsent):
         await behind
     assert not bound.done()
@@ -95,8 +102,7 @@ async def test_a_connection_and_an_append_share_the_time_of_one_request(
             return await super().send(node, request, group, timeout)
 
     link = Slow()
-    writer = KafkaWriter(link.brokers)
-    writer._link = link
+    writer = writing(link, monkeypatch)
     appending = asyncio.create_task(writer.append(*SOURCE, NewRecord(b"key", b"{}")))
     await link.sent.wait()
     assert 0 < given[0] <= 0.21
@@ -123,46 +129,43 @@ class Connecting(Silent):
 
 
 @pytest.mark.parametrize("others", [0, 1])
-async def test_what_moves_while_its_leader_is_connected_to_holds_up_nobody_else(others: int) -> None:
+async def test_what_moves_while_its_leader_is_connected_to_holds_up_nobody_else(
+    others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = Connecting()
-    writer = KafkaWriter(link.brokers)
-    writer._link = link
+    writer = writing(link, monkeypatch)
     leaves = asyncio.create_task(writer.append("events", 0, NewRecord(b"leaves", b"{}"), movable=True))
     stays = [
         asyncio.create_task(writer.append("events", n, NewRecord(b"stays", b"{}")))
         for n in range(1, 1 + others)
     ]
     await link.asked.wait()
-    [driver] = writer._driven.values()
-    for told in link.brokers._listeners:
-        told(1)
+    link.brokers.leave(1)
     with pytest.raises(Unsent):
         await leaves
     link.connected.set()
-    if others:
-        await link.sent.wait()
-        [request] = link.requests
-        assert b"leaves" not in request.encode()
-    else:
-        await driver
-        assert not link.requests
+    if not others:
+        stays = [asyncio.create_task(writer.append("events", 1, NewRecord(b"comes", b"{}")))]
+    await link.sent.wait()
+    [request] = link.requests
+    assert b"leaves" not in request.encode()
     await writer.close(timeout=0)
     for left in await asyncio.gather(*stays, return_exceptions=True):
         assert isinstance(left, AppendUnknown)
 
 
-async def test_what_is_given_up_within_a_connect_leaves_the_others_to_be_tried_again() -> None:
+async def test_what_is_given_up_within_a_connect_leaves_the_others_to_be_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     link = Connecting()
-    writer = KafkaWriter(link.brokers)
-    writer._link = link
+    writer = writing(link, monkeypatch)
     late = asyncio.create_task(writer.append("events", 0, NewRecord(b"late", b"{}"), unsent_s=0.1))
     stays = asyncio.create_task(writer.append("events", 1, NewRecord(b"stays", b"{}")))
     await link.asked.wait()
-    [driver] = writer._driven.values()
     with pytest.raises(LogUnavailable, match="nothing was sent"):
         await late
-    await driver
-    assert writer._lanes[TopicPartition("events", 1)].retry_at > 0
+    link.asked.clear()
+    await link.asked.wait()
     link.connected.set()
     await link.sent.wait()
     await writer.close(timeout=0)

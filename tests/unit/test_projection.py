@@ -250,7 +250,7 @@ async def test_an_unreadable_record_is_told_with_its_offset_and_passed_over(log:
 
 async def test_a_terminal_event_that_cannot_be_decoded_keeps_its_transcript_and_is_told(log: Given) -> None:
     author = await (await log.author().accept()).take()
-    ack = await author.put(author._headers().event(2, "response.completed", b"{broken", "completed"))
+    ack = await author.put(author.headers().event(2, "response.completed", b"{broken", "completed"))
     projection = Projection(0, 0, 0)
     (work,) = projected(log, projection)
     assert isinstance(work, Write)

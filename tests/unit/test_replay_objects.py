@@ -29,7 +29,7 @@ async def shown(service: Service, author: Author) -> dict[str, Any]:
 async def broken(author: Author, value: bytes) -> Author:
     """Close the response with a terminal event that has this value."""
     number = len(author.frames)
-    await author.put(author._headers().event(number, "response.completed", value, "completed"))
+    await author.put(author.headers().event(number, "response.completed", value, "completed"))
     author.frames.append(b"event: response.completed\nid: %d\ndata: %b\n\n" % (number, value))
     return author
 

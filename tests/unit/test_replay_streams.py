@@ -20,6 +20,7 @@ from services.replay.replay import Deleted, Packed
 from services.replay.window import Window
 from services.settings import Settings
 from tests.conftest import eventually
+from tests.counted import value_of
 from tests.responses import Author
 from tests.written import claim_of
 
@@ -354,14 +355,14 @@ async def test_streams_stay_open_while_the_log_is_away_and_go_on_after_it() -> N
         found = await find(service, author)
         log.available = False
         reader = Reader(service, found)
-        await eventually(lambda: READS_FAILING.labels(NAMES.events)._value.get())
+        await eventually(lambda: value_of(READS_FAILING.labels(NAMES.events)))
         assert service.not_ready() == []
         log.available = True
         await author.complete()
         await reader.task
 
         assert reader.got == author.after(-1)
-        await eventually(lambda: not READS_FAILING.labels(NAMES.events)._value.get())
+        await eventually(lambda: not value_of(READS_FAILING.labels(NAMES.events)))
 
 
 async def test_it_starts_where_the_projector_says_and_knows_the_rest_from_transcripts() -> None:

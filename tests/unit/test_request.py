@@ -271,7 +271,7 @@ SHAPED = st.dictionaries(
     | st.sampled_from(["message", "user", "function", "input_text", "function_call_output", "json_schema"]),
     max_size=5,
 )
-FIELDS = sorted({*request._FIELDS, "conversation", "something_new"})
+FIELDS = sorted({*request.FIELDS, "conversation", "something_new"})
 
 
 def outcome(raw: bytes) -> request.CreateRequest | ApiError:

@@ -12,7 +12,7 @@ from schemas.records import EventHeaders, NewRecord, is_partial, upstream_header
 from schemas.steps import finished
 from services.executor.past import Ahead, Past
 from services.executor.retelling import Retelling
-from services.executor.scribe import Draft, Ending, Scribe
+from services.executor.scribe import Draft, Ending, Limits, Scribe
 from tests.unit.test_order import call_events, completed, deltas_of, message_events, mixed
 from tests.whole import ID, INITIAL, followed, scribe
 
@@ -77,7 +77,7 @@ def goer(past: Past, last: int) -> Goer:
             past.response or dict(INITIAL),
             origin=0,
             last=last - past.events_ahead,
-            limits=scribe()._limits,
+            limits=Limits(),
             output=past.output,
             extensions=past.extensions,
             written=past.bytes,

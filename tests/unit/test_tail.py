@@ -11,6 +11,7 @@ from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch
 from services.eventlog.tail import Tail
 from tests.conftest import PATIENCE
+from tests.counted import value_of
 from tests.steady import steady
 
 TOPIC = "events"
@@ -131,10 +132,10 @@ async def test_with_the_log_away_it_says_so_and_goes_on_trying(log: MemoryLog, w
     tail.follow(0, 0)
     log.available = False
     assert await tail.read(0.01) == []
-    assert READS_FAILING.labels(TOPIC)._value.get() == 1
+    assert value_of(READS_FAILING.labels(TOPIC)) == 1
     log.available = True
     assert keys(await tail.read()) == [b"a"]
-    assert READS_FAILING.labels(TOPIC)._value.get() == 0
+    assert value_of(READS_FAILING.labels(TOPIC)) == 0
 
 
 async def test_cancelling_a_read_leaves_the_positions(log: MemoryLog, writer: MemoryWriter) -> None:
@@ -187,9 +188,9 @@ async def test_who_reads_a_topic_says_so_though_another_one_was_left_failing(
     left.follow(0, 0)
     log.available = False
     await left.read(0)
-    assert failing._value.get() == 1
+    assert value_of(failing) == 1
     log.available = True
     await append(writer, 0, b"a")
     next_one.follow(0, 0)
     assert keys(await next_one.read()) == [b"a"]
-    assert failing._value.get() == 0
+    assert value_of(failing) == 0

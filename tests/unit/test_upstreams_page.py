@@ -18,7 +18,7 @@ def test_every_key_is_in_the_table_with_what_it_takes(key: str) -> None:
     assert re.search(rf"^\| `{key}` \|.*\| {re.escape(KEYS[key])} \|$", PAGE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("key", sorted(echo._BOUNDS))
+@pytest.mark.parametrize("key", sorted(echo.BOUNDS))
 def test_every_key_of_echo_is_in_the_table(key: str) -> None:
     assert f"| `{key}` |" in PAGE
 

@@ -111,7 +111,7 @@ def upstreams_id_said_once_per_response() -> Iterator[None]:
 )
 def heard_before_all_is_told() -> Iterator[None]:
     """Each draft of an upstream's event says that the event was heard."""
-    with patch.object(Scribe, "_placed", lambda _, drafts, __: drafts):
+    with patch.object(Scribe, "placed", lambda _, drafts, __: drafts):
         yield
 
 
@@ -128,7 +128,7 @@ def gone_on_with_all_that_counts() -> Iterator[None]:
 
     def at_once(self: Past, *told: Any, partial: bool) -> None:
         add(self, *told, partial=partial)
-        self._settle()
+        self.settle()
 
     add = Past.add
     with patch.object(Past, "add", at_once):
