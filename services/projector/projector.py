@@ -115,7 +115,8 @@ class Projector:
         self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
         self._transcripts = Tail(log_, names.transcripts)
         self._responses = Tail(log_, names.responses)
-        self._partitions: dict[int, Partition] = {}
+        self.partitions: dict[int, Partition] = {}
+        """Those that it follows."""
         self._assigned_at = inf
         self._waiting_bytes = 0
         self._eased = asyncio.Event()
@@ -124,7 +125,7 @@ class Projector:
         self._tasks = asyncio.TaskGroup()
 
     def __repr__(self) -> str:
-        return f"<Projector of {sorted(self._partitions)}>"
+        return f"<Projector of {sorted(self.partitions)}>"
 
     def not_ready(self) -> list[str]:
         """Why it is not ready: it has not caught up yet with its first partitions. Empty once it has."""
@@ -134,8 +135,8 @@ class Projector:
 
     def behind(self) -> list[str]:
         """What it has still to do before it is up to date; empty when it is."""
-        behind = sorted(p.number for p in self._partitions.values() if not p.caught_up)
-        starting = sorted(self._follower.owned - self._partitions.keys())
+        behind = sorted(p.number for p in self.partitions.values() if not p.caught_up)
+        starting = sorted(self._follower.owned - self.partitions.keys())
         joining = not self._follower.owned and not self._unassigned_for(REBALANCE_SECONDS)
         reasons = {
             "joining the group": joining,
@@ -173,7 +174,7 @@ class Projector:
             await self._views.close()
 
     async def _drain(self, member: Member) -> None:
-        jobs = [job for partition in self._partitions.values() for job in partition.under_way]
+        jobs = [job for partition in self.partitions.values() for job in partition.under_way]
         if jobs := [*jobs, *self._late]:
             _, left = await asyncio.wait(jobs, timeout=self._settings.grace_s / 2)
             for job in left:
@@ -203,20 +204,20 @@ class Projector:
     def begin(self, partition: int, place: Place, end: int) -> None:
         """Fold a partition from `place` on, and read its views back; it ends at offset `end` now."""
         projection = Projection(partition, place.offset, place.floor, ephemeral_ms=self._ephemeral_ms)
-        self._partitions[partition] = Partition(partition, projection, acts_from=end, end=end)
+        self.partitions[partition] = Partition(partition, projection, acts_from=end, end=end)
         self._transcripts.follow(partition, place.transcripts)
         self._responses.follow(partition, place.responses)
 
     def own(self, partition: int, place: Place, end: int) -> None:  # noqa: ARG002 - its fold has it
         """Own a followed partition from now on; it ends at offset `end` now."""
-        self._partitions[partition].acts_from = end
+        self.partitions[partition].acts_from = end
 
     async def read(self, batch: Batch) -> None:
         """Fold the next batch of a followed partition, and begin what its ends ask for.
 
         Other tasks get a turn after it. When too much of that waits, so does whoever reads.
         """
-        self._project(self._partitions[batch.source.partition], batch)
+        self._project(self.partitions[batch.source.partition], batch)
         await asyncio.sleep(0)
         while self._waiting_bytes > WAITING_BYTES:
             self._eased.clear()
@@ -224,7 +225,7 @@ class Projector:
 
     def out_of_range(self, partition: int) -> None:
         """Forget a partition, to start again (P-64). Whoever owns it does again what is not finished."""
-        self._forget(self._partitions[partition])
+        self._forget(self.partitions[partition])
 
     def _project(self, partition: Partition, batch: Batch) -> None:
         projection = partition.projection
@@ -243,14 +244,14 @@ class Projector:
         return not self._follower.owned and asyncio.get_running_loop().time() - self._assigned_at > seconds
 
     def _drop_all_but(self, owned: frozenset[int]) -> None:
-        for partition in list(self._partitions.values()):
+        for partition in list(self.partitions.values()):
             if partition.number not in owned:
                 self._follower.drop(partition.number)
                 self._forget(partition)
 
     def _forget(self, partition: Partition) -> None:
         """Forget a partition that is not followed any more."""
-        del self._partitions[partition.number]
+        del self.partitions[partition.number]
         for tail in (self._transcripts, self._responses):
             tail.drop(partition.number)
         for job in partition.under_way:
@@ -292,9 +293,9 @@ class Projector:
         each.
         """
         batches = await tail.read()
-        owners = [self._partitions.get(batch.source.partition) for batch in batches]
+        owners = [self.partitions.get(batch.source.partition) for batch in batches]
         for owner, batch in zip(owners, batches, strict=True):
-            if owner is None or self._partitions.get(owner.number) is not owner:
+            if owner is None or self.partitions.get(owner.number) is not owner:
                 continue
             if batch.out_of_range:
                 at = {"at": batch.source, "offset": batch.next_offset}
@@ -332,7 +333,7 @@ class Projector:
             await self._commit(member)
             if self._unassigned_for(REBALANCE_SECONDS):
                 self._drop_all_but(frozenset())
-            for partition in self._partitions.values():
+            for partition in self.partitions.values():
                 time = partition.projection.time
                 partition.projection.forget(time - self._memory_ms)
                 partition.readback.forget(time - LATE_MS, self._memory_ms)
@@ -341,19 +342,19 @@ class Projector:
 
     async def _commit(self, member: Member) -> None:
         """Commit the watermarks that moved (P-61, P-74)."""
-        marks = {number: p.projection.watermark() for number, p in self._partitions.items()}
+        marks = {number: p.projection.watermark() for number, p in self.partitions.items()}
         await member.commit({number: Checkpoint(mark) for number, mark in marks.items()})
 
     def _shed(self) -> None:
-        held = {p.number: p.projection.held_bytes for p in self._partitions.values()}
+        held = {p.number: p.projection.held_bytes for p in self.partitions.values()}
         excess = sum(held.values()) - self._memory_bytes
         if excess > 0:
-            fullest = self._partitions[max(held, key=lambda number: held[number])].projection
+            fullest = self.partitions[max(held, key=lambda number: held[number])].projection
             metrics.LET_GO.inc(fullest.shed(excess))
         metrics.HELD.set(sum(held.values()))
 
     def _measure(self) -> None:
-        partitions = self._partitions.values()
+        partitions = self.partitions.values()
         metrics.OWNED.set(len(partitions))
         metrics.LAG.set(sum(max(0, p.end - p.projection.position) for p in partitions))
         metrics.OPEN.set(sum(p.projection.open_responses for p in partitions))

@@ -77,7 +77,7 @@ def _slow_down(log: MemoryLog, topic: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _let_go(running: Projector, author: Author) -> bool:
-    projection = running._partitions[0].projection
+    projection = running.partitions[0].projection
     return projection.position > author.ack.offset and projection.held_bytes == 0
 
 
@@ -132,7 +132,7 @@ async def test_two_projectors_share_the_partitions_and_one_takes_over_both(
     async with projecting(log, NAMES, SETTINGS) as survivor:
         async with projecting(log, NAMES, SETTINGS) as other:
             await eventually(lambda: not survivor.behind() and not other.behind())
-            assert [len(each._partitions) for each in (survivor, other)] == [1, 1]
+            assert [len(each.partitions) for each in (survivor, other)] == [1, 1]
             authors = [await completed(write(number), "x") for number in range(4)]
             open_ones = [await (await write(number).accept()).take() for number in (10, 11)]
             for author in authors:
@@ -275,9 +275,9 @@ async def test_an_offset_out_of_range_drops_the_fold_and_starts_again(
 ) -> None:
     async with projecting(log, NAMES, SETTINGS) as running:
         await eventually(lambda: not running.behind())
-        before = running._partitions[0]
+        before = running.partitions[0]
         lost = lose_position(log, TopicPartition(topic, 0), monkeypatch)
-        await eventually(lambda: lost and running._partitions.get(0) not in (None, before))
+        await eventually(lambda: lost and running.partitions.get(0) not in (None, before))
         author = await completed(write(0), "one")
         await view.committed(0, author.ack.offset + 1)
     assert await view.frames(author.id) == author.after(-1)
