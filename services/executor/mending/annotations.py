@@ -1,7 +1,7 @@
-"""Annotations of a text: where its words are from, as strict clients read it. Pure.
+"""Mends the annotations of a text, which name its sources, for strict clients. Pure.
 
-Upstreams leave out required fields, nest an annotation under its type as Chat Completions does, or count from
-the beginning of a text that they told in another number of parts.
+Upstreams leave out required fields, nest an annotation under its type as Chat Completions does, or count
+places in a text that they cut into other parts.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 Annotation = dict[str, Any]
 
 URLS = ("url", "link", "uri", "source_url")
-"""Fields that servers have the URL of a source in."""
+"""Fields in which servers have the URL of a source."""
 _REQUIRED: dict[str, dict[str, Any]] = {
     "url_citation": {"url": "", "title": "", "start_index": 0, "end_index": 0},
     "file_citation": {"file_id": "", "filename": "", "index": 0},
@@ -24,12 +24,12 @@ _REQUIRED: dict[str, dict[str, Any]] = {
     },
     "file_path": {"file_id": "", "index": 0},
 }
-"""Types of annotations, and the fields that each must have."""
+"""By type of annotation, the fields that it must have."""
 _PLACES = ("start_index", "end_index", "index")
 
 
 def url_of(source: Any) -> str:
-    """The URL of a source, which may be nothing but that; "" without one."""
+    """The URL of a source, which may be a mere URL; "" without one."""
     if isinstance(source, str):
         return source
     found = [source[name] for name in URLS if source.get(name)] if isinstance(source, dict) else []
@@ -37,8 +37,8 @@ def url_of(source: Any) -> str:
 
 
 def annotation_of(given: Any) -> Annotation | None:
-    """The Responses API's annotation: flat, with every field that it requires, or of a type that nobody knows
-    yet, as it is; None: it says of no source.
+    """The annotation as the Responses API has it: flat, with every required field. One of an unknown type is
+    returned as it is. None if it names no source.
     """
     if not isinstance(given, dict):
         return None
@@ -59,18 +59,18 @@ def annotation_of(given: Any) -> Annotation | None:
 
 
 def is_known(annotation: Annotation) -> bool:
-    """Whether it is of a type of the API's."""
+    """Whether the annotation is of a type that the API has."""
     return annotation["type"] in _REQUIRED
 
 
 def annotations_of(given: Any) -> list[Annotation]:
-    """Those of a list; what is none is left out."""
+    """The annotations in a list; anything else in it is left out."""
     listed = given if isinstance(given, list) else ()
     return [annotation for one in listed if (annotation := annotation_of(one)) is not None]
 
 
 def recut(told: Sequence[tuple[str, Any]], texts: Sequence[str]) -> list[list[Annotation]]:
-    """The annotations of each of `texts`, which together are the texts that were `told`, with theirs."""
+    """The annotations of each of `texts`. `told` are the same words cut otherwise, with their annotations."""
     begins = list(accumulate((len(text) for text in texts[:-1]), initial=0))
     cut: list[list[Annotation]] = [[] for _ in texts]
     begin = 0

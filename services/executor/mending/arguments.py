@@ -1,7 +1,7 @@
-"""The arguments of a tool call while they come, and how far their JSON has come. Pure.
+"""Reads the arguments of a tool call while they come: how far has their JSON come? Pure.
 
-Which call a piece belongs to is often told by its text alone: whole arguments take nothing more, and an
-object cannot begin where none may stand. Each character is looked at once.
+Often only the text of a piece shows which call it belongs to: nothing can follow whole arguments, and an
+object can begin only in some places. Each character is read once.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 import msgspec
 
 _STRING = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
-"""The inside of a string up to its quote, or to where the text ends."""
+"""The inside of a string up to its quote, or to the end of the text."""
 _MARK = re.compile(r'["{}\[\]]')
 _OPENS = {"{": "}", "[": "]"}
 
@@ -22,18 +22,18 @@ class Arguments:
         self.size = 0
         """Characters so far."""
         self._open: list[str] = []
-        """The brackets that are to come, the next one last."""
+        """The closing brackets that must come, the next one last."""
         self._in_string = False
         self._escaped = False
-        """Whether the text so far ends in a backslash that escapes what comes."""
+        """Whether the text so far ends in a backslash that escapes the next character."""
         self._last = ""
         """The last character outside strings that is no white space; "" before the first."""
         self.broken = False
-        """Whether it is no object, nor the beginning of one."""
+        """Whether the text is neither an object nor the beginning of one."""
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The text so far."""
         if len(self._pieces) > 1:
             self._pieces = ["".join(self._pieces)]
         return self._pieces[0] if self._pieces else ""
@@ -45,31 +45,31 @@ class Arguments:
 
     @property
     def whole(self) -> bool:
-        """Whether an object, or a list, has come to its end."""
+        """Whether an object, or a list, is at its end."""
         return bool(self._last) and not self._open and not self._in_string and not self.broken
 
     @property
     def cut(self) -> bool:
-        """Whether it stops within an object, or a list."""
+        """Whether the text stops within an object, or a list."""
         return self.begun and not self.whole and not self.broken
 
     @property
     def empty(self) -> bool:
-        """Whether it is an empty object, which some servers send ahead of the arguments."""
+        """Whether the text is an empty object, which some servers send ahead of the arguments."""
         return self.whole and self.size < 8 and "".join(self.text.split()) == "{}"
 
     def add(self, text: str) -> None:
-        """More of it."""
+        """Take more of the text."""
         self._pieces.append(text)
         self.size += len(text)
         if not self.begun and text.strip() and text.lstrip()[0] not in _OPENS:
-            self.broken = True  # no object: nothing can be said of how far it has come
+            self.broken = True  # no object, so nobody can tell how far it has come
         at = 0
         while at < len(text):
             at = self._string(text, at) if self._in_string else self._structure(text, at)
 
     def takes(self, text: str) -> bool:
-        """Whether `text` can be more of it."""
+        """Whether the text can go on with `text`."""
         begins = text.lstrip()[:1]
         if not begins or self._in_string:
             return True
@@ -82,7 +82,7 @@ class Arguments:
         return bool(self._open)
 
     def _string(self, text: str, at: int) -> int:
-        """Read on from `at`, within a string; where it ends."""
+        """Read on from `at`, within a string. Returns where that ends."""
         if self._escaped:
             self._escaped = False
             at += 1
@@ -96,7 +96,7 @@ class Arguments:
         return at
 
     def _structure(self, text: str, at: int) -> int:
-        """Read on from `at`, outside strings, past the next mark."""
+        """Read on from `at`, outside strings, past the next mark. Returns where."""
         mark = _MARK.search(text, at)
         end = mark.start() if mark else len(text)
         if between := text[at:end].rstrip()[-1:]:
@@ -119,7 +119,7 @@ class Arguments:
 
 
 def same_json(one: str, other: str) -> bool:
-    """Whether two texts say the same JSON, spaces and the order of members aside."""
+    """Whether two texts have the same JSON value; spaces and the order of members do not matter."""
     if one == other:
         return True
     try:
@@ -129,7 +129,7 @@ def same_json(one: str, other: str) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Whether `text` is whole JSON; no arguments at all are."""
+    """Whether `text` is whole JSON. An empty text is: no arguments."""
     try:
         msgspec.json.decode(text or "{}")
     except (ValueError, RecursionError):

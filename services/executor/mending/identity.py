@@ -1,8 +1,8 @@
-"""Which output item an upstream's event is about, and what it is called (U-2, U-3, U-4).
+"""Finds the output item that an upstream's event is about, and gives items their ids (U-2, U-3, U-4).
 
-The first id and `call_id` of an item are its own until the end. Places are given in the order in which items
-begin, so no two share one. What the upstream calls an item, and where it puts it, finds it again, here and
-when the item goes back.
+An item keeps its first id and `call_id` to the end. Items get places in the order in which they begin, so no
+two share one. The upstream's id and index of an item serve to find it again, here and when the item goes back
+to the upstream.
 """
 
 import re
@@ -16,20 +16,20 @@ from services.executor.mending import items
 from services.web.internal import Name
 
 Mint = Callable[[str, str | None, int], str]
-"""`mint(type, upstream_id, output_index)`: the id of an item. `upstream_id` is None where the upstream gave
-none, or one that another item of the response has. For the type CALL it makes a `call_id`.
+"""`mint(type, upstream_id, output_index)` returns the id of an item. `upstream_id` is None if the upstream
+gave none, or one that another item of the response has. For the type CALL it returns a `call_id`.
 """
 CALL = "call"
 
 LOOKED_AT = 10
-"""Items of which one without a known id may be any: each is compared with it, texts and all."""
+"""How many items one without a known id is compared with: a comparison reads all texts."""
 _NAME = re.compile(r"[!-~]{1,256}")
-"""Ids of an upstream that are taken note of."""
+"""Ids of an upstream that are kept."""
 _TOOLS = ("_arguments", "_input", "_code", "_command", "_output_content")
 
 
 def ours(response: ResponseId) -> Mint:
-    """Ids that say where the item lies (A-26), whatever the upstream calls it."""
+    """Makes ids that say where the item lies (A-26), whatever the upstream calls it."""
 
     def mint(kind: str, theirs: str | None, index: int) -> str:
         return item_id("call" if kind == CALL else item_prefix(kind, theirs), response, index)
@@ -38,13 +38,13 @@ def ours(response: ResponseId) -> Mint:
 
 
 def kept(response: ResponseId) -> Mint:
-    """Ids as they come, for a backend that gives items ours itself; ours where there is none."""
+    """Keeps the ids of a backend that gives items our ids itself, and makes the ones that are missing."""
     mint = ours(response)
     return lambda kind, theirs, index: theirs or mint(kind, None, index)
 
 
 def kind_of_event(type: str) -> str | None:
-    """The kind of item that an event of `type` is about; None when it is about none."""
+    """The kind of item that an event of `type` is about; None if it is about no item."""
     head, _, rest = type.partition(".")
     name = rest.partition(".")[0]
     if head != "response" or not rest:
@@ -61,7 +61,7 @@ def kind_of_event(type: str) -> str | None:
 
 
 def index_of(value: object) -> int | None:
-    """An index as upstreams write it: an integer, also as a float or as text; None when it is none."""
+    """An index as upstreams write it: an integer, maybe as a float or as text. None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -70,52 +70,52 @@ def index_of(value: object) -> int | None:
 
 
 class Entry:
-    """An item that the upstream has told of. `index` is its place once it is open, -1 before."""
+    """An item that the upstream has named. `index` is its place once it is open, -1 before."""
 
     __slots__ = ("id", "implied", "index", "item", "kind", "named", "opened", "theirs", "waiting")
 
     def __init__(self, item: Item, theirs: int | None, *, implied: bool) -> None:
         self.item = item
-        """What it was told to be, and its identity once it is open."""
+        """The item as told so far; it has its own id once it is open."""
         self.kind: str = item["type"]
         self.id = ""
         self.index = -1
         self.opened = False
         self.named: str | None = None
-        """What the upstream calls it, where that is not its id, and no other item's name."""
+        """The upstream's id of the item, if it differs from ours and no other item has it."""
         self.theirs = theirs
         self.implied = implied
-        """Whether only events about it were seen, and not itself."""
+        """Whether events about the item came, but not yet the item itself."""
         self.waiting: list[str] = []
         """Deltas that came before the item could begin."""
 
     @property
     def may_open(self) -> bool:
-        """Whether all is known that cannot be invented."""
+        """Whether the item can be opened: all fields are known that nobody can invent."""
         return not self.opened and (self.kind not in items.NAMED or bool(self.item.get("name")))
 
     def identity(self) -> Item:
-        """What stays as it was first told."""
+        """The fields that stay as they first came."""
         own: Item = {name: self.item[name] for name in ("type", "call_id", "name") if name in self.item}
         return {**own, "id": self.id}
 
 
 class Table:
-    """The items of one response; `names` are what the upstream calls those of `output`, the output so far."""
+    """The items of one response. `output` is the output so far, `names` the upstream's names of its items."""
 
     def __init__(self, mint: Mint, output: Output, names: Mapping[str, Name]) -> None:
         self._mint = mint
         self.entries: list[Entry] = []
-        """Those that are open, or done, in the order of their places."""
+        """The items that are open, or done, in the order of their places."""
         self.unopened: list[Entry] = []
         self._ids: dict[str, Entry] = {}
         self._shared: set[str] = set()
-        """Ids that the upstream gave to several items: alone they say nothing."""
+        """Ids that the upstream gave to several items: such an id alone finds no item."""
         self._places: dict[int, list[Entry]] = {}
         self._calls: dict[tuple[str, str], Entry] = {}
         self._names: set[str] = set()
         self._aliases: dict[str, str] = {}
-        """The upstream's call ids to ours, where they differ."""
+        """By the upstream's call id, ours, where they differ."""
         self._output = output
         self._next = max(output.held(), default=-1) + 1
         """The place of the item that is opened next."""
@@ -133,7 +133,7 @@ class Table:
             self._known_as(entry, {"id": name.id}, None)
 
     def new(self, item: Item, event: Event, *, implied: bool = False) -> Entry:
-        """An item that was not there yet."""
+        """Add an item that is not open yet."""
         theirs = index_of(event.get("output_index"))
         entry = Entry(dict(item), theirs, implied=implied)
         self.unopened.append(entry)
@@ -141,7 +141,7 @@ class Table:
         return entry
 
     def open(self, entry: Entry) -> Item:
-        """Give an item its place and identity; what it is then."""
+        """Give an item its place and identity. Returns the item with them."""
         entry.index, self._next = self._next, self._next + 1
         theirs = entry.item.get("id")
         theirs = theirs if isinstance(theirs, str) and theirs and theirs not in self._names else None
@@ -160,7 +160,7 @@ class Table:
         return entry.item
 
     def _call(self, entry: Entry) -> None:
-        """The `call_id` of a call, which no other of its kind has; what answers a call has the same."""
+        """Give a call a `call_id` that no other call of its kind has; an output gets that of its call."""
         theirs = entry.item.get("call_id")
         theirs = str(theirs) if theirs and isinstance(theirs, str | int) else None
         if entry.kind.endswith("_output") and theirs is not None:
@@ -182,7 +182,7 @@ class Table:
             self._calls.setdefault((entry.kind, call), entry)
 
     def learn(self, entry: Entry, item: Item) -> None:
-        """Take what another telling of an item adds, and the names that it goes by there."""
+        """Add the fields and the ids that another version of an item has."""
         fixed = ("id", "call_id") if entry.opened else ()
         entry.item = items.merged({k: v for k, v in item.items() if k not in fixed}, entry.item)
         self._known_as(entry, item, None)
@@ -194,7 +194,7 @@ class Table:
         return entry.opened and not self._output.is_under_way(entry.index)
 
     def announced(self, item: Item, event: Event) -> Entry | None:
-        """The item that an `added` tells of again, if there is one."""
+        """The known item that an `added` is about, if there is one."""
         theirs = index_of(event.get("output_index"))
         known = self._by_id(item.get("id"))
         if known and known.kind == item["type"] and not _another_call(known, item, theirs):
@@ -216,7 +216,7 @@ class Table:
         return [entry for entry in (*self.entries, *self.unopened) if entry.implied]
 
     def about(self, kind: str, event: Event) -> Entry | None:
-        """The item of `kind` that an event is about: by its id, else by its place, else the last one open."""
+        """The item of `kind` that an event is about: found by id, else by place, else the last open one."""
         id, theirs = event.get("item_id"), index_of(event.get("output_index"))
         found: list[Entry] = []
         if (known := self._by_id(id)) is not None:
@@ -232,7 +232,7 @@ class Table:
         return fitting[0] if known is not None or not id else None
 
     def kind_of_part(self, part: object, parts: str, event: Event) -> str:
-        """The kind of item that a part of the list `parts` is of."""
+        """The kind of item to which a part in the list `parts` belongs."""
         kind = part.get("type") if isinstance(part, dict) else None
         if parts == "summary" or kind == "reasoning_text":
             return items.REASONING
@@ -240,14 +240,14 @@ class Table:
         return known.kind if known is not None else items.MESSAGE
 
     def renamed(self, event: Event) -> Event:
-        """An event outside the API, about the item by its name here."""
+        """An event outside the API, with our id and place of its item."""
         entry = self._by_id(event.get("item_id"))
         if entry is None or not entry.opened:
             return event
         return {**event, "item_id": entry.id, "output_index": entry.index}
 
     def ended(self, item: Item, event: Event) -> Entry | None:
-        """The item that a `done` tells of; `item` is empty where it tells of none."""
+        """The item that a `done` ends. `item` is the one in the event, empty without one."""
         kind = item.get("type")
         known = self._by_id(item.get("id"))
         theirs = index_of(event.get("output_index"))
@@ -266,7 +266,7 @@ class Table:
         return under_way
 
     def matched(self, said: list[Item], meets: Callable[[Entry, Item], bool]) -> Iterator[tuple[Entry, Item]]:
-        """Each item of the final object with the one that was streamed, or a new one."""
+        """Each item of the final object, with the entry that was streamed, or a new one."""
         found: dict[int, Entry] = {}
         matched: set[Entry] = set()
         for number, item in enumerate(said):
@@ -275,7 +275,7 @@ class Table:
             if known and known.kind == item["type"] and known not in matched:
                 found[number] = known
                 matched.add(known)
-        # By kind: there may be thousands of items that none of these is. New ones are never free.
+        # By kind, because there may be thousands of items of other kinds. New items are never free.
         free: dict[str, dict[Entry, None]] = {}
         for entry in (*self.entries, *self.unopened):
             if entry not in matched:
@@ -295,7 +295,7 @@ class Table:
         free: Mapping[Entry, None],
         meets: Callable[[Entry, Item], bool],
     ) -> Entry | None:
-        """The first of those at its place, and of the `free` ones that come next, which `item` may be."""
+        """The first entry that `item` may be: of those at its place, then of the next `free` ones."""
         near = [entry for entry in self._places.get(number, ()) if entry in free]
         for entry in islice(dict.fromkeys((*near, *islice(free, LOOKED_AT))), LOOKED_AT):
             if _same_name(entry, item) and (not entry.opened or meets(entry, item)):
@@ -303,7 +303,7 @@ class Table:
         return None
 
     def _alone(self, id: object) -> Entry | None:
-        """The one item that has this id, if no other has it too."""
+        """The item with this id, if no other item has it."""
         known = self._by_id(id)
         return known if known is not None and id not in self._shared else None
 
@@ -312,7 +312,7 @@ class Table:
 
 
 def _another_call(entry: Entry, item: Item, theirs: int | None = None) -> bool:
-    """Whether `item` is another call than `entry`: with a `call_id` of its own, and a name or place too."""
+    """Whether `item` is another call than `entry`: another `call_id`, and another name or place."""
     mine, call_id = entry.item.get("call_id"), item.get("call_id")
     elsewhere = theirs is not None and entry.theirs is not None and theirs != entry.theirs
     renamed = entry.item.get("name") != item.get("name")

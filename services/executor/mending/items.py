@@ -1,7 +1,7 @@
-"""Output items of every kind: what one must have, what it is when it begins, how two tellings of it meet.
+"""Output items of every kind: the fields one must have, how it begins, how two versions of it are merged.
 
-An upstream tells of an item up to three times: when it is added, when it is done, and in the final object.
-Each telling may leave out what another has. Pure; what an upstream says is not changed where it can stand.
+An upstream sends an item up to three times: when it is added, when it is done, and in the final object. Each
+version may lack fields that another has. Pure; the upstream's values are kept where they are valid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from services.executor.mending.annotations import annotations_of, recut
 MESSAGE, REASONING = "message", "reasoning"
 
 NAMED = frozenset({"function_call", "custom_tool_call", "mcp_call", "mcp_approval_request"})
-"""Kinds that mean nothing without a `name`: nobody can invent one, so they begin only when it is known."""
+"""Kinds that need a `name`. Nobody can invent one, so such an item begins only when its name is known."""
 CALLED = frozenset(
     [
         "function_call",
@@ -28,27 +28,27 @@ CALLED = frozenset(
         "program",
     ]
 )
-"""Kinds with a `call_id`, under which a client answers."""
+"""Kinds with a `call_id`, to which a client answers."""
 DECODED = ("function_call", "mcp_call")
-"""Kinds whose text is JSON, which clients decode: no text at all is none."""
+"""Kinds whose text clients decode as JSON: an empty text is none."""
 TEXT_FIELDS = {
     "function_call": ("response.function_call_arguments", "arguments"),
     "mcp_call": ("response.mcp_call_arguments", "arguments"),
     "custom_tool_call": ("response.custom_tool_call_input", "input"),
     "code_interpreter_call": ("response.code_interpreter_call_code", "code"),
 }
-"""Kind to the stem of its text's events and the field that the text is in."""
+"""By kind, the stem of its text's events, and the field with the text."""
 PART_STEMS = {
     "output_text": "response.output_text",
     "refusal": "response.refusal",
     "reasoning_text": "response.reasoning_text",
     "summary_text": "response.reasoning_summary_text",
 }
-"""Type of a part to the stem of its text's events."""
+"""By type of a part, the stem of its text's events."""
 PART_LISTS = ("content", "summary")
 
 _RESULTS = ("result", "results", "output", "outputs")
-"""What a call of a tool that the upstream runs has brought: the largest of it, and none when it begins."""
+"""Fields with the result of a tool that the upstream ran: often large, and empty when the item begins."""
 _TEXTS = frozenset({"text", "refusal", "arguments", "input", "code"})
 _REQUIRED: dict[str, dict[str, Any]] = {
     "message": {"role": "assistant", "content": []},
@@ -66,7 +66,7 @@ _REQUIRED: dict[str, dict[str, Any]] = {
     "mcp_approval_request": {"arguments": "{}", "server_label": ""},
     "compaction": {"encrypted_content": ""},
 }
-"""What the openai SDK's types require of a kind beside its identity and status, and the emptiest value."""
+"""By kind, the fields that the openai SDK's types require beside identity and status, with empty values."""
 _WITH_STATUS = frozenset(
     [
         "message",
@@ -103,7 +103,7 @@ _UNDER_WAY = ("in_progress", "searching", "generating", "interpreting", "calling
 
 
 def understood(item: Mapping[str, Any]) -> Item:
-    """An upstream's item with a type, with texts that are texts, and with a status that its type knows."""
+    """An upstream's item, with a type, with strings for its texts, and with a status that its type has."""
     kind = kind_of(item)
     plain = {**item, "type": kind}
     if kind in TEXT_FIELDS:
@@ -118,7 +118,7 @@ def understood(item: Mapping[str, Any]) -> Item:
 
 
 def as_text(said: Any) -> str:
-    """A text that some send as the JSON value which it stands for."""
+    """A text, which some upstreams send as a JSON value instead of a string."""
     if isinstance(said, str):
         return said
     return msgspec.json.encode(said).decode() if isinstance(said, dict | list) and said else ""
@@ -135,7 +135,7 @@ def _known_status(kind: str, said: object) -> str | None:
 
 
 def kind_of(item: Mapping[str, Any]) -> str:
-    """The item's type; where it has none, the one that its fields are of."""
+    """The item's type; without one, the type that its fields suggest."""
     kind = item.get("type")
     if isinstance(kind, str) and kind:
         return kind
@@ -145,8 +145,8 @@ def kind_of(item: Mapping[str, Any]) -> str:
 
 
 def filled(item: Item, status: str) -> Item:
-    """`item` with what strict clients cannot do without (A-17, U-5): parts that are whole, required fields, a
-    status, which is `status` where it has none.
+    """`item` with all that strict clients need (A-17, U-5): whole parts, required fields, and a status, which
+    is `status` if the item has none.
     """
     kind = item["type"]
     whole = {**item}
@@ -162,7 +162,7 @@ def filled(item: Item, status: str) -> Item:
 
 
 def parts_of(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """The parts of a message or of reasoning, whole; a mere text is its only part."""
+    """The parts of a message or of reasoning, whole. A string in place of the list is the only part."""
     parts = item.get(name)
     if isinstance(parts, str) and parts:
         parts = [parts]
@@ -172,7 +172,7 @@ def parts_of(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def filled_part(part: dict[str, Any]) -> dict[str, Any]:
-    """`part` with its text, and with the lists that strict clients want of an `output_text`."""
+    """`part` with its text, and with the lists that strict clients need in an `output_text`."""
     kind = part.get("type", "")
     field = _PART_TEXT.get(kind)
     if field is None:
@@ -188,7 +188,8 @@ def filled_part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def aligned(said: Sequence[tuple[str, str]], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The parts that an end tells, cut where those that were streamed are (`said`: type and text of each).
+    """The parts of an end (`told`), cut as the streamed ones are (`said`: type and text of each).
+
     Some servers join the parts of a message in its end, or take one apart there.
     """
     kinds = {kind for kind, _ in said} | {str(part.get("type")) for part in told}
@@ -209,14 +210,14 @@ def aligned(said: Sequence[tuple[str, str]], told: list[dict[str, Any]]) -> list
 
 
 def with_arguments(item: Item, said: bool) -> Item:
-    """A whole call of which no arguments were told: clients decode them, so none are an empty object."""
+    """A whole call. If no arguments were told they are an empty object, because clients decode them."""
     return (
         item if said or item["type"] not in DECODED or item.get("arguments") else {**item, "arguments": "{}"}
     )
 
 
 def text_of(part: Mapping[str, Any]) -> str:
-    """The text of a part; empty for one of a type that has none."""
+    """The text of a part; "" if its type has none."""
     text = part.get(_PART_TEXT.get(part.get("type", ""), ""))
     return text if isinstance(text, str) else ""
 
@@ -227,19 +228,19 @@ def streamed_lists(kind: str) -> tuple[str, ...]:
 
 
 def streamed_names(kind: str) -> tuple[str, ...]:
-    """The fields of an item of `kind` whose value is what was streamed."""
+    """The fields of an item of `kind` whose values are streamed."""
     return (TEXT_FIELDS[kind][1],) if kind in TEXT_FIELDS else streamed_lists(kind)
 
 
 def texts(item: Mapping[str, Any]) -> list[str]:
-    """All texts that events stream of an item."""
+    """All texts of an item that events stream."""
     said = [text_of(part) for name in PART_LISTS for part in parts_of(item, name)]
     field = item.get(TEXT_FIELDS[item["type"]][1]) if item["type"] in TEXT_FIELDS else None
     return [*said, field] if isinstance(field, str) else said
 
 
 def without_text(part: dict[str, Any]) -> dict[str, Any]:
-    """`part` as it stands before its deltas."""
+    """`part` as it is before its deltas."""
     field = _PART_TEXT.get(part.get("type", ""))
     if field is None:
         return part
@@ -248,7 +249,7 @@ def without_text(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def begun(item: Item) -> Item:
-    """`item` as it stands when it is added: nothing of what deltas bring, and not yet over."""
+    """`item` as it is when it is added: not ended, and without the texts that deltas bring."""
     kind = item["type"]
     if kind in (MESSAGE, REASONING):
         item = {**item, **{name: [] for name in PART_LISTS if item.get(name)}}
@@ -264,7 +265,7 @@ def begun(item: Item) -> Item:
 
 
 def ended(item: Item, status: str) -> Item:
-    """`item` as it stands when it is done: over, with `status` unless it says how it ended itself."""
+    """`item` as it is when it is done: ended, with `status` unless it has a final one of its own."""
     status = cut_status(item["type"]) if status == "incomplete" else status
     over = filled(item, status)
     if over.get("status") in _UNDER_WAY:
@@ -273,13 +274,13 @@ def ended(item: Item, status: str) -> Item:
 
 
 def merged(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """`told` under what `more` says, where it says anything: null, "" and an empty list say nothing."""
+    """`told`, overridden by the values in `more` that are not null, "" or empty."""
     return {**told, **{name: value for name, value in more.items() if _says(value) or name not in told}}
 
 
 def completed_by(told: Item, final: Mapping[str, Any]) -> Item:
-    """`told`, which was streamed, with what only the final object's telling has. Identity, status and texts
-    stay, but for a text that only goes on there (U-6).
+    """`told`, which was streamed, with the fields that only the `final` version has. Identity, status
+    and texts stay; only a text that goes on in the final object becomes longer (U-6).
     """
     whole = {**told}
     for name, value in final.items():
@@ -300,7 +301,7 @@ def completed_by(told: Item, final: Mapping[str, Any]) -> Item:
 def _parts_completed(told: list[dict[str, Any]], final: list[dict[str, Any]]) -> list[dict[str, Any]]:
     final = aligned([(str(part.get("type")), text_of(part)) for part in told], final)
     if [part.get("type") for part in told] != [part.get("type") for part in final[: len(told)]]:
-        return told  # they do not meet: what was streamed stands
+        return told  # the parts do not match: the streamed ones stand
     whole = [
         mine if mine == theirs else completed_by(mine, theirs)
         for mine, theirs in zip(told, final, strict=False)
@@ -309,7 +310,7 @@ def _parts_completed(told: list[dict[str, Any]], final: list[dict[str, Any]]) ->
 
 
 def _part(part: dict[str, Any] | str, item: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A part with its type; a mere text is one of the kind that its list holds."""
+    """A part with its type. A string is a part of the usual type of its list."""
     if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in ("", "text"):
         return part
     usual = "output_text" if kind_of(item) == MESSAGE else "reasoning_text"

@@ -1,8 +1,8 @@
-"""What waits for its turn while another item of the response is told (U-16). Pure.
+"""Holds the events that wait for their turn while another item of the response is told (U-16). Pure.
 
-    event of an item that is not to be told yet → its item's lane … → the lane, when its turn has come
+    event of an item whose turn has not come → its item's lane … → the lane, when its turn has come
 
-Most upstreams tell one item after the other, and most clients put what comes under the item that began last.
+Most upstreams tell one item after the other, and most clients put each event under the item that began last.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from services.executor.mending import items
 from services.executor.mending.identity import Entry, index_of, kind_of_event
 
 TEXTS = (items.MESSAGE, items.REASONING)
-"""Kinds of which one waits for another of its own that began behind it."""
+"""Kinds of which an item waits for a later one of the same kind."""
 MAX_EVENTS = 2_000
 MAX_CHARACTERS = 8 << 20
-"""Bounds of what waits in all: two pictures, or the arguments of some thousand calls."""
+"""Bounds of all that waits: two pictures, or the arguments of some thousand calls."""
 
 
 class Named(Struct, frozen=True):
-    """By what an event names the item that it is about; None where it does not say it."""
+    """The fields by which an event names its item; None for a field that it lacks."""
 
     id: str | None
     place: int | None
@@ -30,7 +30,7 @@ class Named(Struct, frozen=True):
 
     @classmethod
     def by(cls, type: str, event: Event) -> "Named":
-        """What an event of `type` says."""
+        """The name of the item in an event of `type`."""
         item = event.get("item")
         whole = isinstance(item, dict)
         id = item.get("id") if isinstance(item, dict) else event.get("item_id")
@@ -41,7 +41,7 @@ class Named(Struct, frozen=True):
 
 
 class Lane(Struct, eq=False):
-    """The events of one item that wait. `entry` is the item, where it has begun; `number` counts lanes."""
+    """The waiting events of one item. `entry` is the item if it has begun; `number` counts lanes."""
 
     number: int
     entry: Entry | None
@@ -52,19 +52,19 @@ class Lane(Struct, eq=False):
     ids: set[str] = field(default_factory=set)
     events: list[tuple[str, Event]] = field(default_factory=list)
     keys: set[tuple[object, ...]] = field(default_factory=set)
-    """By what it is found."""
+    """The keys under which `Lanes` finds it."""
 
 
 class Lanes:
-    """All that waits, in the order in which the items began to wait.
+    """All lanes, in the order in which the items began to wait.
 
-    Thousands of lanes may wait, and each event asks for one of them. So a lane is found by its keys, and no
-    question looks at all lanes.
+    Thousands of lanes may wait, and each event asks for one. So a lane is found by its keys, and no search
+    goes through all lanes.
     """
 
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], dict[Lane, None]] = {}
-        """By what is asked for, the lanes that answer to it, in their order; by () all."""
+        """By key, the lanes that have it, in their order; by () all lanes."""
         self._begun = 0
         self._events = self._characters = 0
 
@@ -73,13 +73,11 @@ class Lanes:
 
     @property
     def are_full(self) -> bool:
-        """Whether more waits than is to be kept."""
+        """Whether more events wait than the bounds allow."""
         return self._events > MAX_EVENTS or self._characters > MAX_CHARACTERS
 
     def of(self, named: Named, entry: Entry | None) -> Lane | None:
-        """The lane of the item that an event is about, if something of that waits; `entry` is the item that
-        it is about among those that have begun.
-        """
+        """The lane of the item that an event is about, if there is one. `entry`: that item if it has begun."""
         if not self._found:
             return None
         if named.id is not None and (lane := self._last("id", named.id)) is not None:
@@ -92,12 +90,12 @@ class Lanes:
             return None
         if not named.begins:
             return self._last("place", named.place, named.kind)
-        # One whose beginning has not come yet, by place and kind: with an id, only where the lane knows none.
+        # A lane whose item has not begun, by place and kind. If the event has an id, only a lane without ids.
         untold = reversed(self._found.get(("untold", named.place, named.kind), {}))
         return next((lane for lane in untold if named.id is None or not lane.ids), None)
 
     def put(self, named: Named, entry: Entry | None, type: str, event: Event) -> None:
-        """Let an event wait behind what waits of its item."""
+        """Let an event wait, behind the others of its item."""
         lane = self.of(named, entry)
         if lane is None:
             lane = Lane(self._begun, entry, named.kind, named.place, named.begins)
@@ -112,7 +110,7 @@ class Lanes:
         self._characters += _characters(event)
 
     def first(self, turn: str) -> Lane | None:
-        """The first lane of those that get their turn together; see `turn_of`."""
+        """The first lane of those that have their turn together; see `turn_of`."""
         return next(iter(self._found.get(("turn", turn), ())), None)
 
     def about(self, entry: Entry) -> Lane | None:
@@ -158,14 +156,12 @@ class Lanes:
 
 
 def turn_of(entry: Entry | None) -> str:
-    """With which others an item gets its turn: with the texts of its kind that have begun, or, "", with all
-    else.
-    """
+    """The turn that an item shares: of the begun texts of its kind, or "" with all other items."""
     return entry.kind if entry is not None and entry.opened and entry.kind in TEXTS else ""
 
 
 def _characters(value: Any, depth: int = 0) -> int:
-    """About how long the texts of an event are: those in a part or an item count, deeper ones do not."""
+    """About how many characters the texts of an event have, down to those in a part or an item."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict) and depth < 3:

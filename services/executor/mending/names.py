@@ -1,10 +1,10 @@
 """The two names of an item: ours, which clients see, and the one that its upstream gave it (U-30).
 
-    out    the upstream's id of an item → ours, by the response and the item's place; the log keeps both
-    back   ours → the upstream's, where the item goes back to the upstream that named it
+    out    the upstream's id of an item → ours, made of the response and the item's place; the log keeps both
+    back   ours → the upstream's, if the item goes back to the upstream that named it
 
-Upstreams bind what they sealed (`encrypted_content`) to the name that they gave it, and find what they stored
-by it. To all others a name is a label of the right shape. Pure.
+An upstream binds sealed content (`encrypted_content`) to the name that it gave the item, and finds stored
+items by it. Other upstreams only want a name of the right shape. Pure.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from services.web.internal import Name
 Item = dict[str, Any]
 
 AT_DIGITS = 8
-"""Hex digits that tell upstreams apart: a client sees them, and learns nothing from them."""
+"""Hex digits that tell upstreams apart. A client sees them, and cannot derive the URL from them."""
 
 
 def names_at(route: Route | None) -> str | None:
-    """Which upstream the names of items are from, None where it gives none: two routes to the same address
-    lead to the same upstream.
+    """The mark of the upstream of `route`, None if that gives items no names. Routes to one address have the
+    same mark.
     """
     if isinstance(route, Agent):
         return _digits(route.url)
@@ -35,10 +35,11 @@ def _digits(url: str) -> str:
 
 
 def restored(items: Iterable[Item], names: Mapping[str, Name], at: str | None) -> list[Item]:
-    """The items by the names that upstream `at` gave them, where it did; elsewhere ours stay.
+    """The items under the names that upstream `at` gave them; items without one keep ours.
 
-    A thought that another upstream sealed is left out: nobody else can open it. What was sealed under a name
-    that nobody knows any more goes without one: the upstream refuses a wrong name, and takes none.
+    A thought that another upstream sealed is left out: only that upstream can open it. An item that was
+    sealed under a name that is no longer known goes without a name: the upstream refuses a wrong one, and
+    accepts none.
     """
     taken: set[str] = set()
     found = (_restored(item, names, at, taken) for item in items)
@@ -46,12 +47,12 @@ def restored(items: Iterable[Item], names: Mapping[str, Name], at: str | None) -
 
 
 def is_found(thought: Item) -> bool:
-    """Whether an upstream that stores what it says may find a `thought` by its id: the id is not ours."""
+    """Whether an upstream that stores its items may find a `thought` by its id, because that is not ours."""
     return parse_item_id(str(thought.get("id"))) is None
 
 
 def recalled(event: dict[str, Any], names: Mapping[str, Name], at: str | None) -> None:
-    """Say in `event` of upstream `at`, in place, which request for approval a call was about, by our name."""
+    """Put our name of a request for approval into `event` of upstream `at`, in place."""
     response = event.get("response")
     output = response.get("output") if isinstance(response, dict) else None
     for item in (event.get("item"), *(output if isinstance(output, list) else ())):
@@ -62,7 +63,7 @@ def recalled(event: dict[str, Any], names: Mapping[str, Name], at: str | None) -
 
 
 def _restored(item: Item, names: Mapping[str, Name], at: str | None, taken: set[str]) -> Item | None:
-    """One item; the names in `taken` are those of items before it: many servers give each call the same."""
+    """One item. `taken` are the names of the items before it: many servers give each call the same name."""
     id, sealed = item.get("id"), item.get("encrypted_content")
     asked = _theirs(item.get("approval_request_id"), names, at)
     if asked is not None:
@@ -77,7 +78,7 @@ def _restored(item: Item, names: Mapping[str, Name], at: str | None, taken: set[
     if id not in names:
         return {name: value for name, value in item.items() if name != "id"}
     if item.get("type") != "reasoning":
-        return item  # a conversation that was made compact, say: the upstream tells that it cannot read it
+        return item  # such as a compacted conversation: the upstream will say that it cannot read it
     return {**item, "encrypted_content": None} if item.get("content") else None
 
 

@@ -1,8 +1,8 @@
-"""One item is told after the other (U-16): whose turn it is. Pure.
+"""Decides whose turn it is: one item is told after the other (U-16). Pure.
 
-Clients that put a call together from its deltas put what comes under the item that began last. So while the
-arguments of a call are told, all else waits; and a text waits for another one of its kind that began behind
-it, until that is done. Where an upstream never says that a call is over, the JSON of its arguments does.
+Clients that put a call together from its deltas put each delta under the item that began last. So while the
+arguments of a call are told, all other events wait. A text waits for a later one of its kind, until that is
+done. If an upstream never says that a call is over, the JSON of its arguments shows it.
 """
 
 from services.executor.mending.arguments import Arguments
@@ -15,25 +15,25 @@ _CALLS = ("function_call", "custom_tool_call")
 
 
 class Order:
-    """Whose turn it is among the items of one response, and what waits."""
+    """Whose turn it is among the items of one response, and the events that wait."""
 
     def __init__(self, texts: Texts) -> None:
         self._texts = texts
         self.lanes = Lanes()
         self.is_kept = True
-        """False once more waited than is to be kept: then all comes as the upstream sends it."""
+        """False once too many events waited: after that events come as the upstream sends them."""
         self._call: Entry | None = None
         """The call that began last, until it is over."""
         self._arguments = Arguments()
         self._read = 0
         """Pieces of the text of `_call` that were read into `_arguments`."""
         self._is_told = False
-        """Whether these are what its beginning told, and no delta."""
+        """Whether the arguments came with the beginning of the call, and not in deltas."""
         self._latest: dict[str, Entry] = {}
         """By kind, the text that began last."""
 
     def begun(self, entry: Entry) -> None:
-        """An item begins for the client."""
+        """Note that an item begins for the client."""
         if entry.kind in _CALLS:
             self._call, self._arguments, self._read = entry, Arguments(), 0
         elif entry.kind in TEXTS:
@@ -53,7 +53,7 @@ class Order:
         return not turn or self._latest.get(turn) is entry or self._is_spoken(turn)
 
     def whole_call(self, entry: Entry | None) -> Entry | None:
-        """The call whose turn is over now that `entry` comes, if nobody has told the end of its arguments."""
+        """The call whose turn is over now that `entry` comes, if the end of its arguments was not told."""
         call, ended = self._call, None
         if call is None or entry is call or not self._is_over(call):
             return None
@@ -63,7 +63,7 @@ class Order:
         return ended
 
     def next(self) -> Lane | None:
-        """What waited for its turn and has it now."""
+        """Take out the lane that has its turn now; None without one."""
         lanes = self.lanes
         if not lanes:
             return None
@@ -77,8 +77,8 @@ class Order:
         return lanes.take(min(ready, key=lambda lane: lane.number)) if ready else None
 
     def _is_spoken(self, kind: str) -> bool:
-        """Whether the text of a kind that began last holds up no other one: some announce all their items
-        first.
+        """Whether the latest text of a kind holds up no other. One that has no text yet does not: some
+        upstreams announce all their items first.
         """
         latest = self._latest.get(kind)
         return latest is None or not self._texts.of(latest) or self._texts.is_done(latest)
@@ -87,8 +87,8 @@ class Order:
         return self._texts.is_done(call) or self._texts.is_over(self._texts.field(call))
 
     def _is_over(self, call: Entry) -> bool:
-        """Whether all arguments of a call were told. Nobody knows the end of those that are no JSON: the next
-        item stands for it. An empty object may stand for others that are still to come.
+        """Whether all arguments of a call were told. Arguments that are no JSON have no known end: they are
+        over when the next item comes. An empty object is not over: others may follow and replace it.
         """
         if self._has_ended(call):
             return True

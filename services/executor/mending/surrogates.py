@@ -1,8 +1,8 @@
-"""Halves of surrogate pairs, which servers in JavaScript send when they cut a text between two UTF-16 units.
+"""Joins halves of surrogate pairs, which JavaScript servers send if they cut a text between two UTF-16 units.
 
-JSON can say half a pair, as an escape; UTF-8 cannot, so no record and no frame can hold one. `loads` lets
-halves in, a `Seam` joins two that meet in one text across its deltas, and `mended` makes whatever is left
-U+FFFD (U-12), as bytes that are no UTF-8 become. Pure. Text without halves, nearly all of it, costs one look.
+JSON can hold half a pair, as an escape. UTF-8 cannot, so no record and no frame can. `loads` lets halves in,
+a `Seam` joins two that meet across the deltas of a text, and `mended` replaces the rest by U+FFFD (U-12),
+like bytes that are no UTF-8. Pure. Nearly every text has no halves, and costs one look.
 """
 
 import json
@@ -14,14 +14,14 @@ import msgspec
 
 _HALF = re.compile("[\ud800-\udfff]")
 _LONGEST_INT = 18
-"""Digits that certainly fit into 64 bits: msgspec encodes no longer integer."""
+"""Digits that surely fit into 64 bits: msgspec encodes no larger integer."""
 
 
 def loads(data: bytes) -> Any:
-    """The JSON value in `data`; its strings may hold halves, and have U+FFFD for bytes that are no UTF-8, and
-    numbers that no double holds are None.
+    """The JSON value in `data`. Its strings may hold halves, and have U+FFFD for bytes that are no UTF-8.
+    Numbers that no double holds are None.
 
-    Raises msgspec.DecodeError or RecursionError when it is no JSON.
+    Raises msgspec.DecodeError or RecursionError if `data` is no JSON.
     """
     try:
         return msgspec.json.decode(data)
@@ -32,7 +32,7 @@ def loads(data: bytes) -> Any:
 
 
 def mended(value: Any) -> Any:
-    """`value` with the halves in all its strings joined where they meet, else replaced by U+FFFD."""
+    """`value` with the halves in all its strings joined if they meet, else replaced by U+FFFD."""
     match value:
         case str():
             return whole(value)
@@ -56,11 +56,11 @@ class Seam:
 
     @property
     def holds(self) -> bool:
-        """Whether a half waits for its other one."""
+        """Whether a half waits for the other one."""
         return self._held != ""
 
     def add(self, text: str) -> str:
-        """What can be said of the text's next piece now; may be empty."""
+        """Take the text's next piece. Returns the part that can be told now; may be empty."""
         if not self._held and (text.isascii() or not _HALF.search(text)):
             return text
         text = self._held + text
@@ -68,13 +68,13 @@ class Seam:
         return whole(text.removesuffix(self._held))
 
     def end(self) -> str:
-        """What is left when the text is over: U+FFFD for a half that was held back, else nothing."""
+        """The rest at the end of the text: U+FFFD for a half that was held back, else ""."""
         held, self._held = self._held, ""
         return "\ufffd" if held else ""
 
 
 def whole(text: str) -> str:
-    """`text` with its halves joined where they meet, else replaced by U+FFFD."""
+    """`text` with its halves joined if they meet, else replaced by U+FFFD."""
     if text.isascii() or not _HALF.search(text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -102,7 +102,7 @@ def _lenient(data: bytes) -> Any:
 
 
 def _nothing(_: str) -> None:
-    """NaN and the infinities, as servers in Python write them: JSON has no word for them but null (U-18)."""
+    """None for NaN and the infinities, which servers in Python write: JSON only has null for them (U-18)."""
 
 
 def _number(digits: str) -> int | float | None:

@@ -1,7 +1,7 @@
-"""The texts of output items: parts and fields, opened before they are used, ended before their item is.
+"""The texts of output items, in parts and fields: opens them before use, and ends them before their item.
 
-Each text is told three times: by its deltas, by its own end, and by the end of what it is in. What was
-streamed is never taken back (U-6): an end that goes on is streamed first, one that says less is overruled.
+Each text comes three times: in its deltas, in its own end, and in the end of its part or item. Streamed text
+is never taken back (U-6): if an end has more, the rest is streamed first; if it has less, the streamed stands.
 """
 
 from collections import Counter
@@ -22,7 +22,8 @@ _INDEXES = {"summary": "summary_index", "content": "content_index"}
 class Text:
     """A text of an item: the `at`th of the list `parts`, or, without a list, a `field` of the item itself.
 
-    `kind` is the part's type, or the item's; `stem` begins the types of its events, "" where it has none.
+    `kind` is the type of the part, or of the item. The types of its events begin with `stem`; "" if it has
+    no events.
     """
 
     __slots__ = ("at", "entry", "field", "kind", "parts", "seam", "stem", "told")
@@ -36,18 +37,18 @@ class Text:
         self.field = field
         self.seam = Seam()
         self.told = ""
-        """What was said of it before its deltas: it counts only if nothing else comes."""
+        """The text that came before its deltas: it counts only if nothing else comes."""
 
     def __repr__(self) -> str:
         return f"<Text {self.kind} {self.at} of {self.entry.id}>"
 
     @property
     def index_name(self) -> str:
-        """The field of its events that says where in the item it is; "" for a field of the item itself."""
+        """The field of its events with its index in the item; "" for a field of the item itself."""
         return _INDEXES[self.parts] if self.parts is not None else ""
 
     def place(self) -> dict[str, Any]:
-        """The fields of its events that say where it is."""
+        """The fields of its events that name its place."""
         where: dict[str, Any] = {"item_id": self.entry.id, "output_index": self.entry.index}
         return where | {self.index_name: self.at} if self.parts is not None else where
 
@@ -58,14 +59,14 @@ class Texts:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._lists: dict[tuple[int, str | None], list[Text]] = {}
-        """By the item's index and the list, or none for its field; in their order."""
+        """By the item's index and the list (None: the item's field), the texts in their order."""
         self._places: dict[tuple[int, str, int, str], Text] = {}
         """By the item's index, the list, the upstream's index into it, and the part's type."""
         self.halved: set[Text] = set()
-        """Those of which half a surrogate pair is held back (U-12)."""
+        """The texts of which half a surrogate pair is held back (U-12)."""
 
     def of(self, entry: Entry) -> list[Text]:
-        """Those of an item that are open or done."""
+        """The texts of an item that are open or done."""
         lists = (self._lists.get((entry.index, name), ()) for name in (*items.PART_LISTS, None))
         return [text for listed in lists for text in listed]
 
@@ -78,17 +79,17 @@ class Texts:
         return not self._output.is_under_way(entry.index)
 
     def said(self, text: Text) -> str:
-        """What was streamed of it."""
+        """The streamed text."""
         return "".join(self._pieces(text))
 
     def has_said(self, entry: Entry) -> bool:
-        """Whether anything was told of a call's text."""
+        """Whether any text of a call came."""
         return entry.kind in items.TEXT_FIELDS and bool(
             self.said(self.field(entry)) or self.field(entry).told
         )
 
     def is_over(self, text: Text) -> bool:
-        """Whether its end was told."""
+        """Whether the end of the text was told."""
         return (text.parts, text.at, text.field) in self.held(text.entry).over
 
     def shown(self, text: Text) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class Texts:
         return dict(part) if isinstance(part, dict) else {}
 
     def take_over(self, entry: Entry) -> None:
-        """Know the parts of an item that another executor streamed."""
+        """Learn the parts of an item that another executor streamed."""
         for name in items.streamed_lists(entry.kind):
             for part in items.parts_of(entry.item, name):
                 self._new_part(entry, name, items.without_text(part), None)
@@ -106,7 +107,7 @@ class Texts:
     # Opened before they are used (U-1).
 
     def opened(self, entry: Entry, type: str, event: Event) -> Generator[Event, None, Text]:
-        """The text that a delta, or its end, is of; begun if it was not."""
+        """The text that a delta, or an end of a text, is about. Begins it if needed."""
         parts, name, field = DELTAS.get(type) or DONES[type][0]
         if parts is None:
             return self.field(entry)
@@ -116,7 +117,7 @@ class Texts:
     def part(
         self, entry: Entry, parts: str, part: dict[str, Any], theirs: int | None, event: Event
     ) -> Generator[Event, None, Text]:
-        """The part at the upstream's index, begun if it was not; `event` is its `added`, if there is one."""
+        """The part at the upstream's index. Begins it if needed; `event` is its `added`, if that came."""
         text = self._known(entry, parts, theirs, str(part.get("type")))
         if text is None:
             text = self._new_part(entry, parts, part, theirs)
@@ -137,7 +138,7 @@ class Texts:
     # Deltas and ends.
 
     def delta(self, text: Text, type: str, event: Event, delta: str) -> Iterator[Event]:
-        """More of a text, halves of surrogate pairs joined (U-12). What is new after its end reopens it."""
+        """The events of more of a text, halves joined (U-12). New text after the end reopens the text."""
         if self.is_over(text):
             if delta in self.said(text):
                 return
@@ -147,13 +148,13 @@ class Texts:
             yield {**event, "type": type, **text.place(), **_logprobs(text, event), "delta": said}
 
     def joined(self, text: Text, delta: str) -> str:
-        """What can be said of `delta`, the next piece of a text, now (U-12)."""
+        """The part of `delta`, the next piece of a text, that can be told now (U-12)."""
         said = text.seam.add(delta)
         (self.halved.add if text.seam.holds else self.halved.discard)(text)
         return said
 
     def rest(self, text: Text, told: object = None) -> Iterator[Event]:
-        """What the text's end, which says `told`, has and no delta had (U-6)."""
+        """The event of the text that only the end (`told`) has, and no delta had (U-6)."""
         streamed, rest = self.said(text), text.seam.end()
         self.halved.discard(text)
         whole_text = whole(told) if isinstance(told, str) and told else ("" if streamed else text.told)
@@ -165,7 +166,9 @@ class Texts:
             yield {"type": f"{text.stem}.delta", **text.place(), **_logprobs(text, {}), "delta": rest}
 
     def ended(self, text: Text, event: Event, told: object) -> Iterator[Event]:
-        """The end of a text, if nobody told it: `told`, where that has all that was streamed (U-6)."""
+        """The events that end a text, unless it has ended. The end has `told` if that contains all streamed
+        text, else the streamed text (U-6).
+        """
         if self.is_over(text):
             return
         yield from self.rest(text, told)
@@ -177,7 +180,7 @@ class Texts:
         yield {**event, "type": f"{text.stem}.done", **text.place(), **more, text.field: value}
 
     def part_ended(self, text: Text, told: dict[str, Any], event: Event) -> Iterator[Event]:
-        """The end of a part, and of its text, if nobody told them."""
+        """The events that end a part and its text, unless they have ended."""
         if (text.parts, text.at, "") in self.held(text.entry).over:
             return
         if text.stem:
@@ -189,7 +192,7 @@ class Texts:
         yield {**event, "type": f"{_PART_EVENTS[text.parts or '']}.done", **text.place(), "part": part}
 
     def closed(self, entry: Entry, told: Item) -> Iterator[Event]:
-        """All that is missing of an item's texts when it ends as `told` (U-5)."""
+        """The events that an item's texts lack when it ends as `told` (U-5)."""
         for name in items.streamed_lists(entry.kind):
             yield from self._parts_closed(entry, name, items.parts_of(told, name))
         if entry.kind in items.TEXT_FIELDS:
@@ -198,7 +201,7 @@ class Texts:
                 yield from self.ended(text, {}, value)
 
     def cut(self, entry: Entry) -> Iterator[Event]:
-        """What was held back of an item that is cut short."""
+        """The events of the texts that were held back of an item that is cut short."""
         for name in items.streamed_lists(entry.kind):
             if (entry.index, name) not in self._lists:
                 for part in items.parts_of(entry.item, name):
@@ -231,8 +234,8 @@ class Texts:
             yield from self.part_ended(text, {}, {})
 
     def _meeting(self, part: dict[str, Any], alike: Mapping[Text, None], left: int) -> Text | None:
-        """Which streamed part an item's end tells of: of those `alike` one with the same text so far, else
-        the next, unless there are fewer of them than the `left` parts of their kind, this one counted.
+        """The streamed part that `part` of an item's end is: one of those `alike` with the same text so far,
+        else the next one. None if fewer are alike than parts of their kind are `left` (this one counts).
         """
         told = items.text_of(part)
         for text in islice(alike, LOOKED_AT):
@@ -242,8 +245,8 @@ class Texts:
         return next(iter(alike)) if alike and len(alike) >= left else None
 
     def _known(self, entry: Entry, parts: str, theirs: int | None, kind: str) -> Text | None:
-        """The part that an event is about: by the upstream's index, unless that is none that could be; else
-        the last of its kind (U-2).
+        """The part that an event is about: the one at the upstream's index, or the last of its kind if that
+        index cannot be right (U-2). None if the index is that of a new part.
         """
         listed = self._lists.get((entry.index, parts), [])
         if theirs is not None and (text := self._places.get((entry.index, parts, theirs, kind))) is not None:
@@ -263,7 +266,7 @@ class Texts:
         return text
 
     def _holds(self, text: Text, told: str) -> bool:
-        """Whether every piece that was streamed is in `told`, in order."""
+        """Whether `told` has every streamed piece, in order."""
         end = 0
         for piece in self._pieces(text):
             found = told.find(piece, end)
@@ -277,7 +280,7 @@ class Texts:
 
 
 def _logprobs(text: Text, event: Event) -> dict[str, Any]:
-    """What strict clients want of every event of an `output_text`."""
+    """The field that strict clients need in every event of an `output_text`."""
     if text.kind != "output_text":
         return {}
     given = event.get("logprobs")

@@ -1,11 +1,11 @@
-"""The stage that makes every upstream's stream whole (docs/upstreams.md, U-1 to U-16).
+"""The stage that makes every upstream's stream whole (docs/upstreams.md, U-1 to U-18).
 
-    event of the upstream → the item that it is about → its turn → what it presupposes → the event, placed
-    terminal event        → what was not streamed yet → the terminal event, with all that was streamed
+    event of the upstream → its item → its turn → the events that it presupposes → the event, in its place
+    terminal event        → the events that were not streamed yet → the terminal event, with all streamed text
 
 Pure, and lazy: the caller folds each event that comes out into `output` before it asks for the next one. So
-`output` is all that the stage remembers of texts, and who takes a response over starts from the output as it
-was when nothing was held back (U-11). An ordinary delta takes the short way (`passes`).
+the stage remembers texts only in `output`. An executor that takes a response over starts from the output as
+it was when nothing was held back (U-11). An ordinary delta takes the short way (`passes`).
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -32,13 +32,13 @@ _COUNTED = {
     "response.shell_call_output_content.delta": "command_index",
     "response.shell_call_output_content.done": "command_index",
 }
-"""Indexes that only these events have: 0 where they are missing."""
+"""By type of event, the index that only such events have; 0 if it is missing."""
 _WORST_FIRST = ("cancelled", "failed", "incomplete", "completed")
 
 
 def end_of(type: str, event: Event) -> str:
-    """The status that a terminal event ends with. Where it and its object disagree, the worse of the two is
-    believed: what failed is never told as completed, and the end is one in both.
+    """The status of a terminal event. If the event and its object disagree the worse one counts, and the end
+    has it in both: a failure is never told as completed.
     """
     response = event.get("response")
     said = response.get("status") if isinstance(response, dict) else None
@@ -46,8 +46,8 @@ def end_of(type: str, event: Event) -> str:
 
 
 class Whole:
-    """One run's stage. `output` is the output so far, folded by the caller; `mint` gives items their ids, and
-    `names` are what the upstream `names_at` calls them; None: names say nothing.
+    """One run's stage. `output` is the output so far, which the caller folds. `mint` gives items their ids.
+    `names` are the items' names at the upstream `names_at` (None: the upstream gives no names).
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Whole:
         self._texts = Texts(output)
         self._order = Order(self._texts)
         self._finals: dict[int, Item] = {}
-        """What the final object says of items, by our index."""
+        """By our index, the items of the final object."""
         self._last: tuple[str, str, int, Text] | None = None
-        """Type, item id and index of the delta that came last, as the upstream says them, and its text."""
+        """The upstream's type, item id and index of the last delta, and the text of that."""
         for entry in self._table.entries:
             self._texts.take_over(entry)
             self._order.begun(entry)
 
     def passes(self, type: str, event: Event) -> bool:
-        """Whether `event` is a delta of the text that the last one was of: then it is put in its place, and
-        is all there is to be said.
+        """The hot path: whether `event` is a further delta of the text of the last one. Then this gives it its
+        place, and no other event is needed.
         """
         last, delta = self._last, event.get("delta")
         if last is None or type != last[0] or event.get("item_id") != last[1] or delta.__class__ is not str:
@@ -90,14 +90,14 @@ class Whole:
 
     @property
     def holds_back(self) -> bool:
-        """Whether something that the upstream said is not told yet: it waits for its turn (U-16), for a name
+        """Whether some input of the upstream was not told yet: it waits for its turn (U-16), for a name
         (U-1), or for the other half of a surrogate pair (U-12).
         """
         return bool(self._order.lanes or self._table.unopened or self._texts.halved)
 
     def events(self, type: str, event: Event) -> Iterator[Event]:
-        """What `event` comes to: what it presupposes, then itself, in its place; or nothing, also because it
-        waits for its turn; and what waited for it. Raises UpstreamError.
+        """The events that `event` becomes: those that it presupposes, itself in its place, and those that
+        waited for it. None if it waits for its turn, or says nothing new. Raises UpstreamError.
         """
         self._last = None
         if type in TERMINAL_EVENTS:
@@ -113,7 +113,7 @@ class Whole:
             yield from self._in_order(type, event)
 
     def _in_order(self, type: str, event: Event) -> Iterator[Event]:
-        """The event, or later if other items are told first (U-16)."""
+        """Tell the event, or let it wait while another item is told (U-16)."""
         order, named = self._order, Named.by(type, event)
         entry = self._entry(type, event, named)
         if order.waits(named, entry):
@@ -124,13 +124,13 @@ class Whole:
                 return
         else:
             yield from self._told(type, event, entry)
-        # Asked for also where the event waits: the call before it may have ended by the short way.
+        # Also if the event waits: the call before it may have ended by the short way.
         while (lane := order.next()) is not None:
             for waiting in lane.events:
                 yield from self._told(*waiting, self._entry(*waiting, Named.by(*waiting)))
 
     def _entry(self, type: str, event: Event, named: Named) -> Entry | None:
-        """The item that an event is about, if it has begun or was told of."""
+        """The item that an event is about, if it has begun or was named."""
         item = items.understood(event["item"]) if isinstance(event.get("item"), dict) else {}
         if type == ITEM_ADDED:
             return self._table.announced(item, event) if item else None
@@ -143,7 +143,7 @@ class Whole:
         return self._table.about(named.kind or "", event)
 
     def _all_that_waits(self) -> Iterator[Event]:
-        """Item by item, whosever turn it is: nothing more comes, or too much has."""
+        """Tell all waiting events, item by item, whosever turn it is: the stream ends, or too many wait."""
         for lane in self._order.lanes.all():
             for waiting in lane.events:
                 yield from self._told(*waiting, None)
@@ -167,14 +167,14 @@ class Whole:
             yield event
 
     def cut(self) -> Iterator[Event]:
-        """What was held back, when the response ends before its upstream does (U-6, U-16)."""
+        """The events that were held back, when the response ends before its upstream (U-6, U-16)."""
         yield from self._all_that_waits()
         for entry in self._table.entries:
             if not self._is_done(entry):
                 yield from self._texts.cut(entry)
 
     def final(self) -> Steps[list[Item]]:
-        """The final object's output: every item as it was streamed, with what only the final one tells."""
+        """The final object's output: every item as streamed, with the fields that only the final one has."""
         said = zip(sorted(self._output.held()), self._output.items(), strict=True)
         yield
         finals, whole = self._finals, []
@@ -190,7 +190,7 @@ class Whole:
     def _added(self, event: Event) -> Iterator[Event]:
         item = event.get("item")
         if not isinstance(item, dict):
-            return  # it will be opened by what is in it
+            return  # a later event about the item will open it
         item = items.understood(item)
         entry = self._table.announced(item, event) or self._table.new(item, event)
         entry.implied = False
@@ -198,7 +198,7 @@ class Whole:
         yield from self._open(entry, event)
 
     def _open(self, entry: Entry, event: Event) -> Iterator[Event]:
-        """Begin an item, once all of it is known that nobody can invent (U-1); then come the deltas that
+        """Begin an item once all fields are known that nobody can invent (U-1), then tell the deltas that
         waited for that.
         """
         if not entry.may_open:
@@ -206,7 +206,7 @@ class Whole:
         item = self._table.open(entry)
         self._order.begun(entry)
         rest = event if event.get("type") == ITEM_ADDED else {}
-        rest.pop(NAMED, None)  # another Rejoinder's: who is behind that is not known here
+        rest.pop(NAMED, None)  # set by another Rejoinder, whose upstream is not known here
         named = {NAMED: {"id": entry.named, "at": self._names_at}} if self._names_at and entry.named else {}
         yield {**rest, "type": ITEM_ADDED, "output_index": entry.index, "item": items.begun(item), **named}
         if entry.waiting and not self._is_done(entry):
@@ -214,7 +214,7 @@ class Whole:
             yield from self._texts.delta(text, f"{text.stem}.delta", {}, "".join(entry.waiting))
 
     def _opened(self, kind: str, event: Event) -> Generator[Event, None, Entry]:
-        """The item of `kind` that `event` is about, begun if it was not and can be."""
+        """The item of `kind` that `event` is about. Begins it if needed and possible."""
         entry = self._table.about(kind, event)
         if entry is None:
             entry = self._table.new({"type": kind, "id": event.get("item_id")}, event, implied=True)
@@ -240,7 +240,7 @@ class Whole:
             yield from self._close(entry, item, "completed", event)
 
     def _close(self, entry: Entry, said: Item, status: str, event: Event) -> Iterator[Event]:
-        """Whatever of the item was not streamed yet, the ends of its texts, and its own (U-5, U-6)."""
+        """The events that end an item: the rest of its texts, their ends, and its own (U-5, U-6)."""
         told = items.merged(entry.item, {k: v for k, v in said.items() if k not in ("id", "call_id")})
         if status == "completed" and told.get("status") != "incomplete":
             told = items.with_arguments(told, self._texts.has_said(entry))
@@ -275,8 +275,8 @@ class Whole:
                 self._last = (type, id, at, text)
 
     def _again(self, entry: Entry, type: str, event: Event, late: object) -> Iterator[Event]:
-        """A text goes on after its item is done: unless that says it, another item does, so that nothing is
-        lost (U-6). Not of a call, which would be made twice.
+        """Tell a text that goes on after its item is done in another item, unless the item has it (U-6). Not
+        the text of a call: the call would be made twice.
         """
         if not isinstance(late, str) or entry.kind not in (items.MESSAGE, items.REASONING):
             return
@@ -311,7 +311,7 @@ class Whole:
                 yield from self._texts.part_ended(text, part, event)
 
     def _about(self, type: str, kind: str, event: Event) -> Iterator[Event]:
-        """An event about an item: how far it is, a preview, an annotation."""
+        """Tell an event about an item: its progress, a preview, an annotation."""
         entry = yield from self._opened(kind, event)
         if not entry.opened or self._is_done(entry):
             return
@@ -331,11 +331,11 @@ class Whole:
     # The end.
 
     def _end(self, type: str, event: Event) -> Iterator[Event]:
-        """Stream what only the final object says, then end (U-7). Raises UpstreamError."""
+        """Stream the items that only the final object has, then end (U-7). Raises UpstreamError."""
         response = event.get("response")
         output = response.get("output") if isinstance(response, dict) else None
         if output and not are_items(output):
-            # Successors get it as input: what is no item is no use to anybody.
+            # Responses that follow this one get the output as input, so it must consist of items.
             what = f"the upstream sent {type} whose response.output is not a list of objects"
             raise UpstreamError(what, type="upstream_malformed")
         end = end_of(type, event)
@@ -366,8 +366,8 @@ class Whole:
                 yield from self._close(entry, {}, "completed", {})
 
     def _meets(self, entry: Entry, item: Item) -> bool:
-        """Whether an item of the final object, whose id says nothing, can be the one that was streamed: each
-        text goes on with the other.
+        """Whether an item of the final object without a known id can be the streamed one: the text of one
+        begins with that of the other.
         """
         streamed = "".join(self._texts.said(text) for text in self._texts.of(entry))
         final = "".join(items.texts(item))
