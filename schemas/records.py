@@ -237,7 +237,7 @@ class EventHeaders:
         self._prefix = f"{id}/{claim}/".encode()
         self._run = [*_base(Extension.kind, tenant), ("attempt", b"%d" % attempt), ("claim", claim.encode())]
         self._seven = [("kind", b"event"), ("v", b"1"), *self._run[1:]] if form == SEVEN_HEADERS else None
-        self._said: tuple[str, bytes] | None = None
+        self.said: tuple[str, bytes] | None = None
         """The upstream's id, as an event of this claim has it already (P-34)."""
 
     def event(
@@ -258,8 +258,8 @@ class EventHeaders:
         if self._seven is not None:
             headers = [*self._seven, *headers, ("sequence_number", b"%d" % sequence_number)]
         if upstream:
-            headers = [*headers, *(upstream[1:] if upstream[0] == self._said else upstream)]
-            self._said = upstream[0] if self._seven is None else None
+            headers = [*headers, *(upstream[1:] if upstream[0] == self.said else upstream)]
+            self.said = upstream[0] if self._seven is None else None
         if terminal:
             headers = [*headers, ("terminal", terminal.encode())]
         return NewRecord(key, value, headers)

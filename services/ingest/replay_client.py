@@ -65,7 +65,7 @@ class ReplayClient:
         Raises ApiError 503 when there is no answer within `within_s` seconds.
         """
         try:
-            status, body = await self._read(view_path(id, offset), min(within_s, BARRIER_S))
+            status, body = await self.read(view_path(id, offset), min(within_s, BARRIER_S))
             return ResponseView(id, found=False) if status == 404 else _decoded(_view, body)
         except ReplayAway as error:
             what = "The state of the response cannot be looked up now."
@@ -74,14 +74,14 @@ class ReplayClient:
     async def missing(self, wanted: Wanted) -> list[str]:
         """Which of the `wanted` items cannot be referred to. Raises ApiError 503."""
         try:
-            _, body = await self._read(ITEMS_PATH, BARRIER_S, msgspec.json.encode(wanted))
+            _, body = await self.read(ITEMS_PATH, BARRIER_S, msgspec.json.encode(wanted))
             return _decoded(_found, body).missing
         except ReplayAway as error:
             raise unavailable("The items cannot be looked up now.", reason="replay_away") from error
 
     async def load(self) -> Load:
         """How many responses are open. Raises ReplayAway."""
-        _, body = await self._read(LOAD_PATH, LOOKUP_S)
+        _, body = await self.read(LOAD_PATH, LOOKUP_S)
         return _decoded(_load, body)
 
     async def result(self, id: ResponseId, offset: int) -> bytes:
@@ -89,7 +89,7 @@ class ReplayClient:
 
         Raises ApiError 404 if it was deleted, ReplayAway if replay went or gave up waiting.
         """
-        status, body = await self._read(result_path(id, offset), None)
+        status, body = await self.read(result_path(id, offset), None)
         if status != 200:
             raise not_found(id)
         return body
@@ -105,7 +105,7 @@ class ReplayClient:
                 refused(answer.status, await answer.read())
         raise not_found(id)
 
-    async def _read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
+    async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
         """Status and body of an answer that tells something: 200, 204 (deleted) or 404 (no such response).
 
         `within_s`: seconds for the answer; None: as long as replay lives. `asked` is posted, if given. Raises

@@ -63,7 +63,8 @@ class IngestClient:
         self._peer = peer
         self._bound = bound
         where = "REJOINDER_INGEST_URL must be the URL of ingest's internal port"
-        self._report = Report(str(peer.url("")), "ingest", where)
+        self.report = Report(str(peer.url("")), "ingest", where)
+        """Tells the operator how it goes."""
 
     async def create(self, id: ResponseId, order: Order, raw: bytes) -> Made | Elsewhere:
         """Have response `id` created from the body `raw`. Raises ApiError, Unheard, BrokenOff."""
@@ -92,19 +93,19 @@ class IngestClient:
         within_s: float = COMMAND_S,
     ) -> bytes:
         try:
-            status, kept, body = await self._read(command_path(command, id), headers, raw, within_s)
+            status, kept, body = await self.read(command_path(command, id), headers, raw, within_s)
             if status not in (200, 204):
                 raise _refusal(status, kept, body)
         except (Unheard, BrokenOff) as error:
-            self._report.failed(error)
+            self.report.failed(error)
             raise
         except ApiError:
-            self._report.succeeded()
+            self.report.succeeded()
             raise
-        self._report.succeeded()
+        self.report.succeeded()
         return body
 
-    async def _read(
+    async def read(
         self, path: str, headers: Mapping[str, str], raw: bytes, within_s: float
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Status, the headers that are for clients, and body of one answer. Raises Unheard, BrokenOff."""

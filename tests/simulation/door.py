@@ -63,9 +63,9 @@ class Line(IngestClient):
         self._node = node
         self._find = find
         self._background = background
-        self._report = Report("ingest", "ingest", "")
+        self.report = Report("ingest", "ingest", "")
 
-    async def _read(
+    async def read(
         self, path: str, headers: Mapping[str, str], raw: bytes, within_s: float
     ) -> tuple[int, Mapping[str, str], bytes]:
         breaks = self._node.rng.random() < self._node.trouble

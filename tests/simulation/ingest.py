@@ -41,7 +41,7 @@ class Line(ReplayClient):
         self._find = find
         self._background = background
 
-    async def _read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
+    async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
         try:
             async with asyncio.timeout(within_s):
                 await self._node.turn()

@@ -40,7 +40,7 @@ class Replay(ReplayClient):
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s
 
-    async def _read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:  # noqa: ARG002
+    async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:  # noqa: ARG002
         await asyncio.sleep(min(self._takes_s, within_s or inf))
         if within_s is not None and within_s < self._takes_s:
             raise ReplayAway("no answer in time")

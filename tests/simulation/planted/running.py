@@ -84,10 +84,10 @@ def upstreams_id_said_once_per_response() -> Iterator[None]:
             self._id = id
 
         def event(self, *event: Any) -> NewRecord:
-            self._said = said.get(self._id, self._said)
+            self.said = said.get(self._id, self.said)
             record = super().event(*event)
-            if self._said is not None:
-                said[self._id] = self._said
+            if self.said is not None:
+                said[self._id] = self.said
             return record
 
     with patch("services.executor.run.EventHeaders", Forgetful):
