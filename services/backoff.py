@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt at what cannot be awaited: longer each time, up to a bound."""
+"""Pauses between attempts at something that cannot be awaited: longer each time, up to a bound."""
 
 import asyncio
 

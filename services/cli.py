@@ -1,7 +1,8 @@
 """`rejoinder`: every command of the project.
 
-A command reads its settings (environment, then flags), sets the logs up, and runs. What it cannot start with
-is one line on standard error and a status that is not 0: what is wrong and how to mend it, no traceback.
+A command reads its settings (environment, then flags), sets the logs up, and runs. A command that cannot
+start prints one line on standard error, which says what is wrong and how to mend it, without a traceback. Its
+exit status is then not 0.
 """
 
 import asyncio
@@ -28,12 +29,13 @@ SERVICES = {
     "projector": "Pack closed responses into the topics `responses` and `transcripts`.",
 }
 CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", "replay_url", "ingest_url"})
-"""Settings that `rejoinder dev` gives its services itself."""
+"""Settings that `rejoinder dev` chooses for its services: they are no flags of it."""
 FAILED, BAD_SETTINGS = 1, 2
+"""Exit statuses of a command that could not do its work."""
 
 Command = Callable[..., int]
 Options = dict[str, Any]
-"""Settings given as flags, by name; None for the others."""
+"""By name, the value of each setting's flag; None without one."""
 
 app = App(
     name="rejoinder",
@@ -49,7 +51,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; its exit status. Says in one line what it could not do."""
+    """Run one command. Returns its exit status; prints one line if it failed."""
     try:
         return int(app(arguments, exit_on_error=True) or 0)
     except Exception as error:
@@ -61,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def reason(error: BaseException) -> RejoinderError | None:
-    """The error of ours that `error` is or, as a group, holds alone; None when there is another one."""
+    """The error of ours in `error`, which may be a group. None if any other error is in it."""
     if isinstance(error, BaseExceptionGroup):
         known = [reason(inner) for inner in error.exceptions]
         return None if None in known else known[0]
@@ -84,9 +86,9 @@ def _flag(setting: Setting) -> inspect.Parameter:
 
 
 def _settings(options: Options, log_format: Literal["auto", "console"] = "auto") -> Settings:
-    """The settings of the environment and the flags, logs set up accordingly. Raises SettingsError.
+    """The settings of the environment and the flags. Sets the logs up by them. Raises SettingsError.
 
-    `log_format` is what to do where the settings leave it open.
+    `log_format` holds if the settings say `auto`.
     """
     settings = load(os.environ, {name: text for name, text in options.items() if text is not None})
     logs.setup(settings.log_level, log_format if settings.log_format == "auto" else settings.log_format)

@@ -1,4 +1,4 @@
-"""The operator's file `rejoinder.toml`: which models and agents exist, where they are, what tenants may have.
+"""Reads the operator's file `rejoinder.toml`: models and agents, where they are, and the bounds of tenants.
 
     [[models]]                              # the first whose `match` fits a request's `model` serves it
     match = "gpt-*"
@@ -17,8 +17,8 @@
 
 Model `echo` is built in. Without a file, and with OPENAI_API_KEY set, every other model is OpenAI's (or
 OPENAI_BASE_URL's). URLs come from here only, never from a request. Ingest asks `Config.validate` before it
-accepts anything, an executor asks `Config.route` for the backend, both ask `Config.quota`; all are pure. The
-file is strict: a key or value that does not fit stops the start and says so.
+accepts a request, an executor asks `Config.route` for the backend, both ask `Config.quota`; all are pure. The
+file is strict: an unknown key, or a bad value, stops the start with an error that names it.
 """
 
 import re
@@ -40,9 +40,9 @@ from services import echo
 OPENAI_URL = "https://api.openai.com/v1"
 
 Kind = Literal["responses", "chat", "scripted"]
-"""What a model's upstream speaks; `services.executor.backends.KINDS` has the backend of each."""
+"""The protocol of a model's upstream; `services.executor.backends.KINDS` has the backend of each."""
 _RESUMABLE: frozenset[Kind] = frozenset({"responses", "scripted"})
-"""Those that can be rejoined with a cursor."""
+"""Kinds whose streams can be rejoined with a cursor."""
 
 GiveBack = Literal[
     "extra_content",
@@ -55,7 +55,7 @@ GiveBack = Literal[
 ]
 """Fields of an answer that some server wants back with the assistant's turn (U-65)."""
 SIGNATURES: tuple[GiveBack, ...] = ("extra_content", "provider_specific_fields", "thought_signature")
-"""Those in which servers sign a call; some refuse the next turn without them, none refuses its own."""
+"""Fields in which servers sign a call. Some refuse the next turn without them; none refuses its own."""
 
 KEYS: Mapping[str, str] = {
     "models": "a list of [[models]] tables",
@@ -88,23 +88,23 @@ REQUIRED: Mapping[str, str] = {
     "name": 'name = "weather"',
     "url": 'url = "http://127.0.0.1:8088"',
 }
-"""What a table cannot do without, all strings, by example."""
+"""By required key of a table, an example. The values are strings."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL = re.compile(r"[!-~]+")
 _UNDROPPABLE = frozenset({"input", "messages", "model", "stream"})
-"""Fields without which a call is none, or its answer no stream."""
+"""Fields that a call needs, or its answer to be a stream."""
 _RESUMING = frozenset({"background", "store"})
-"""Fields without which a resumable upstream keeps no stream."""
+"""Fields that a resumable upstream needs to keep its stream."""
 _RESERVED_HEADERS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept"}
 )
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What models and agents have in common. `timeout` is in seconds; None is the executor's own."""
+    """The keys that models and agents share. `timeout` is in seconds; None: the executor's setting."""
 
     api_key_env: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return f"<model {self.match!r} {self.backend}>"
 
     def __hash__(self) -> int:
-        return hash(self.match)  # things are kept by route, and `headers` has no hash
+        return hash(self.match)  # routes are keys of dictionaries, and `headers` has no hash
 
 
 class Agent(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -146,9 +146,10 @@ class Agent(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What each of the tenants whose name fits the glob `match` may have at most.
+    """The bounds of each tenant whose name fits the glob `match`.
 
-    `max_open` is over all services, `max_running` in each executor; None is only what everybody is bound to.
+    `max_open` holds over all services, `max_running` in each executor. None: only the bounds of all tenants
+    hold.
     """
 
     match: str
@@ -159,7 +160,7 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 UNBOUNDED = Quota(match="*")
 ECHO = Model(match="echo", backend="scripted", repeatable=True, resumable=True)
 Route = Model | Agent
-"""Where a request goes. Its repr names it and shows nothing else of it."""
+"""The model or agent that serves a request. Its repr shows its name and no secret."""
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,14 +171,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     tenants: tuple[Quota, ...] = ()
 
     def routes(self) -> Iterator[Route]:
-        """Everything that can serve a request."""
+        """All models and agents."""
         yield from self.models
         yield from self.agents
 
     def route(self, body: Mapping[str, Any]) -> Route:
-        """Who serves the request `body`: an agent if it names one, else its model.
+        """The route of the request `body`: an agent if the request names one, else its model.
 
-        Raises ApiError (400), naming the field, when there is none.
+        Raises ApiError (400), which names the field, if there is none.
         """
         if body.get("agent_reference") is not None:
             return self._agent(body["agent_reference"])
@@ -186,7 +187,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             raise invalid(f"model must be a string of 1 to {MAX_NAME} characters.", "model")
         served = next((served for served in self.models if fnmatchcase(model, served.match)), None)
         if served is None or is_glob(served.match):
-            # An agent goes by its name as well: clients pick it from the list of models (A-27).
+            # An agent's name is accepted as a model: clients pick it from the list of models (A-27).
             named = (agent for agent in self.agents if agent.name == model)
             found: Route | None = next(named, served)
         else:
@@ -196,14 +197,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         raise invalid(f"The model '{model}' does not exist.", "model", "model_not_found")
 
     def validate(self, body: Mapping[str, Any]) -> Route:
-        """Like `route`, and checks what that backend wants of the body. Raises ApiError (400)."""
+        """The route of `body`, as `route`; also checks the body for that backend. Raises ApiError (400)."""
         route = self.route(body)
         if isinstance(route, Model) and route.backend == "scripted":
             echo.steering(body)
         return route
 
     def quota(self, tenant: Tenant) -> Quota:
-        """What `tenant` may have at most."""
+        """The bounds of `tenant`."""
         fitting = (quota for quota in self.tenants if fnmatchcase(tenant, quota.match))
         return next(fitting, UNBOUNDED)
 
@@ -223,19 +224,19 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def is_glob(match: str) -> bool:
-    """Whether `match` fits more names than itself."""
+    """Whether `match` is a glob, and no plain name."""
     return any(sign in match for sign in "*?[")
 
 
 def unbounded(_: Tenant) -> Quota:
-    """The quota of every tenant where none is configured."""
+    """The quota of every tenant, if none is configured."""
     return UNBOUNDED
 
 
 def load(path: str, environ: Mapping[str, str]) -> Config:
-    """The configuration of the file at `path`, or without one ("") what `environ` offers; always with `echo`.
+    """The configuration in the file at `path`; without one ("") that of `environ`. Always with `echo`.
 
-    Raises SettingsError: what is wrong, in which file, and what would be right.
+    Raises SettingsError, which names the file, what is wrong, and what would be right.
     """
     if not path:
         return Config(models=(ECHO, *_openai(environ)))
@@ -248,7 +249,7 @@ def load(path: str, environ: Mapping[str, str]) -> Config:
 
 
 def api_key(route: Route, environ: Mapping[str, str]) -> str:
-    """The API key that `route` is called with, "" when it needs none. Raises SettingsError without it."""
+    """The API key for calls of `route`, "" if it needs none. Raises SettingsError if the key is missing."""
     if not route.api_key_env:
         return ""
     key = environ.get(route.api_key_env, "").strip()
@@ -258,7 +259,7 @@ def api_key(route: Route, environ: Mapping[str, str]) -> str:
 
 
 def parse(text: str, path: str) -> Config:
-    """The configuration in `text`, the TOML that stands in the file at `path`. Raises SettingsError."""
+    """The configuration in `text`, the TOML of the file at `path`. Raises SettingsError."""
     try:
         config = msgspec.convert(tomllib.loads(text), Config)
     except tomllib.TOMLDecodeError as error:
@@ -282,7 +283,7 @@ def _openai(environ: Mapping[str, str]) -> Iterator[Model]:
 
 
 def _wrongs(config: Config) -> Iterator[str]:
-    """What the types do not say, one finding at a time."""
+    """The faults that the types do not show, one at a time."""
     for index, model in enumerate(config.models):
         yield from (f"models[{index}].{wrong}" for wrong in _wrong_model(model))
     names = [agent.name for agent in config.agents]
@@ -312,7 +313,7 @@ def _wrong_model(model: Model) -> Iterator[str]:
 
 
 def _wrong_options(options: Options) -> Iterator[str]:
-    """Never shows a header's value: it may be a secret."""
+    """The faults of `options`. None shows a header's value, which may be a secret."""
     if options.api_key_env is not None and not _VARIABLE.fullmatch(options.api_key_env):
         yield f"api_key_env: not the name of a variable; it takes {KEYS['api_key_env']}"
     if options.timeout is not None and not options.timeout > 0:
@@ -341,7 +342,7 @@ def _wrong_quota(quota: Quota) -> Iterator[str]:
 
 
 def _wrong_url(key: str, url: str) -> str | None:
-    """Why `url` is no good, without showing it (it may hold a password); None when it is good."""
+    """What is wrong with `url`, without the URL itself (it may hold a password); None if nothing."""
     takes = f"it takes {KEYS.get(key, KEYS['base_url'])}"
     try:
         parts = urlsplit(url)
@@ -356,7 +357,7 @@ def _wrong_url(key: str, url: str) -> str | None:
 
 
 def _missing(table: str, key: str) -> str:
-    """What to say of a table without a `key` that it needs."""
+    """The error of a table without a `key` that it needs."""
     article = "an" if table == "agents" else "a"
     what = f"{KEYS[key]}; such as {REQUIRED[key]}"
     return f"{key}: missing; {article} [[{table}]] table needs it, a string: {what}"
@@ -375,7 +376,7 @@ def _table(at: str) -> str:
 
 
 def _explain(why: str) -> str:
-    """What msgspec says, in the file's terms: where, what is wrong, what it takes."""
+    """The error of msgspec in the terms of the file: where, what is wrong, what the key takes."""
     if found := _UNKNOWN.search(why):
         at, key = found["at"] or "", found["key"]
         known = _TABLES.get(_table(at), Config)

@@ -1,4 +1,4 @@
-"""From settings to adapters: the one place that turns what the operator chose into a log."""
+"""Makes the log's adapter from the operator's settings."""
 
 import ssl
 from pathlib import Path
@@ -10,14 +10,15 @@ from services.eventlog.topics import Topics, topics
 from services.settings import SETTINGS, Settings
 
 RECORD_OVERHEAD = 2_048
-"""Bytes that key, headers and framing of a record may take of `max_record_bytes`."""
-
+"""Bytes of `max_record_bytes` that key, headers and framing of a record may take."""
 
 _TLS_FILES = ("kafka_ca_file", "kafka_cert_file", "kafka_key_file")
 
 
 def connect(settings: Settings, service: str) -> KafkaLog:
-    """The cluster of `settings`, as `rejoinder-{service}`. Make it inside a running loop."""
+    """The log on the cluster of `settings`, for the client `rejoinder-{service}`. Call it inside a running
+    loop.
+    """
     return KafkaLog(
         settings.kafka,
         f"rejoinder-{service}",
@@ -27,7 +28,7 @@ def connect(settings: Settings, service: str) -> KafkaLog:
 
 
 def kafka_settings(settings: Settings) -> KafkaSettings:
-    """How to talk to the brokers. Raises SettingsError where a file for TLS cannot be used."""
+    """How to talk to the brokers. Raises SettingsError if a file for TLS cannot be used."""
     chosen = KafkaSettings(
         security=settings.kafka_security,
         ca_file=settings.kafka_ca_file or None,
@@ -74,10 +75,10 @@ def topic_names(settings: Settings) -> Topics:
 
 
 def executors_group(settings: Settings) -> str:
-    """The consumer group of the executors: owns partitions, keeps their low watermarks."""
+    """The consumer group of the executors: it assigns partitions, and keeps their low watermarks."""
     return f"{settings.topic_prefix}rejoinder-executors"
 
 
 def projector_group(settings: Settings) -> str:
-    """The consumer group of the projectors, whose watermark starting readers begin from (P-75)."""
+    """The consumer group of the projectors. A starting replay begins at its watermark (P-75)."""
     return f"{settings.topic_prefix}rejoinder-projector"

@@ -1,7 +1,7 @@
-"""How a request steers model `echo`: the `echo.*` keys of its metadata.
+"""Reads how a request steers model `echo`: the `echo.*` keys of its metadata.
 
-Here and not in the executor, because ingest refuses what cannot be run before anything is stored. Metadata
-values are strings, as the API has them.
+Not a part of the executor, because ingest refuses a request that cannot run before anything is stored. The
+values of metadata are strings, as in the API.
 """
 
 import re
@@ -23,15 +23,15 @@ BOUNDS = {
     "echo.fail_after": (0, MAX_TOKENS),
     "echo.stamp": (0, 1),
 }
-"""Key to the least and the largest value that it takes."""
+"""By key, the least and the largest value that it takes."""
 
 
 class EchoSteering(Struct, frozen=True):
     """What `echo` is asked to do.
 
-    `tokens`: go round the words until so many; None is once. `interval_ms`: pause between words.
-    `fail_after`: after so many words the backend fails; None is never. `stamp`: 1 gives every event a field
-    `stamp`, when it left the backend (ns since the epoch), for whoever measures what comes after.
+    `tokens`: go round the words until so many; None: once. `interval_ms`: pause between words. `fail_after`:
+    fail after so many words; None: never. `stamp`: with 1 every event has a field `stamp`, the time at which
+    it left the backend (ns since the epoch), for measurements.
     """
 
     tokens: int | None = None
@@ -43,8 +43,8 @@ class EchoSteering(Struct, frozen=True):
 def steering(body: Mapping[str, Any]) -> EchoSteering:
     """What `body` (a request) asks of `echo`.
 
-    Raises ApiError (400), naming the key, for a value that is not an integer in its bounds and for an unknown
-    `echo.*` key. Metadata that is no object at all is left to whoever checks the request's types.
+    Raises ApiError (400), which names the key, for a value that is not an integer in its bounds and for an
+    unknown `echo.*` key. Metadata that is no object is ignored: `schemas.request` checks the types.
     """
     metadata = body.get("metadata")
     if not isinstance(metadata, Mapping):

@@ -1,4 +1,4 @@
-"""A cache within a bound of bytes: what was used longest ago goes first."""
+"""A cache within a bound of bytes: the value used longest ago goes first."""
 
 from collections import OrderedDict
 from typing import Generic, TypeVar
@@ -10,7 +10,7 @@ V = TypeVar("V")
 class Kept(Generic[K, V]):
     """Values by key, each with the bytes that it counts for, `bound` bytes in all.
 
-    With `spares_last` the one used last stays even if it alone is over the bound: it is in use.
+    With `spares_last` the value used last stays even if it alone is over the bound, because it is in use.
     """
 
     def __init__(self, bound: int, *, spares_last: bool = False) -> None:
@@ -18,7 +18,7 @@ class Kept(Generic[K, V]):
         self._least = int(spares_last)
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.bytes = 0
-        """Of all values."""
+        """The bytes of all values."""
 
     def __repr__(self) -> str:
         return f"<{len(self._values)} kept, {self.bytes} of {self._bound} bytes>"
@@ -30,7 +30,7 @@ class Kept(Generic[K, V]):
         return key in self._values
 
     def get(self, key: K) -> V | None:
-        """The value of `key`, which is then the one used last; None when it is not kept."""
+        """The value of `key`, which becomes the one used last; None if it is not kept."""
         found = self._values.get(key)
         if found is None:
             return None
@@ -38,7 +38,7 @@ class Kept(Generic[K, V]):
         return found[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keep `value`, of `size` bytes, in place of what `key` had, and let go of what is too much."""
+        """Keep `value`, of `size` bytes, under `key`, and drop others until all are within the bound."""
         self.pop(key)
         self._values[key] = value, size
         self.bytes += size
@@ -46,7 +46,7 @@ class Kept(Generic[K, V]):
             self.pop(next(iter(self._values)))
 
     def pop(self, key: K) -> V | None:
-        """Let go of `key`; its value, if it was kept."""
+        """Drop `key`. Returns its value, None if it was not kept."""
         value, size = self._values.pop(key, (None, 0))
         self.bytes -= size
         return value

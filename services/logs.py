@@ -1,6 +1,6 @@
 """Logs: one line an event, on standard error, for people or for machines.
 
-Our code logs through structlog, libraries through the standard library's `logging`; both end in the same
+Our code logs through structlog, libraries through the standard library's `logging`. Both write the same
 lines.
 """
 
@@ -17,7 +17,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def setup(level: str, style: Literal["auto", "console", "json"]) -> None:
-    """Log from `level` on; `auto` is for people on a terminal, for machines elsewhere. Call once, first."""
+    """Log from `level` on. `auto` is `console` on a terminal, else `json`. Call it once, before any log."""
     people = style == "console" or (style == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -36,7 +36,7 @@ def setup(level: str, style: Literal["auto", "console", "json"]) -> None:
 
 def _for_people() -> list[Processor]:
     colors = sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR"))
-    plain = structlog.dev.plain_traceback  # the pretty ones read source files while the loop waits
+    plain = structlog.dev.plain_traceback  # pretty ones would read source files and hold the loop
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
 
 
@@ -49,7 +49,7 @@ def _json(event: object, **_: object) -> str:
 
 
 def _route_libraries(shared: list[Processor], last: list[Processor], level: int) -> None:
-    """Their warnings and errors only: aiokafka and others tell much that concerns nobody."""
+    """Let libraries log warnings and errors only: aiokafka and others log much that helps no operator."""
     handler = logging.StreamHandler(sys.stderr)
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     own = [structlog.stdlib.add_logger_name, *shared]
@@ -59,10 +59,10 @@ def _route_libraries(shared: list[Processor], last: list[Processor], level: int)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, level))
-    # Reports every failed try at a broker, once a second or more often, some as errors; the port reports an
-    # outage once, and raises what ends a command.
+    # aiokafka logs every failed try at a broker, once a second or more often, some as errors. The log's port
+    # logs an outage once, and raises what ends a command.
     kafka = logging.getLogger("aiokafka")
     kafka.setLevel(logging.ERROR)
     kafka.addFilter(lambda record: not str(record.msg).startswith("Unable "))
-    # Warns of what clients send, such as an upgrade that is not there: their affair, and theirs to repeat.
+    # uvicorn warns of what clients send, such as an upgrade that we do not offer: no operator can mend that.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""The loops of a service, which run for as long as it does: one that ends, ends the service. And the one loop
-under them all, which no piece of work may hold for long.
+"""Ends a service when one of its loops ends, and keeps long work from holding the event loop.
 
-A TaskGroup takes no notice of a task that is cancelled, were it by a library's mistake. The service would go
-on, deaf and seemingly alive, and nobody would start it again.
+The loops of a service run as long as the service. A TaskGroup ignores a task that is cancelled, even by a
+library's mistake: the service would go on without that loop, seemingly alive, and no supervisor would start
+it again.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from schemas.steps import Steps
 T = TypeVar("T")
 
 FEW = 2000
-"""Elements that Python code goes through in a few milliseconds: for these a thread does not pay."""
+"""Elements that Python code goes through in a few milliseconds: up to so many a thread does not pay."""
 
 
 async def while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Event) -> None:
-    """Wait until `stop` is set. Raises RuntimeError, or what ended it, when a loop ends before that."""
+    """Wait until `stop` is set. Raises RuntimeError, from what ended the loop, if a loop ends before that."""
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -31,7 +31,7 @@ async def while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Eve
 
 
 async def in_turns(steps: Steps[T]) -> T:
-    """What `steps` come to; everybody else gets a turn between two of them."""
+    """The result of `steps`. Other tasks get a turn between two steps."""
     while True:
         try:
             next(steps)
@@ -42,8 +42,8 @@ async def in_turns(steps: Steps[T]) -> T:
 
 
 async def apart(elements: int, work: Callable[[], T]) -> T:
-    """What `work` comes to, which goes through so many elements in Python: many of them in a thread, which
-    leaves the loop its turns every 5 ms. Nobody else may change what it works on.
+    """The result of `work`, which goes through so many `elements` in Python. With more than FEW it runs in a
+    thread, so that the event loop gets a turn every 5 ms. No other task may change what it works on.
     """
     return work() if elements <= FEW else await asyncio.to_thread(work)
 
@@ -55,14 +55,14 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Do `work` beside everything else."""
+        """Run `work` in a task of its own."""
         running = asyncio.create_task(work)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         return running
 
     async def close(self, within_s: float) -> None:
-        """Give what runs `within_s` seconds to finish, then stop it."""
+        """Wait `within_s` seconds for the tasks to finish, then cancel the rest."""
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=within_s)
             for task in late:

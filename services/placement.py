@@ -1,4 +1,7 @@
-"""Where a new response goes that may go anywhere: without Idempotency-Key and predecessor. Asks nobody."""
+"""Picks the partition of a new response that may be in any: one without Idempotency-Key and predecessor.
+
+It only uses what this process knows, and asks no broker.
+"""
 
 import math
 import time
@@ -11,15 +14,15 @@ from services.eventlog.port import Leader
 PAUSE_S = 1.0
 """Seconds for which a partition is not tried again after a failure."""
 LOOK_S = 0.1
-"""Seconds for which it is remembered who leads: a look at 1,000 partitions takes longer than a POST."""
+"""Seconds for which leaders' health is remembered: a look at 1,000 partitions takes longer than a POST."""
 
 
 def place(healthy: Sequence[bool], held: Sequence[int], draw: float) -> int:
-    """A partition, drawn among those whose leader is quick to answer; among all where none is. Pure.
+    """Draw a partition among those with a healthy leader; among all if there is none. Pure.
 
-    By partition: `healthy`, and `held`, how much is under way there. One that holds nothing is twice as
-    likely as one that holds one: what a slow leader does not get done turns others away from it before it is
-    known to be slow. `draw` is a fresh number from 0 to 1, without 1.
+    By partition: `healthy`, and `held`, how many appends are under way there. A partition with none is twice
+    as likely as one with one: appends pile up at a slow leader, and so turn new responses away before its
+    health shows that it is slow. `draw` is a fresh number from 0 to 1, without 1.
     """
     anywhere = not any(healthy)
     weights = [1 / (1 + n) if ok or anywhere else 0.0 for ok, n in zip(healthy, held, strict=True)]
@@ -32,9 +35,9 @@ def place(healthy: Sequence[bool], held: Sequence[int], draw: float) -> int:
 
 
 class Places:
-    """The partitions as one process knows them: who leads, what failed a moment ago, what is under way.
+    """The partitions as one process knows them: who leads, what failed a moment ago, how much is under way.
 
-    `leader` says who leads a partition, as far as is known.
+    `leader` returns the leader of a partition, None if it is not known. `clock` returns seconds.
     """
 
     def __init__(
@@ -51,37 +54,39 @@ class Places:
         self._under_way: Counter[int] = Counter()
         self._looked_at = -math.inf
         self._openings: list[bool] = []
-        """By partition, as of that time: whether it can be appended to."""
+        """By partition, whether it could be appended to at that time."""
 
     def place(self, draw: float) -> int:
-        """The partition for a response that may go anywhere; see `place`."""
+        """A partition for a response that may be in any; see `place`."""
         return place(self._look(), [self._under_way[p] for p in range(self.partitions)], draw)
 
     def led(self) -> bool:
-        """Whether some partition can be appended to now, as far as is known."""
+        """Whether any partition can be appended to now, as far as this process knows."""
         return any(self._look())
 
     def worth_trying(self, partition: int) -> bool:
-        """Whether an append there may succeed. It may wait for a leader as long as others have one."""
+        """Whether an append there may succeed. Without a healthy leader it may wait for one, as long as other
+        partitions have one.
+        """
         rested = self._away_until.get(partition, 0) <= self._clock()
         return rested and (self._healthy(partition) or self.led())
 
     def failed(self, partition: int) -> None:
-        """An append there failed: it rests for `PAUSE_S`."""
+        """Note that an append there failed: the partition rests for `PAUSE_S`."""
         self._away_until[partition] = self._clock() + PAUSE_S
         self.look_again()
 
     def succeeded(self, partition: int) -> None:
-        """An append there was confirmed."""
+        """Note that an append there was confirmed."""
         self._away_until.pop(partition, None)
 
     def look_again(self) -> None:
-        """Somebody has reason to think that leaders have changed."""
+        """Forget the leaders' health: they may have changed."""
         self._looked_at = -math.inf
 
     @contextmanager
     def under_way(self, partition: int) -> Iterator[None]:
-        """Something is under way there, for as long as the block lasts."""
+        """Count an append as under way there while the block lasts."""
         self._under_way[partition] += 1
         try:
             yield

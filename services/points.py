@@ -1,9 +1,9 @@
-"""Named points of the services' work. Nothing happens at one, unless a test watches.
+"""Named points of the services' work. At a point nothing happens, unless a test watches.
 
     points.at("events queued", run, drafts)
 
-A test that kills a process, takes a rule away or waits for something hangs on these names (tests/points.py),
-so that code can move without it. Each point tells what it is about: its subjects are beside its name here.
+A test that kills a process, takes a rule away or waits for something uses these names (tests/points.py), so
+that code can move and the test stays. Each point is told with its subjects, which stand beside its name here.
 
     client left            visit, making          it is gone; `making` is its create under way, if it is
     accepted read          partition, state, value
@@ -73,12 +73,13 @@ Point = Literal[
 POINTS: tuple[Point, ...] = get_args(Point)
 
 watch: Callable[..., Any] | None = None
-"""What a test has set: told of every point, by name and subjects. Where each event passes, the code asks for
-it first (`if points.watch`): that takes 15 ns, a call 70 (`python -m timeit`).
+"""The function that a test has set. It is called at every point, with name and subjects. Code that each event
+passes asks first whether it is set (`if points.watch`): that takes 15 ns, a call of `at` 70 (`python -m
+timeit`).
 """
 
 
 def at(name: Point, *subjects: object) -> None:
-    """The work has come to this point."""
+    """Tell the watching test, if any, that the work has come to this point."""
     if watch is not None:
         watch(name, *subjects)

@@ -1,4 +1,4 @@
-"""A service as a process: its title, its signals, and its end when whoever started it is gone.
+"""Runs a service as a process: its title, its signals, and its end when the process that started it is gone.
 
 SIGTERM, SIGINT  the first sets `stop`: the service drains and returns; the second ends the process at once
 standard input   with `--with-parent`: when it ends, the starter is dead, and the service drains as well
@@ -23,15 +23,15 @@ from services.settings import Settings
 
 T = TypeVar("T")
 Run = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
-"""What `services.<name>.app.run` is: serves until the event is set, drains, returns."""
+"""The type of `services.<name>.app.run`: serves until the event is set, drains, returns."""
 
 Main = Callable[[asyncio.Event], Coroutine[Any, Any, T]]
 
 ORPHAN_MARGIN_S = 5.0
-"""Seconds over the grace period after which a service without its starter is ended whatever it does."""
+"""Seconds over the grace period after which a service whose starter is gone ends, whatever it does."""
 YOUNG_OBJECTS = 200_000
-"""Container objects made between two garbage collections. Python's 700 has it go dozens of times over each
-fetched batch, whose records are all in use: 3.6 of the 8.3 µs that a record cost whoever reads the log."""
+"""Container objects made between two garbage collections. With Python's 700 the collector goes dozens of
+times over each fetched batch, whose records are all in use: 3.6 of the 8.3 µs that a record cost a reader."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = structlog.get_logger()
@@ -50,14 +50,14 @@ def serve(name: str, main: Main[None], grace_s: float, *, with_parent: bool = Fa
 
 
 def _allow_files() -> None:
-    """Take all the open files that the system grants: a connection is one, and shells begin with 1,024."""
+    """Raise the limit of open files to what the system grants: connections are files; shells allow 1,024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS grants fewer than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def until_stopped(main: Main[T], at_once: Callable[[], None] = lambda: None) -> T:
-    """Run `main` on a fresh loop; a signal sets its event, a second calls `at_once` and ends the process."""
+    """Run `main` on a fresh loop. A signal sets its event; a second calls `at_once` and ends the process."""
 
     async def run() -> T:
         stop = asyncio.Event()
@@ -79,7 +79,7 @@ def _stop(number: signal.Signals, stop: asyncio.Event, at_once: Callable[[], Non
 
 
 def _end_with_parent(bound_s: float) -> None:
-    """Runs in a thread of its own: the loop may be stuck when it matters."""
+    """End the process with its starter. Runs in a thread, because the loop may be stuck then."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

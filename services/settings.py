@@ -1,7 +1,8 @@
 """Every setting of every service: one frozen struct, read once from the environment and the command line.
 
-A field `port` is the variable `REJOINDER_PORT` and the flag `--port`; the flag wins. A field's description
-says what it takes; it is the text of an error, of `--help` and of docs/settings.md. Names end in their unit.
+A field `port` is the variable `REJOINDER_PORT` and the flag `--port`; the flag overrides the variable. The
+description of a field says what it takes, in errors, in `--help` and in docs/settings.md. Names end in their
+unit.
 """
 
 import re
@@ -32,7 +33,7 @@ def _takes(description: str) -> Meta:
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What the operator chose. Each field's description says what it takes, in which unit."""
+    """The operator's choices. Each field's description says what it takes, in which unit."""
 
     kafka: Annotated[str, _takes("HOST:PORT of a Kafka broker, or several with commas between")] = (
         "127.0.0.1:9092"
@@ -54,13 +55,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         str, _takes("a file that holds the token for OAUTHBEARER, read for each connection")
     ] = ""
     kafka_oauth_url: Annotated[
-        str, _takes("where a token for OAUTHBEARER is asked for with client credentials, an http(s) URL")
+        str, _takes("the endpoint that gives a token for OAUTHBEARER to client credentials, an http(s) URL")
     ] = ""
     kafka_oauth_client_id: Annotated[str, _takes("the client's id at that URL")] = ""
     kafka_oauth_client_secret: Annotated[
         str, _takes("the client's secret at that URL; a flag would show it to others")
     ] = ""
-    kafka_oauth_scope: Annotated[str, _takes("the scope that is asked for there; empty: none")] = ""
+    kafka_oauth_scope: Annotated[str, _takes("the scope of the token; empty: none")] = ""
     topic_prefix: Annotated[
         str,
         Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$"),
@@ -117,7 +118,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     tenant_header: Annotated[
         str,
         Meta(pattern=r"^[A-Za-z0-9-]{1,100}$"),
-        _takes("the request header that names the tenant; whoever stands in front must set it"),
+        _takes("the request header that names the tenant; the proxy in front must set it"),
     ] = "x-rejoinder-tenant"
     api_keys: Annotated[
         tuple[str, ...],
@@ -180,7 +181,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, _takes("seconds within which a request must come whole, headers and body, or it is a 408")
     ] = 20
     max_connections: Annotated[
-        Count, _takes("open connections of a port, above which the oldest that asked nothing is closed")
+        Count, _takes("open connections of a port, above which the oldest that sent no request is closed")
     ] = 10_000
     max_unfinished_heads: Annotated[
         Count, _takes("connections of a port amid a request's headers, above which the slowest is closed")
@@ -206,18 +207,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = "auto"
 
     def __repr__(self) -> str:
-        """Without the secrets: settings end up in logs."""
+        """All settings but the secrets, because settings end up in logs."""
         shown = (f"{name}={getattr(self, name)!r}" for name in SETTINGS if name not in SECRETS)
         return f"Settings({', '.join(shown)})"
 
 
 _DEFAULTS = Settings()
 SECRETS = frozenset({"kafka_password", "kafka_oauth_client_secret", "api_keys", "internal_secret"})
-"""Settings whose values are never shown."""
+"""Settings whose values no log line and no error shows."""
 
 
 class Setting(Struct, frozen=True):
-    """One setting as people meet it: its variable, its flag, what it takes, what it is otherwise."""
+    """One setting as people meet it: its variable, its flag, what it takes, its default."""
 
     name: str
     variable: str
@@ -253,10 +254,10 @@ SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _setting
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:
-    """The settings of `environ` (`REJOINDER_*`), with `flags` (by field name) before them.
+    """The settings of `environ` (`REJOINDER_*`), overridden by `flags` (by field name).
 
-    An empty variable counts as unset. Raises SettingsError: the variable or flag, its value, what it takes;
-    also for a variable that looks like a misspelt setting.
+    An empty variable counts as unset. Raises SettingsError, which names the variable or flag, its value and
+    what it takes; also for a variable that looks like a misspelt setting.
     """
     sources = {
         name: (setting.variable, environ.get(setting.variable, "")) for name, setting in SETTINGS.items()
@@ -315,7 +316,7 @@ _SECRET = re.compile(r"[!-~]{16,256}")
 
 
 def _fits(name: str, value: Any) -> bool:
-    """What the types do not say."""
+    """Whether `value` fits in ways that its type does not show."""
     match name:
         case "kafka":
             return all(_ADDRESS.fullmatch(address.strip()) for address in value.split(","))
@@ -337,9 +338,9 @@ def _fits(name: str, value: Any) -> bool:
 
 
 def check_secret(settings: Settings) -> None:
-    """Refuse to let services ask each other over a network without a secret. Raises SettingsError.
+    """Raise SettingsError if services would ask each other over a network without a secret.
 
-    On loopback only this machine's own processes can ask.
+    On loopback they need none: only this machine's own processes can ask.
     """
     urls = {"replay_url": settings.replay_url, "ingest_url": settings.ingest_url}
     hosts = {name: urlsplit(url).hostname or "" for name, url in urls.items() if url}
@@ -351,7 +352,7 @@ def check_secret(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, is this machine alone."""
+    """Whether `host`, a name or an address, only reaches this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -379,7 +380,7 @@ def _check_together(settings: Settings) -> None:
 
 
 def _check_sasl(settings: Settings) -> None:
-    """Whoever authenticates must say as whom."""
+    """Raise SettingsError if Kafka wants credentials and they are missing or ambiguous."""
     if "SASL" not in settings.kafka_security:
         return
     if settings.kafka_sasl_mechanism != "OAUTHBEARER":

@@ -1,4 +1,4 @@
-"""Kafka's topics at the edge of the process: `rejoinder topics`, and the look at every start."""
+"""Creates and checks Kafka's topics: for `rejoinder topics`, and at the start of every service."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,10 @@ from services.settings import Settings
 
 
 async def topics(settings: Settings, *, create: bool = False, fix: bool = False) -> int:
-    """Print what was done and what is wrong; 0 when services can start on them. Raises LogUnavailable."""
+    """Check the topics, and print what was done and what is wrong. Returns 0 if services can start on them.
+
+    Raises as `make_topics` does.
+    """
     if create:
         _say(await make_topics(settings, fix=fix))
     problems = await _check(settings)
@@ -20,10 +23,10 @@ async def topics(settings: Settings, *, create: bool = False, fix: bool = False)
 
 
 async def make_topics(settings: Settings, *, fix: bool = False, grow: bool = True) -> list[str]:
-    """Create what is missing, and with `fix` mend what is wrong; what was done. Without `grow` a topic that
-    is there keeps its partitions.
+    """Create missing topics, and with `fix` mend wrong settings. Returns what was done, one line each.
 
-    Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
+    Without `grow` an existing topic keeps its partitions. Raises LogUnavailable, or TopicMisconfigured if the
+    cluster refuses.
     """
     return await create_topics(
         settings.kafka,
@@ -40,7 +43,7 @@ async def make_topics(settings: Settings, *, fix: bool = False, grow: bool = Tru
 
 
 async def require_topics(settings: Settings) -> None:
-    """Raises TopicMisconfigured unless services can start on the topics, LogUnavailable if Kafka is away."""
+    """Raise TopicMisconfigured unless services can start on the topics, LogUnavailable if Kafka is away."""
     for problem in await _check(settings):
         if problem.fatal:
             raise TopicMisconfigured(str(problem))

@@ -1,10 +1,11 @@
-"""`rejoinder watch ID`: follow a response in the terminal, rejoining by itself.
+"""`rejoinder watch ID`: follows a response in the terminal, and rejoins by itself.
 
-    GET …?stream=true&starting_after=N → prints what comes, remembers the last number → any break: again,
+    GET …?stream=true&starting_after=N → print the events, remember the last number → after any break again,
     from there
 
-An error that a repetition cannot mend ends it, and so does a server that never answered at all. The stream
-ends cleanly only behind the response's end, so then the response itself tells the status.
+It gives up after an error that a repetition cannot mend, and if the server never answered. A stream ends
+cleanly only behind the response's end. If such a stream had no terminal event for us, the response itself
+tells the status.
 """
 
 import asyncio
@@ -23,28 +24,28 @@ from services.backoff import Backoff
 from services.process import until_stopped
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-"""Seconds before another try: longer for each in a row that brought nothing."""
+"""Seconds before another try: twice as long for each in a row without an event, up to the longest."""
 NOBODY_S = 10.0
-"""Seconds after which a server that never answered at all is given up: the URL is wrong, or it is not up."""
+"""Seconds after which a server that never answered is given up: the URL is wrong, or the server is down."""
 SILENCE_S = 45.0
 """Seconds without even a keep-alive after which a connection is given up."""
 LONGEST_LINE = 32 << 20
-"""Bytes of the longest line of a stream: a terminal event carries the whole response."""
+"""Most bytes of a line of a stream: a terminal event carries the whole response."""
 INTERRUPTED = 130
 
 OPEN = frozenset({"queued", "in_progress"})
 DELTAS = frozenset({"response.output_text.delta", "response.refusal.delta"})
 
 Tell = Callable[["Told"], str]
-"""What to print of an event."""
+"""Returns what to print of an event."""
 
 
 class WatchFailed(RejoinderError):
-    """The response cannot be followed: what the server answered."""
+    """The response cannot be followed. The message is the server's answer."""
 
 
 class Broken(RejoinderError):
-    """The connection or the server failed; a later try may do. `pause_s`: what the server asks to wait."""
+    """The connection or the server failed; a later try may succeed. `pause_s`: the server's Retry-After."""
 
     def __init__(self, why: str, pause_s: float = 0) -> None:
         super().__init__(why)
@@ -52,13 +53,13 @@ class Broken(RejoinderError):
 
 
 class Response(msgspec.Struct):
-    """What matters here of a response object."""
+    """The fields of a response object that are needed here."""
 
     status: str
 
 
 class Event(msgspec.Struct):
-    """What matters here of an event."""
+    """The fields of an event that are needed here."""
 
     type: str
     sequence_number: int
@@ -67,7 +68,7 @@ class Event(msgspec.Struct):
 
 
 class Told(NamedTuple):
-    """An event, decoded and as it came."""
+    """An event, decoded, and its bytes as they came."""
 
     event: Event
     data: bytes
@@ -80,7 +81,7 @@ _response = msgspec.json.Decoder(Response).decode
 def watch(
     id: str, url: str, starting_after: int, *, as_json: bool, headers: Sequence[str], api_key: str = ""
 ) -> int:
-    """Follow `id` to its end; 0 when it completed, 1 when it ended otherwise. Raises WatchFailed."""
+    """Follow `id` to its end. Returns 0 if it completed, 1 if it ended otherwise. Raises WatchFailed."""
     pairs = [header.partition(":") for header in headers]
     if not all(name.strip() and value.strip() for name, _, value in pairs):
         raise WatchFailed("--header takes NAME: VALUE")
@@ -90,7 +91,7 @@ def watch(
 
 
 class Watching:
-    """A response that is followed; `cursor` is the number of the last event that was told."""
+    """A response that is followed. `cursor` is the number of the last event that was printed."""
 
     def __init__(self, id: str, url: str, cursor: int, headers: Mapping[str, str], tell: Tell) -> None:
         self._url = f"{url.rstrip('/')}/v1/responses/{quote(id, safe='')}"
@@ -101,7 +102,7 @@ class Watching:
         self.status = ""
 
     async def run(self, stop: asyncio.Event) -> int:
-        """Follow to the end, or until `stop`; the exit status."""
+        """Follow the response to its end, or until `stop`. Returns the exit status."""
         following = asyncio.create_task(self._follow())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -132,7 +133,7 @@ class Watching:
                     await asyncio.sleep(pause)
 
     async def _once(self, session: aiohttp.ClientSession) -> None:
-        """One connection: until the response's end, or raises Broken."""
+        """Follow on one connection, to the response's end. Raises Broken, or WatchFailed."""
         query = {"stream": "true", "starting_after": str(self.cursor)}
         try:
             async with session.get(self._url, params=query, headers=self._headers) as answer:
@@ -159,7 +160,7 @@ class Watching:
             self.status = event.response.status
 
     async def _look_up(self, session: aiohttp.ClientSession) -> None:
-        """The stream had nothing (more) to tell: the response had ended before."""
+        """Get the status of a response whose stream ended without a terminal event: it had ended before."""
         async with session.get(self._url, headers=self._headers) as answer:
             await _check(answer)
             status = _response(await answer.read()).status
@@ -169,7 +170,7 @@ class Watching:
 
 
 async def _check(answer: aiohttp.ClientResponse) -> None:
-    """Raises Broken or WatchFailed unless the answer is what was asked for."""
+    """Raises Broken or WatchFailed unless the answer is a success."""
     if answer.status in (200, 204):
         return
     why = _message(await answer.read()) or f"{answer.status} {answer.reason}"
@@ -180,7 +181,7 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
 
 
 def _message(body: bytes) -> str:
-    """The message of an error envelope, "" when it is none."""
+    """The message in an error envelope; "" if the body is none."""
     try:
         return str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.MsgspecError, KeyError, TypeError):

@@ -1,9 +1,9 @@
-"""A service as a child process: kept alive, its output passed on with its name before every line.
+"""Keeps a service alive as a child process, and passes its output on with its name before every line.
 
-`keep` starts it, and again whenever it ends by itself: at once when it ran well before, after a growing pause
-when it keeps ending. A child that says its settings are wrong is not started again. Cancelling `keep` stops
-the child: SIGTERM, SIGKILL when it does not end in time. The child watches its standard input, which only we
-hold, so it ends with us however we die.
+`keep` starts the child, and starts it again whenever it ends by itself: at once if it ran well, after a
+growing pause if it keeps ending. A child whose settings are wrong is not started again. Cancelling `keep`
+stops the child: SIGTERM, then SIGKILL if it does not end in time. The child reads its standard input, whose
+other end only this process holds, so it ends with this process, however that dies.
 """
 
 import asyncio
@@ -21,8 +21,9 @@ from schemas.errors import RejoinderError
 from services.backoff import Backoff
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before another start after a quick end: longer for each in a row."""
+"""Seconds before another start after a quick end: twice as long for each in a row, up to the longest."""
 RAN_WELL_S = 30.0
+"""Seconds that a child must have run for its end not to be a quick one."""
 BAD_SETTINGS = 2
 """The exit status of a command whose settings are wrong."""
 
@@ -30,11 +31,11 @@ log = structlog.get_logger()
 
 
 class ChildRefused(RejoinderError):
-    """A service cannot run with these settings: it said why."""
+    """A service cannot run with these settings. Its own output says why."""
 
 
 class Child:
-    """One service, as `command` with `environ`."""
+    """One service: `command`, run with `environ`. Its output goes to `sink`."""
 
     def __init__(self, name: str, command: Iterable[str], environ: Mapping[str, str], sink: TextIO) -> None:
         self.name = name
@@ -48,11 +49,11 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id while it lives, else 0."""
+        """The child's process id while it lives, else 0."""
         return self._process.pid if self._process and self._process.returncode is None else 0
 
     async def keep(self, stop_s: float) -> None:
-        """Keep it running until cancelled, then stop it within `stop_s` seconds. Raises ChildRefused."""
+        """Keep the child running until cancelled, then stop it in `stop_s` seconds. Raises ChildRefused."""
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             began = time.monotonic()
@@ -67,20 +68,20 @@ class Child:
             await asyncio.sleep(pause)
 
     def kill(self) -> None:
-        """SIGKILL, if it lives."""
+        """Kill the child (SIGKILL), if it lives."""
         if self.pid:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     async def _run(self, stop_s: float) -> int:
-        """One life of it: its exit status, or the negative number of the signal that ended it."""
+        """Run the child once. Returns its exit status, or the negative number of the signal that ended it."""
         process = self._process = await asyncio.create_subprocess_exec(
             *self._command,
             env=self._environ,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # a terminal's Ctrl-C is ours to answer, in our order
+            start_new_session=True,  # else a terminal's Ctrl-C would reach the child too, out of our order
         )
         log.info("service started", service=self.name, pid=process.pid)
         copying = asyncio.create_task(self._copy(process))
@@ -102,7 +103,7 @@ class Child:
                 await process.wait()
 
     async def _copy(self, process: asyncio.subprocess.Process) -> None:
-        """Pass its output on in whole lines."""
+        """Pass the child's output on, in whole lines."""
         assert process.stdout is not None
         rest = b""
         while chunk := await process.stdout.read(1 << 16):
@@ -117,5 +118,7 @@ class Child:
 
 
 def service_command(name: str) -> list[str]:
-    """What starts a service that ends with us. `-P`: the working directory is not searched for code."""
+    """The command for a service that ends with this process. `-P`: Python imports nothing from the working
+    directory.
+    """
     return [sys.executable, "-P", "-m", "services.cli", name, "--with-parent"]

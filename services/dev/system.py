@@ -3,9 +3,10 @@
     port free? → Kafka (embedded, or the one that was named) → topics created and checked
     → ingest, replay, executor, projector as child processes → all ready: prints `ready URL`
 
-Replay's port is the public one: it hands commands over to ingest. What ends by itself is started
-again, the broker too. SIGINT or SIGTERM stops the services, which drain, and then the broker; a second one
-ends all at once. When the supervisor itself is killed, the services and the broker end by themselves.
+Replay's port is the public one; replay hands commands over to ingest. The supervisor starts a service, or the
+broker, again if it ends by itself. SIGINT or SIGTERM stops the services, which drain, and then the broker; a
+second signal ends all at once. If the supervisor itself is killed, the services and the broker end by
+themselves.
 """
 
 import asyncio
@@ -38,20 +39,23 @@ from services.web.server import Server
 
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  # what an operator may give, not what we listen on
 GRACE_S = 5.0
-"""Seconds that a service has to drain here, unless told otherwise: nobody waits 20 for a Ctrl-C."""
+"""Seconds that a service has to drain here, unless the operator says otherwise: who presses Ctrl-C does not
+want to wait 20."""
 STOP_MARGIN_S = 5.0
+"""Seconds over the grace period after which a service is killed."""
 POLL_S = 0.1
 TELL_S = 10.0
-"""Seconds after which the log says what is not ready yet, and again."""
+"""Seconds between two log lines that say what is not ready yet."""
 
 log = structlog.get_logger()
 
 
 def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
-    """Run everything until a signal. `chosen` names the settings that the operator gave.
+    """Run everything until a signal. `chosen` names the settings that the operator gave; Kafka stores in
+    `data`.
 
-    Raises CannotListen, BrokerError, LogUnavailable, TopicMisconfigured, SettingsError or ChildRefused when
-    it cannot start.
+    Raises CannotListen, BrokerError, LogUnavailable, TopicMisconfigured, SettingsError or ChildRefused if it
+    cannot start.
     """
     setproctitle("rejoinder dev")
     if "grace_s" not in chosen:
@@ -64,7 +68,7 @@ def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
 
 
 class System:
-    """All of Rejoinder on this machine."""
+    """All of Rejoinder on this machine. `kafka` is None if the settings name a broker."""
 
     def __init__(self, settings: Settings, kafka: EmbeddedKafka | None) -> None:
         self._settings = settings
@@ -72,7 +76,7 @@ class System:
         self._children: list[Child] = []
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; raises what keeps it from starting."""
+        """Run until `stop` is set. Raises what keeps it from starting."""
         work = asyncio.create_task(self._work())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +98,7 @@ class System:
         settings = await self._with_port()
         try:
             settings = await self._with_kafka(settings)
-            # Of a broker of our own nobody else can mend what an older version made.
+            # On a broker of our own nobody else mends topics that an older version made.
             await make_topics(settings, fix=self._kafka is not None, grow=False)
             await require_topics(settings)
             await self._serve(settings)
@@ -103,7 +107,7 @@ class System:
                 await asyncio.shield(self._kafka.stop())
 
     async def _with_port(self) -> Settings:
-        """The settings with a public port that is free now. Raises CannotListen, before any start."""
+        """The settings, with a public port that is free now. Raises CannotListen before anything starts."""
         probe = Server(Edge([]))
         port = await probe.start(self._settings.host, self._settings.port or free_port())
         await probe.drain(0)
@@ -133,11 +137,11 @@ class System:
 
 
 Plan = Sequence[tuple[str, Mapping[str, str], str]]
-"""The services to run: name, environment, and the URL under which /readyz and /metrics are."""
+"""The services to run: name, environment, and the base URL of /readyz and /metrics."""
 
 
 def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> Plan:
-    """The four services of `settings`, wired to each other over loopback ports that are free now."""
+    """The four services of `settings`, connected over loopback ports that are free now."""
     ingest, ingest_inside, ingest_admin, internal, executor, projector = (free_port() for _ in range(6))
     common = {
         "replay_url": _url(internal),
@@ -175,9 +179,8 @@ async def _keep_broker(kafka: EmbeddedKafka, settings: Settings) -> None:
 
 
 async def _topics_again(kafka: EmbeddedKafka, settings: Settings) -> None:
-    """Make what is missing after a start: all of it when the data directory was removed or emptied.
-
-    Raises TopicMisconfigured.
+    """Create the topics that are missing after a start: all of them if the data directory was removed or
+    emptied. Raises TopicMisconfigured.
     """
     while kafka.running:
         try:
@@ -205,7 +208,7 @@ async def _start_again(kafka: EmbeddedKafka) -> None:
 
 
 async def _all_ready(urls: Mapping[str, str]) -> None:
-    """Wait until every service says that it is ready; from time to time log what is missing."""
+    """Wait until every service says that it is ready. Logs what is missing every `TELL_S`."""
     tell = time.monotonic() + TELL_S
     waiting = dict(urls)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
@@ -219,7 +222,7 @@ async def _all_ready(urls: Mapping[str, str]) -> None:
 
 
 async def _not_ready(session: aiohttp.ClientSession, url: str) -> str:
-    """Why the service there is not ready, empty when it is."""
+    """Why the service whose /readyz is at `url` is not ready; "" if it is."""
     try:
         async with session.get(url) as answer:
             return "" if answer.status == 200 else await answer.text()

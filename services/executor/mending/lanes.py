@@ -77,7 +77,7 @@ class Lanes:
         return self._events > MAX_EVENTS or self._characters > MAX_CHARACTERS
 
     def of(self, named: Named, entry: Entry | None) -> Lane | None:
-        """The lane of the item that an event is about, if there is one. `entry`: that item if it has begun."""
+        """The lane of the item that an event is about, if any. `entry` is that item if it has begun."""
         if not self._found:
             return None
         if named.id is not None and (lane := self._last("id", named.id)) is not None:

@@ -1,7 +1,7 @@
 """The texts of output items, in parts and fields: opens them before use, and ends them before their item.
 
 Each text comes three times: in its deltas, in its own end, and in the end of its part or item. Streamed text
-is never taken back (U-6): if an end has more, the rest is streamed first; if it has less, the streamed stands.
+is never taken back (U-6): if an end has more, the rest is streamed first; if it has less, it is overruled.
 """
 
 from collections import Counter

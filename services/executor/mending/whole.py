@@ -67,8 +67,8 @@ class Whole:
             self._order.begun(entry)
 
     def passes(self, type: str, event: Event) -> bool:
-        """The hot path: whether `event` is a further delta of the text of the last one. Then this gives it its
-        place, and no other event is needed.
+        """The hot path: whether `event` is a further delta of the text of the last one. Then it gets its
+        place here, and no other event is needed.
         """
         last, delta = self._last, event.get("delta")
         if last is None or type != last[0] or event.get("item_id") != last[1] or delta.__class__ is not str:
