@@ -17,6 +17,8 @@ from services.executor.backends import Registry, build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.settings import Settings
+from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from tests.conftest import PATIENCE, eventually
 from tests.written import claim_of
 
@@ -25,6 +27,11 @@ TENANT = Tenant("default")
 FAR = 1 << 50
 DEAD = ExecutorId("exec_dead")
 DEAD_CLAIM = claim_of("dead")
+
+
+def alone() -> Conversation:
+    """For responses that follow none: there is no replay to be asked."""
+    return Conversation(ReplayClient(Peer("http://127.0.0.1:9")))
 
 
 def memory() -> MemoryLog:
@@ -96,14 +103,10 @@ class Rig:
         stop = asyncio.Event()
         registry = registry or build(load("", {}), {})
         options = Settings(**{"grace_s": 1, **settings})
-        conversation = Conversation("http://127.0.0.1:9")  # nobody listens there
-        executor = Executor(options, self.log, NAMES, registry, conversation)
+        executor = Executor(options, self.log, NAMES, registry, alone())
         self.running = asyncio.create_task(executor.run(stop))
         try:
             yield executor
         finally:
             stop.set()
-            try:
-                await asyncio.wait_for(self.running, PATIENCE)
-            finally:
-                await conversation.close()
+            await asyncio.wait_for(self.running, PATIENCE)

@@ -25,6 +25,8 @@ from services.executor.listing import Lister
 from services.ingest import app as ingest
 from services.replay import app as replay
 from services.settings import Settings
+from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from tests.conftest import PATIENCE, eventually
 from tests.responses import Author
 from tests.serving import HOST, Answer, ask
@@ -160,7 +162,8 @@ async def started(running: Ingesting, text: str = CONFIG) -> AsyncIterator[Inges
 async def executing(running: Ingesting) -> AsyncIterator[None]:
     """An executor over the same log."""
     stop = asyncio.Event()
-    conversation = Conversation(running.ingest_settings.replay_url, secret=SECRET)
+    peer = Peer(running.ingest_settings.replay_url, secret=SECRET)
+    conversation = Conversation(ReplayClient(peer))
     settings, log = running.ingest_settings, running.log
     configuration = config.parse(running.config, "rejoinder.toml")
     registry = build(configuration, {})
@@ -172,7 +175,7 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
     finally:
         stop.set()
         await asyncio.wait_for(task, PATIENCE)
-        await conversation.close()
+        await peer.close()
         await registry.close()
 
 

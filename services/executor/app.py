@@ -11,6 +11,8 @@ from services.executor.executor import Executor
 from services.executor.listing import Lister
 from services.settings import Settings
 from services.web.health import serve_admin
+from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
@@ -20,8 +22,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """
     configuration = config.load(settings.config, os.environ)
     registry = build(configuration, os.environ, settings.upstream_idle_s, settings.max_record_bytes)
-    bound, secret = settings.max_conversation_bytes, settings.internal_secret
-    conversation = Conversation(settings.replay_url, bound, secret)
+    peer = Peer(settings.replay_url, secret=settings.internal_secret)
+    conversation = Conversation(ReplayClient(peer), settings.max_conversation_bytes)
     log = connect(settings, "executor")
     try:
         names = topic_names(settings)
@@ -33,5 +35,5 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             await executor.run(stop)
     finally:
         await registry.close()
-        await conversation.close()
+        await peer.close()
         await log.close()

@@ -13,8 +13,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import aiohttp
-import msgspec
 from msgspec.structs import replace
 
 from schemas.ids import ResponseId, Tenant, parse_response_id, partition_of
@@ -24,18 +22,8 @@ from services.executor.backend import UpstreamError
 from services.executor.partition import Partition
 from services.executor.said import Said, said, unresolved
 from services.loops import apart, in_turns
-from services.web.internal import (
-    ITEMS_PATH,
-    Found,
-    NotYet,
-    ReplayAway,
-    Report,
-    Turn,
-    Wanted,
-    refused,
-    turn_path,
-)
-from services.web.secret import secret_headers
+from services.web.internal import Found, NotYet, ReplayAway, Turn, Wanted
+from services.web.replay_client import ReplayClient, UnreadableTurn
 
 MAX_TURNS = 10_000
 """A chain longer than this is refused rather than walked for ever."""
@@ -46,39 +34,19 @@ LONGEST_RETRY_SECONDS = 4.0
 """Seconds between two tries. They grow while replay cannot be reached, and not while it answers "not yet"."""
 UNREADABLE_TRIES = 5
 """Times that an unreadable turn is asked for: a replay of another version may answer with a good one."""
-CONNECT_SECONDS = 2.0
-SILENCE_SECONDS = 75.0
-"""Seconds after which replay is asked anew. It answers within a minute, be it "not yet"."""
 
 T = TypeVar("T")
 
-_found = msgspec.json.Decoder(Found).decode
-_turn = msgspec.json.Decoder(Turn).decode
-
-
-class _Whose(msgspec.Struct):
-    id: str
-
-
-_whose = msgspec.json.Decoder(_Whose).decode
-
-
-class _UnreadableTurn(ReplayAway):
-    """Replay answered with the turn that was asked for, and it cannot be read."""
-
 
 class Conversation:
-    """Walks chains through replay's internal port at `replay_url`, which may ask for `secret`.
+    """Walks chains, whose turns it asks of `replay`.
 
     A run gets at most `bound` bytes of turns, as JSON: it holds them as long as it runs.
     """
 
-    def __init__(self, replay_url: str, bound: float = math.inf, secret: str = "") -> None:
+    def __init__(self, replay: ReplayClient, bound: float = math.inf) -> None:
+        self._replay = replay
         self._bound = bound
-        self._secret = secret
-        self._base = replay_url.rstrip("/")
-        self._report = Report(replay_url)
-        self._session: aiohttp.ClientSession | None = None
 
     async def input(
         self, partition: Partition, tenant: Tenant, body: Mapping[str, Any], named: bool = True
@@ -126,11 +94,6 @@ class Conversation:
                 if turns > MAX_TURNS:
                     return
 
-    async def close(self) -> None:
-        """Close the connections to replay."""
-        if self._session is not None:
-            await self._session.close()
-
     async def _back(
         self, partition: Partition, text: str | None
     ) -> AsyncIterator[tuple[str, Turn | None, int]]:
@@ -152,8 +115,8 @@ class Conversation:
         """What there is of the items that are wanted, beside `total` bytes of turns. Raises UpstreamError."""
         found = Found(missing=[])
         while wanted.ids:
-            raw, answer = await self._ask(partial(self._some_items, wanted), "What the input refers to")
-            total += len(raw)
+            answer, size = await self._ask(partial(self._replay.items, wanted), "What the input refers to")
+            total += size
             self._check_size(total)
             found.items.update(answer.items)
             found.names.update(answer.names)
@@ -164,11 +127,14 @@ class Conversation:
         kept = partition.turns.get(id)
         if kept is not None:
             return kept
-        raw, turn = await self._ask(partial(self._answer, id), f"Previous response with id '{id}'")
+        told = await self._ask(partial(self._replay.turn, id), f"Previous response with id '{id}'")
+        if told is None:
+            return None, 0
+        turn, size = told
         before = partition.fold.get(id)
-        if turn and partition_of(id) == partition.number and not (before and before.deleted):
-            partition.turns.keep(turn, len(raw))
-        return turn, len(raw)
+        if partition_of(id) == partition.number and not (before and before.deleted):
+            partition.turns.keep(turn, size)
+        return told
 
     async def _ask(self, once: Callable[[], Awaitable[T]], what: str) -> T:
         """Ask until replay knows `what`: a predecessor may still run, or a replay start up.
@@ -179,59 +145,13 @@ class Conversation:
         backoff, unreadable = Backoff(RETRY_SECONDS, LONGEST_RETRY_SECONDS), 0
         while True:
             try:
-                answer = await once()
+                return await once()
             except NotYet:
-                self._report.succeeded()
                 backoff.succeeded()
-            except _UnreadableTurn as error:
-                self._report.failed(error)
+            except UnreadableTurn as error:
                 unreadable += 1
                 if unreadable == UNREADABLE_TRIES:
                     raise UpstreamError(f"{what} cannot be read.", type="conversation") from error
-            except (ReplayAway, aiohttp.ClientError, TimeoutError) as error:
-                self._report.failed(error)
-            else:
-                self._report.succeeded()
-                return answer
+            except ReplayAway:
+                pass  # the client has told the operator
             await backoff.wait()  # nothing that could be awaited says when replay is back
-
-    async def _answer(self, id: ResponseId) -> tuple[bytes, Turn | None]:
-        """One answer, and the turn in it, None when there is no such response. Raises as `_ask` expects."""
-        status, raw = await self._read("GET", turn_path(id))
-        if status != 200:
-            refused(status, raw)
-            return raw, None
-        try:
-            return raw, _turn(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise _unreadable(id, raw) from None
-
-    async def _some_items(self, wanted: Wanted) -> tuple[bytes, Found]:
-        """One answer, with some of the items that are wanted. Raises as `_ask` expects."""
-        status, raw = await self._read("POST", ITEMS_PATH, msgspec.json.encode(wanted))
-        if status != 200:
-            refused(status, raw)
-        try:
-            return raw, _found(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise ReplayAway("what is there is not replay: it answered with what are no items") from None
-
-    async def _read(self, method: str, path: str, asked: bytes | None = None) -> tuple[int, bytes]:
-        """Status and body of one answer of replay."""
-        if self._session is None:
-            # Bounded by who asks: runs by their slots, waiting predecessors by their places.
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=SILENCE_SECONDS, sock_connect=CONNECT_SECONDS),
-                headers=secret_headers(self._secret),
-            )
-        async with self._session.request(method, self._base + path, data=asked) as answer:
-            return answer.status, await answer.read()
-
-
-def _unreadable(id: ResponseId, raw: bytes) -> ReplayAway:
-    """The error for a 200 that holds no turn. If the body names the response, it is replay that answered."""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if _whose(raw).id == id:
-            return _UnreadableTurn(f"its turn of {id} cannot be read")
-    return ReplayAway("what is there is not replay: it answered with what is no turn")

@@ -23,7 +23,6 @@ from services.ingest.appends import DELIVERY_S, Appends
 from services.ingest.attach import Attachments
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
-from services.ingest.replay_client import ReplayClient
 from services.ingest.routes import Desk, InternalDesk
 from services.loops import Tasks, while_all_run
 from services.placement import Places
@@ -33,6 +32,7 @@ from services.web.commands import DRAINING
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from services.web.room import Room
 from services.web.server import Server
 

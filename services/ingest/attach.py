@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from schemas.errors import ApiError, unavailable
 from schemas.refusal import refusal
 from services.ingest.commands import Commands, Created
-from services.ingest.replay_client import ReplayClient
 from services.web.commands import ABANDON_PAUSES_S
 from services.web.internal import ReplayAway
 from services.web.metrics import ABANDONED
 from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from services.web.stream import Disconnected, End, while_connected
 
 AWAY_S = 10.0

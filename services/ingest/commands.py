@@ -46,10 +46,10 @@ from services.ingest.decide import (
 )
 from services.ingest.gauge import Gauge
 from services.ingest.metrics import APPENDS_SETTLED
-from services.ingest.replay_client import LOOKUP_S, ReplayClient
 from services.placement import Places
 from services.web.commands import Elsewhere, Order
 from services.web.internal import ResponseView, Wanted
+from services.web.replay_client import LOOKUP_S, ReplayClient
 
 Entropy = Callable[[int], bytes]
 """Returns so many random bytes."""

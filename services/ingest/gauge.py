@@ -11,8 +11,8 @@ import asyncio
 from contextlib import suppress
 
 from services.ingest.admission import Admission
-from services.ingest.replay_client import ReplayClient
 from services.web.internal import ReplayAway
+from services.web.replay_client import ReplayClient
 
 PERIOD_S = 1.0
 """Seconds from one question to the next, if no refusal asks earlier."""

@@ -8,9 +8,9 @@ import pytest
 
 from schemas.fold import TERMINAL_STATUSES
 from schemas.records import Deleted
-from services.ingest.replay_client import ReplayClient
 from services.placement import PAUSE_S
 from services.web.internal import ResponseView
+from services.web.replay_client import ReplayClient
 from tests.conftest import eventually
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import Answer

@@ -13,13 +13,13 @@ from structlog.testing import capture_logs
 from schemas.errors import unavailable
 from schemas.ids import partition_of
 from services.broker.tcp import free_port
-from services.ingest.replay_client import ReplayClient
 from services.replay import door, ingest_client
 from services.replay.door import Visit
 from services.replay.ingest_client import IngestClient
 from services.replay.replay import Replay
 from services.web import pulse
 from services.web.commands import Elsewhere
+from services.web.replay_client import ReplayClient
 from tests.conftest import eventually
 from tests.ingesting import SECRET, Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, ask

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.errors import unavailable
 from schemas.ids import ResponseId
-from services.ingest.replay_client import ReplayClient
+from services.web.replay_client import ReplayClient
 from tests.conftest import eventually
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, Answer, ask, read_answer

@@ -15,11 +15,12 @@ from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
-from services.ingest.replay_client import ReplayClient
 from services.ingest.routes import InternalDesk
 from services.placement import Places
 from services.settings import Settings
 from services.web.internal import LOAD_PATH, ReplayAway
+from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from services.web.room import Room
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS, Process, started
@@ -29,6 +30,8 @@ CONFIG = Config(models=tuple(Model(match=kind, backend="scripted") for kind in K
 LONG_S, SHORT_S = 100, 10
 """Deadlines of runs, seconds: the last ingest gives the short one."""
 GRACE_S = 2.0
+NOBODY = Peer("http://127.0.0.1:9")
+"""No connection is made."""
 FIND = Callable[[], Process | None]
 BACKGROUND = Callable[[Coroutine[Any, Any, Any], Node], "asyncio.Task[Any]"]
 
@@ -37,6 +40,7 @@ class Line(ReplayClient):
     """Ingest's connection to whatever replay answers: late, or not at all."""
 
     def __init__(self, node: Node, find: FIND, background: BACKGROUND) -> None:
+        super().__init__(NOBODY)
         self._node = node
         self._find = find
         self._background = background

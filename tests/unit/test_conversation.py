@@ -17,9 +17,13 @@ from services.executor import conversation
 from services.executor.backend import UpstreamError
 from services.executor.conversation import Conversation
 from services.executor.partition import Partition
+from services.web import replay_client
 from services.web.answers import error_answer
 from services.web.internal import Turn
+from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from tests.conftest import PATIENCE, eventually
+from tests.executing import alone
 from tests.upstreams import Call, raw
 
 TENANT = Tenant("t")
@@ -70,12 +74,17 @@ async def refuse(call: Call, error: ApiError) -> None:
 
 @asynccontextmanager
 async def talking(replay: Replay, bound: float = inf) -> AsyncIterator[Conversation]:
-    async with raw(replay.answer) as server:
-        chains = Conversation(server.url, bound)
-        try:
-            yield chains
-        finally:
-            await chains.close()
+    async with raw(replay.answer) as server, asking(server.url, bound) as chains:
+        yield chains
+
+
+@asynccontextmanager
+async def asking(url: str, bound: float = inf) -> AsyncIterator[Conversation]:
+    peer = Peer(url)
+    try:
+        yield Conversation(ReplayClient(peer), bound)
+    finally:
+        await peer.close()
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +107,7 @@ async def test_turns_come_oldest_first_and_are_asked_for_once() -> None:
 
 
 async def test_without_a_predecessor_nobody_is_asked() -> None:
-    chains = Conversation("http://127.0.0.1:9")  # nobody listens there
+    chains = alone()
     assert (await chains.input(Partition(0, floor=0), TENANT, {"input": "now"})).items == [NOW]
 
 
@@ -173,7 +182,7 @@ async def test_a_replay_that_cannot_answer_yet_is_asked_again() -> None:
     [
         (404, {"detail": "Not Found"}, "is not replay: it answered 404 in words of its own"),
         (404, {"error": {"code": "not_found", "message": "There is no route."}}, "does not know the path"),
-        (200, b"<html>welcome</html>", "is not replay: it answered with what is no turn"),
+        (200, b"<html>welcome</html>", "is not replay: it answered with something else"),
         (502, b"bad gateway", "is not replay: it answered 502"),
         (500, {"error": {"code": "server_error", "message": "!"}}, "answered 500 (server_error)"),
     ],
@@ -191,13 +200,11 @@ async def test_what_is_not_replay_says_nothing_about_a_conversation(
             await call.answer(status, body)
 
     with capture_logs() as logs:
-        async with raw(script) as server:
-            chains = Conversation(server.url)
-            asking = asyncio.create_task(chains.input(Partition(0, floor=0), TENANT, BODY))
+        async with raw(script) as server, asking(server.url) as chains:
+            given = asyncio.create_task(chains.input(Partition(0, floor=0), TENANT, BODY))
             await eventually(lambda: len(server.calls) > 5)
             mended.set()
-            assert (await asking).items == WHOLE
-            await chains.close()
+            assert (await given).items == WHOLE
     told = [(entry["log_level"], entry["event"]) for entry in logs]
     assert told == [("warning", "replay cannot be asked, trying again"), ("info", "replay answers again")]
     assert says in logs[0]["why"]
@@ -205,7 +212,7 @@ async def test_what_is_not_replay_says_nothing_about_a_conversation(
 
 
 async def test_a_replay_that_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(replay_client, "RUN_S", 0.2)
     replay = Replay(*CHAIN)
 
     async def script(call: Call) -> None:
@@ -214,19 +221,17 @@ async def test_a_replay_that_says_nothing_is_asked_again(monkeypatch: pytest.Mon
         else:
             await replay.answer(call)
 
-    async with raw(script) as server, asyncio.timeout(PATIENCE):
-        chains = Conversation(server.url)
+    async with raw(script) as server, asyncio.timeout(PATIENCE), asking(server.url) as chains:
         assert (await chains.input(Partition(0, floor=0), TENANT, BODY)).items == WHOLE
-        await chains.close()
 
 
-async def test_a_replay_that_is_not_there_is_told_once() -> None:
+async def test_a_replay_that_is_not_there_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_client, "START_S", 0)
     with capture_logs() as logs:
-        chains = Conversation("http://127.0.0.1:9")  # nobody listens there
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await chains.input(Partition(0, floor=0), TENANT, BODY)
-        await chains.close()
+        async with asking("http://127.0.0.1:9") as chains:  # nobody listens there
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await chains.input(Partition(0, floor=0), TENANT, BODY)
     assert [(entry["log_level"], entry["url"]) for entry in logs] == [("warning", "http://127.0.0.1:9")]
 
 
@@ -245,11 +250,9 @@ async def test_a_turn_that_stays_unreadable_ends_who_needs_it() -> None:
     async def script(call: Call) -> None:
         await call.answer(200, odd)
 
-    async with raw(script) as server, asyncio.timeout(PATIENCE):
-        chains = Conversation(server.url)
+    async with raw(script) as server, asyncio.timeout(PATIENCE), asking(server.url) as chains:
         await chains.settle(Partition(0, floor=0), id_of(3))
         with pytest.raises(UpstreamError, match=f"'{id_of(3)}' cannot be read") as refused:
             await chains.input(Partition(0, floor=0), TENANT, BODY)
-        await chains.close()
     assert refused.value.type == "conversation"
     assert len(server.calls) == 2 * conversation.UNREADABLE_TRIES

@@ -20,10 +20,11 @@ from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends, Patience
 from services.ingest.commands import Commands, Terms
 from services.ingest.gauge import Gauge
-from services.ingest.replay_client import ReplayClient
 from services.placement import Places
 from services.web.commands import Elsewhere, Order
 from services.web.internal import ReplayAway, ResponseView
+from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from tests.simulation.clockwork import play
 
 CONFIG = Config(models=(Model(match="*", backend="scripted"),))
@@ -38,6 +39,7 @@ class Replay(ReplayClient):
     """Replay whose look-ups take `takes_s` each; one response is open, and stays so."""
 
     def __init__(self, takes_s: float) -> None:
+        super().__init__(Peer("http://127.0.0.1:9"))
         self._takes_s = takes_s
 
     async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:  # noqa: ARG002
@@ -45,7 +47,7 @@ class Replay(ReplayClient):
         if within_s is not None and within_s < self._takes_s:
             raise ReplayAway("no answer in time")
         if OPEN not in path:
-            return 404, b""
+            return 204, b""
         shown = msgspec.json.encode(response.initial({"background": True}, OPEN, 0, "m"))
         view = ResponseView(
             OPEN, found=True, tenant=TENANT, background=True, status="queued", object=msgspec.Raw(shown)

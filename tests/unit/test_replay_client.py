@@ -10,12 +10,11 @@ from structlog.testing import capture_logs
 from schemas.errors import ApiError, not_found, unavailable
 from schemas.ids import response_id
 from services.broker.tcp import free_port
-from services.ingest import replay_client
-from services.ingest.replay_client import ReplayClient
-from services.web import pulse
+from services.web import pulse, replay_client
 from services.web.answers import error_answer
 from services.web.internal import ReplayAway
 from services.web.peer import Peer
+from services.web.replay_client import ReplayClient
 from tests.upstreams import Call, Script, raw
 
 ID = response_id(0, b"r" * 16)

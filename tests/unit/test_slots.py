@@ -21,11 +21,10 @@ from services.eventlog.topics import topics
 from services.executor import steward
 from services.executor.backend import Resume, RunRequest, UpstreamEvent
 from services.executor.backends import Registry, build
-from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
-from tests.executing import TENANT, Rig, memory
+from tests.executing import TENANT, Rig, alone, memory
 from tests.responses import Author
 
 NAMES = topics()
@@ -45,17 +44,15 @@ async def executor(
     log: MemoryLog, slots: int, quota: Callable[[Tenant], Quota] = unbounded
 ) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    conversation = Conversation("http://127.0.0.1:9")  # nobody listens there
     settings = Settings(grace_s=1, slots=slots)
     registry = build(config.load("", {}), {})
-    running = Executor(settings, log, NAMES, registry, conversation, quota=quota)
+    running = Executor(settings, log, NAMES, registry, alone(), quota=quota)
     task = asyncio.create_task(running.run(stop))
     try:
         yield
     finally:
         stop.set()
         await asyncio.wait_for(task, PATIENCE)
-        await conversation.close()
 
 
 def steps(log: MemoryLog) -> list[tuple[str, ResponseId]]:

@@ -11,7 +11,6 @@ from schemas.records import Accepted, Claimed, Entry, NewRecord
 from services.config import load
 from services.executor import work
 from services.executor.backends import build
-from services.executor.conversation import Conversation
 from services.executor.fairness import Queue
 from services.executor.history import History
 from services.executor.liveness import Liveness
@@ -21,7 +20,7 @@ from services.executor.run import Job, Run
 from services.executor.scribe import Limits
 from services.executor.work import Worker
 from tests.conftest import PATIENCE
-from tests.executing import DEAD, FAR, NAMES, TENANT, memory
+from tests.executing import DEAD, FAR, NAMES, TENANT, alone, memory
 from tests.written import claim_of
 
 ID = response_id(0, bytes(16))
@@ -36,9 +35,9 @@ async def test_an_overdue_response_ends_also_where_its_past_cannot_be_read(
     partition, posted = Partition(0, floor=0), list[NewRecord]()
     history, registry = History(rotten, NAMES.events), build(load("", {}), {})
     outlet = Outlet(lambda _, record: posted.append(record), clock=lambda: 0, unbroken=lambda _: True)
-    liveness, conversation = Liveness(ExecutorId("exec_me")), Conversation("http://127.0.0.1:9")
+    liveness = Liveness(ExecutorId("exec_me"))
     liveness.own_beat(0, now=0, within=20, log_time=2_000)
-    worker = Worker(history, registry, conversation, outlet, liveness, Limits(), 5)
+    worker = Worker(history, registry, alone(), outlet, liveness, Limits(), 5)
     run = taken_over(partition.fold)
     partition.waiting.accept(partition.fold.responses[ID], b'{"request":{},"response":{}}', None)
     run.over.set()  # as soon as its end is read back

@@ -1,20 +1,23 @@
-"""What ingest asks replay, over replay's internal port (`services.web.internal`).
+"""What ingest and executors ask replay, over replay's internal port (`services.web.internal`).
 
-A look-up without an answer in time becomes a 503: ingest never guesses what the log says. `result` and
-`stream` last as long as their response, which may be longer than a replay lives. They raise ReplayAway when
-replay goes or shows no life, and the caller asks again.
+    view, missing    look-ups of a client's request: no answer in time is a 503, since nobody guesses
+    load             a look-up of ingest's own
+    turn, items      what a run's input is made of: an open response is NotYet, and is asked for again
+    result, stream   waits of a client: they may outlive a replay, so whoever asks asks again
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import aiohttp
 import msgspec
 
 from schemas.errors import not_found, unavailable
+from schemas.events import UNDECODABLE
 from schemas.ids import ResponseId
 from services.web.internal import (
     ITEMS_PATH,
@@ -25,10 +28,12 @@ from services.web.internal import (
     ReplayAway,
     Report,
     ResponseView,
+    Turn,
     Wanted,
     refused,
     result_path,
     stream_path,
+    turn_path,
     view_path,
 )
 from services.web.peer import Peer
@@ -37,20 +42,33 @@ from services.web.pulse import Silent
 T = TypeVar("T")
 
 LOOKUP_S = 1.5
-"""Seconds for the look-ups before an append; see `appends.DOUBT_S`."""
+"""Seconds for the look-ups before an append; see `appends.DOUBT_S` of ingest."""
 START_S = 10.0
 """Seconds after our start in which no operator is told that replay does not listen: both may just have been
 started."""
 BARRIER_S = 5.0
-"""Seconds for any other look-up."""
+"""Seconds for any other look-up of a client's request."""
+RUN_S = 75.0
+"""Seconds for what a run asks. Replay answers within a minute, be it that it cannot say yet."""
+
+
+class UnreadableTurn(ReplayAway):
+    """Replay answered with the turn that was asked for, and it cannot be read."""
+
+
+class _Whose(msgspec.Struct):
+    id: str
+
 
 _view = msgspec.json.Decoder(ResponseView).decode
 _found = msgspec.json.Decoder(Found).decode
 _load = msgspec.json.Decoder(Load).decode
+_turn = msgspec.json.Decoder(Turn).decode
+_whose = msgspec.json.Decoder(_Whose).decode
 
 
 class ReplayClient:
-    """Replay, as ingest sees it. Logs once for the operator that replay cannot be asked."""
+    """Replay, as those see it that ask it. Logs once for the operator that replay cannot be asked."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -65,34 +83,45 @@ class ReplayClient:
         Raises ApiError 503 when there is no answer within `within_s` seconds.
         """
         try:
-            status, body = await self.read(view_path(id, offset), min(within_s, BARRIER_S))
-            return ResponseView(id, found=False) if status == 404 else _decoded(_view, body)
+            found = await self._ask(view_path(id, offset), min(within_s, BARRIER_S), _view)
         except ReplayAway as error:
             what = "The state of the response cannot be looked up now."
             raise unavailable(what, reason="replay_away") from error
+        return found or ResponseView(id, found=False)
 
     async def missing(self, wanted: Wanted) -> list[str]:
         """Which of the `wanted` items cannot be referred to. Raises ApiError 503."""
         try:
-            _, body = await self.read(ITEMS_PATH, BARRIER_S, msgspec.json.encode(wanted))
-            return _decoded(_found, body).missing
+            found, _ = await self.items(wanted, within_s=BARRIER_S)
         except ReplayAway as error:
             raise unavailable("The items cannot be looked up now.", reason="replay_away") from error
+        return found.missing
 
     async def load(self) -> Load:
         """How many responses are open. Raises ReplayAway."""
-        _, body = await self.read(LOAD_PATH, LOOKUP_S)
-        return _decoded(_load, body)
+        return _there(await self._ask(LOAD_PATH, LOOKUP_S, _load))
+
+    async def turn(self, id: ResponseId) -> tuple[Turn, int] | None:
+        """What response `id` adds to its conversation, and the bytes of that; None: there is no such one.
+
+        Raises NotYet while it is open, UnreadableTurn, or ReplayAway.
+        """
+        return await self._ask(turn_path(id), RUN_S, partial(_turn_of, id))
+
+    async def items(self, wanted: Wanted, *, within_s: float = RUN_S) -> tuple[Found, int]:
+        """Some of the `wanted` items, and the bytes of the answer. Raises NotYet or ReplayAway."""
+        asked = msgspec.json.encode(wanted)
+        return _there(await self._ask(ITEMS_PATH, within_s, lambda body: (_found(body), len(body)), asked))
 
     async def result(self, id: ResponseId, offset: int) -> bytes:
         """Wait for `id` to close. Returns its final object, as JSON.
 
         Raises ApiError 404 if it was deleted, ReplayAway if replay went or gave up waiting.
         """
-        status, body = await self.read(result_path(id, offset), None)
-        if status != 200:
+        found = await self._ask(result_path(id, offset), None, bytes)
+        if found is None:
             raise not_found(id)
-        return body
+        return found
 
     async def stream(self, id: ResponseId, offset: int) -> aiohttp.ClientResponse:
         """The stream of `id` from event 0; the caller closes it. Raises ApiError 404 and ReplayAway."""
@@ -106,19 +135,30 @@ class ReplayClient:
         raise not_found(id)
 
     async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
-        """Status and body of an answer that tells something: 200, 204 (deleted) or 404 (no such response).
+        """Status and body of one answer. `asked` is posted, if given.
 
-        `within_s`: seconds for the answer; None: as long as replay lives. `asked` is posted, if given. Raises
-        ReplayAway.
+        `within_s`: seconds for the answer; None: as long as replay lives. Raises Silent, OSError or aiohttp's
+        ClientError.
         """
         bound = self._peer.while_alive() if within_s is None else asyncio.timeout(within_s)
         method, url = "GET" if asked is None else "POST", self._peer.url(path)
+        async with bound, self._peer.session.request(method, url, data=asked) as answer:
+            return answer.status, await answer.read()
+
+    async def _ask(
+        self, path: str, within_s: float | None, decode: Callable[[bytes], T], asked: bytes | None = None
+    ) -> T | None:
+        """What replay answers, decoded; None: there is no such response, or (204) it was deleted.
+
+        Raises NotYet or ReplayAway.
+        """
         with self._reported():
-            async with bound, self._peer.session.request(method, url, data=asked) as answer:
-                body = await answer.read()
-            if answer.status not in (200, 204):
-                refused(answer.status, body)
-        return answer.status, body
+            status, body = await self.read(path, within_s, asked)
+            if status == 200:
+                return _decoded(decode, body)
+            if status != 204:
+                refused(status, body)
+        return None
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -142,5 +182,22 @@ class ReplayClient:
 def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
         return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         raise ReplayAway("what is there is not replay: it answered with something else") from None
+
+
+def _turn_of(id: ResponseId, body: bytes) -> tuple[Turn, int]:
+    """The turn in an answer. If it cannot be read and names the response, it is replay that answered."""
+    try:
+        return _turn(body), len(body)
+    except UNDECODABLE:
+        with suppress(*UNDECODABLE):
+            if _whose(body).id == id:
+                raise UnreadableTurn(f"its turn of {id} cannot be read") from None
+        raise
+
+
+def _there(answer: T | None) -> T:
+    if answer is None:
+        raise ReplayAway("what is there is not replay: it has nothing to say")
+    return answer
