@@ -1,7 +1,7 @@
 """The replay process: one feed, a public port for clients, an internal one for ingest and executors.
 
-With an `ingest_url` the public port is the front door of the whole API: what is not a read becomes a command
-for ingest.
+With an `ingest_url` the public port is the front door of the whole API: it makes commands for ingest of
+POSTs, cancels and deletes.
 """
 
 import asyncio
@@ -44,16 +44,17 @@ from services.web.room import Room
 from services.web.server import Server
 
 ANSWER_BYTES = 1 << 20
-"""What an answer of ingest may have beside an object, which fits into a record."""
+"""Bytes that an answer of ingest may have beside an object, which fits into a record."""
 
 LEAVE_S = 2.0
-"""Seconds that a stopping process gives to creates under way, and to cancels of clients that went before."""
+"""Seconds that a stopping process waits for creates under way, and for cancels of responses whose clients
+went before."""
 
 log = structlog.get_logger()
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set. Raises LogUnavailable or TopicMissing when it cannot start."""
+    """Serve until `stop` is set. Raises LogUnavailable, TopicMissing or CannotListen if it cannot start."""
     eventlog = connect(settings, "replay")
     try:
         await serve(settings, eventlog, topic_names(settings), stop)
@@ -102,7 +103,7 @@ class Service:
         metrics.watch(self.feed, memory, self.seeker, self.room)
 
     def not_ready(self) -> list[str]:
-        """Why it cannot serve. Once it has read the log, what Kafka does later is told in answers."""
+        """Why replay cannot serve: only until it has read the log. Later faults of Kafka show in answers."""
         return [] if self.feed.caught_up else ["reading the log"]
 
     async def _catch_up(self, partition: int) -> None:
@@ -125,7 +126,7 @@ class Door:
         self.routes = DoorRoutes(door, settings, service.room, stop, self._tasks.spawn).routes()
 
     async def close(self) -> None:
-        """Finish what outlives its request."""
+        """Finish the tasks that outlive their requests."""
         await self._tasks.close(LEAVE_S)
 
 
@@ -142,7 +143,7 @@ async def _listen(settings: Settings, service: Service, door: Sequence[BaseRoute
     public_server = Server.of(edge, settings)
     names, secret = names_inside(settings.internal_host), settings.internal_secret
     inside = Edge([*health_routes, *internal], hosts=names, secret=secret)
-    # No bound on an address here: its clients are few, and ours.
+    # No bound on connections of one address: the clients of this port are few, and ours.
     internal_server = Server.of(inside, replace(settings, max_connections_per_address=0))
     internal_port = await internal_server.start(settings.internal_host, settings.internal_port)
     port = await public_server.start(settings.host, settings.port)

@@ -1,11 +1,11 @@
 """Read your own write: a read waits until the tail has passed the partition's end as of its arrival (P-80).
 
-arrival → where does the partition end now? (ListOffsets, one at a time to each leader, shared by all that
-                                             ask for its partitions meanwhile)
-→ wait until the tail's position is there → read the fold
-→ not there in time, or the log is away: 503 with Retry-After, never a false 404
+    arrival → where does the partition end now? (ListOffsets, one at a time to each leader; reads that arrive
+              meanwhile share the next one)
+    → wait until the tail's position is there → read the fold
+    → not there in time, or the log is away: 503 with Retry-After, never a false 404
 
-A leader that is gone refuses the readers of its own partitions, and holds up nobody else.
+If a leader is gone, only reads of its own partitions are refused.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from itertools import count
 from schemas.errors import LogError, unavailable
 
 PATIENCE = 4.5
-"""Seconds until a reader is told 503; a client must hear it within 5 s (A-10)."""
+"""Seconds until a read is refused with 503: its client must hear that within 5 s (A-10)."""
 
 Ends = Callable[[frozenset[int]], Awaitable[dict[int, int]]]
-"""The next offsets to be written of some partitions, as of now."""
+"""Returns the next offsets to be written of some partitions, as of now."""
 Leader = Callable[[int], Hashable]
-"""Whoever is asked about a partition; partitions of the same leader are asked for together."""
+"""Returns the leader of a partition. Partitions of one leader are asked for together."""
 
 
 class Position:
-    """How far the tail of one partition has come, and who waits for it to come further."""
+    """How far the tail of one partition has come, and the reads that wait for it."""
 
     def __init__(self) -> None:
         self.value = -1
@@ -38,7 +38,7 @@ class Position:
         return f"<Position {self.value}, {len(self._waiting)} waiting>"
 
     def set(self, offset: int) -> None:
-        """The next record to be read is at `offset`; it goes back only when a fold was lost (P-64)."""
+        """Note that the next record to be read is at `offset`: lower only if a fold was lost (P-64)."""
         self.value = offset
         while self._waiting and self._waiting[0][0] <= offset:
             future = heappop(self._waiting)[2]
@@ -54,17 +54,17 @@ class Position:
 
 
 class _Round:
-    """One look-up of ends at one leader; whoever comes before it starts shares it."""
+    """One look-up of ends at one leader, shared by all reads that come before it starts."""
 
     def __init__(self) -> None:
         self.partitions: set[int] = set()
         self.answer: Future[dict[int, int]] = asyncio.get_running_loop().create_future()
-        # Everybody who asked may have left: then nobody takes an error from it, and that is fine.
+        # Takes the error of a look-up for which no read waits any more, or asyncio would log it.
         self.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
 
 
 class Barrier:
-    """Waits for the tails of one topic. `ends` asks where partitions end, `leader` says who knows it."""
+    """Waits for the tails of one topic. `ends` asks where partitions end, `leader` says who leads them."""
 
     def __init__(
         self, positions: list[Position], ends: Ends, leader: Leader, patience: float = PATIENCE
@@ -77,13 +77,13 @@ class Barrier:
         self._asking: dict[Hashable, asyncio.Task[None]] = {}
 
     def positions(self) -> list[int]:
-        """How far each partition is folded: the offset to be read next."""
+        """By partition, how far it is folded: the offset to be read next."""
         return [position.value for position in self._positions]
 
     async def reach(self, partition: int, offset: int | None = None) -> None:
-        """Return when the fold has passed the record at `offset`, or the partition's end as of now.
+        """Return when the fold has passed the record at `offset` (None: the partition's end as of now).
 
-        Raises ApiError 503 when it does not get there in time.
+        Raises ApiError 503 if the fold does not get there in time.
         """
         try:
             async with asyncio.timeout(self._patience):
@@ -105,12 +105,12 @@ class Barrier:
         return (await asyncio.shield(mine.answer))[partition]
 
     async def _ask(self, leader: Hashable) -> None:
-        """One look-up at a leader at a time; what arrives during it shares the next."""
+        """Look up ends at a leader, one look-up at a time. Reads that arrive during one share the next."""
         try:
             while (asked := self._next.pop(leader, None)) is not None:
                 try:
                     asked.answer.set_result(await self._ends(frozenset(asked.partitions)))
-                except Exception as error:  # whatever it is, whoever asked must hear it, and others go on
+                except Exception as error:  # any error goes to the reads that asked; the next round goes on
                     asked.answer.set_exception(error)
         finally:
             del self._asking[leader]

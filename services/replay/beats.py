@@ -1,11 +1,11 @@
-"""Log time as the executors' beats tell it (P-86).
+"""Tells log time by the executors' beats (P-86).
+
+    ask → where does the topic end now? → the record before that → its log time
 
 The log time of a partition stands still while nothing is appended to it. The executors beat into one topic,
-each every 2 s (P-50). The last beat in the log as of a request's arrival dates what the request may see:
-every replica answers alike, whatever its own clock says. While no executor lives, log time stands still,
-and nothing is erased either.
-
-ask → where does the topic end now? → the record before that → its log time
+each every 2 s (P-50). The last beat in the log as of a request's arrival decides what the request may see, so
+every replica answers alike, whatever its own clock says. While no executor lives log time stands still, and
+nothing is erased either.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from schemas.errors import LogError, LogUnavailable, unavailable
 from services.eventlog.port import Log, TopicPartition
 
 PROBE_BYTES = 4096
-"""One record's time is looked for; the log hands out a whole record however large it is."""
+"""Bytes of a fetch that needs one record: the log returns a whole record, however large it is."""
 
 
 class LastBeat:
-    """The last beat of any executor in `topic`. A look takes at most `patience` seconds."""
+    """The last beat of any executor in `topic`. A look-up takes at most `patience` seconds."""
 
     def __init__(self, log: Log, topic: str, patience: float) -> None:
         self._log = log
@@ -29,13 +29,14 @@ class LastBeat:
         self._next: asyncio.Task[float] | None = None
 
     async def time(self) -> float:
-        """Its log time, ms, as of now; 0 when no executor has ever beaten.
+        """The log time (ms) of the last beat as of now; 0 if no executor has ever beaten.
 
-        Infinite when all beats have expired: what they had ended must not show again. Raises ApiError 503.
+        Infinite if all beats have expired: a response that their time had hidden must not show again (P-87).
+        Raises ApiError 503 (P-88).
         """
-        if self._next is None:  # one look is under way at a time; who asks meanwhile shares the next
+        if self._next is None:  # one look-up is under way at a time; callers during it share the next
             self._next = asyncio.create_task(self._look_after(self._looking))
-            # Everybody who asked may have left: then nobody takes an error from it, and that is fine.
+            # Takes the error of a look-up for which nobody waits any more, or asyncio would log it.
             self._next.add_done_callback(lambda look: look.cancelled() or look.exception())
         try:
             return await asyncio.shield(self._next)

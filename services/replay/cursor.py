@@ -5,19 +5,18 @@ import re
 from schemas.errors import invalid
 
 START = -1
-"""Has no event yet."""
+"""The cursor of a client that has no event yet."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _LARGEST = 1 << 62
 
 
 def parse_cursor(starting_after: str | None, last_event_id: str | None) -> int:
-    """The cursor that a request means: the larger of both, START without any.
+    """The cursor of a request: the larger of both, START without any. Any number below -1 is START too.
 
-    A reconnecting EventSource repeats its first URL and adds the header, so the larger is what it has.
-    Anything below -1 is the start as well. Raises ApiError 400 for a `starting_after` that is not an
-    integer; a `Last-Event-ID` that is none is not ours, and is passed over: an EventSource that gets a 400
-    gives up for good.
+    A reconnecting EventSource repeats its first URL and adds the header, so the larger one is right. Raises
+    ApiError 400 for a `starting_after` that is no integer. A `Last-Event-ID` that is none is ignored: it is
+    not ours, and an EventSource that gets a 400 gives up for good.
     """
     asked = START
     if starting_after is not None:
@@ -29,7 +28,7 @@ def parse_cursor(starting_after: str | None, last_event_id: str | None) -> int:
 
 
 def wants_stream(stream: str | None) -> bool:
-    """Whether `stream` in a query asks for SSE. Raises ApiError 400 for what is no boolean."""
+    """Whether `stream` in a query asks for SSE. Raises ApiError 400 if it is no boolean."""
     match (stream or "").lower():
         case "true" | "1":
             return True
@@ -40,7 +39,7 @@ def wants_stream(stream: str | None) -> bool:
 
 
 def _clamped(digits: str) -> int:
-    """As an int within -1 and far past any event; never a conversion of a thousand digits."""
+    """The number, at least -1 and at most far past any event, so that no long text is converted."""
     if digits.startswith("-"):
         return START
     return int(digits) if len(digits.lstrip("0")) <= 18 else _LARGEST

@@ -1,11 +1,12 @@
 """Feeds this process: one tail of `responses.events` and one of `transcripts`, for all its readers (P-60).
 
-Start (P-75): the projector's watermark → `transcripts` to an end fetched afterwards → the log from the
-watermark (P-62). Then both are followed for good. Each batch is folded, the readers that it concerns are
-woken, and whoever waits for the position (`Barrier`) goes on.
+    start (P-75)  the projector's watermark → `transcripts` to an end fetched afterwards → the log from the
+                  watermark (P-62); then both topics are followed for good
+    each batch    fold it → wake the readers that it concerns → let reads go on that wait for the position
+    out of range  a position is no longer in the log: drop that partition's fold and read it again from a
+                  start (P-64); its readers are cut and rejoin
 
-When a position is no longer in the log, what was folded of that partition is dropped and read again from a
-start (P-64): its readers are cut and rejoin. While the log is away everything waits; positions are kept.
+While the log is away everything waits; positions are kept.
 """
 
 import asyncio
@@ -25,18 +26,20 @@ from services.replay.folding import Folding
 from services.replay.library import Library
 
 SWEEP = 10.0
-"""Seconds between two looks for what may be forgotten."""
+"""Seconds between two sweeps, which forget what may be forgotten."""
 
 Watermarks = Callable[[], Awaitable[Mapping[int, int | None]]]
-"""The projector's checkpoints: where each partition's oldest open response begins (P-61)."""
+"""Returns the projector's checkpoints: by partition, where its oldest open response begins (P-61)."""
 Starts = Callable[[Mapping[int, int | None]], Awaitable[Mapping[int, Start]]]
-"""Where to start reading `responses.events`, for a watermark of each partition (P-62)."""
+"""Returns where to start reading `responses.events`, given each partition's watermark (P-62)."""
 
 log = structlog.get_logger()
 
 
 class Sources(Struct, frozen=True):
-    """Where everything comes from. `keep_ms`: how long (log time) a closed response is remembered (P-63)."""
+    """The log, its topics and its watermarks. `keep_ms`: how long (log time) a closed response is remembered
+    (P-63).
+    """
 
     log: Log
     events: str
@@ -61,14 +64,14 @@ class Feed:
         self.unreadable = 0
         """Records that could not be read."""
         self.caught_up = False
-        """Whether everything that was in the log at the start has been folded."""
+        """Whether all records that were in the log at the start are folded."""
 
     def lag(self) -> int:
-        """Offsets that are in the log, as far as is known, and not folded."""
+        """How many offsets are in the log, as far as this process knows, and not folded."""
         return sum(max(0, end - at.value) for end, at in zip(self._ends, self.folded, strict=True))
 
     async def run(self) -> None:
-        """Start and follow, until cancelled."""
+        """Start, and follow both topics until cancelled."""
         await self._start()
         async with asyncio.TaskGroup() as tasks:
             loops = (self._follow_events, self._follow_transcripts, self._sweep)
@@ -159,7 +162,7 @@ class Feed:
         log.warning("record passed over", why=why, **where)
 
     async def _sweep(self) -> None:
-        """Now and then forget what closed long ago, and what retention took."""
+        """Every `SWEEP` seconds forget responses that closed long ago, and those that retention took."""
         starts: dict[int, int] = {}
         while True:
             await asyncio.sleep(SWEEP)

@@ -1,8 +1,7 @@
-"""One partition as replay holds it: the fold, a window per response, and who is to be woken.
+"""One partition as replay holds it: the fold, a window for each response, and the readers to wake.
 
-The tail hands every record to `apply`, in log order, and calls `settle` after each batch: readers are woken
-once for everything that the batch brought them, and the memory bound is kept. Nothing here waits and
-nothing is O(n) an event.
+The feed gives every record to `apply`, in log order, and calls `settle` after each batch, which wakes each
+reader once for the whole batch and keeps the memory bound. Nothing here waits, and no event costs O(n).
 """
 
 from collections import Counter
@@ -36,18 +35,18 @@ class Folding:
         *,
         ephemeral_ms: int,
     ) -> None:
-        """`on_closed` is told of every open response that closes, or is dropped with the fold.
-        `ephemeral_ms`: how long (log time) an ephemeral one is kept after its end.
+        """`on_deleted` is called for every `deleted`, `on_closed` for every open response that closes, or is
+        dropped with the fold. `ephemeral_ms`: how long (log time) an ephemeral one is kept after its end.
         """
         self.partition = partition
         self.fold = Fold()
         self.windows: dict[ResponseId, Window] = {}
-        """Of every response accepted since the floor and not deleted, and of closed ones not packed."""
+        """The windows of all responses accepted since the floor and not deleted or forgotten."""
         self.open: Counter[Tenant] = Counter()
         """How many responses of each tenant are open."""
         self.floor = 0
-        """What was accepted before this offset is known to the fold alone: it is closed and served from its
-        transcript, or it is none (P-62)."""
+        """A response that was accepted before this offset gets no window: it had closed and is served from
+        its transcript, or its `accepted` is a repetition (P-62)."""
         self.time = 0
         """Log time of the last record folded, ms."""
         self.ephemeral_ms = ephemeral_ms
@@ -57,7 +56,7 @@ class Folding:
         self._touched: set[Window] = set()
 
     def apply(self, record: LogRecord) -> str | None:
-        """Fold the next record of the partition. Returns why, when it cannot be read (P-8)."""
+        """Fold the next record of the partition. Returns why it cannot be read (P-8); None if it can."""
         entry = parse(record, self.partition)
         verdict = self.fold.apply(record.offset, record.timestamp, entry)
         if verdict is not Verdict.COUNTS:
@@ -85,17 +84,17 @@ class Folding:
         return None
 
     def settle(self) -> None:
-        """The end of a batch: wake who waits, keep the memory's bound."""
+        """End a batch: wake the readers that it concerns, and keep the memory bound."""
         for window in self._touched:
             window.wake()
         self._touched.clear()
         self._memory.shed()
 
     def forget(self, before: int, elsewhere: Callable[[ResponseId], bool]) -> None:
-        """Let go of closed responses untouched since log time `before` (ms), once packed.
+        """Drop the windows of closed responses that are untouched since log time `before` (ms). O(responses).
 
-        O(responses), for every now and then. One that somebody reads is kept, and so is one that is not yet
-        `elsewhere`, where it is to be.
+        A window with readers stays. So does that of a response that `transcripts` must have, until
+        `elsewhere` says that it is there.
         """
         self.fold.forget(before, self.ephemeral_ms)
         closed = [w for w in self.windows.values() if w.state.closed and self.kept_until(w.state) < before]
@@ -104,11 +103,11 @@ class Folding:
                 self.windows.pop(window.id).drop()
 
     def kept_until(self, state: State) -> int:
-        """The last log time (ms) at which a closed response is seen that `transcripts` does not get."""
+        """The last log time (ms) at which clients see a closed response that `transcripts` does not get."""
         return state.kept_until(self.ephemeral_ms)
 
     def clear(self) -> None:
-        """Drop everything, to start again (P-64). Who reads is cut off."""
+        """Drop everything, to start again (P-64). All readers are cut."""
         for id, window in self.windows.items():
             self._on_closed(id)
             window.drop()

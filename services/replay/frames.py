@@ -1,6 +1,6 @@
-"""The frames that a record stands for: encoded once, at the tail or after a seek, for all readers.
+"""Makes the frames of records that a seek brought.
 
-An `accepted` and a `cancelled` stand for derived events (P-7), an event's record for itself.
+The record of an event makes one frame. `accepted` and `cancelled` make the frames of derived events (P-7).
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,8 @@ from services.replay.window import Page
 
 
 def frames_of(records: Iterable[LogRecord], page: Page) -> Iterator[tuple[int, bytes]]:
-    """The frames of `page` that are among `records`, with their numbers. What has another response's key is
-    passed over unread: most of what lies between a page's records.
+    """The frames of `page` in `records`, with their numbers. Records with another response's key, which are
+    most of those between a page's records, are skipped unread.
     """
     prefix = page.window.state.id.encode()
     for record in records:
@@ -21,10 +21,10 @@ def frames_of(records: Iterable[LogRecord], page: Page) -> Iterator[tuple[int, b
 
 
 def found_frames(record: LogRecord, page: Page) -> list[tuple[int, bytes]]:
-    """Which frames of `page` the record stands for, with their numbers, after a seek.
+    """The frames of `page` that the record makes, with their numbers.
 
-    The offset brought us here, but only id, claim and number say that it is ours (P-82); what has no claim
-    is known by the very offset at which it counted.
+    The offset is only a hint: id, claim and number say that a record is ours (P-82). A record without a claim
+    is ours if it lies at the very offset at which it counted.
     """
     match parse(record):
         case EventRecord(id=id, claim=by, sequence_number=number, type=type) if by == page.claim:

@@ -1,10 +1,10 @@
-"""What the front door asks of ingest, over ingest's internal port (`services.web.commands`).
+"""Hands the front door's commands to ingest, over ingest's internal port (`services.web.commands`).
 
-    ingest's own refusal    the ApiError that its envelope says: for the client
-    it has heard nothing    Unheard: nobody listens there, it is stopping, or it is not ingest's internal port
-    no answer came back     BrokenOff: it may have taken the command
+    ingest refuses            ApiError, as in its envelope: for the client
+    ingest has heard nothing  Unheard: nobody listens, it is stopping, or this is not its internal port
+    no answer came back       BrokenOff: ingest may have taken the command
 
-Both ways are bounded: what is sent by who has read it, what comes back by `bound` bytes.
+An answer may have `bound` bytes; the body of the command was bounded when it was read.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from services.web.pulse import Silent
 from services.web.secret import MEND
 
 COMMAND_S = 19.5
-"""Seconds from a request's arrival in which ingest has answered, whatever Kafka does: 20 for clients."""
+"""Seconds from a request's arrival by which ingest has answered, whatever Kafka does: 20 for clients."""
 PIECE_BYTES = 256 << 10
 """Bytes that are written at once: a large body must not hold the loop."""
 _KEPT = ("retry-after", "x-should-retry")
-"""Headers of a refusal that are the client's."""
+"""Headers of a refusal that are passed on to the client."""
 
 log = structlog.get_logger()
 
 
 class Unheard(RejoinderError):
-    """Ingest cannot be asked and has heard nothing: why."""
+    """Ingest has not heard of a command. The message says why."""
 
 
 class BrokenOff(RejoinderError):
-    """Ingest may have taken a command, and its answer did not come: why."""
+    """Ingest may have taken a command, and no answer came. The message says why."""
 
 
 class _Error(msgspec.Struct):
@@ -57,23 +57,23 @@ _envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 class IngestClient:
-    """Ingest, as the front door sees it. Its operator is told once when it cannot be asked."""
+    """Ingest, as the front door sees it. Logs once for the operator that ingest cannot be asked."""
 
     def __init__(self, peer: Peer, bound: int) -> None:
         self._peer = peer
         self._bound = bound
         where = "REJOINDER_INGEST_URL must be the URL of ingest's internal port"
         self.report = Report(str(peer.url("")), "ingest", where)
-        """Tells the operator how it goes."""
+        """Logs for the operator whether ingest can be asked."""
 
     async def create(self, id: ResponseId, order: Order, raw: bytes) -> Made | Elsewhere:
-        """Have response `id` created from the body `raw`. Raises ApiError, Unheard, BrokenOff."""
+        """Let ingest create response `id` from the body `raw`. Raises ApiError, Unheard, BrokenOff."""
         headers = {ORDER: msgspec.json.encode(order).decode()}
         left = COMMAND_S - order.waited_s
         return _decoded(await self._ask("create", id, headers, raw, left))
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
-        """Cancel `id`: its object, as JSON. Raises as `create`."""
+        """Cancel `id`. Returns its object, as JSON. Raises as `create`."""
         return await self._ask("cancel", id, {TENANT: tenant})
 
     async def delete(self, id: ResponseId, tenant: Tenant) -> None:
@@ -81,7 +81,7 @@ class IngestClient:
         await self._ask("delete", id, {TENANT: tenant})
 
     async def abandon(self, id: ResponseId, tenant: Tenant) -> None:
-        """Cancel `id`, for which nobody waits any more. Raises as `create`."""
+        """Cancel `id`, because its client is gone. Raises as `create`."""
         await self._ask("abandon", id, {TENANT: tenant})
 
     async def _ask(
@@ -108,7 +108,7 @@ class IngestClient:
     async def read(
         self, path: str, headers: Mapping[str, str], raw: bytes, within_s: float
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, the headers that are for clients, and body of one answer. Raises Unheard, BrokenOff."""
+        """Status, headers for the client, and body of one answer. Raises Unheard, BrokenOff."""
         sent = _Body(raw)
         named = {"x-request-id": str(get_contextvars().get("request_id", ""))}
         request = self._peer.session.post(
@@ -128,14 +128,14 @@ class IngestClient:
 
 
 class _Body:
-    """A large body on its way, in pieces."""
+    """Sends a large body in pieces."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = memoryview(raw)
         self._left = len(raw) if len(raw) > PIECE_BYTES else 0
 
     def gone(self) -> bool:
-        """Whether all of it has been passed on."""
+        """Whether the whole body was handed to the connection."""
         return not self._left
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -153,8 +153,8 @@ def _decoded(body: bytes) -> Made | Elsewhere:
 
 
 def _refusal(status: int, kept: Mapping[str, str], body: bytes) -> ApiError:
-    """The client's refusal in an answer. Raises Unheard or BrokenOff where it is no word of ingest about the
-    command: a proxy's 502, say, comes when ingest may have taken it.
+    """The refusal in an answer, for the client. Raises Unheard or BrokenOff if the answer is not ingest's
+    word on the command: a proxy's 502, for example, may come after ingest has taken it.
     """
     try:
         error = _envelope(body).error

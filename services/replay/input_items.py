@@ -1,4 +1,4 @@
-"""The pages of `GET /v1/responses/{id}/input_items` (A-14)."""
+"""Cuts the pages of `GET /v1/responses/{id}/input_items` (A-14)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ MAX_LIMIT = 100
 
 
 class Paging(Struct, frozen=True):
-    """Which page is asked for: up to `limit` items after the one with id `after`."""
+    """The page that a client asks for: up to `limit` items after the one with id `after`."""
 
     limit: int = DEFAULT_LIMIT
     descending: bool = True
@@ -22,14 +22,14 @@ class Paging(Struct, frozen=True):
 
 
 def parse_paging(query: Mapping[str, str]) -> Paging:
-    """The paging in a query. `include` and `include[]` are taken and change nothing. Raises ApiError 400."""
+    """The paging in a query. `include` and `include[]` are accepted without effect. Raises ApiError 400."""
     return Paging(_limit(query.get("limit")), _descending(query.get("order")), query.get("after") or None)
 
 
 def page(items: Sequence[Item], paging: Paging) -> Item:
     """The list object with the page of `items`, which are in the order of the conversation.
 
-    Raises ApiError 400 when no item has the id `after`.
+    Raises ApiError 400 if no item has the id `after`.
     """
     ordered = list(reversed(items)) if paging.descending else list(items)
     rest = ordered[_start(ordered, paging.after) :]

@@ -1,10 +1,11 @@
-"""The items that requests refer to (A-26).
+"""Finds the items that requests refer to (A-26).
 
-    an id of ours     names its response: its input has the item or, as far as that is done, its output
-    any other         is looked for in the conversation before the request, from its last turn back
+    an id of ours    it names the response whose input or output has the item; an item of the output must be
+                     done, or cut short in a response that has closed
+    any other id     the item is looked for in the conversation before the request, from its last turn back
 
-What the tenant may not see is not there: unknown, foreign, deleted and unstored are one and the same.
-The log's end is asked for once for all of them: an ask for each of thousands would take seconds.
+An item that the tenant may not see does not exist: unknown, foreign, deleted and unstored are the same. One
+look-up of the log's ends serves all items of a request: one for each of thousands would take seconds.
 """
 
 import asyncio
@@ -25,24 +26,24 @@ from services.replay.turn import Item, outcome, previous_in, request_body, turn
 from services.web.internal import Found, Name, Turn, Wanted
 
 TOGETHER = 8
-"""Responses that are looked up at once for one request: most are in memory, the others are a fetch each."""
+"""How many responses are looked up at once for one request: most are in memory, the others a fetch each."""
 ANSWER_BYTES = 4 << 20
-"""An answer is whole as soon as its items have so many bytes, as JSON; who wants more asks again."""
+"""Bytes of items (JSON) after which an answer ends; the caller asks again for the rest."""
 
 
 class Referred(NamedTuple):
-    """An item that can be referred to, and what its upstream calls it."""
+    """An item that can be referred to, and its upstream's name for it."""
 
     item: Item
     name: Name | None = None
 
 
 Group = Mapping[str, Referred]
-"""Some of the items that are wanted, by id."""
+"""Some of the wanted items, by id."""
 
 
 class Items:
-    """Finds items in what `replay` knows."""
+    """Finds items in the responses that `replay` knows."""
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
@@ -56,7 +57,7 @@ class Items:
             raise await self._lost(found) from error
 
     async def find(self, wanted: Wanted) -> Found:
-        """What is there of the items that are wanted. Raises ApiError 503 when that cannot be said now."""
+        """Those of the wanted items that exist. Raises ApiError 503 if that cannot be told now."""
         answer = Found(missing=[])
         rest, size = dict.fromkeys(wanted.ids), 0
         async with aclosing(self._groups(wanted, list(rest))) as groups:
@@ -75,7 +76,7 @@ class Items:
         return answer
 
     async def _groups(self, wanted: Wanted, ids: Sequence[str]) -> AsyncGenerator[Group, None]:
-        """What is found, group by group: in the responses that the ids name, then in the conversation."""
+        """The found items, in groups: those in the responses that the ids name, then the conversation's."""
         left = dict.fromkeys(ids)
         by_response: dict[ResponseId, list[str]] = {}
         for id in ids:
@@ -106,14 +107,16 @@ class Items:
             previous = previous_in(body)
 
     async def _stored(self, id: ResponseId, tenant: Tenant) -> Stored | None:
-        """Response `id`, which is reached, if `tenant` may see it and it is not ephemeral: what is kept for
-        good must not need what is erased in minutes (A-9).
+        """Response `id`, if `tenant` may see it and it is stored. Its partition must have been `reach`ed.
+
+        Items of an ephemeral response are not found: a response that is kept for good must not need one that
+        is erased in minutes (A-9).
         """
         found = await self._replay.reached(id, tenant)
         return found if found is not None and found.stored else None
 
     async def _in_response(self, tenant: Tenant, id: ResponseId, ids: Sequence[str]) -> Group:
-        """Those of the items with `ids`, which name response `id`, that it has, if `tenant` may see it."""
+        """The items with `ids` that response `id` has, if `tenant` may see it."""
         try:
             found = await self._stored(id, tenant)
             if found is None:
@@ -130,13 +133,13 @@ class Items:
                     if index < len(went_in) and not is_reference(went_in[index])
                 }
         except ApiError as error:
-            if error.status == 404:  # it expired, or was deleted, meanwhile
+            if error.status == 404:  # the response expired, or was deleted, meanwhile
                 return {}
             raise
         return group
 
     async def _put_out(self, found: Stored, ids: Sequence[str]) -> dict[str, Referred]:
-        """Those of the items with `ids` that a response has put out so far."""
+        """The items with `ids` in the output of a response so far."""
         if not ids:
             return {}
         final = await self._replay.object(found) if self._replay.closed(found) else None
@@ -148,13 +151,13 @@ class Items:
         return {id: Referred(by_id[id], came.names.get(id)) for id in ids if id in by_id}
 
     async def _lost(self, found: Stored) -> ApiError:
-        """Why the frames of a response end early: it is gone, or must be asked for again."""
+        """The error for frames that end early: the response is gone, or the caller must ask again."""
         if isinstance(await self._replay.find(found.id), Stored):
             return unavailable("The response cannot be read now.", reason="log_away")
         return not_found(found.id)
 
 
 def _given(body: dict[str, object], ids: Iterable[str]) -> dict[str, Referred]:
-    """Those of the items with `ids` that are in the input of the request `body`."""
+    """The items with `ids` in the input of the request `body`."""
     by_id = {item.get("id"): item for item in reversed(input_items(body)) if not is_reference(item)}
     return {id: Referred(by_id[id]) for id in ids if id in by_id}

@@ -1,9 +1,11 @@
-"""The transcripts of closed responses: where each one lies, and its chunks on demand.
+"""Finds the transcripts of closed responses, and reads their chunks on demand.
 
-The tail of `transcripts` tells `apply` every record; kept are offsets only, a few dozen bytes a response. A
-read is one stateless fetch at the offset, checked against id and part (P-82). When the hint fails (a late
-writer wrote the same again and the older copy was compacted), the tail is brought to its end and asked once
-more: never a false 404.
+    each record of `transcripts` → note its offset: a few dozen bytes a response
+    read → one stateless fetch at the offset, checked against id and part (P-82)
+         → not there: bring the tail to its end, and look once more → TranscriptLost
+
+An offset fails if a late writer wrote the same record again and compaction took the older copy. The second
+look keeps that from becoming a false 404.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,17 +20,17 @@ from services.eventlog.transcript import Chunk, Gone, Request, Summary, Tombston
 from services.kept import Kept
 
 FETCH_BYTES = 64 << 10
-"""The log hands out one whole record in any case, so this only bounds what comes with it for nothing."""
+"""Bytes of a fetch that needs one record: the log returns a whole record in any case, and few bytes more."""
 SHELF_BYTES = 32 << 20
-"""Unpacked chunks that are kept for the next reader."""
+"""Bytes of unpacked chunks that are kept for the next reader."""
 
 
 class TranscriptLost(LogError):
-    """A transcript's record is not where it was, also after looking again: it expired, or is being erased."""
+    """A transcript's record is not found after a second look: it expired, or is being erased."""
 
 
 class Entry(Struct, gc=False):
-    """Where the records of one transcript lie. Offsets are -1 for what has not been seen."""
+    """Where the records of one transcript lie. The offset of a record that was not read yet is -1."""
 
     request: int
     offsets: tuple[int, ...]
@@ -36,12 +38,12 @@ class Entry(Struct, gc=False):
 
     @property
     def complete(self) -> bool:
-        """Every record has been seen."""
+        """Whether every record was read."""
         return self.request >= 0 and min(self.offsets) >= 0
 
     @property
     def oldest(self) -> int:
-        """The lowest offset that has been seen: what is half read is not taken for what expired."""
+        """The lowest known offset. -1 does not count: a record not read yet is not one that expired."""
         return min((at for at in (self.request, *self.offsets) if at >= 0), default=-1)
 
     def chunk_of(self, number: int) -> int:
@@ -57,7 +59,9 @@ class Opened(Struct, frozen=True):
 
 
 class Library:
-    """Finds transcripts by response id. `catch_up` brings the tail of a partition to its end as of now."""
+    """Finds transcripts by response id. `catch_up` waits for the tail of a partition to reach its end as of
+    now.
+    """
 
     def __init__(self, log: Log, topic: str, catch_up: Callable[[int], Awaitable[None]]) -> None:
         self._log = log
@@ -75,22 +79,22 @@ class Library:
         return entry is not None and entry.complete
 
     def gone(self, id: ResponseId) -> bool:
-        """It was deleted, or was never stored."""
+        """Whether `transcripts` says that the response was deleted, or not stored."""
         return id in self._gone
 
     def knows(self, id: ResponseId) -> bool:
-        """Whether it is here, or gone."""
+        """Whether the transcript is here, or the response is gone."""
         return id in self or id in self._gone
 
     def hide(self, id: ResponseId, offset: int = -1) -> None:
-        """`id` was deleted: hide it for good (P-72). `offset` is that of its `gone`, if that says so."""
+        """Hide `id` for good: it was deleted (P-72). `offset` is that of its `gone`, -1 without one."""
         self._gone[id] = max(offset, self._gone.get(id, -1))
         entry = self._entries.pop(id, None)
         for index in range(len(entry.offsets) if entry else 0):
             self._shelf.pop((id, index))
 
     def apply(self, record: LogRecord, partition: int) -> str | None:
-        """The next record of a partition. Returns why, when it cannot be read and is passed over."""
+        """Take the next record of a partition. Returns why it is passed over unread, None if it is read."""
         match parse(record, partition):
             case Request(id=id, summary=summary):
                 entry = self._entry(id, summary)
@@ -108,7 +112,7 @@ class Library:
         return None
 
     def prune(self, starts: Mapping[int, int]) -> None:
-        """Forget what retention took: what lies before the new `starts` of partitions. O(transcripts)."""
+        """Forget transcripts that retention took: before the new `starts` of partitions. O(transcripts)."""
         for id in [
             id for id, entry in self._entries.items() if 0 <= entry.oldest < starts.get(partition_of(id), 0)
         ]:
@@ -121,7 +125,7 @@ class Library:
         self.prune({partition: 1 << 62})
 
     async def summary(self, id: ResponseId) -> Summary:
-        """What the transcript's headers say. Raises TranscriptLost or LogUnavailable."""
+        """The summary in the transcript's headers. Raises TranscriptLost or LogUnavailable."""
         return (await self.last(id)).chunk.summary
 
     async def last(self, id: ResponseId) -> Opened:
@@ -149,7 +153,7 @@ class Library:
         return opened
 
     async def _record(self, id: ResponseId, index: int | None) -> tuple[LogRecord, Request | Chunk]:
-        """The record of a part (None: the request): at the hint, or where the caught-up tail says."""
+        """The record of a part (None: the request), at the known offset, or at the one after a catch-up."""
         found = await self._at_hint(id, index)
         if found is None:
             await self._catch_up(partition_of(id))
@@ -178,7 +182,7 @@ class Library:
         return entry
 
     def _entry(self, id: ResponseId, summary: Summary) -> Entry:
-        """The entry of `id`; of a deleted one a throw-away, for a late writer brings nothing back (P-72)."""
+        """The entry of `id`. That of a deleted response is not kept: no late writer brings it back (P-72)."""
         entry = self._entries.get(id)
         if entry is None or len(entry.offsets) != summary.chunks:
             unseen = (-1,) * summary.chunks

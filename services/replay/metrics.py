@@ -1,4 +1,4 @@
-"""What replay tells Prometheus."""
+"""Metrics of replay."""
 
 from prometheus_client import Counter, Gauge
 

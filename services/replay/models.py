@@ -1,7 +1,7 @@
-"""GET /v1/models and GET /v1/models/{id}: what the executors say there is, read from the log when asked.
+"""GET /v1/models and GET /v1/models/{id}: reads the executors' listings from the log when a client asks.
 
-Nothing follows the executors' topic: a few hundred records are read for a request, and answer all requests of
-the next second. Every tenant sees all models (A-27).
+No tail follows the executors' topic. A request reads a few hundred records, and the result answers all
+requests of the next second. Every tenant sees all models (A-27).
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from services.web.edge import route
 from services.web.tenant import tenant_of
 
 KEPT_S = 1.0
-"""Seconds for which what was read answers further requests."""
+"""Seconds for which one read answers further requests."""
 
 
 class Catalogue:
-    """The models, as the executors' topic tells of them. `clock` is in ms since the epoch."""
+    """The models in the executors' topic, read in `within_s` seconds. `clock` returns ms since the epoch."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Catalogue:
         self._read_at = 0.0
 
     async def models(self) -> Sequence[Model]:
-        """What there is. Raises ApiError 503 when the log or every executor is away."""
+        """All models. Raises ApiError 503 if the log or every executor is away."""
         now = asyncio.get_running_loop().time()
         if self._reading is None or (self._reading.done() and now - self._read_at > KEPT_S):
             self._reading, self._read_at = asyncio.create_task(self._read()), now
@@ -69,7 +69,7 @@ class Catalogue:
 
 
 class ModelRoutes:
-    """What clients ask of the models."""
+    """The routes of the models."""
 
     def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
         self._catalogue = catalogue
@@ -85,7 +85,7 @@ class ModelRoutes:
         return json_answer({"object": "list", "data": await self._catalogue.models()})
 
     async def retrieve(self, request: Request) -> Response:
-        """One model; its name may have slashes in it."""
+        """One model. Its name may have slashes."""
         tenant_of(request, self._settings)
         id = request.path_params["id"]
         for model in await self._catalogue.models():

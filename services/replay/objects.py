@@ -1,7 +1,7 @@
-"""Response objects out of frames, also where the log holds what nobody can read: what is known is still told.
+"""Makes response objects of frames, even if the log has a value that cannot be read.
 
-A foreign or broken value must not turn a read into an error. Id and status are known without it, and so is,
-nearly always, what the response began as.
+A foreign or broken value must not turn a read into an error. Id and status are known without it, and nearly
+always the initial object is too.
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ _object = msgspec.json.Decoder(Object).decode
 
 
 def first_object(frames: bytes) -> bytes:
-    """The response object inside the first of `frames`, the initial one; empty when it cannot be read."""
+    """The response object in the first of `frames`, the initial one; b"" if it cannot be read."""
     return _inside(frames[: frames.find(b"\n\n")])
 
 
 def final_object(frames: bytes) -> bytes:
-    """The response object inside the last of `frames`, the terminal one; empty when it cannot be read."""
+    """The response object in the last of `frames`, the terminal one; b"" if it cannot be read."""
     return _inside(frames)
 
 

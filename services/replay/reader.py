@@ -1,16 +1,20 @@
 """One reader of one response: every event after its cursor, once, in order, without a gap (P-81).
 
-A reader is a number, the next one it wants, and nothing else: no buffer that could overflow. It takes what
-is there from that number on and waits when nothing is: the window when its bytes are in memory, the log by
-seek when they were evicted, the transcript when the response is closed and its window gone. Since it counts
-as the window's reader before it looks, nothing falls between history and live (P-84); since it asks by
-number, nothing comes twice.
+A reader is only the number of the next event that it wants: it has no buffer that could overflow. It takes
+the frames from that number on, and waits if there are none:
 
-Everything that came since it last looked is one chunk, shared by all readers at the same place. A reader
-that is slow therefore holds one chunk, and finds the rest where it left it.
+    in memory                          from the window
+    evicted                            from the log, by seek
+    closed, and its window is gone     from the transcript
 
-It ends after the terminal event, or at once for a cursor past it. Every other end raises `Cut`: the
-connection must be aborted then, because a clean early end is taken for success (A-2).
+It counts as the window's reader before it looks, so no event is lost between history and live (P-84). It asks
+by number, so no event comes twice.
+
+All frames since its last look are one chunk, which readers at the same place share. So a slow reader holds
+one chunk, and goes on where it stood.
+
+A stream ends after the terminal event, or at once for a cursor past it. Every other end raises `Cut`. Then
+the connection must be aborted, because clients take a clean early end for success (A-2).
 """
 
 import asyncio
@@ -26,7 +30,7 @@ from services.replay.seek import Gap, Seeker
 from services.replay.window import Page, Window
 
 PAUSE = 0.5
-"""Seconds between two tries while the log is away; the stream stays open meanwhile (A-20)."""
+"""Seconds between two tries while the log is away. The stream stays open meanwhile (A-20)."""
 
 T = TypeVar("T")
 
@@ -69,7 +73,7 @@ async def live_chunks(
 
 
 async def chunks_so_far(window: Window, seeker: Seeker) -> AsyncGenerator[bytes, None]:
-    """The frames that an open response has now; nobody waits for more. Raises Cut."""
+    """The frames that an open response has now, without a wait for more. Raises Cut."""
     number, last = 0, window.last
     while number <= last:
         page = window.page(number)
@@ -103,7 +107,7 @@ async def _sought(window: Window, page: Page, number: int, seeker: Seeker) -> by
 
 
 async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
-    """What `read` brings, tried again for as long as the log is away. Whoever reads may leave meanwhile."""
+    """The result of `read`, repeated while the log is away. Cancelled when the client leaves."""
     while True:
         try:
             return await read()

@@ -1,10 +1,10 @@
-"""Replay's routes: what clients may read, and, on a port of its own, what ingest and executors ask.
+"""Replay's routes for reads: of clients, and, on a port of its own, of ingest and executors.
 
     GET /v1/responses/{id}                                  the object, with the output so far
     GET /v1/responses/{id}?stream=true[&starting_after=N]   its events after the cursor, as they come
     GET /v1/responses/{id}/input_items                      its input, in pages
 
-To a client an id that is unknown, malformed, deleted, another tenant's or hidden is the same 404 (A-15).
+A client gets the same 404 for an id that is unknown, malformed, deleted, another tenant's or hidden (A-15).
 """
 
 import asyncio
@@ -39,12 +39,12 @@ from services.web.stream import Disconnected, while_connected
 from services.web.tenant import tenant_of
 
 RESULT_S = 60.0
-"""Seconds that ingest is kept waiting for a close before it has to ask again."""
+"""Seconds that a caller waits for a close before it must ask again."""
 
 ITEMS_S = 30.0
-"""Seconds for the look-up of what a request refers to; ingest does not wait so long (A-10)."""
+"""Seconds for the look-up of the items that a request refers to. Ingest does not wait so long (A-10)."""
 WANTED_BYTES = 8 << 20
-"""More than so many references have: their number and the length of each are bounded before."""
+"""Most bytes of a `Wanted`: ingest bounds the number and the length of references below that."""
 
 _wanted = msgspec.json.Decoder(Wanted).decode
 _EVENT_STREAM = "text/event-stream"
@@ -52,7 +52,7 @@ _JSON = "application/json"
 
 
 class PublicRoutes:
-    """What clients ask."""
+    """The reads of clients."""
 
     def __init__(self, replay: Replay, settings: Settings) -> None:
         self._replay = replay
@@ -67,7 +67,7 @@ class PublicRoutes:
         ]
 
     async def response(self, request: Request) -> ASGIApp:
-        """The object, or the stream when the query asks for it; `Accept` alone does not."""
+        """The object, or the stream if the query asks for it; an `Accept` header alone does not."""
         if wants_stream(request.query_params.get("stream")):
             return await self._stream(request)
         found = await self._find(request)
@@ -88,8 +88,9 @@ class PublicRoutes:
     async def _resolved(
         self, found: Stored, body: dict[str, Any], shown: list[Item], listed: list[Item]
     ) -> list[Item]:
-        """The items of a page, `shown`, with the items in the place of references, as far as these are there
-        still. `listed` are all items of the request `body`.
+        """The items of a page (`shown`), with references replaced by their items if these still exist.
+
+        `listed` are all items of the request `body`.
         """
         if not any(map(is_reference, shown)):
             return shown
@@ -114,7 +115,7 @@ class PublicRoutes:
             found = await self._find(request)
         except ApiError as error:
             if by_browser and error.status == 503:
-                # An EventSource gives up for good on any status but 200, but not on a lost connection (A-18).
+                # An EventSource gives up for good on any status but 200, and reconnects after a reset (A-18).
                 raise Disconnected(error.message) from error
             raise
         if by_browser and self._replay.ended(found, cursor):
@@ -132,7 +133,7 @@ class PublicRoutes:
 
 
 class InternalRoutes:
-    """What ingest and executors ask (`services.web.internal`). They are trusted: no tenant is checked."""
+    """The reads of ingest and executors (`services.web.internal`). They are trusted: no tenant is checked."""
 
     def __init__(self, replay: Replay, settings: Settings) -> None:
         self._replay = replay
@@ -151,7 +152,7 @@ class InternalRoutes:
         ]
 
     async def view(self, request: Request) -> Response:
-        """The state of a response, known or not."""
+        """What the log says of an id, known or not."""
         return json_answer(await self._replay.view(named_in(request), _offset(request)))
 
     async def stream(self, request: Request) -> ASGIApp:
@@ -159,12 +160,12 @@ class InternalRoutes:
         return event_stream(self._replay, await self._find(request), START, self._settings)
 
     async def result(self, request: Request) -> Response:
-        """The final object, 204 when the response was deleted."""
+        """The final object, once the response has closed; 204 if it was deleted."""
         final = await self._closed(request, await self._find(request))
         return Response(status_code=204) if final is None else Response(final, media_type=_JSON)
 
     async def turn(self, request: Request) -> Response:
-        """What a response adds to its conversation, once it has closed."""
+        """The turn of a response, once it has closed."""
         found = await self._find(request)
         final = await self._closed(request, found)
         if final is None:
@@ -184,7 +185,7 @@ class InternalRoutes:
             raise unavailable("The items cannot be looked up in time.") from None
 
     async def load(self, _: Request) -> Response:
-        """How much is open."""
+        """How many responses are open."""
         return json_answer(self._replay.load())
 
     async def _find(self, request: Request) -> Stored:
@@ -195,10 +196,10 @@ class InternalRoutes:
         return found
 
     async def _closed(self, request: Request, found: Stored) -> bytes | None:
-        """The final object, waited for; None when the response was deleted."""
+        """Wait for the final object; None if the response was deleted."""
         if isinstance(found, Packed):
             return await self._replay.object(found)
-        # It may take hours: a drain cuts it off, and whoever waits asks another replica.
+        # The wait may take hours: a drain cuts it, and the caller asks another replica.
         connection(request.scope).streaming = True
         try:
             async with while_connected(request.receive), asyncio.timeout(RESULT_S):
@@ -208,7 +209,7 @@ class InternalRoutes:
 
 
 def event_stream(replay: Replay, found: Stored, cursor: int, settings: Settings) -> EventStream:
-    """The answer that streams the events after `cursor`."""
+    """An answer that streams the events after `cursor`."""
     return EventStream(
         replay.chunks(found, cursor), keepalive_s=settings.keepalive_s, stall_s=settings.stall_s
     )

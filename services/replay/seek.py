@@ -1,8 +1,8 @@
-"""From the window back to the log: the bytes of an evicted page, by seek at its offset.
+"""Reads the frames of an evicted page from the log again, by seek at its offset.
 
-A page knows where its records begin and end in the partition. Everything between is fetched, and every record
-is checked (P-82): other responses' records, a fenced claim's events and holes are passed over; a number that
-is missing in the end is an error, never a silent gap. What was read goes back into the window, so a hundred
+A page knows where its records begin and end in the partition. The seeker fetches all records between, and
+checks each one (P-82): it skips other responses' records, events of a fenced claim, and holes. A number that
+is missing in the end is an error, never a silent gap. The frames go back into the window, so a hundred
 readers that are behind at the same place cost one read.
 """
 
@@ -18,27 +18,27 @@ from services.replay.window import Page, Window
 
 SMALLEST_FETCH = 16 << 10
 LARGEST_FETCH = 1 << 20
-"""Bytes of a fetch. What is read too much costs 8 ms a MiB, what is too little another round trip."""
+"""Bytes of a fetch. A MiB too much costs 8 ms, a fetch that is too small another round trip."""
 RECORD_OVERHEAD = 250
-"""About the bytes that key and headers add to an event's frame in the log."""
+"""About how many bytes key and headers add to an event's frame in the log."""
 
 
 class Gap(LogError):
-    """A page's frames are not all in the log any more: the response is being erased, or it expired."""
+    """The log does not have all frames of a page any more: the response is being erased, or it expired."""
 
 
 class Seeker:
-    """Brings pages back, each once however many ask for it."""
+    """Brings pages back, each once, however many readers ask for it."""
 
     def __init__(self, log: Log, topic: str) -> None:
         self._log = log
         self._topic = topic
         self._locks: WeakValueDictionary[Page, asyncio.Lock] = WeakValueDictionary()
         self.seeks = 0
-        """Pages brought back so far."""
+        """How many pages were brought back so far."""
 
     async def read(self, window: Window, page: Page, number: int) -> bytes:
-        """The frames of `page` from `number` on, in memory or not. Raises Gap or LogUnavailable."""
+        """The frames of `page` from `number` on, from memory or the log. Raises Gap or LogUnavailable."""
         async with self._locks.setdefault(page, asyncio.Lock()):
             if (data := page.read(number)) is not None:
                 return data
@@ -70,7 +70,7 @@ class Seeker:
         return list(frames.values())
 
     async def _fetch(self, source: TopicPartition, position: int, size: int) -> Batch:
-        """The next records from `position`. What the tail has read must be there."""
+        """The next records from `position`, which the tail has read before. Raises Gap or LogUnavailable."""
         batches = await self._log.fetch({source: position}, partition_bytes=size)
         if not batches:
             raise LogUnavailable(f"nothing came from offset {position} of partition {source.partition}")
@@ -80,6 +80,6 @@ class Seeker:
 
 
 def fetch_bytes(page: Page) -> int:
-    """About the bytes between the page's first and last record, if others' are like its own; bounded."""
+    """About the bytes between the page's first and last record, as if all records had its size; bounded."""
     record = page.size // (page.last - page.first + 1) + RECORD_OVERHEAD
     return min(max(record * (page.end - page.offset + 1), SMALLEST_FETCH), LARGEST_FETCH)

@@ -1,8 +1,8 @@
-"""The object of an open response: its initial object, the fold's status, the output so far.
+"""Makes the object of an open response: its initial object, the fold's status, the output so far.
 
-Nobody folds output until somebody asks. Then the frames from where the last GET stopped are folded, so a
-client that polls costs what is new, not what there is. Snapshots are kept up to `KEPT_BYTES`, those that
-were asked for last, and only while their response is open.
+Output is folded only when a client asks. Then the frames from where the last GET stopped are folded, so a
+poll costs what is new, not the whole output. The snapshots that were asked for last are kept, up to
+`KEPT_BYTES`, while their response is open.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from services.replay.seek import Seeker
 from services.replay.window import Window
 
 KEPT_BYTES = 64 << 20
-"""Bytes of frames that are kept folded for the next GET, of all open responses together."""
+"""Bytes of folded frames that are kept for the next GET, of all open responses together."""
 
 log = structlog.get_logger()
 
@@ -39,13 +39,13 @@ class _Snapshot:
         self.window = window
         self.number = 0
         self.size = 0
-        """Bytes of the frames that are folded."""
+        """Bytes of the folded frames."""
         self.initial: Object = {"id": window.state.id, "object": "response"}
         self.output = Output()
         self.lock = asyncio.Lock()
 
     def fold(self, frames: bytes) -> None:
-        """Fold the next frames. What an executor let through and cannot be folded is not shown."""
+        """Fold the next frames. An event that an executor let through and cannot be folded is not shown."""
         for event in events_in(frames):
             try:
                 self._apply(event)
@@ -53,7 +53,7 @@ class _Snapshot:
                 log.warning("event not shown", id=self.window.id, error=repr(error))
 
     async def object(self) -> bytes:
-        """The response object as JSON; without output when that cannot be told."""
+        """The response object as JSON; without its output if that cannot be encoded."""
         status = status_of(self.window)
         try:
             return await in_turns(encoding(running(self.initial, status, self.output.items())))
@@ -65,11 +65,11 @@ class _Snapshot:
         if event.get("type") not in (CREATED, STARTED):
             self.output.apply(event)
         elif isinstance(shown := event.get("response"), dict):
-            self.initial = shown  # the later one has what the upstream's object says (U-15)
+            self.initial = shown  # the later one has the fields of the upstream's object (U-15)
 
 
 class Snapshots:
-    """The open responses that somebody has asked for."""
+    """The snapshots of open responses for which clients have asked."""
 
     def __init__(self, seeker: Seeker, bound: int = KEPT_BYTES) -> None:
         self._seeker = seeker
@@ -77,11 +77,11 @@ class Snapshots:
 
     @property
     def size(self) -> int:
-        """Bytes of the frames that are folded here."""
+        """Bytes of all folded frames."""
         return self._kept.bytes
 
     async def object(self, window: Window) -> bytes:
-        """The response object as JSON. Raises ApiError 503 when the log is away."""
+        """The response object as JSON. Raises ApiError 503 if the log is away."""
         snapshot = self._of(window)
         async with snapshot.lock:
             try:
@@ -91,7 +91,7 @@ class Snapshots:
             return await snapshot.object()
 
     def forget(self, id: ResponseId) -> None:
-        """It closed: nobody needs it."""
+        """Drop the snapshot of a response that has closed."""
         self._kept.pop(id)
 
     async def _catch_up(self, snapshot: _Snapshot) -> None:
@@ -114,14 +114,14 @@ class Snapshots:
         return snapshot
 
     def _grow(self, snapshot: _Snapshot, size: int) -> None:
-        """Count what was folded, and let go of what was asked for longest ago, but not of the last."""
+        """Count the folded bytes; snapshots asked for longest ago are dropped for them, but not this one."""
         snapshot.size += size
         if self._kept.get(snapshot.window.id) is snapshot:
             self._kept.put(snapshot.window.id, snapshot, snapshot.size)
 
 
 def events_in(frames: bytes) -> Iterator[Event]:
-    """The events of some frames, decoded; what cannot be read is passed over."""
+    """The events in `frames`, decoded. One that cannot be decoded is passed over."""
     for _, value in encoded_in(frames):
         try:
             yield _event(value)
@@ -130,7 +130,9 @@ def events_in(frames: bytes) -> Iterator[Event]:
 
 
 def status_of(window: Window) -> str:
-    """A response that is not in the background is in progress from the start: it is never queued (A-8)."""
+    """The status that clients see of an open response. One that is not in the background is in progress from
+    the start, and never queued (A-8).
+    """
     state = window.state
     waits = state.status == QUEUED and state.accepted is not None and state.accepted.background
     return QUEUED if waits else IN_PROGRESS

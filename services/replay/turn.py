@@ -1,8 +1,8 @@
-"""What a response adds to the conversation that it is part of (A-13), and what can be referred to (A-26).
+"""Finds the items that a response adds to its conversation (A-13), and those that can be referred to (A-26).
 
-completed      the items of its final object
-ended else     its finished items, from its frames; those that were cut short can only be referred to
-open           its finished items so far can be referred to
+completed          the items of its final object
+ended otherwise    its finished items, from its frames; items that were cut short can only be referred to
+open               its finished items so far can be referred to
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +25,7 @@ Item = dict[str, Any]
 
 
 def request_body(accepted: bytes) -> dict[str, Any]:
-    """The request inside the value of an `accepted`; an unreadable one is empty."""
+    """The request in the value of an `accepted`; {} if it cannot be read."""
     try:
         body = msgspec.json.decode(accepted_value(accepted).request)
     except UNDECODABLE:
@@ -34,14 +34,14 @@ def request_body(accepted: bytes) -> dict[str, Any]:
 
 
 def previous_in(body: dict[str, Any]) -> ResponseId | None:
-    """The predecessor that a request names, if that can be one."""
+    """The predecessor that a request names; None if it names no valid id."""
     given = body.get("previous_response_id")
     return parse_response_id(given) if isinstance(given, str) else None
 
 
 class Outcome(Struct, frozen=True):
-    """What came out of a response: its finished items, those that were `cut` short, and what the upstream
-    calls them.
+    """The output of a response: its finished items, those that were `cut` short, and the upstream's names of
+    them, by id.
     """
 
     output: list[Item]
@@ -50,10 +50,10 @@ class Outcome(Struct, frozen=True):
 
 
 async def outcome(final: bytes | None, frames: AsyncIterator[bytes]) -> Outcome:
-    """The outcome of a response, from its final object, None while it is open, and its frames.
+    """The outcome of a response, from its frames and its `final` object (None while it is open).
 
-    One that did not complete gives its finished items only. They are in its frames: the object of a cancelled
-    one has no output (A-11), and that of one which put out too much has none either.
+    A response that did not complete gives its finished items only. They come from its frames: the object of a
+    cancelled response has no output (A-11), and neither has that of one with too much output.
     """
     closed = msgspec.json.decode(final) if final is not None else {}
     completed = closed.get("status") == COMPLETED
@@ -76,28 +76,28 @@ async def turn(
 
 
 class _Told(Struct):
-    """What the frames of a response say of its items."""
+    """The items in the frames of a response."""
 
     done: list[Any] = field(default_factory=list)
     names: dict[str, Name] = field(default_factory=dict)
     output: Output = field(default_factory=Output)
 
     def apply(self, event: Event, *, output: bool) -> None:
-        """Take note of the next event; of its `output` only if that is asked for."""
+        """Take the names in the next event; and the output in it if `output`."""
         if (named := name_in(event)) is not None:
             self.names[named[0]] = named[1]
         if output:
-            with suppress(Exception):  # what an executor let through and cannot be folded is not shown
+            with suppress(Exception):  # an event that cannot be folded, which an executor let through
                 self.output.apply(event)
             if event.get("type") == ITEM_DONE and "item" in event:
                 self.done.append(event["item"])
 
     def finished(self) -> list[Item]:
-        """The items that are whole."""
+        """The whole items."""
         return [item for item in self.done if _finished(item)]
 
     def cut(self, *, ended: bool) -> list[Item]:
-        """The items that are done and not whole and, where no more can come, those under way."""
+        """The items that are done and not whole. If the response has `ended`, also those not done."""
         cut = [item for item in self.done if isinstance(item, dict) and not _finished(item)]
         return cut + ([item for _, item in self.output.unfinished()] if ended else [])
 
@@ -106,7 +106,7 @@ _ADDED = b"event: %b\n" % ITEM_ADDED.encode()
 
 
 def _added(frames: bytes) -> Iterator[Event]:
-    """The events that begin an item: few, so all the others stay undecoded."""
+    """The events that begin an item. They are few, so the others are not decoded."""
     start = frames.find(_ADDED)
     while start >= 0:
         end = frames.index(b"\n\n", start) + 2
@@ -115,5 +115,5 @@ def _added(frames: bytes) -> Iterator[Event]:
 
 
 def _finished(item: object) -> bool:
-    """Cut-off items are not said; those without a status are whole."""
+    """Whether an item is whole. One without a status is."""
     return isinstance(item, dict) and item.get("status") in (None, "completed")

@@ -1,12 +1,12 @@
-"""The window: the frames of a response, in memory as long as there is room, and where to find them again.
+"""The window: holds the frames of a response in memory while there is room, and knows where to find them.
 
-A response's frames are kept in *pages*, runs of consecutive frames up to `PAGE_BYTES` or `PAGE_EVENTS`. The
-last page is filling: a list that grows by one frame an event, O(1). A full page is joined into one bytes
-object, which every reader gets by reference. A page remembers its claim and the offsets of its first and
-last record, so the pages are the offset index as well (P-83): when memory is short a page's bytes go, its
-place in the log stays, and a seek brings them back.
+The frames are kept in *pages*, runs of consecutive frames up to `PAGE_BYTES` or `PAGE_EVENTS`. The last page
+is filling: its list grows by one frame an event, O(1). A full page is joined into one bytes object, which all
+readers share. A page remembers its claim and the offsets of its first and last record, so the pages are the
+offset index as well (P-83). When memory is short a page's bytes are evicted; its place in the log stays
+known, and a seek brings them back.
 
-`Memory` bounds the bytes of all windows together. The oldest pages of responses that nobody reads go first.
+`Memory` bounds the bytes of all windows together. The oldest pages without a reader are evicted first.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from schemas.ids import ClaimId, ResponseId, Tenant
 PAGE_BYTES = 16 << 10
 PAGE_EVENTS = 64
 SPARED = 1024
-"""How many pages that somebody reads are passed over in one go before they are evicted as well."""
+"""How many pages with readers `shed` spares in one go; after that it evicts such pages as well."""
 
 _first = attrgetter("first")
 
@@ -33,13 +33,13 @@ class Page:
     def __init__(self, window: "Window", first: int, offset: int, claim: ClaimId | None) -> None:
         self.window = window
         self.first = first
-        """The sequence_number of its first frame."""
+        """The sequence_number of the first frame."""
         self.last = first - 1
         self.offset = offset
-        """The offset of its first record, `end` of its last."""
+        """The offset of the first record; `end` is that of the last."""
         self.end = offset
         self.claim = claim
-        """Whose events these are; None while there are only derived ones."""
+        """The claim of the events; None while there are only derived ones."""
         self.size = 0
         self.frames: list[bytes] | None = []
         self.data: bytes | None = None
@@ -51,11 +51,11 @@ class Page:
 
     @property
     def evicted(self) -> bool:
-        """Its bytes are not in memory."""
+        """Whether the page's bytes are not in memory."""
         return self.frames is None and self.data is None
 
     def read(self, number: int) -> bytes | None:
-        """Its frames from `number` on, the same object for all who ask alike; None when evicted."""
+        """The frames from `number` on, one object for all readers at that place; None if evicted."""
         if self.frames is None:
             return self.data if number == self.first or self.data is None else cut(self.data, number)
         if self.joined is None or self.joined[:2] != (number, self.last):
@@ -63,13 +63,13 @@ class Page:
         return self.joined[2]
 
     def seal(self) -> None:
-        """No frame is added any more."""
+        """Make the page full: no frame is added any more."""
         if self.frames is not None:
             self.data, self.frames, self.joined = b"".join(self.frames), None, None
 
 
 def cut(data: bytes, number: int) -> bytes:
-    """The frames in `data` from `number` on. Raises ValueError when it is not there."""
+    """The frames in `data` from `number` on. Raises ValueError if that frame is not there."""
     before = data.rfind(b"\n\n", 0, data.index(b"\nid: %d\n" % number))
     return data[before + 2 :] if before >= 0 else data
 
@@ -81,25 +81,25 @@ class Memory:
         self.bound = bound
         self.used = 0
         self.evicted = 0
-        """Pages evicted so far."""
+        """How many pages were evicted so far."""
         self._pages: OrderedDict[Page, None] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Memory {self.used} of {self.bound} B in {len(self._pages)} pages>"
 
     def keep(self, page: Page) -> None:
-        """`page` is the newest. Its bytes are counted by who adds them."""
+        """Add `page` as the newest. The caller counts its bytes in `used`."""
         self._pages[page] = None
 
     def drop(self, page: Page) -> None:
-        """Let go of the page's bytes, if they are here."""
+        """Free the page's bytes, if they are in memory."""
         if page in self._pages:
             del self._pages[page]
             self.used -= page.size
             page.frames = page.data = page.joined = None
 
     def shed(self) -> None:
-        """Evict pages until the bound is kept: the oldest first, those that somebody reads last."""
+        """Evict pages until the bound is kept: the oldest first, those with readers last."""
         spare = SPARED
         while self.used > self.bound and self._pages:
             page = next(iter(self._pages))
@@ -112,19 +112,19 @@ class Memory:
 
 
 class Window:
-    """The frames of one response from event 0 on, and who waits for the next."""
+    """The frames of one response from event 0 on, and the readers that wait for the next."""
 
     __slots__ = ("_changed", "_filling", "_memory", "dropped", "last", "pages", "readers", "state")
 
     def __init__(self, state: State, memory: Memory) -> None:
         self.state = state
-        """What the fold knows of the response, for as long as the window lives."""
+        """The fold's state of the response, for as long as the window lives."""
         self.last = -1
         """The number of the last frame."""
         self.pages: list[Page] = []
         self.readers = 0
         self.dropped = False
-        """No longer served from here: deleted, gone to its transcript, or its fold was lost."""
+        """Whether the window serves no more: the response was deleted or forgotten, or the fold was lost."""
         self._memory = memory
         self._filling: Page | None = None
         self._changed: asyncio.Event | None = None
@@ -134,27 +134,27 @@ class Window:
 
     @property
     def id(self) -> ResponseId:
-        """The response's."""
+        """The response's id."""
         return self.state.id
 
     @property
     def tenant(self) -> Tenant:
-        """Whose it is."""
+        """The response's tenant."""
         return self.state.tenant
 
     @property
     def stored(self) -> bool:
-        """Whether it is kept for good."""
+        """Whether the response is kept for good."""
         return self.state.accepted is not None and self.state.accepted.store
 
     @property
     def visible(self) -> bool:
-        """Whether others than the connection that created it may see it (P-78), for as long as it is kept."""
+        """Whether its tenant may see it on any connection while it is kept, not only its creator (P-78)."""
         return self.stored or self.state.ephemeral
 
     @property
     def lasting(self) -> bool:
-        """Whether `transcripts` is to have something of it: itself, or that it is gone (P-79)."""
+        """Whether `transcripts` must get a record of it: its transcript, or that it is gone (P-79)."""
         accepted = self.state.accepted
         return accepted is not None and (accepted.store or accepted.keyed)
 
@@ -182,21 +182,21 @@ class Window:
         return pages[bisect_right(pages, number, key=_first) - 1]
 
     def refill(self, page: Page, data: bytes) -> None:
-        """Take back the bytes of an evicted page."""
+        """Put the bytes of an evicted page back."""
         if page.evicted and not self.dropped:
             page.data, page.size = data, len(data)
             self._memory.used += page.size
             self._memory.keep(page)
 
     def drop(self) -> None:
-        """Free everything and tell who waits."""
+        """Free everything, and wake all readers."""
         self.dropped = True
         for page in self.pages:
             self._memory.drop(page)
         self.wake()
 
     def wake(self) -> None:
-        """Wake everybody who waits in `changed`."""
+        """Wake all readers that wait in `changed`."""
         if self._changed is not None:
             self._changed.set()
             self._changed.clear()
@@ -208,7 +208,7 @@ class Window:
         await self._changed.wait()
 
     def _page_for(self, offset: int, claim: ClaimId | None) -> Page:
-        """The filling page if it takes a frame of `claim`, else a new one."""
+        """The filling page if a frame of `claim` fits, else a new one."""
         page = self._filling
         if page is not None and page.frames is not None:
             if page.size < PAGE_BYTES and (claim is None or page.claim is None):
