@@ -5,6 +5,11 @@
 A test that kills a process, takes a rule away or waits for something uses these names (tests/points.py), so
 that code can move and the test stays. Each point is told with its subjects, which stand beside its name here.
 
+    hop due                visit                  a create is about to be handed to ingest
+    hop over               visit                  ingest has answered
+    create taken           id, order              ingest has all of it
+    append due             id, record             of a command
+    append acknowledged    id, record
     client left            visit, making          it is gone; `making` is its create under way, if it is
     accepted read          partition, state, value
     claim made             id, attempt            a claim is decided
@@ -40,6 +45,11 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 Point = Literal[
+    "hop due",
+    "hop over",
+    "create taken",
+    "append due",
+    "append acknowledged",
     "client left",
     "accepted read",
     "claim made",

@@ -23,6 +23,7 @@ from schemas.errors import (
 )
 from schemas.ids import ResponseId, partition_of
 from schemas.records import NewRecord
+from services import points
 from services.eventlog.port import Ack, Writer
 from services.ingest.metrics import APPEND_SECONDS
 from services.placement import Places
@@ -92,6 +93,7 @@ class Appends:
             raise Unsent("the partition rests") if movable and self._places.led() else away()
         try:
             async with asyncio.timeout_at(patience.in_doubt_by):
+                points.at("append due", id, record)
                 with APPEND_SECONDS.time(), self._places.under_way(partition):
                     ack = await self._writer.append(
                         self._topic, partition, record, unsent_s=patience.unsent_s, movable=movable
@@ -110,6 +112,7 @@ class Appends:
             log.warning("append in doubt, the fold is asked", id=id, error=why)
             raise AppendUnknown(why) from error
         self._places.succeeded(partition)
+        points.at("append acknowledged", id, record)
         return ack
 
 

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from schemas.errors import ApiError, away, invalid
 from schemas.ids import ResponseId, Tenant, parse_tenant
 from schemas.request import CreateRequest, parsing
+from services import points
 from services.ingest.appends import Patience
 from services.ingest.attach import Attachments
 from services.ingest.commands import Commands, Created
@@ -63,6 +64,7 @@ class InternalDesk:
 
     async def create(self, id: ResponseId, order: Order, request: CreateRequest) -> Made | Elsewhere:
         """Create `id`. Returns what the front door is to answer. Raises ApiError."""
+        points.at("create taken", id, order)
         created = await self._commands.create(id, order, request, Patience(order.waited_s))
         if isinstance(created, Elsewhere):
             return created

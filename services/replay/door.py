@@ -29,6 +29,7 @@ from schemas.errors import ApiError, away, not_found, unavailable, unconfirmed, 
 from schemas.ids import ResponseId, Tenant, partition_of
 from schemas.records import OPEN_STATUSES
 from schemas.refusal import refusal
+from services import points
 from services.placement import Places
 from services.replay.cursor import START
 from services.replay.ingest_client import BrokenOff, IngestClient, Unheard
@@ -244,8 +245,11 @@ class Visit:
             CREATES_REPEATED.inc(again)
             order = Order(self.tenant, self.key is not None, self._not_after, self._waited_s)
             try:
+                points.at("hop due", self)
                 with door.places.under_way(partition_of(self.id)):
-                    return await door.ingest.create(self.id, order, raw)
+                    said = await door.ingest.create(self.id, order, raw)
+                points.at("hop over", self)
+                return said
             except BrokenOff as error:
                 self._in_doubt, failed = True, str(error)
             except Unheard as error:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from schemas.errors import unavailable
 from schemas.ids import partition_of
 from services.broker.tcp import free_port
+from services.points import Point
 from services.replay import door, ingest_client
 from services.replay.door import Visit
 from services.replay.ingest_client import IngestClient
@@ -22,6 +23,7 @@ from services.web.commands import Elsewhere
 from services.web.replay_client import ReplayClient
 from tests.conftest import eventually
 from tests.ingesting import SECRET, Ingesting, error_of, executing, ingesting
+from tests.points import when
 from tests.serving import HOST, ask
 from tests.steady import steady
 from tests.upstreams import Call, raw
@@ -37,6 +39,7 @@ class Wire:
     def __init__(self, ingest_port: int) -> None:
         self.breaks: list[Break] = []
         self.carried = 0
+        self._open: set[asyncio.StreamWriter] = set()
         self.port = free_port()
         self._ingest_port = ingest_port
         self._server: asyncio.Server | None = None
@@ -48,9 +51,15 @@ class Wire:
         assert self._server is not None
         self._server.close()
 
+    def cut(self) -> None:
+        """Break every connection that there is now."""
+        while self._open:
+            self._open.pop().transport.abort()
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request and its answer, then the connection ends."""
         how = self.breaks.pop(0) if self.breaks else None
+        self._open.add(writer)
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         body = await reader.readexactly(int(length.split(b":")[1]))
@@ -60,9 +69,11 @@ class Wire:
             back.write(head.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + body)
             answer = await onward.read()
             back.close()
-            if how != "answer lost":
+            if how != "answer lost" and writer in self._open:
                 writer.write(answer)
-        writer.close()
+        if writer in self._open:
+            self._open.remove(writer)
+            writer.close()
 
 
 @asynccontextmanager
@@ -97,6 +108,27 @@ async def test_a_hop_that_breaks_is_made_again_and_makes_one_response(
         wire.breaks = list(breaks)
         made = await running.create(*([key] if key else []))
         assert wire.carried == len(breaks) + 1
+        assert {accepted.id for accepted in running.accepted()} == {made["id"]}
+        assert json.loads((await running.get(made["id"])).body) == made
+
+
+@pytest.mark.parametrize("point", ["create taken", "append due", "append acknowledged"])
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_a_hop_that_breaks_at_any_point_of_a_create_makes_one_response(
+    point: Point, key: str | None
+) -> None:
+    async with wired() as (running, wire):
+        broken: list[object] = []
+
+        def once(id: object, _: object) -> None:
+            if not broken:
+                broken.append(id)
+                wire.cut()
+
+        with when(point, once):
+            made = await running.create(*([key] if key else []))
+        assert broken == [made["id"]]
+        assert wire.carried == 2
         assert {accepted.id for accepted in running.accepted()} == {made["id"]}
         assert json.loads((await running.get(made["id"])).body) == made
 
@@ -302,6 +334,29 @@ async def test_a_body_that_looks_as_if_it_followed_something_goes_to_a_partition
     async with ingesting() as running:
         made = await running.create(metadata={"previous_response_id": f"resp_ffff{'0' * 32}"})
         assert (await running.get(made["id"])).status == 200
+
+
+@pytest.mark.parametrize(
+    "point", ["hop due", "create taken", "append due", "append acknowledged", "hop over"]
+)
+async def test_a_client_that_goes_at_any_point_of_its_create_takes_its_response_with_it(point: Point) -> None:
+    """Its create is finished first (A-7)."""
+    async with ingesting() as running:
+        _, writer = await asyncio.open_connection(HOST, running.public)
+        body = b'{"model": "echo", "input": "x"}'
+        head = f"POST /v1/responses HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {len(body)}\r\n\r\n"
+        left = asyncio.Event()
+
+        def leave(*_: object) -> None:
+            writer.transport.abort()
+            left.set()
+
+        with when(point, leave):
+            writer.write(head.encode() + body)
+            await left.wait()
+            await eventually(lambda: running.entries("cancelled"))
+        (accepted,) = running.accepted()
+        assert {one.id for one in running.entries("cancelled")} == {accepted.id}  # type: ignore[union-attr]
 
 
 async def test_a_client_that_goes_amid_the_create_leaves_no_half_of_it() -> None:

@@ -1,9 +1,10 @@
 """What an owner erases, and what it must leave (P-90, P-97, P-99); `views` has the other rules of erasure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from unittest.mock import patch
 
 from schemas.fold import State
+from services.eventlog.port import Checkpoint
 from services.executor import engine
 from services.executor.erasures import stored
 from services.executor.steward import Steward
@@ -32,9 +33,10 @@ def closes_erase_nothing() -> Iterator[None]:
 @rule("P-97", "P-28", plan=LASTING)
 def counted_and_unseen_taken_for_late() -> Iterator[None]:
     """A checkpoint says that its owner had read nothing: what began before is late, also what counted."""
+    original = Steward.checkpoints
 
-    def read(_: Steward, partitions: Iterable[int]) -> dict[int, int]:
-        return dict.fromkeys(partitions, 0)
+    def unread(self: Steward) -> dict[int, Checkpoint]:
+        return {partition: mark._replace(read=0) for partition, mark in original(self).items()}
 
-    with patch.object(Steward, "read", read):
+    with patch.object(Steward, "checkpoints", unread):
         yield
