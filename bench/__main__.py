@@ -2,8 +2,8 @@
 
 throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
 latency      from the backend to a client, at a steady pace
-overload     five times more than there is room for: who is let in, who is refused, the neighbour, memory
-limits       what the log's client can do by itself
+overload     five times more requests than there is room for: the admitted, the refused, a neighbour, memory
+limits       the log's client by itself
 """
 
 import argparse
@@ -26,7 +26,7 @@ COMPILED_S = 40.0
 def main() -> None:
     """Run the chosen sections and print their tables."""
     given = _arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends as well
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the targets end as well
     began = time.monotonic()
     memory = psutil.virtual_memory().total >> 30
     print(f"{os.cpu_count()} cores, {memory} GiB, Python {platform.python_version()}")

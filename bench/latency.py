@@ -21,7 +21,7 @@ from bench.target import Target
 
 INTERVAL_MS = 10
 WARM_UP_S = 2.0
-"""No stamp is taken of a pace's first seconds."""
+"""The first seconds of a pace, in which no stamp is read."""
 _STAMP = re.compile(rb'"stamp":([0-9]+)')
 
 
@@ -34,7 +34,7 @@ class Pace(msgspec.Struct, frozen=True):
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """What one pace showed. Latencies in ms; `cpu` in seconds, by process."""
+    """The figures of one pace. Latencies in ms; `cpu` in seconds, by process."""
 
     events: int
     per_second: float
@@ -99,7 +99,7 @@ def measure(target: Target, pace: Pace) -> Latency:
     used = target.cpu()
     found = msgspec.json.decode(printed.splitlines()[-1], type=Latency)
     cpu = {name: used[name] - begin.get(name, 0.0) for name in used}
-    # CPU was taken over the whole run, stamps were not: both per event.
+    # CPU was measured over the whole run, stamps were not: scale it to the stamped events.
     share = found.events / json.loads(printed.splitlines()[0])["events"]
     return msgspec.structs.replace(found, cpu={name: seconds * share for name, seconds in cpu.items()})
 

@@ -1,7 +1,7 @@
-"""What the log's client can do at best, as context: records per CPU second, the broker's share beside it.
+"""Measures the log's client alone: records per CPU second, and the broker's share beside it.
 
-Nothing but records of a stream event's size, through aiokafka's own calls and through ours
-(`services.eventlog`): no HTTP, no fold, no JSON. What the whole system reaches is to be read against these.
+It sends and reads records of a stream event's size, through aiokafka's own calls and through ours
+(`services.eventlog`): no HTTP, no fold, no JSON. These figures are the limits of the whole system.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ Body = Callable[[], Awaitable[int]]
 
 
 async def measure(name: str, broker: psutil.Process, body: Body) -> None:
-    """Run `body`, which returns a number of records, and print what they cost."""
+    """Run `body`, which returns a number of records, and print the cost of a record."""
     began, cpu, broker_cpu = time.perf_counter(), time.process_time(), _cpu(broker)
     records = await body()
     cpu, broker_cpu = time.process_time() - cpu, _cpu(broker) - broker_cpu
@@ -112,7 +112,7 @@ async def _consume_aiokafka(bootstrap: str, broker: psutil.Process, records: int
 
 
 async def _schema(broker: psutil.Process, records: int) -> None:
-    """What an event's record costs the schema alone: made by one writer, read by three readers."""
+    """The cost of an event's record in the schema alone: one writer makes it, three readers parse it."""
     id, claim = response_id(3, bytes(ENTROPY_BYTES)), claim_id(bytes(TOKEN_BYTES))
     events = EventHeaders(id, claim, 1, Tenant("default"))
     made = [MemoryRecord(0, 0, *events.event(7, TYPE, VALUE), 0)] * 1000

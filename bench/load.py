@@ -1,4 +1,4 @@
-"""The load: clients in a process of their own, whose CPU is nobody's business.
+"""The load: clients in a process of their own, whose CPU is not counted.
 
 `at_once` clients each create a background response of model echo and read its stream to the end, again
 and again until `responses` were created or the time is up. They count frames by their `id:` lines and check
@@ -25,7 +25,7 @@ CANCEL_TRIES = 20
 
 
 class Outcome(msgspec.Struct):
-    """What a load did. `seconds` is from the first request to the last byte that counted."""
+    """The figures of a load. `seconds` is from the first request to the last byte that counted."""
 
     events: int = 0
     bytes: int = 0
@@ -45,7 +45,7 @@ class Reader(asyncio.Protocol):
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
-        """Count; the last bytes are kept for a mark that two reads share."""
+        """Count marks. The last bytes are kept, because a mark may lie across two reads."""
         held = self._tail + data
         found = held.count(_MARK)
         self._tail = held[-(len(_MARK) - 1) :]
@@ -77,7 +77,7 @@ class Load:
     async def run(self, at_once: int, responses: int, seconds: float, *, leave: bool = False) -> Outcome:
         """Create and read, `at_once` at a time, until all `responses` are read or `seconds` are over.
 
-        What is open then is cancelled, unless it is to be left alone.
+        Responses that are open then are cancelled, unless `leave`.
         """
         begin = time.monotonic()
         left = iter(range(responses))
@@ -96,7 +96,7 @@ class Load:
         return done
 
     async def _cancel(self, id: str) -> None:
-        """Stop what still runs; a server at its limit says 503 at first."""
+        """Cancel a response that still runs. A server at its limit may answer 503 at first."""
         for _ in range(CANCEL_TRIES):
             status, _ = await self._exchange("POST", f"/v1/responses/{id}/cancel")
             if status != 503:

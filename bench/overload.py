@@ -1,14 +1,14 @@
-"""Five times more than there is room for: what it costs those who are let in, those who are not, and others.
+"""Sends five times more requests than there is room for, and times the admitted, the refused and a neighbour.
 
-The slots are few and the responses paced (`echo.interval_ms`), so that the slots are what is short, not the
-machine. Two tenants post streamed background responses at a steady rate, whatever comes back:
+The slots are few and the responses paced (`echo.interval_ms`), so that slots are short, and not the machine.
+Two tenants post streamed background responses at a steady rate, whatever the answers:
 
     unloaded   the loud tenant asks for a fifth of what the slots can do, the quiet one for a few
     overload   the loud tenant asks for five times what the slots can do, the quiet one for as few as before
 
-Latencies are from before the connection is opened to the last byte: of the whole stream when it was let in,
-of the 429 when it was not. A `GET /livez` now and then shows how long the machine itself makes a request wait
-in the same seconds. The load is in a process of its own.
+Latencies are from before the connection is opened to the last byte: of the whole stream of an admitted
+response, else of the 429. `GET /livez` at intervals shows how long the machine itself makes a request wait in
+the same seconds. The load is in a process of its own.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from bench.target import Target
 
 SLOTS = 40
 MAX_QUEUE = 50
-"""Five quarters of the slots, as the defaults are."""
+"""Five quarters of the slots, as in the defaults."""
 FLAGS = ("--slots", str(SLOTS), "--max-queue", str(MAX_QUEUE))
 TOKENS, INTERVAL_MS = 10, 200
 USABLE = SLOTS - SLOTS // 10
 """The slots that one tenant may have."""
 CAPACITY = USABLE * 1000 / (TOKENS * INTERVAL_MS)
-"""Responses per second that those can do."""
+"""Responses per second that these slots can do."""
 TIMES = 5
 QUIET_RATE = 1.5
 """Needs three slots, of the four that the loud tenant never gets."""
@@ -42,21 +42,21 @@ WARM_UP_S = 5.0
 
 
 class Outcome(Struct):
-    """Seconds that each request of a tenant took, by what became of it."""
+    """Seconds that each request of a tenant took, by its outcome."""
 
     completed: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """Anything else, which there must not be."""
+    """Any other outcome, which must not happen."""
 
 
 class Phase(Struct):
-    """What one phase showed, and by process the CPU seconds and the memory (MiB) at start, middle and end."""
+    """The figures of one phase; by process the CPU seconds, and the memory (MiB) at start, middle and end."""
 
     loud: Outcome
     quiet: Outcome
     livez: list[float]
-    """Seconds that a request which asks for nothing took."""
+    """Seconds that each empty request took."""
     cpu: dict[str, float] = {}
     rss: list[dict[str, float]] = field(default_factory=list)
 
@@ -95,7 +95,7 @@ class Client:
 
 
 async def pulse(base_url: str, seconds: float) -> list[float]:
-    """What `GET /livez` takes, `PULSE_RATE` times a second for `seconds`."""
+    """Send `GET /livez` `PULSE_RATE` times a second for `seconds`. Returns the seconds that each took."""
     url = urlsplit(base_url)
     request = f"GET /livez HTTP/1.1\r\nhost: {url.hostname}\r\nconnection: close\r\n\r\n".encode()
     took: list[float] = []
@@ -106,7 +106,7 @@ async def pulse(base_url: str, seconds: float) -> list[float]:
 
 
 async def _exchange(host: str, port: int, request: bytes) -> tuple[bytes, float]:
-    """The whole answer, or what went wrong, and the seconds that it took."""
+    """The whole answer, or the error, and the seconds that it took."""
     began = time.monotonic()
     reader, writer = await asyncio.open_connection(host, port)
     try:
@@ -120,7 +120,7 @@ async def _exchange(host: str, port: int, request: bytes) -> tuple[bytes, float]
 
 
 def run(target: Target, seconds: float) -> None:
-    """Both phases, `seconds` each, and a table of what they showed."""
+    """Run both phases, `seconds` each, and print a table of their figures."""
     _phase(target, CAPACITY / TIMES, WARM_UP_S)
     unloaded = _phase(target, CAPACITY / TIMES, seconds)
     overload = _phase(target, CAPACITY * TIMES, seconds)
@@ -157,7 +157,7 @@ def _phase(target: Target, rate: float, seconds: float) -> Phase:
 def _table(unloaded: Phase, overload: Phase, seconds: float) -> list[str]:
     asked = f"{CAPACITY / TIMES:,.0f} and {CAPACITY * TIMES:,.0f} requests/s"
     lines = [f"{asked:<34} {'unloaded':>10} {f'{TIMES} times':>10} {'ratio':>8}"]
-    for name, of in (("let in", "loud"), ("another tenant", "quiet")):
+    for name, of in (("admitted", "loud"), ("another tenant", "quiet")):
         calm, full = getattr(unloaded, of).completed, getattr(overload, of).completed
         for share in (0.5, 0.99):
             what = f"{name}, p{share * 100:.0f}, s ({len(calm):,}, {len(full):,})"

@@ -1,6 +1,6 @@
 """The rival: a Responses server that keeps a row per response and rewrites it for every event.
 
-This is how such servers are commonly built, done as well as it can be done: one process on uvloop and
+This is how such servers are commonly built, made as fast as that can be: one process on uvloop and
 httptools, SQLite with WAL and without a sync per commit, prepared statements, msgspec; the row's events stay
 encoded and are neither parsed nor encoded again, only copied. For every event the row is read, decoded,
 changed, encoded and written back. Live readers are fed from memory, all that is pending in one write; the row
@@ -87,7 +87,7 @@ class Watcher:
         self._wake.set()
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """End the stream: no frame follows."""
         self._ended = True
         self._wake.set()
 
@@ -101,7 +101,7 @@ class Watcher:
 
 
 class Runs:
-    """Runs responses and feeds who watches them."""
+    """Runs responses and feeds their watchers."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -133,7 +133,7 @@ class Runs:
         try:
             for number, event in enumerate(chain(opening, script.events())):
                 self._append(id, event | {"sequence_number": number})
-                await asyncio.sleep(0)  # others are served between any two events
+                await asyncio.sleep(0)  # other tasks get a turn between two events
         finally:
             del self._tasks[id]
             for watcher in self._watchers.pop(id, ()):

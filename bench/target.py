@@ -1,4 +1,4 @@
-"""What is measured: a server with everything it starts, and the CPU that all of it has used.
+"""A server under measurement, with everything that it starts, and the CPU that all of it has used.
 
 Each target is started fresh, with an empty data directory on disk, and ended afterwards.
 """
@@ -59,7 +59,7 @@ def rejoinder(*flags: str) -> Iterator[Target]:
 
 @contextmanager
 def rival() -> Iterator[Target]:
-    """The read-modify-write server (bench/rival.py). Ended the hard way: at its limit it answers nobody."""
+    """The read-modify-write server (bench/rival.py), killed at the end: at its limit it hears no signal."""
     with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder:
         database = Path(folder) / "rival.db"
         command = [sys.executable, "-m", "bench.rival", "--port", "0", "--database", str(database)]

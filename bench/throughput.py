@@ -20,7 +20,7 @@ from bench.target import Target
 LENGTHS = (100, 1_000, 10_000, 50_000)
 AT_ONCE = (1, 50, 400)
 SETTLED_CPU = 0.05
-"""CPU seconds per second below which a target is idle: its work is done, beats and polls go on."""
+"""CPU seconds per second below which a target is idle: its work is done, only beats and polls go on."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -31,11 +31,11 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 WARM_UP = Bounds(100_000, 15)
-"""Before anything is measured: the broker's Java is compiled while it runs, and costs far more until then."""
+"""The load before any measurement, until the broker's Java is compiled: before that it costs far more."""
 
 
 SECONDS_PER_CLIENT = 0.04
-"""More time for a target that begins afresh: before anything arrives, all clients must have come in."""
+"""Seconds more for a target that begins afresh: all clients must connect before any event arrives."""
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class Cell(msgspec.Struct, frozen=True):
 
     @property
     def mark(self) -> str:
-        """`*` when it was cut."""
+        """`*` if the cell was cut."""
         return " *" if self.outcome.cut else ""
 
     def row(self) -> str:
@@ -101,7 +101,7 @@ def measure(target: Target, events: int, at_once: int, bounds: Bounds, *, last: 
 
 
 def _settled(target: Target, patience: float = 30) -> dict[str, float]:
-    """The CPU used once the target has nothing more to do (closing, projecting), or patience ran out."""
+    """The CPU used once the target has no more to do (closing, projecting), or patience ran out."""
     deadline = time.monotonic() + patience
     used = target.cpu()
     while time.monotonic() < deadline:
@@ -125,7 +125,7 @@ def table_afresh(
     at_once: Sequence[int],
     bounds: Bounds,
 ) -> list[Cell]:
-    """All cells, each against a target of its own: for one that a cut cell leaves unusable."""
+    """All cells, each against a target of its own: for a target that a cut cell leaves unusable."""
 
     def cell(events: int, count: int) -> Cell:
         patient = Bounds(bounds.events, bounds.seconds + count * SECONDS_PER_CLIENT)

@@ -1,4 +1,4 @@
-"""The routes of the API as tests speak of them, over `tests.wire`."""
+"""A client of the API's routes for tests, over `tests.wire`."""
 
 import json
 import time
@@ -24,13 +24,13 @@ class Api:
         self.headers = dict(headers)
 
     def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] = {}) -> Answer:
-        """Any request; a `body` that is not bytes is sent as JSON."""
+        """Send any request. A `body` that is not bytes is sent as JSON."""
         return ask(self.base_url, method, path, body, {**self.headers, **headers})
 
     def connect(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] = {}, **options: Any
     ) -> Connection:
-        """A request whose answer is still to be read; its head is there."""
+        """Send a request and read the head of its answer; the caller reads the rest."""
         raw = None if body is None else json.dumps(body).encode()
         return Connection(self.base_url, **options).ask(method, path, raw, {**self.headers, **headers})
 
@@ -82,7 +82,7 @@ class Api:
     def stream(
         self, id: str, after: object = None, headers: Mapping[str, str] = {}, **options: Any
     ) -> Connection:
-        """The event stream of a response, its head read; asked for again while the answer is a 503."""
+        """The event stream of a response, its head read. The request is repeated after a 503."""
         cursor = "" if after is None else f"&starting_after={quote(str(after))}"
         path = f"{_path(id)}?stream=true{cursor}"
         return insisting(lambda: self.connect("GET", path, None, headers, **options))
@@ -128,10 +128,10 @@ def request(words: Input = "one two three", **fields: Any) -> dict[str, Any]:
 
 
 def insisting(ask: Callable[[], Asked]) -> Asked:
-    """What `ask` is answered, asked again while that is a 503: as clients do, where repeating is safe (A-10).
+    """The answer to `ask`, repeated while it is a 503, as clients do where that is safe (A-10).
 
-    A machine that stood still for longer than an append or a look at the log may take has refused something,
-    and rightly. Fails after a minute of it.
+    A machine that stands still for longer than an append or a look at the log may take rightly refuses
+    requests. Fails after a minute of refusals.
     """
     deadline = time.monotonic() + 60
     while (answer := ask()).status == 503:

@@ -1,7 +1,7 @@
-"""Request bodies of every shape that one of a given size can have: what a process must survive, and quickly.
+"""Request bodies of every shape: a process must survive each of them, and quickly.
 
-Each shape is a function from a size in bytes to a body of about that size. Those that fit the bounds of a
-request are there in their largest form, those that do not in the one that costs most to refuse.
+Each shape is a function from a size in bytes to a body of about that size. A shape within the bounds of a
+request has its largest form here, one beyond them the form that costs most to refuse.
 """
 
 import gc
@@ -139,7 +139,7 @@ REFUSED: Mapping[str, Shape] = {
 
 
 def sorted_members(count: int, *, nested: bool = True) -> bytes:
-    """A request with `count` sorted members that nobody knows, in a field or its own."""
+    """A request with `count` sorted unknown members, in a field or at the top."""
     members = _members(count, sort=True)
     return _body(b"x", members) if nested else _behind(members)
 
@@ -151,7 +151,7 @@ def in_order(body: object) -> bytes:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """The collector leaves the objects of the test run alone meanwhile, as it does those of a service."""
+    """Keep the garbage collector from the objects of the test run, as a service does with its own."""
     gc.collect()
     gc.freeze()
     try:
@@ -161,12 +161,12 @@ def uncollected() -> Iterator[None]:
 
 
 def seconds(step: Callable[[], object], enough: float) -> float:
-    """Of CPU that a call takes, as on a quiet machine: the first of three below `enough`, else the best."""
+    """CPU seconds of a call, as on a quiet machine: the first of three runs below `enough`, else the best."""
     return _first(lambda: _seconds(step), enough)
 
 
 def longest(steps: Callable[[], Steps[Any]], enough: float) -> float:
-    """Seconds of CPU that the longest of the steps takes, as `seconds`; one may end them with a refusal."""
+    """CPU seconds of the longest step, as `seconds`. A step may end the others with a refusal."""
     return _first(lambda: _longest(steps()), enough)
 
 

@@ -3,7 +3,7 @@
 embedded         the project's own child process; the default on a machine without a Docker engine
 testcontainers   a container; the default where a Docker engine answers
 HOST:PORT        a cluster that runs already; the tests leave their topics in it
-none             no broker: what asks for one is skipped
+none             no broker: tests that need one are skipped
 """
 
 import os
@@ -21,19 +21,19 @@ VARIABLE = "REJOINDER_TEST_KAFKA"
 IMAGE = "confluentinc/cp-kafka:8.1.0"
 """Carries Kafka 4.1, the oldest that Rejoinder supports."""
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
-"""Java's quick compiler alone: the tests' brokers, dozens of them, live too briefly for the other one to pay.
-That one takes 2.8 of the 6.9 s of CPU that a broker's start costs.
+"""Java's quick compiler alone: the tests' dozens of brokers live too briefly for the other compiler to pay,
+which takes 2.8 of the 6.9 s of CPU of a broker's start.
 """
 ENGINE = "/var/run/docker.sock"
 
 
 def chosen() -> str:
-    """What the tests run on."""
+    """The kind of broker that the tests run on."""
     return os.environ.get(VARIABLE) or ("testcontainers" if docker_answers() else "embedded")
 
 
 def docker_answers() -> bool:
-    """Whether a Docker engine is there: one is named by DOCKER_HOST, or listens where engines do."""
+    """Whether there is a Docker engine: DOCKER_HOST names one, or one listens at the usual socket."""
     if "DOCKER_HOST" in os.environ:
         return True
     with socket.socket(socket.AF_UNIX) as engine:
@@ -42,7 +42,7 @@ def docker_answers() -> bool:
 
 @asynccontextmanager
 async def broker(choice: str, folder: Path) -> AsyncIterator[str]:
-    """A broker's HOST:PORT; `folder` is for what it keeps."""
+    """A broker's HOST:PORT; the broker keeps its data in `folder`."""
     if choice == "none":
         pytest.skip(f"{VARIABLE} is none")
     if choice == "embedded":

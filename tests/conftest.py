@@ -1,10 +1,9 @@
-"""What every test may ask for. The broker is real and shared by the session; topics and groups are the test's
-own.
+"""Fixtures for all tests. The session shares a real broker; each test has its own topics and groups.
 
 An `async def test_…` runs on asyncio through anyio's plugin, without a decoration. All of them share one
 event loop, which the session's broker fixture keeps.
 
-Hypothesis tries the same examples in every run and is in no hurry, so nothing fails by chance or because the
+Hypothesis tries the same examples in every run, without a deadline, so no test fails by chance or because the
 machine is busy. `--hypothesis-profile=fresh` tries others each time.
 """
 
@@ -32,7 +31,7 @@ T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 """Seconds between two looks at a condition; each pause is half as long again as the one before."""
 PATIENCE = 30.0
-"""Seconds until a test gives up waiting: for what never comes. A bound is measured (`tests.steady`)."""
+"""Seconds until a test gives up waiting. It guards against a hang; bounds are measured by `tests.steady`."""
 MAY_BLOCK = (
     ("structlog/_native.py", "meth"),  # an unforeseen error's traceback, with its lines of source
     ("linecache.py", "updatecache"),  # the same, from libraries that log by themselves
@@ -45,7 +44,7 @@ LONGEST = ("simulation", "reliability", "integration")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest suites first, each in its own order."""
+    """Sort the longest suites first, each in its own order."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: min((order[part] for part in item.path.parts if part in order), default=9))
 
@@ -81,13 +80,13 @@ async def _look(condition: Callable[[], object]) -> tuple[object, AssertionError
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The loop that the services run on: its timers may fire a moment early, asyncio's own do not."""
+    """uvloop, on which the services run: its timers may fire a moment early, asyncio's do not."""
     return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No test's process outlives the session: the first fixture to begin is the last to end."""
+    """Fail if a test's process outlives the session. This fixture begins first, so it ends last."""
     yield
     _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=PATIENCE)
     commands = [" ".join(process.cmdline())[:200] for process in left if process.is_running()]
@@ -98,9 +97,9 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_blocks() -> Iterator[None]:
-    """A blocking call of a service within the event loop is an error: it would stall every stream there.
+    """Make a blocking call of a service within the event loop an error: it would stall every stream there.
 
-    The embedded broker may: it reads and writes small files while nothing else runs.
+    The embedded broker may block: it reads and writes small files while nothing else runs.
     """
     with blockbuster_ctx("services", excluded_modules=["services.broker"]) as detector:
         for call in detector.functions.values():
@@ -111,7 +110,7 @@ def nothing_blocks() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_logs() -> None:
-    """Logs as people read them; structlog's own choice reads files in the loop to show a traceback."""
+    """Log for people. structlog's default would read files in the loop to show a traceback."""
     setup("debug", "console")
 
 
@@ -124,10 +123,10 @@ async def kafka(anyio_backend: object, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def forgotten_connections() -> Iterator[None]:
-    """For tests that take a broker away: nothing is collected but here, and connections silently.
+    """For tests that take a broker away: collect garbage only at the end, and connections without a warning.
 
     aiokafka's bootstrap forgets its connection when it is cancelled between its two requests. The collector
-    closes it, and warns, in whichever test it comes by.
+    closes it, and would warn in any other test.
     """
     gc.disable()
     yield
@@ -139,7 +138,7 @@ def forgotten_connections() -> Iterator[None]:
 
 @pytest.fixture
 def topic_prefix() -> str:
-    """In front of every topic of one test, so that tests do not meet."""
+    """A prefix for every topic of one test, so that tests do not share any."""
     return f"t{secrets.token_hex(6)}."
 
 

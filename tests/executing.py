@@ -1,4 +1,4 @@
-"""An executor over the log in memory, and what clients and other executors would do to that log."""
+"""An executor over the log in memory, and a rig that writes to that log as clients and other executors do."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def memory() -> MemoryLog:
 
 
 class Rig:
-    """A log with what a client and other executors would do to it."""
+    """A log, and writes to it as of clients and other executors."""
 
     def __init__(self, log: MemoryLog) -> None:
         self.log = log
@@ -77,7 +77,7 @@ class Rig:
         await self.put(EventHeaders(id, claim, 1, TENANT).event(number, event["type"], value))
 
     def fold(self) -> tuple[Fold, dict[ResponseId, list[dict[str, Any]]]]:
-        """What a reader makes of the log: the states, and the counting events' values."""
+        """The fold of the log as a reader has it: the states, and the values of the events that count."""
         fold = Fold()
         told: dict[ResponseId, list[dict[str, Any]]] = {}
         for record in self.log.records(NAMES.events, 0):

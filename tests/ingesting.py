@@ -1,6 +1,6 @@
-"""Ingest and replay in the test's own process, over one log in memory: what goes in, and what the log holds.
+"""Ingest and replay in the test's own process, over one log in memory, and a look at that log.
 
-Clients ask replay, the front door. `port` is ingest's public one, which takes the same for one release.
+Clients ask replay, the front door. `port` is ingest's public port, which takes the same for one release.
 
 `executing` adds an executor, so that model `echo` answers.
 """
@@ -73,7 +73,7 @@ class Ingesting:
         await eventually(lambda: self._listens("replay", self.public))
 
     async def ready(self) -> bool:
-        """Whether both are."""
+        """Whether both services are ready."""
         answers = [await ask(port, "GET /readyz") for port in (self.public, self.port)]
         return all(answer.status == 200 for answer in answers)
 
@@ -120,7 +120,7 @@ class Ingesting:
         return self._log
 
     def author(self, number: int = 1) -> Author:
-        """Somebody who writes a response into the log by hand."""
+        """An author that writes a response into the log by hand."""
         return Author(self.log.writer(), number)
 
     def records(self) -> Sequence[MemoryRecord]:
@@ -128,7 +128,7 @@ class Ingesting:
         return [record for p in range(PARTITIONS) for record in self.log.records(NAMES.events, p)]
 
     def entries(self, kind: str) -> list[Entry]:
-        """What the log holds of one kind."""
+        """The entries of one kind in the log."""
         return [entry for record in self.records() if (entry := parse(record)).kind == kind]
 
     def accepted(self) -> list[Accepted]:
@@ -180,7 +180,7 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
 
 
 def error_of(answer: Answer) -> dict[str, Any]:
-    """The error in an envelope, which has its four fields and nothing beside it."""
+    """The error in an envelope, which has exactly four fields."""
     envelope = json.loads(answer.body)
     assert envelope.keys() == {"error"}
     error: dict[str, Any] = envelope["error"]

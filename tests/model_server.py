@@ -1,11 +1,11 @@
 """A model server for tests that speaks both APIs, `/v1/responses` and `/v1/chat/completions`.
 
-The end of the model's name says what it puts out and how it ends, with a `+` between: `text` (else), `recall`
-(a text: the conversation as it came, see `recalled`), `tool` (two calls), `reasoning` (before the others),
-`refusal`, `lax` (a text without what strict clients need); `failed`, `incomplete`, `cut` (the connection
-breaks in the last item), `gated` (it waits there until it is let go), `mixed` (items by turns).
-A request with tools is answered with calls of the first one, unless it ends with a tool's output. Thoughts
-are sealed where that is asked for.
+The end of the model's name says what the model puts out and how it ends, with a `+` between: `text` (else),
+`recall` (a text: the conversation as it came, see `recalled`), `tool` (two calls), `reasoning` (before the
+others), `refusal`, `lax` (a text without what strict clients need); `failed`, `incomplete`, `cut` (the
+connection breaks in the last item), `gated` (it waits there until it is let go), `mixed` (items by turns).
+A request with tools is answered with calls of the first tool, unless it ends with a tool's output. Thoughts
+are sealed if the request asks for that.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ WORDS = ("Good ", "day, ", "Sir.")
 
 
 class ModelServer:
-    """The server: what it was asked, and a gate for the `gated`."""
+    """The server: the requests that it got, and a gate for `gated`."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -78,7 +78,7 @@ class ModelServer:
 
 
 def _what(body: dict[str, Any]) -> list[str]:
-    """What is put out in answer to a request."""
+    """The kinds of output in answer to a request."""
     what: list[str] = body["model"].rpartition("-")[2].split("+")
     last = body["input"][-1] if "input" in body else body["messages"][-1]
     answered = last.get("role") == "tool" or str(last.get("type")).endswith("_output")

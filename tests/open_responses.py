@@ -1,8 +1,8 @@
 """What the Open Responses specification requires of response objects and stream events.
 
 Source: the schema of openresponses.org, OpenAPI of 2026-04-24, as facts: which fields there must be, of which
-type, and which values they take. Unknown fields are allowed there, and here. Event types that only the openai
-SDK knows (`response.reasoning_text.delta`, …) are none of its business.
+type, and which values they take. Unknown fields are allowed there, and here. It says nothing of event types
+that only the openai SDK knows (`response.reasoning_text.delta`, …).
 """
 
 from typing import Any, Literal, TypeAlias

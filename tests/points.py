@@ -10,7 +10,7 @@ from services.points import Point
 
 @contextmanager
 def when(name: Point, act: Callable[..., object]) -> Iterator[None]:
-    """`act` on the point's subjects whenever the work comes there."""
+    """Call `act` with the point's subjects whenever the work comes there."""
     others = points.watch
 
     def watch(point: Point, *subjects: Any) -> None:

@@ -39,11 +39,11 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """Everything that it has said, over all starts."""
+        """The output of the process, over all starts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def start(self) -> None:
-        """Start it and wait until it is ready. Raises RuntimeError with its log when it is not in time."""
+        """Start the process and wait until it is ready. Raises RuntimeError with its log if it is not."""
         said_before = len(self.log)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -58,7 +58,7 @@ class ServerProcess:
         self.base_url = url
 
     def stop(self) -> int:
-        """End it as a terminal would, and return its exit status. Fails when something of it stays behind."""
+        """End the process as a terminal would, and return its exit status. Fails if a child stays behind."""
         if self._process is None:
             return 0
         tree = self.tree()
@@ -74,7 +74,7 @@ class ServerProcess:
         return status
 
     def kill(self) -> None:
-        """SIGKILL for it and everything that it started."""
+        """Kill (SIGKILL) the process and everything that it started."""
         for process in self.tree():
             process.kill()
         if self._process is not None:

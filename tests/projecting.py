@@ -1,4 +1,4 @@
-"""A running projector, and what its views hold, as a reader of their topics finds it."""
+"""A running projector, and its views as a reader of their topics finds them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -51,7 +51,7 @@ class Views:
         return [record async for record in scan(self._log, source, bounds.start, bounds.end)]
 
     async def latest(self, topic: str, partition: int) -> dict[bytes, LogRecord]:
-        """What compaction would leave, without the erased."""
+        """The records that compaction would leave, without tombstones."""
         found = {record.key or b"": record for record in await self.records(topic, partition)}
         return {key: record for key, record in found.items() if record.value is not None}
 
@@ -71,7 +71,7 @@ class Views:
         return record.value if record else None
 
     async def gone(self, id: ResponseId) -> bool:
-        """It is hidden, and nothing of it is left."""
+        """Whether the response is hidden, and nothing of it is left."""
         mine = [
             record
             for topic in (self._names.transcripts, self._names.responses)

@@ -18,7 +18,7 @@ FAR = 1 << 50
 
 
 class Author:
-    """Writes one response. `frames` is what its readers must get, byte for byte."""
+    """Writes one response. `frames` are those that its readers must get, byte for byte."""
 
     def __init__(self, writer: Writer, number: int, partition: int = 0, names: Topics | None = None) -> None:
         self.names = names or topics()
@@ -147,7 +147,7 @@ class Author:
         return NewRecord(key, value, [("kind", b"unheard-of")])
 
     def after(self, cursor: int) -> bytes:
-        """What a reader with this cursor must get."""
+        """The frames that a reader with this cursor must get."""
         return b"".join(self.frames[cursor + 1 :])
 
     def headers(self) -> EventHeaders:

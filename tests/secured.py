@@ -1,4 +1,4 @@
-"""A broker that lets nobody in for nothing: TLS, SCRAM, client certificates, tokens and ACLs.
+"""A broker that asks for TLS, SCRAM, client certificates, tokens and ACLs.
 
 One broker, a port for each way in:
 
@@ -7,7 +7,7 @@ One broker, a port for each way in:
     OAUTH     SASL_SSL, unsecured tokens by OAUTHBEARER, as Kafka takes them for tests
     PLAINTEXT for the tests themselves, which may do everything
 
-Whoever is not allowed something by an ACL may not do it.
+A user may only do what an ACL allows.
 """
 
 import base64
@@ -42,10 +42,10 @@ OPERATIONS = {
     "Read": 3, "Write": 4, "Create": 5, "Delete": 6, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
     "AlterConfigs": 11,
 }  # fmt: skip
-"""Kafka's numbers for what an ACL allows."""
+"""Kafka's numbers for the operations of ACLs."""
 
 Acl = tuple[int, str, str]
-"""What is allowed: a kind of thing, the beginning of its name, an operation."""
+"""An allowed operation: a kind of resource, the beginning of its name, the operation."""
 
 
 class Secured:
@@ -65,7 +65,7 @@ class Secured:
         self.keystore = self._write("broker.pem", _pkcs8(broker) + b"".join(_chain(broker)))
 
     def environ(self, way: str, **more: str) -> dict[str, str]:
-        """The variables of somebody who comes in by `way` as they should; `more` without REJOINDER_KAFKA_."""
+        """The variables of a client that comes in by `way`; `more` are others, without REJOINDER_KAFKA_."""
         own = {
             "SCRAM": {
                 "security": "SASL_SSL",
@@ -82,7 +82,7 @@ class Secured:
         return {"REJOINDER_KAFKA": self.bootstrap[way], **chosen}
 
     async def allow(self, principal: str, *acls: Acl) -> None:
-        """Let `principal` (`User:…`) do what `acls` say."""
+        """Give `principal` (`User:…`) these `acls`."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap["PLAINTEXT"])
         await admin.start()
         try:
@@ -108,7 +108,7 @@ class Secured:
 
 @asynccontextmanager
 async def secured(folder: Path) -> AsyncIterator[Secured]:
-    """The broker, running; `folder` is for what it keeps."""
+    """The broker, running; it keeps its data in `folder`."""
     ports = {way: free_port() for way in ("PLAINTEXT", *WAYS)}
     controller = free_port()
     files = Secured(folder, ports)

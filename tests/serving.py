@@ -1,4 +1,4 @@
-"""A server of ours in the test process, and a client that sees how an answer ended, not just whether."""
+"""A server of ours in the test process, and a client that sees how an answer ended."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -33,7 +33,7 @@ async def serving(
 
 
 class Answer(NamedTuple):
-    """What came back: `body` is without its chunking, `whole` false when the connection broke within it."""
+    """An answer: `body` is without its chunking; `whole` is false if the connection broke within it."""
 
     status: int
     headers: dict[str, str]

@@ -1,9 +1,9 @@
-"""Clocks for upper bounds: one that stands still while the machine does, one that goes as it computes.
+"""Clocks for upper bounds: one stands still while the machine does, one goes as fast as the machine computes.
 
-That something takes at most so long is a promise of the code. A virtual machine on a busy host may not run
-at all for seconds, and no code is to blame for that. So a thread that only sleeps keeps this clock: what it
-wakes too late by was nobody's time. Gaps shorter than `LATE` count, and so does every second of a machine
-that is merely slow.
+A bound on time is a promise of the code. A virtual machine on a busy host may not run at all for seconds, and
+no code is to blame for that. So a thread that only sleeps keeps this clock: if it wakes too late, the time of
+the delay does not count. Gaps shorter than `LATE` count, and so does every second of a machine that is merely
+slow.
 
 A bound on the CPU time of a step is set for a machine that does nothing else. Beside busy neighbours the same
 step takes half as long again, since caches and a core's units are shared. `slowness` says by how much, from a
@@ -17,7 +17,7 @@ import msgspec
 
 TICK = 0.02
 LATE = 0.25
-"""Seconds; a gap that is longer is the machine's, up to which it may be ours."""
+"""Seconds. A longer gap is the machine's fault; a shorter one may be the code's."""
 
 
 class _Ticker(Thread):
@@ -44,7 +44,7 @@ _YARDSTICK = msgspec.json.encode([{"a": [number, str(number)]} for number in ran
 
 
 def slowness() -> float:
-    """How many times as long as there the same work takes here and now, 1 or more."""
+    """How many times as long as on that machine the yardstick takes here and now, 1 or more."""
     begun = time.thread_time()
     msgspec.json.encode(msgspec.json.decode(_YARDSTICK))
     sorted(str(number) for number in range(20_000))
@@ -56,5 +56,5 @@ _ticker.start()
 
 
 def steady() -> float:
-    """Seconds since some moment, without those in which the machine stood still. Only differences tell."""
+    """Seconds without those in which the machine stood still. Only differences have a meaning."""
     return _ticker.now()

@@ -1,5 +1,5 @@
-"""Whether events and objects are what strict clients read: the openai SDK's types in strict mode, and the
-Open Responses schema; and whether a stream's events add up to the output of its end.
+"""Checks that strict clients can read events and objects: by the openai SDK's strict types, and by the
+Open Responses schema. Also checks that a stream's events add up to the output of its end.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def checked(events: list[Event]) -> list[Event]:
 
 
 def checked_response(whole: dict[str, Any]) -> dict[str, Any]:
-    """A response object that the system gave away.
+    """Check a response object of the system.
 
     Raises pydantic.ValidationError, msgspec.ValidationError.
     """
@@ -47,7 +47,7 @@ def checked_response(whole: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked_stream(frames: Sequence[Frame]) -> dict[str, Any]:
-    """The final object of a whole stream that the system gave away, from number 0 to its end.
+    """Check a whole stream of the system, from number 0 to its end. Returns its final object.
 
     Raises AssertionError, pydantic.ValidationError, msgspec.ValidationError.
     """

@@ -1,6 +1,6 @@
 """The whole system as a newcomer starts it: `rejoinder dev` on a broker, and the fixtures around it.
 
-With `--base-url` the fixtures speak of a server that runs already, and nothing is started.
+With `--base-url` the fixtures use a server that runs already, and start nothing.
 """
 
 import secrets
@@ -15,7 +15,7 @@ from tests.process import REJOINDER, ServerProcess
 
 ORIGIN = "http://app.example"
 QUICK: dict[str, object] = {"keepalive_s": 0.5, "stall_s": 3, "cors_origins": (ORIGIN,)}
-"""Settings of the systems that tests start: what would take half a minute takes seconds."""
+"""Settings of the systems that tests start: waits of half a minute take seconds."""
 
 LOG_SHOWN = 20_000
 """Characters of a system's log beside a failed test."""
@@ -68,7 +68,7 @@ def base_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def system(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One system for all tests that do it no harm."""
+    """One system for all tests that do not harm it."""
     with System(kafka, tmp_path_factory.mktemp("system")) as running:
         yield running
 
@@ -109,7 +109,7 @@ def _seconds(request: pytest.FixtureRequest, name: str) -> float:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Adds to the report of a failed test what the systems under test said last."""
+    """Add the last output of the systems under test to the report of a failed test."""
     report = yield
     if report.failed:
         report.sections.extend((f"log of {system!r}", system.log[-LOG_SHOWN:]) for system in System.running)

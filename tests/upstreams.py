@@ -1,7 +1,7 @@
 """Upstreams for tests: real HTTP on loopback, down to the bytes.
 
-`raw` serves a script that writes whatever it wants to the socket: half an answer, a reset, an event cut
-short. It runs in the test's own loop and is gone when its block ends.
+`raw` serves a script that writes anything to the socket: half an answer, a reset, an event cut short. The
+server runs in the test's own loop, and ends with its block.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SSE = "text/event-stream"
 
 
 class Call:
-    """One request as it came, and the pen to answer it with."""
+    """One request as it came, and the means to answer it."""
 
     def __init__(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         line, *fields = head.decode("latin-1").split("\r\n")
@@ -45,7 +45,7 @@ class Call:
         await self._writer.drain()
 
     async def write(self, data: bytes) -> None:
-        """Write a piece of the body, as a chunk where `head` announced chunks."""
+        """Write a piece of the body, as a chunk if `head` announced chunks."""
         await self.send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data)
 
     async def head(self, status: int = 200, type: str = SSE, **headers: object) -> None:
@@ -196,7 +196,7 @@ def request(input: Iterable[dict[str, Any]] | None = None, **body: Any) -> RunRe
 
 
 class Outcome:
-    """What came of a run: its events, and the error that ended it."""
+    """The outcome of a run: its events, and the error that ended it."""
 
     def __init__(self, upstream: list[UpstreamEvent], error: UpstreamError | None) -> None:
         self.upstream = upstream

@@ -1,4 +1,4 @@
-"""What a run makes of what an upstream says, and whether the strictest client can follow it."""
+"""Runs an upstream's events through a run, and checks that the strictest client can follow the stream."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -32,13 +32,13 @@ _RESPONSE: TypeAdapter[Any] = TypeAdapter(Response)
 
 
 def scribe(**options: Any) -> Scribe:
-    """Of a response that is not in the background and has not begun."""
+    """The scribe of a response that is not in the background and has not begun."""
     given = {"origin": 0, "last": 0, "limits": Limits(), **options}
     return Scribe(dict(INITIAL), **given)
 
 
 def drafts_of(said: Iterable[Event], writer: Scribe) -> list[Draft]:
-    """What a run writes of it, to the end."""
+    """The drafts that a run writes, to the end."""
     drafts = writer.begin()
     try:
         for event in said:
@@ -93,7 +93,7 @@ def _texts(item: dict[str, Any]) -> str:
 
 
 def _check(event: Event) -> None:
-    """The types of an event; of an item that of its own kind, whose errors can be read."""
+    """Check the types of an event; of an item by the type of its own kind, which has readable errors."""
     item = event.get("item")
     if "output" in event.get("response", {}):
         event = {**event, "response": {**event["response"], "output": []}}

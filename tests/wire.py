@@ -1,7 +1,7 @@
-"""HTTP/1.1 and SSE as they come over the wire: what client libraries smooth over, a test must see.
+"""Reads HTTP/1.1 and SSE as they come over the wire, because client libraries hide what a test must see.
 
-A reader here tells a body that ended from one that was cut, sees keep-alive comments and blank lines where
-they stand, and keeps the bytes of every frame. Plain sockets, blocking, one per request; `http://` only.
+A reader here tells a body that ended from one that was cut, sees keep-alive comments and blank lines in their
+places, and keeps the bytes of every frame. Plain sockets, blocking, one per request; `http://` only.
 """
 
 import json
@@ -17,7 +17,7 @@ TIMEOUT = 30.0
 
 
 class MalformedError(AssertionError):
-    """What came is not what A-1 says a stream looks like."""
+    """A stream breaks A-1."""
 
 
 class Frame(NamedTuple):
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """One request on a connection of its own, and what comes back."""
+    """One request on a connection of its own, and its answer."""
 
     def __init__(self, base_url: str, timeout: float = TIMEOUT, receive_buffer: int | None = None) -> None:
         url = urlsplit(base_url)
@@ -76,7 +76,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Hang up, whatever is still to come."""
+        """Hang up, whether or not the answer has ended."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._file.close()

@@ -1,4 +1,4 @@
-"""Records as tests write and tell them."""
+"""Helpers for the records that tests write and read."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ def claim_of(name: str) -> ClaimId:
 
 
 def kind_of(record: NewRecord | LogRecord) -> str:
-    """What a record says it is; an event need not say it (P-12)."""
+    """The kind of a record. An event may lack the header (P-12)."""
     if record.value is None:
         return "tombstone"
     return dict(record.headers).get("kind", b"event").decode()

@@ -1,9 +1,9 @@
 """What ingest and executors ask replay, over replay's internal port (`services.web.internal`).
 
-    view, missing    look-ups of a client's request: no answer in time is a 503, since nobody guesses
-    load             a look-up of ingest's own
-    turn, items      what a run's input is made of: an open response is NotYet, and is asked for again
-    result, stream   waits of a client: they may outlive a replay, so whoever asks asks again
+view, missing    look-ups of a client's request: no answer in time is a 503, since nobody guesses
+load             a look-up of ingest's own
+turn, items      what a run's input is made of: an open response is NotYet, and is asked for again
+result, stream   waits of a client: they may outlive a replay, so whoever asks asks again
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What is true of every response, looked at from outside: over HTTP as clients do, and in the log itself."""
+"""Audits every response from outside: over HTTP as clients do, and in the log itself."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,21 +15,21 @@ from tests.steady import steady
 from tests.wire import Frame
 
 ENDS_S = 90.0
-"""Seconds in which every response of these tests ends, whatever happens to it."""
+"""Seconds within which every response of these tests ends, whatever happens to it."""
 
 
 class Life(NamedTuple):
-    """What the log says of a response, by what counts."""
+    """A response as the records that count tell it."""
 
     status: str
     deleted: bool
     attempts: int
     executors: list[str]
     values: dict[int, bytes]
-    """Of the events that count, by number."""
+    """By number, the values of the events that count."""
     terminals: int
     not_counting: list[str]
-    """What was appended and does not count, and why."""
+    """The records that do not count, and why."""
     at: list[int]
     """The log time of each record that counts, in milliseconds."""
 
@@ -135,7 +135,7 @@ def streams(api: Api, ids: Iterable[str], at_once: int = 16) -> dict[str, list[F
 
 
 def check(rig: Rig, ids: Iterable[str]) -> tuple[dict[str, list[Frame]], dict[str, Life]]:
-    """Each response: what a client sees is whole, is what the log says, and its snapshot is its last word."""
+    """Check each response: its stream is whole and as the log says, and its snapshot is its last event."""
     api = rig.api
     found = streams(api, ids)
     known = lives(rig)

@@ -1,4 +1,4 @@
-"""Three brokers of a test's own, each broker and controller in one: to be killed, stopped and started again.
+"""Three brokers of a test's own, each broker and controller in one, which tests kill, stop and start again.
 
 Every topic has a replica on each, and an append needs two of them. Blocking, as `rig` is.
 """
@@ -28,7 +28,7 @@ _ACTIVE = re.compile(r"Becoming the active controller at epoch (\d+)")
 
 
 class Cluster:
-    """Three brokers. `session_s`: seconds after which one that is silent is fenced."""
+    """Three brokers. `session_s`: seconds after which a silent broker is fenced."""
 
     def __init__(self, portal: BlockingPortal, folder: Path, session_s: float = SESSION_S) -> None:
         self._portal = portal
@@ -39,7 +39,7 @@ class Cluster:
             "min.insync.replicas": "2",
             "default.replication.factor": "3",
             "offsets.topic.replication.factor": "3",
-            # Who was away leads again soon: else the next fault would find nobody to hit.
+            # A broker that was away leads again soon: else the next fault would hit no leader.
             "leader.imbalance.check.interval.seconds": "3",
             "leader.imbalance.per.broker.percentage": "0",
         }

@@ -23,7 +23,7 @@ def portal() -> Iterator[BlockingPortal]:
 
 @pytest.fixture(scope="session")
 def upstream() -> Iterator[Upstream]:
-    """The model server behind all deployments: whoever asks it names its cases apart."""
+    """The model server behind all deployments: each test must name its cases differently."""
     with served() as running:
         yield running
 

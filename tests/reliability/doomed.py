@@ -1,7 +1,7 @@
 """Executors that end themselves by SIGKILL at one point of their work: `python -m tests.reliability.doomed`.
 
 The variable DIE_AT says where: `POINT`, `POINT:MODEL` for responses of one model only, `POINT:MODEL:N` at the
-N-th time. The services know nothing of it: the doomed process watches their named points (`services.points`).
+N-th time. The services do not know of it: the doomed process watches their named points (`services.points`).
 """
 
 import os
@@ -30,7 +30,7 @@ Pick = Callable[..., Ids | bool]
 
 
 class Death(NamedTuple):
-    """At which named point to die, and for whom."""
+    """At which named point to die, and for which responses."""
 
     point: Point
     pick: Pick
@@ -138,7 +138,7 @@ class Doom:
         self.models: dict[str, str] = {}
 
     def met(self, about: Ids | bool) -> None:
-        """The point was reached, about these responses."""
+        """Note that the point was reached, about these responses."""
         if isinstance(about, bool):
             hit = about
         else:

@@ -1,4 +1,4 @@
-"""What clients see while one of three brokers is gone: everything is asked again and again, and timed.
+"""Shows what clients see while one of three brokers is gone: repeats every kind of request, and times it.
 
     posts     background responses that may go anywhere        cancels   of responses that are open
     reads     of closed responses, in every partition          deletes   of closed ones
@@ -27,7 +27,7 @@ from tests.wire import Answer
 POSTERS = 4
 PAUSE_S = 0.1
 SPENT = 40
-"""Responses to be cancelled, and to be deleted, one after the other, for as long as the streams last."""
+"""How many responses are cancelled, and deleted, one after the other, while the streams last."""
 WORD = "placed meanwhile"
 
 
@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 
     @property
     def unsure(self) -> bool:
-        """Whether its client must not repeat it: nobody knows whether it was taken."""
+        """Whether the outcome is unknown, so that the client must not repeat the request."""
         return self.answer is None or self.answer.headers.get("x-should-retry") == "false"
 
 
@@ -172,7 +172,7 @@ def _timed(ask: Callable[[], Answer], id: str = "") -> Asked:
 
 
 class Figures(NamedTuple):
-    """What a fault did, in seconds from its beginning, and how often."""
+    """The effects of a fault: seconds from its beginning, and counts."""
 
     again: dict[str, float]
     """When each kind of request was taken for good: its last refusal after the fault ended, or 0."""
@@ -213,7 +213,7 @@ def figures(clients: Clients, began: float, victims: set[int]) -> Figures:
 
 
 def check(clients: Clients) -> None:
-    """Nothing is lost, twice or stuck: of what was told, of what runs, and of what nobody was unsure of."""
+    """Check that nothing is lost, twice or stuck, and no response exists of which no client was unsure."""
     rig = clients.rig
     told = [one.answer.json["id"] for one in clients.asked["post"] if one.taken and one.answer]
     cancelled = [one.id for one in clients.asked["cancel"] if one.taken]

@@ -1,4 +1,4 @@
-"""What can happen to three brokers, and to the services on them, while clients go on asking (`failover`)."""
+"""The faults of three brokers, and of the services on them, while clients go on asking (`failover`)."""
 
 import time
 from collections.abc import Callable, Collection
@@ -10,12 +10,12 @@ from tests.reliability.rig import Rig
 
 PARTITIONS = 6
 FAILOVER_S = 3.0
-"""Seconds beyond Kafka's session in which what was refused is taken again."""
+"""Seconds beyond Kafka's session within which refused requests are accepted again."""
 ELECTION_S = 3.0
 """Seconds more when the controller is gone: the others wait for it for 2 s, then elect another."""
 ANSWER_S = 20.0
 MARGIN_S = 1.5
-"""What a loaded machine may add."""
+"""Seconds that a loaded machine may add."""
 UNSURE = 0.01
 """The part of the POSTs that may go anywhere whose outcome may stay unknown."""
 
@@ -129,7 +129,7 @@ def trial(rig: Rig, cluster: Cluster, fault: Fault, seconds: float) -> Figures:
 
 
 def hold(rig: Rig, cluster: Cluster, fault: Fault, found: Figures) -> None:
-    """What is promised of the figures of a fault."""
+    """Check the figures of a fault against what is promised."""
     assert found.reads_refused_elsewhere == 0
     assert found.slowest_refusal <= ANSWER_S + MARGIN_S
     assert all(service.ready() for service in rig.alive), "what Kafka does is no reason to leave the balancer"

@@ -1,6 +1,6 @@
 """A deployment whose every process a test can kill: each service started by itself, none started again.
 
-Unlike `rejoinder dev`, nothing here mends anything. Blocking; what needs a loop runs on one in a thread.
+Unlike `rejoinder dev`, the rig starts nothing again by itself. Blocking; coroutines run in a thread's loop.
 """
 
 import json
@@ -31,7 +31,7 @@ from tests.wire import ask
 
 T = TypeVar("T")
 PATIENCE = 60.0
-"""Seconds until a test gives up waiting: for what never comes. A bound is measured (`tests.steady`)."""
+"""Seconds until a test gives up waiting. It guards against a hang; bounds are measured by `tests.steady`."""
 SOAK = "REJOINDER_SOAK" in os.environ
 """Whether to take minutes where seconds show nearly as much."""
 QUICK: Mapping[str, object] = {"keepalive_s": 0.5, "stall_s": 10, "grace_s": 8, "log_format": "console"}
@@ -84,7 +84,7 @@ class Service:
         return float(psutil.Process(self.pid).memory_info().rss) / (1 << 20)
 
     def ready(self) -> bool:
-        """Whether it says that it is ready. Fails when it has ended."""
+        """Whether the service says that it is ready. Fails if it has ended."""
         if not self.alive:
             raise RuntimeError(f"{self!r} ended:\n{self.log[-3000:]}")
         with suppress(OSError, AssertionError):
@@ -110,7 +110,7 @@ class Service:
         self.process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """SIGTERM; `wait` says how it went."""
+        """Send SIGTERM; `wait` returns how the service ended."""
         self.process.terminate()
 
     def wait(self, timeout: float = PATIENCE) -> int:
@@ -297,7 +297,7 @@ class Broker:
 
     @property
     def log(self) -> str:
-        """What it has said since its last start."""
+        """Its output since its last start."""
         return self._kafka.log_path.read_text(errors="replace")
 
     def start(self) -> str:

@@ -2,7 +2,7 @@
 
 clients   POST with an Idempotency-Key until there is an answer, follow the stream across every death
 killer    SIGKILL for one service after the other, for the broker now and then; each is started again
-audit     everything that was acknowledged, as clients saw it, as two replays tell it, as the log has it
+audit     every acknowledged response, as clients saw it, as two replays tell it, as the log has it
 
 Then three brokers, of which one or more are away for a minute, in every way that `faults` knows.
 """
@@ -37,7 +37,7 @@ PAUSE_S = 0.1
 
 
 class Plan(Struct, frozen=True):
-    """What to go through, `at_once` responses at a time.
+    """How many responses and deaths, `at_once` responses at a time.
 
     The deaths are spread over the responses, so a quick machine sees as many as a slow one; two are at most
     some `pace_s` apart.
@@ -110,7 +110,7 @@ class Soak:
             time.sleep(0.2)
 
     def _follow(self, id: str) -> list[Frame]:
-        """Every frame of a response; whatever breaks, from the last one on."""
+        """Every frame of a response; after a break it rejoins behind the last one."""
         frames: list[Frame] = []
         deadline = time.monotonic() + ENDS_S
         while time.monotonic() < deadline:
@@ -162,7 +162,7 @@ class Soak:
         return self._chance.choice(living)
 
     def _supervise(self) -> None:
-        """Start what is not there: killed, or unable to start while the broker was away."""
+        """Start each service that does not run: killed, or unable to start while the broker was away."""
         for name, wanted in Counter(RUNNING).items():
             for _ in range(wanted - len(self.rig.named(name))):
                 self.rig.start(name)
@@ -175,7 +175,7 @@ class Soak:
         raise AssertionError("the broker does not start again")
 
     def _all_at_once(self) -> None:
-        """Everything dies in one moment, and starts again."""
+        """Kill everything in one moment, and start it again."""
         alive = self.rig.alive
         for service in alive:
             service.process.kill()
