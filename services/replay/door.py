@@ -1,18 +1,19 @@
-"""The front door: a client's POST becomes a response that ingest creates, and replay's own fold answers for.
+"""The front door: lets ingest create a response for a client's POST, and answers from replay's own fold.
 
-    mint an id → hand the create to ingest → the fold, past the record's offset, says who won
+    mint an id → hand the create to ingest → ask the fold, past the record's offset, which `accepted` won
                → the object, the stream or the final object, from that fold
 
-The hop to ingest may break at any point. The id is known here, so the same create may be sent again, to
-another ingest too: the first `accepted` counts (P-20). What came of it the fold alone decides (P-30, P-35):
+The hop to ingest may break at any point. The front door knows the id, so it may send the same create again,
+to another ingest too: the first `accepted` counts (P-20). Only the fold says what became of it (P-30, P-35):
 
-    the id is there                                    it counts, whichever attempt it was
+    the id is there                                    it counts, whichever attempt made it
     not there, and all that was sent is in the log     void: nothing was started, the client may try again
     not there, and log time is past every `not_after`  void as well
-    else                                               nobody knows, and the client hears so
+    else                                               unknown, and the client hears so
 
-What ingest says was never sent to the log goes elsewhere, under another id (P-36). Of a client that goes away
-the create is finished all the same, and then abandoned (A-7). Nothing else abandons: no drain, no death.
+If ingest says that it never sent the create to the log, the front door makes it elsewhere, under another id
+(P-36). If the client goes away, the create is finished all the same, and then the response is abandoned
+(A-7). Nothing else abandons a response: no drain, no death of a process.
 """
 
 import asyncio
@@ -40,15 +41,17 @@ from services.replay.window import Window
 from services.web.commands import ABANDON_PAUSES_S, Answer, Elsewhere, Made, Order
 
 AGAIN_S = 3.0
-"""Seconds from a POST's arrival in which its create is sent again: its client hears within 5 (A-10)."""
+"""Seconds after a POST's arrival until which its create is sent again. Its client hears within 5 s (A-10)."""
 ANSWERED_S = 19.5
-"""Seconds from a POST's arrival in which it is answered, whatever Kafka does: 20 for its client (A-10)."""
+"""Seconds after a POST's arrival by which it is answered, whatever Kafka does. Its client hears within 20 s
+(A-10)."""
 LEAST_S = 0.5
-"""Seconds that the fold has at least to pass a record that ingest knows to be in the log."""
+"""Seconds that the fold has at least to pass a record that ingest knows in the log."""
 PAUSE_S = 0.25
 """Seconds between two tries."""
 TRIES = 40
-"""How often a fold that was lost is waited for, before who waits for a final object is told to look later."""
+"""How often to wait for a fold that was lost, before a client that waits for a final object is told to look
+later."""
 
 _PREDECESSOR = re.compile(rb'"previous_response_id"\s*:\s*"(resp_[0-9a-f]{36})"')
 
@@ -70,7 +73,7 @@ class Terms(Struct, frozen=True):
 
 
 class FrontDoor:
-    """What the POSTs of one process share. `clock` is in milliseconds since the epoch."""
+    """What the POSTs of one process share. `clock` returns milliseconds since the epoch."""
 
     def __init__(
         self,
@@ -90,11 +93,11 @@ class FrontDoor:
         self.entropy = entropy
 
     def visit(self, tenant: Tenant, key: str | None) -> "Visit":
-        """For one POST that has come now."""
+        """A visit for one POST that has come now."""
         return Visit(self, tenant, key)
 
     def mint(self, tenant: Tenant, key: str | None, partition: int | None) -> ResponseId:
-        """An id by the key (P-2), else a fresh one in `partition`, or, None, wherever a leader is healthy."""
+        """An id by the key (P-2), else a fresh one in `partition` (None: wherever a leader is healthy)."""
         if key:
             return ids.idempotent_response_id(tenant, key, self.places.partitions)
         if partition is None:
@@ -102,7 +105,7 @@ class FrontDoor:
         return ids.response_id(partition, self.entropy(ids.ENTROPY_BYTES))
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
-        """Cancel a response: its object, as JSON. Raises ApiError."""
+        """Cancel a response. Returns its object, as JSON. Raises ApiError."""
         try:
             return await self.ingest.cancel(id, tenant)
         except (Unheard, BrokenOff) as error:
@@ -117,7 +120,7 @@ class FrontDoor:
 
 
 class Visit:
-    """One POST, from its arrival to its answer, and what is left to do when its client goes."""
+    """One POST, from its arrival to its answer, and the work that is left when its client goes."""
 
     def __init__(self, door: FrontDoor, tenant: Tenant, key: str | None) -> None:
         self._door = door
@@ -127,14 +130,14 @@ class Visit:
         self.tenant = tenant
         self.key = key
         self.id = ResponseId("")
-        """The response's, once the create was handed over."""
+        """The response's id, once the create was handed over."""
         self.made: Made | None = None
-        """What ingest said of it, or, where it could not, the fold."""
+        """What ingest said of the create, or the fold if ingest could not."""
         self._in_doubt = False
-        """Whether an attempt of this id may be on its way, which nobody has told the end of."""
+        """Whether an attempt under this id may be on its way, with an unknown end."""
 
     async def create(self, raw: bytes) -> Made:
-        """Have the response created from the body `raw`. Raises ApiError."""
+        """Let ingest create the response from the body `raw`. Raises ApiError."""
         partition = None if self.key else hinted(raw, self._door.places.partitions)
         while self.made is None:
             self.id = self._door.mint(self.tenant, self.key, partition)
@@ -151,8 +154,10 @@ class Visit:
         return self.made
 
     async def counted(self) -> Stored:
-        """The response in a fold that is past its record. Raises ApiError: 404 when it was deleted, 503 when
-        it does not count, or the fold does not get there in time.
+        """The response, from a fold that is past its record.
+
+        Raises ApiError: 404 if it was deleted, 503 if it does not count or the fold does not get there in
+        time.
         """
         made, replay = self.made, self._door.replay
         assert made is not None
@@ -168,8 +173,8 @@ class Visit:
         return found
 
     async def object(self) -> tuple[bytes, bool]:
-        """The object as it stood, as JSON, but for the output of an open one; and whether it was open then.
-        Raises as `counted`.
+        """The object as JSON, without the output of an open response, and whether it is open. Raises as
+        `counted`.
         """
         try:
             async with self._answered_in_time():
@@ -185,8 +190,8 @@ class Visit:
             yield chunk
 
     async def result(self) -> bytes:
-        """The final object, once there is one, as JSON. Raises ApiError, also for a failure that is to be an
-        answer of its own (A-24).
+        """Wait for the final object, as JSON. Raises ApiError, also for a failure that the client gets as an
+        error (A-24).
         """
         final = await self._final()
         refused = refusal(final, keyed=self.key is not None)
@@ -195,8 +200,8 @@ class Visit:
         return final
 
     def detached(self, why: str) -> ApiError:
-        """503: the response goes on without this connection; a repeated POST would make another one, unless
-        it has a key.
+        """The error 503: the response goes on without this connection. A repeated POST would make another
+        response, unless it has a key.
         """
         later = "can be retrieved"
         if self.made is None or not self.made.retrievable:
@@ -205,19 +210,19 @@ class Visit:
         return unavailable(what, outcome_unknown=self.key is None, reason="detached")
 
     def uncounted(self, read_to: int) -> ApiError:
-        """What to say when the id is unknown to a fold that has read to log time `read_to`, and past all that
-        is known to be in the log: it is void, unless something may be on its way.
+        """The error if a fold that has read to log time `read_to` (ms), and past all records known to be in
+        the log, does not know the id: the create is void, unless an attempt may be on its way.
         """
         past = read_to > self._not_after + self._door.terms.skew_ms
         return unconfirmed(repeatable=self.key is not None) if self._in_doubt and not past else void()
 
     @property
     def cancels(self) -> bool:
-        """Whether the response ends when its client goes: of one in doubt ingest finds that out."""
+        """Whether the response ends when its client goes. If it is in doubt, ingest finds that out."""
         return self.key is None and (self.made.cancels if self.made is not None else self._in_doubt)
 
     async def abandon(self) -> None:
-        """Cancel the response, again and again until the fold shows its end. Raises nothing."""
+        """Cancel the response, with repeats until the fold shows its end. Raises nothing."""
         for pause in chain(ABANDON_PAUSES_S, repeat(ABANDON_PAUSES_S[-1])):
             await asyncio.sleep(pause)
             try:
@@ -237,8 +242,8 @@ class Visit:
         return asyncio.timeout(max(LEAST_S, ANSWERED_S - self._waited_s))
 
     async def _handed_over(self, raw: bytes) -> Made | Elsewhere | None:
-        """What ingest says of the create, sent again while that may be; None when nobody can say what came of
-        it. Raises ApiError when nothing was made.
+        """Ingest's answer to the create, which is sent again while there is time. None if its outcome is
+        unknown. Raises ApiError if nothing was made.
         """
         door, again = self._door, False
         while True:
@@ -258,8 +263,8 @@ class Visit:
                 failed = str(error)
             except ApiError as error:
                 if self._in_doubt and self.key is None:
-                    return None  # this attempt made nothing: one before may have
-                # Ingest cannot tell either: the record may count, so the response may have to be abandoned.
+                    return None  # this attempt made nothing, but an earlier one may have
+                # If ingest cannot tell either, the record may count, and the response may need an abandon.
                 self._in_doubt |= error.status == 503 and error.headers.get("x-should-retry") == "false"
                 raise
             if self._waited_s >= AGAIN_S:
@@ -269,7 +274,9 @@ class Visit:
             await asyncio.sleep(PAUSE_S)
 
     async def _move_on(self) -> None:
-        """No leader took it there, another one is to. Raises ApiError when there is no time for that."""
+        """Rest a partition whose leader did not take the create, before a try elsewhere. Raises ApiError if
+        there is no time for one.
+        """
         places = self._door.places
         places.failed(partition_of(self.id))
         if not places.led():
@@ -279,9 +286,10 @@ class Visit:
         CREATES_MOVED.inc()
 
     async def _settled(self) -> Made:
-        """What came of attempts in doubt, by the fold. Raises ApiError.
+        """What became of attempts in doubt, by the fold. Raises ApiError.
 
-        What has the id of a key may be somebody else's doing, with another body, so a repetition must tell.
+        An id of a key is left in doubt: another POST with another body may have made it, so only a repetition
+        can tell.
         """
         if self.key is not None:
             raise unconfirmed(repeatable=True)
@@ -303,7 +311,7 @@ class Visit:
         if not isinstance(found, Window) or found.state.offset == made.offset:
             return bytes(made.object)
         try:
-            view = await self._door.replay.view(self.id, made.offset)  # another attempt was first
+            view = await self._door.replay.view(self.id, made.offset)  # another attempt won
         except ApiError as error:
             raise self.detached("The log was not read up to now in time") from error
         if view.deleted or not view.found:
@@ -327,11 +335,11 @@ class Visit:
         raise self.detached("The log is being read again")
 
     async def _over(self) -> bool:
-        """Whether nothing can come of the response any more that ends with its client, as the fold shows: of
-        one in doubt only the fold says that it is in the background. Raises ApiError (503).
+        """Whether the fold shows that no abandon is needed any more: the response has closed or cannot count,
+        or it is in the background, which for one in doubt only the fold says. Raises ApiError (503).
         """
         found = await self._door.replay.find(self.id)
-        if found is None:  # forgotten; or not there yet, as long as what is on its way may count
+        if found is None:  # it is forgotten, or not there yet while an attempt on its way may count
             late = self._not_after + 2 * self._door.terms.skew_ms
             return self.made is not None or self._door.clock() > late
         if isinstance(found, Deleted) or self._door.replay.closed(found):
@@ -341,9 +349,9 @@ class Visit:
 
 
 def hinted(raw: bytes, partitions: int) -> int | None:
-    """The partition of what looks like the predecessor in a body; ingest, which parses it, has the last word.
+    """The partition of what looks like the predecessor in a body. Ingest parses the body and decides.
 
-    Without the hint every turn of a conversation would be handed over twice.
+    Without the hint the front door would hand over every turn of a conversation twice.
     """
     at = raw.rfind(b'"previous_response_id"')
     found = _PREDECESSOR.match(raw, at) if at >= 0 else None
@@ -352,7 +360,7 @@ def hinted(raw: bytes, partitions: int) -> int | None:
 
 
 async def _made(replay: Replay, found: Stored) -> Made:
-    """What ingest would have said of a response without key that the fold knows. Raises ApiError (503)."""
+    """What ingest would have said of a keyless response that the fold knows. Raises ApiError (503)."""
     body = request_body(await replay.request(found))
     background, stream = body.get("background") is True, body.get("stream") is True
     answer: Answer = "stream" if stream else "object" if background else "result"
@@ -362,6 +370,8 @@ async def _made(replay: Replay, found: Stored) -> Made:
 
 
 def _out_of_reach(error: Unheard | BrokenOff) -> ApiError:
-    """503 for a command that may be sent again: nothing was heard of it, or a repetition changes nothing."""
+    """The error 503 for a command that the client may repeat: ingest has not heard of it, or a repetition
+    changes nothing.
+    """
     reason = "ingest_away" if isinstance(error, Unheard) else "ingest_broke_off"
     return unavailable("A part of the server is away; try again.", reason=reason)

@@ -1,14 +1,14 @@
-"""The front door's routes: what clients ask that ingest carries out, and replay answers.
+"""The front door's routes: commands of clients, which ingest carries out and replay answers.
 
     POST   /v1/responses               body, if there is room → create → the object, stream or final object
     POST   /v1/responses/{id}/cancel   the cancelled object
     DELETE /v1/responses/{id}          {"id", "object", "deleted"}
 
-    the client goes      its create is finished first; then what ends with its client is abandoned (A-7)
-    it takes nothing     the same, when its stream is dropped
-    this process stops   a stream is cut, who waits for a final object is told so; nothing is cancelled (A-21)
+    the client goes           finish its create; then abandon the response, if it ends with its client (A-7)
+    the client takes nothing  drop its stream, then the same
+    this process stops        cut streams, tell clients that wait for a final object so; cancel nothing (A-21)
 
-The response exists once it was handed over, so no refusal after that invites a client without an
+The response may exist once it was handed over. So no refusal after that invites a client without an
 Idempotency-Key to send its POST again.
 """
 
@@ -36,13 +36,14 @@ from services.web.stream import Disconnected, End, until, while_connected
 from services.web.tenant import tenant_of
 
 GONE_S = 0.3
-"""Seconds to wait and see whether it is not the client that went, but the whole system that stops."""
+"""Seconds to wait before an abandon: if the whole system stops, this process is told to stop within them, and
+the client did not go by itself."""
 Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
 
 class DoorRoutes:
-    """Takes commands of clients. `stopping` is set when the process drains; `spawn` does what outlives its
-    request.
+    """Takes commands of clients. `stopping` is set when the process drains; `spawn` starts a task that
+    outlives its request.
     """
 
     def __init__(
@@ -78,13 +79,13 @@ class DoorRoutes:
             self._spawn(self._left(visit, making))
             raise
         finally:
-            del making  # its error holds this frame: a circle, which stays until the collector comes by
+            del making  # its error holds this frame: a reference circle, which only the collector would free
         return self._stream(visit)
 
     async def _handed_over(
         self, request: Request, tenant: Tenant, key: str | None
     ) -> tuple[Visit, asyncio.Task[Made]]:
-        """The body is read and on its way to ingest. Only the task holds it: an answer may take hours."""
+        """Read the body and hand it to ingest. Only the task holds the body: an answer may take hours."""
         seat = self._room.seat(tenant)
         try:
             raw = await read_body(request, self._settings.max_body_bytes, seat.take)
@@ -98,7 +99,7 @@ class DoorRoutes:
         await self._stopping.wait()
 
     def _stream(self, visit: Visit) -> EventStream:
-        """The stream: its head and keep-alives go out before the fold has passed the record."""
+        """The stream. Its head and keep-alives go out before the fold has passed the record."""
 
         def ended(end: End) -> None:
             if end in ("disconnected", "stalled"):
@@ -119,11 +120,11 @@ class DoorRoutes:
         return deleted_answer(id)
 
     async def _left(self, visit: Visit, making: asyncio.Task[Made] | None = None) -> None:
-        """The client of `visit` went away; its create, if that is under way, is finished first."""
+        """Abandon the response of `visit`, whose client went away. A create under way is finished first."""
         points.at("client left", visit, making)
         if making is not None:
             await asyncio.wait([making])
-            making.exception()  # there is nobody to tell
+            making.exception()  # takes the error, or asyncio would log it
         if not visit.cancels:
             return
         try:

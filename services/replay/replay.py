@@ -1,11 +1,11 @@
-"""What one process knows of every response, and each question that a client or ingest asks of it.
+"""Answers each question of a client or of ingest from what this process knows of every response.
 
-    find: barrier (P-80) → the window, open or closed → else the transcript → else, once `transcripts` was
-    read to its end as well, nobody knows it
-    an ephemeral one that has closed is there until log time says that its time is over (P-85)
-    a partition that was added since the start (P-1): 503, until replay is started again
+    find → barrier (P-80) → the window, open or closed → else the transcript → else, once `transcripts` was
+           read to its end as well, no such response
+         → an ephemeral response that has closed: found until log time says that its time is over (P-85)
+         → a partition that was added since the start (P-1): 503, until replay is started again
 
-What is found is a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
+`find` returns a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from services.web.internal import Load, ResponseView
 log = structlog.get_logger()
 
 COUNT_PAUSE = 0.1
-"""Seconds before a look at how many partitions there are: anybody can invent ids, so all who ask share it."""
+"""Seconds before partitions are counted: clients can invent ids, so requests in that time share a count."""
 
 
 class Packed(Struct, frozen=True):
@@ -49,13 +49,13 @@ class Packed(Struct, frozen=True):
 
     @property
     def tenant(self) -> Tenant:
-        """Whose it is."""
+        """The response's tenant."""
         return self.summary.tenant
 
 
 class Deleted(Struct, frozen=True):
-    """A response that was deleted, or was not stored and is not kept any longer; `state` is what the fold
-    still knows of it.
+    """A response that was deleted, or was not stored and is not kept any longer. `state` is that of the fold,
+    if the fold still knows it.
     """
 
     id: ResponseId
@@ -92,9 +92,9 @@ class Replay:
         self._outgrown = False
 
     async def find(self, id: ResponseId, offset: int | None = None) -> Found:
-        """What is known of `id` past `offset`, or past everything that was in the log on arrival.
+        """The response `id`, from a fold past `offset` (None: past the log's end on arrival).
 
-        Raises ApiError 503 when that is not reached in time.
+        Raises ApiError 503 if the fold does not get there in time.
         """
         partition = partition_of(id)
         if partition >= len(self._foldings):
@@ -108,12 +108,12 @@ class Replay:
         return await self._unless_over(found)
 
     async def visible(self, id: ResponseId, tenant: Tenant) -> Stored | None:
-        """What is known of `id`, if `tenant` may see it. Raises ApiError 503."""
+        """The response `id`, if `tenant` may see it. Raises ApiError 503."""
         return _seen_by(tenant, await self.find(id))
 
     async def reach(self, ids: Iterable[ResponseId]) -> None:
-        """Read everything that is in the log by now and may concern one of `ids`: then `reached` knows them.
-        One look-up serves them all. Raises ApiError 503.
+        """Wait until the folds have all that is in the log by now of `ids`; then ask `reached`. One look-up
+        of ends serves all of them. Raises ApiError 503.
         """
         partitions = {partition_of(id) for id in ids}
         here = [partition for partition in partitions if partition < len(self._foldings)]
@@ -133,9 +133,9 @@ class Replay:
         return found
 
     async def _is_over(self, state: State) -> bool:
-        """Whether log time says that nobody sees the response any more (P-85). Raises ApiError 503 (P-88).
+        """Whether log time says that the response is not seen any more (P-85). Raises ApiError 503 (P-88).
 
-        In a partition where nothing happens log time stands still: then the last beat tells it.
+        In an idle partition log time stands still; then the last beat tells it (P-86).
         """
         if not (state.ephemeral and state.closed):
             return False
@@ -163,17 +163,17 @@ class Replay:
         return await self._partitions()
 
     def closed(self, found: Stored) -> bool:
-        """Whether it has closed."""
+        """Whether the response has closed."""
         return isinstance(found, Packed) or found.state.closed
 
     def ended(self, found: Stored, cursor: int) -> bool:
-        """Whether it has closed, and nothing comes after `cursor`."""
+        """Whether the response has closed and has no event after `cursor`."""
         if isinstance(found, Packed):
             return cursor >= found.summary.events - 1
         return found.state.closed and cursor >= found.last
 
     def load(self) -> Load:
-        """How many responses are open, and where."""
+        """How many responses are open, and how far each partition is folded."""
         tenants = sum((folding.open for folding in self._foldings), Counter())
         return Load(tenants.total(), dict(tenants), self._events.positions())
 
@@ -184,13 +184,13 @@ class Replay:
         return packed_chunks(found.id, cursor, self._library)
 
     def chunks_so_far(self, found: Stored) -> AsyncGenerator[bytes, None]:
-        """The frames that there are now; all of them, when the response has closed. Raises Cut."""
+        """The frames so far; all frames if the response has closed. Raises Cut."""
         if isinstance(found, Window) and not found.state.closed:
             return chunks_so_far(found, self._seeker)
         return self.chunks(found, START)
 
     async def object(self, found: Stored) -> bytes:
-        """The response object as JSON, of an open response with its output so far. Raises ApiError."""
+        """The response object as JSON; that of an open response has the output so far. Raises ApiError."""
         if isinstance(found, Window) and not found.state.closed:
             return await self._snapshots.object(found)
         final = final_object(await self._last(found))
@@ -211,7 +211,7 @@ class Replay:
             raise self._refusal(id, error) from error
 
     async def result(self, window: Window) -> bytes | None:
-        """The final object, once there is one; None when the response was deleted. Raises ApiError 503."""
+        """Wait for the final object; None if the response was deleted. Raises ApiError 503."""
         window.readers += 1
         try:
             while not (window.dropped or window.state.closed):
@@ -225,8 +225,8 @@ class Replay:
             window.readers -= 1
 
     async def view(self, id: ResponseId, offset: int | None) -> ResponseView:
-        """What ingest wants to know of `id`. Raises ApiError 503."""
-        # Taken before the look-up: all that was read by then is known when an id is not found (P-35).
+        """What the log says of `id`, for ingest. Raises ApiError 503."""
+        # Before the look-up: if the id is not found, it was in nothing that was read by then (P-35).
         read_to = self.read_to(id)
         return replace(await self._view(id, await self.find(id, offset)), read_to=read_to)
 
@@ -262,7 +262,7 @@ class Replay:
             raise self._refusal(id, error) from error
 
     async def _without_output(self, window: Window) -> bytes:
-        """As `object`, but for the output of an open response: no command needs it, or waits for its fold."""
+        """As `object`, without the output of an open response, which no command needs or waits for."""
         if not window.state.closed:
             first = await self._initial(window)
             if not window.state.closed:  # it may have closed while its first event was sought in the log
@@ -270,7 +270,7 @@ class Replay:
         return await self.object(window)
 
     async def _initial(self, found: Stored) -> bytes:
-        """The object that it began with; empty when it cannot be read."""
+        """The initial object; b"" if it cannot be read."""
         if isinstance(found, Window):
             return first_object(await self._frames(found, 0))
         try:
@@ -296,7 +296,7 @@ class Replay:
             raise self._refusal(window.id, error) from error
 
     def _refusal(self, id: ResponseId, error: LogError) -> ApiError:
-        """Why a read failed: what expired or was erased is not found, the rest is worth another try."""
+        """The error for a failed read: 404 if the response expired or was erased, else 503."""
         if isinstance(error, TranscriptLost) and id not in self._library:
             return not_found(id)
         return unavailable("The log cannot be read.", reason="log_away")

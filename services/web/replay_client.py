@@ -1,9 +1,9 @@
 """What ingest and executors ask replay, over replay's internal port (`services.web.internal`).
 
-view, missing    look-ups of a client's request: no answer in time is a 503, since nobody guesses
-load             a look-up of ingest's own
-turn, items      what a run's input is made of: an open response is NotYet, and is asked for again
-result, stream   waits of a client: they may outlive a replay, so whoever asks asks again
+view, missing    look-ups for a client's request: without an answer in time a 503, never a guess
+load             a look-up for ingest's admission
+turn, items      parts of a run's input: while the response is open NotYet, and the run asks again
+result, stream   waits of a client: they may outlive a replay; then ReplayAway, and the caller asks again
 """
 
 import asyncio
@@ -49,11 +49,11 @@ started."""
 BARRIER_S = 5.0
 """Seconds for any other look-up of a client's request."""
 RUN_S = 75.0
-"""Seconds for what a run asks. Replay answers within a minute, be it that it cannot say yet."""
+"""Seconds for a question of a run. Replay answers within a minute, if only that it cannot tell yet."""
 
 
 class UnreadableTurn(ReplayAway):
-    """Replay answered with the turn that was asked for, and it cannot be read."""
+    """Replay answered with the turn, and the turn cannot be read."""
 
 
 class _Whose(msgspec.Struct):
@@ -68,7 +68,7 @@ _whose = msgspec.json.Decoder(_Whose).decode
 
 
 class ReplayClient:
-    """Replay, as those see it that ask it. Logs once for the operator that replay cannot be asked."""
+    """Replay, as ingest and executors see it. Logs once for the operator that replay cannot be asked."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -102,7 +102,7 @@ class ReplayClient:
         return _there(await self._ask(LOAD_PATH, LOOKUP_S, _load))
 
     async def turn(self, id: ResponseId) -> tuple[Turn, int] | None:
-        """What response `id` adds to its conversation, and the bytes of that; None: there is no such one.
+        """The turn of response `id`, and its bytes; None if there is no such response.
 
         Raises NotYet while it is open, UnreadableTurn, or ReplayAway.
         """
@@ -148,7 +148,7 @@ class ReplayClient:
     async def _ask(
         self, path: str, within_s: float | None, decode: Callable[[bytes], T], asked: bytes | None = None
     ) -> T | None:
-        """What replay answers, decoded; None: there is no such response, or (204) it was deleted.
+        """Replay's answer, decoded; None if there is no such response, or (204) it was deleted.
 
         Raises NotYet or ReplayAway.
         """
@@ -187,7 +187,9 @@ def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
 
 
 def _turn_of(id: ResponseId, body: bytes) -> tuple[Turn, int]:
-    """The turn in an answer. If it cannot be read and names the response, it is replay that answered."""
+    """The turn in an answer. Raises UnreadableTurn if the answer names the response, so that it is replay's,
+    and cannot be read.
+    """
     try:
         return _turn(body), len(body)
     except UNDECODABLE:
