@@ -23,7 +23,7 @@ LONGEST_GOOD_S = 600
 """Seconds for which a listing is good at most: a reader looks no further back."""
 
 
-class Model(Struct, frozen=True):
+class ListedModel(Struct, frozen=True):
     """A model as the API shows it. `created` is in seconds since the epoch, 0 where nobody knows."""
 
     id: str
@@ -37,7 +37,7 @@ class Listing(Struct, frozen=True):
 
     source: str
     good_s: float
-    models: tuple[Model, ...]
+    models: tuple[ListedModel, ...]
 
     def record(self) -> NewRecord:
         """The `listing` record with these models."""
@@ -58,7 +58,7 @@ def listing_in(record: LogRecord) -> Listing | None:
         return None
 
 
-def together(records: Iterable[LogRecord], now: int) -> Sequence[Model] | None:
+def together(records: Iterable[LogRecord], now: int) -> Sequence[ListedModel] | None:
     """The models of all listings that are good at `now` (ms), the newest first; None without any."""
     last: dict[str, tuple[int, Listing]] = {}
     for record in records:
@@ -69,17 +69,17 @@ def together(records: Iterable[LogRecord], now: int) -> Sequence[Model] | None:
     return distinct(model for listing in good for model in listing.models) if good else None
 
 
-def distinct(models: Iterable[Model]) -> Sequence[Model]:
+def distinct(models: Iterable[ListedModel]) -> Sequence[ListedModel]:
     """`models`, the first of each id."""
-    found: dict[str, Model] = {}
+    found: dict[str, ListedModel] = {}
     for model in models:
         found.setdefault(model.id, model)
     return list(found.values())
 
 
-def fitting(models: Iterable[Model]) -> tuple[Model, ...]:
+def fitting_listing(models: Iterable[ListedModel]) -> tuple[ListedModel, ...]:
     """As many of `models`, from the first on, as fit into one listing."""
-    taken, size = list[Model](), 0
+    taken, size = list[ListedModel](), 0
     for model in models:
         size += len(msgspec.json.encode(model)) + 1
         if size > MAX_LISTING_BYTES:
@@ -88,7 +88,7 @@ def fitting(models: Iterable[Model]) -> tuple[Model, ...]:
     return tuple(taken)
 
 
-def models_in(answer: bytes) -> tuple[list[Model], str | None]:
+def models_in(answer: bytes) -> tuple[list[ListedModel], str | None]:
     """The models in what an upstream answers to GET /models, and the id behind which it has more, if it has.
 
     That is a list of objects or names, bare or in `data` or `models`; what is no model is passed over. Raises
@@ -105,7 +105,7 @@ def models_in(answer: bytes) -> tuple[list[Model], str | None]:
     return models, last if isinstance(last, str) and last else models[-1].id if models else None
 
 
-def _model(entry: Any) -> Model | None:
+def _model(entry: Any) -> ListedModel | None:
     fields = {"id": entry} if isinstance(entry, str) else entry
     if not isinstance(fields, dict):
         return None
@@ -113,7 +113,7 @@ def _model(entry: Any) -> Model | None:
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
         return None
     created, owner = fields.get("created"), fields.get("owned_by")
-    return Model(
+    return ListedModel(
         name,
         created=created if type(created) is int and abs(created) < 1 << 53 else 0,
         owned_by=owner if isinstance(owner, str) else "rejoinder",

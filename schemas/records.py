@@ -309,7 +309,7 @@ _cursor = re.compile(rb"-?[0-9]{1,19}")
 """How an upstream numbers is its own affair: by nanoseconds, say."""
 
 
-def number(digits: bytes) -> int:
+def plain_number(digits: bytes) -> int:
     """The number that `digits` are: plain decimals, at most `DIGITS`, so that one number has one spelling and
     fits wherever it goes on to (P-11). Raises ValueError or TypeError.
     """
@@ -392,14 +392,14 @@ def parse_whole(record: LogRecord, partition: int | None) -> Entry:
     match headers.get("kind", b"event"), rest:  # only an event may lack its kind (P-12)
         case b"event", [claim, digits]:
             type, terminal = headers["type"].decode(), _terminal(headers)
-            return EventRecord(id, _claim(claim), number(digits.encode()), type, terminal)
+            return EventRecord(id, _claim(claim), plain_number(digits.encode()), type, terminal)
         case b"accepted", ["accepted", nonce]:
             return _accepted(id, nonce, headers)
         case b"claimed", ["claim", attempt, claim]:
             executor = ExecutorId(headers["executor"].decode())
-            return Claimed(id, number(attempt.encode()), _claim(claim), executor, _tenant(headers))
+            return Claimed(id, plain_number(attempt.encode()), _claim(claim), executor, _tenant(headers))
         case b"extension", [claim, "x", digits]:
-            return Extension(id, _claim(claim), number(digits.encode()), headers["type"].decode())
+            return Extension(id, _claim(claim), plain_number(digits.encode()), headers["type"].decode())
         case b"cancelled", ["cancelled", nonce]:
             return Cancelled(id, nonce, _tenant(headers))
         case b"deleted", ["deleted", nonce]:
@@ -434,7 +434,7 @@ def _terminal(headers: dict[str, bytes]) -> str | None:
 def _accepted_offset(record: LogRecord, headers: dict[str, bytes]) -> int:
     """Of a delete, which counts in any case (P-25): an offset that is not before its own is none."""
     given = headers["accepted_offset"]
-    offset = -1 if given == b"-1" else number(given)
+    offset = -1 if given == b"-1" else plain_number(given)
     return offset if offset < record.offset else -1
 
 
@@ -445,8 +445,8 @@ def _accepted(id: ResponseId, nonce: str, headers: dict[str, bytes]) -> Accepted
         nonce=nonce,
         tenant=_tenant(headers),
         body_sha256=headers["body_sha256"].decode(),
-        not_after=number(headers["not_after"]),
-        deadline=number(headers["deadline"]),
+        not_after=plain_number(headers["not_after"]),
+        deadline=plain_number(headers["deadline"]),
         background=headers["background"] == b"1",
         store=headers["store"] == b"1",
         previous=_id(previous.decode(), None) if previous else None,

@@ -69,7 +69,7 @@ def refusal(final: bytes, *, keyed: bool) -> ApiError | None:
     error = failed.get("error")
     if not isinstance(error, dict) or error.get("output_omitted") or says_something(failed.get("output")):
         return None
-    status, wait = status_of(error), error.get("retry_after")
+    status, wait = http_status_of(error), error.get("retry_after")
     again = isinstance(wait, int | float)
     repeat = "true" if again and not keyed else "false"
     headers = {RESPONSE_ID: str(failed.get("id")), "x-should-retry": repeat}
@@ -86,7 +86,7 @@ def refusal(final: bytes, *, keyed: bool) -> ApiError | None:
     )
 
 
-def status_of(error: Mapping[str, Any]) -> int:
+def http_status_of(error: Mapping[str, Any]) -> int:
     """The HTTP status that a failed response's `error` is told with; see the module."""
     upstream, code, type = http_status(error.get("upstream_status")), error.get("code"), error.get("type")
     if upstream is not None:

@@ -106,7 +106,7 @@ def cancelled(initial: Object) -> Object:
     return {**initial, "status": "cancelled", "output": []}
 
 
-def finished(
+def final_response(
     initial: Object,
     *,
     status: str,
@@ -220,7 +220,7 @@ def whole_usage(usage: object) -> Object | None:
     """`usage` with every count and both `*_details`, as strict clients need it (A-17, U-14); None without
     one.
     """
-    if not isinstance(usage, Mapping) or not any(number(value) is not None for value in usage.values()):
+    if not isinstance(usage, Mapping) or not any(count_in(value) is not None for value in usage.values()):
         return None
     spent = _count(usage, "input_tokens") or _count(usage, "prompt_tokens")
     made = _count(usage, "output_tokens") or _count(usage, "completion_tokens")
@@ -300,10 +300,10 @@ def _details(usage: Mapping[str, Any], name: str, *counts: str) -> Object:
 
 
 def _count(counts: Mapping[str, Any], name: str) -> int:
-    return number(counts.get(name)) or 0
+    return count_in(counts.get(name)) or 0
 
 
-def number(value: object) -> int | None:
+def count_in(value: object) -> int | None:
     """A count, also one that is sent as a float or as text; None for anything else, a negative one too."""
     if isinstance(value, str):
         try:

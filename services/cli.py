@@ -20,7 +20,7 @@ from cyclopts import App, Parameter
 from schemas.errors import RejoinderError, SettingsError
 from services import logs
 from services.process import Run, serve, until_stopped
-from services.settings import SETTINGS, Setting, Settings, check_secret, load
+from services.settings import SETTINGS, Setting, Settings, load, require_secret
 
 SERVICES = {
     "ingest": "Carry out what the front door asks: validate, append to the log.",
@@ -100,7 +100,7 @@ def _service(name: str, what: str) -> Command:
         *, with_parent: Annotated[bool, Parameter(show=False, negative=())] = False, **options: Any
     ) -> int:
         settings = _settings(options)
-        check_secret(settings)
+        require_secret(settings)
         run = import_module(f"services.{name}.app").run
         serve(name, lambda stop: _checked(run, settings, stop), settings.grace_s, with_parent=with_parent)
         return 0
@@ -187,9 +187,9 @@ def _topics(
     **options: Any,
 ) -> int:
     """Check Kafka's topics, and create or mend them; the status is 0 when services can start on them."""
-    from services.topic_setup import topics
+    from services.topic_setup import set_up_topics
 
-    return until_stopped(lambda _: topics(_settings(options), create=create or fix, fix=fix))
+    return until_stopped(lambda _: set_up_topics(_settings(options), create=create or fix, fix=fix))
 
 
 app.command(with_settings(_dev, CHOSEN_BY_DEV), name="dev")

@@ -337,7 +337,7 @@ def _fits(name: str, value: Any) -> bool:
             return True
 
 
-def check_secret(settings: Settings) -> None:
+def require_secret(settings: Settings) -> None:
     """Raise SettingsError if services would ask each other over a network without a secret.
 
     On loopback they need none: only this machine's own processes can ask.

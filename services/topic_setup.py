@@ -10,7 +10,7 @@ from services.eventlog.topics import Problem, kept_ms
 from services.settings import Settings
 
 
-async def topics(settings: Settings, *, create: bool = False, fix: bool = False) -> int:
+async def set_up_topics(settings: Settings, *, create: bool = False, fix: bool = False) -> int:
     """Check the topics, and print what was done and what is wrong. Returns 0 if services can start on them.
 
     Raises as `make_topics` does.

@@ -94,7 +94,9 @@ class Author:
 
     async def complete(self) -> "Author":
         """The terminal event."""
-        final = response.finished(self.initial, status="completed", output=[], completed_at=1_700_000_001)
+        final = response.final_response(
+            self.initial, status="completed", output=[], completed_at=1_700_000_001
+        )
         return await self.event("response.completed", {"response": final}, "completed")
 
     async def cancel(self) -> "Author":

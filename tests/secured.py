@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from services.broker import EmbeddedKafka, Member
+from services.broker import ClusterNode, EmbeddedKafka
 from services.broker.data import new_cluster_id
 from services.broker.tcp import LOOPBACK, free_port
 
@@ -116,7 +116,7 @@ async def secured(folder: Path) -> AsyncIterator[Secured]:
         folder / "broker",
         port=ports["PLAINTEXT"],
         heap_mb=256,
-        member=Member(1, new_cluster_id(), {1: controller}),
+        member=ClusterNode(1, new_cluster_id(), {1: controller}),
         properties=_properties(files, controller),
         format_options=["--add-scram", f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"],
     )

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from starlette.routing import BaseRoute
 
-from services.web.crowd import Bounds
+from services.web.crowd import CrowdBounds
 from services.web.edge import Edge
 from services.web.server import Server
 
 HOST = "127.0.0.1"
-_BOUNDS = Bounds()
+_BOUNDS = CrowdBounds()
 
 
 @asynccontextmanager
@@ -21,7 +21,7 @@ async def serving(
     origins: Sequence[str] = (),
     request_s: float = 20,
     hosts: Sequence[str] = (),
-    bounds: Bounds = _BOUNDS,
+    bounds: CrowdBounds = _BOUNDS,
 ) -> AsyncIterator[tuple[Server, int]]:
     """A server with these routes, and its port."""
     server = Server(Edge(routes, origins, hosts), request_s=request_s, bounds=bounds)

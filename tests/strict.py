@@ -28,7 +28,7 @@ def checked(events: list[Event]) -> list[Event]:
         whole = {**event, "sequence_number": number}
         if "response" in event:
             theirs = event["response"]
-            whole["response"] = response.finished(
+            whole["response"] = response.final_response(
                 _INITIAL, status=theirs["status"], output=theirs["output"], upstream=theirs, completed_at=2
             )
         _EVENT.validate_python(whole, strict=True)

@@ -10,6 +10,6 @@ embedded     `EmbeddedKafka`: start, stop, kill, pause, resume
 
 from services.broker.embedded import EmbeddedKafka
 from services.broker.errors import BrokerError
-from services.broker.properties import Member
+from services.broker.properties import ClusterNode
 
-__all__ = ["BrokerError", "EmbeddedKafka", "Member"]
+__all__ = ["BrokerError", "ClusterNode", "EmbeddedKafka"]

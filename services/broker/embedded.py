@@ -27,7 +27,7 @@ from services.broker.data import DataDir, new_cluster_id
 from services.broker.errors import DataUnusable, PortInUse, StartFailed
 from services.broker.jars import KAFKA_VERSION, jars
 from services.broker.probe import serving_cluster
-from services.broker.properties import Member, render, server_properties
+from services.broker.properties import ClusterNode, render, server_properties
 from services.broker.tcp import LOOPBACK, free_port, is_free
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -52,7 +52,7 @@ class EmbeddedKafka:
         port: int = 0,
         heap_mb: int = 512,
         properties: Mapping[str, str] = _NO_PROPERTIES,
-        member: Member | None = None,
+        member: ClusterNode | None = None,
         format_options: Sequence[str] = (),
     ) -> None:
         """`port` 0: a free one, kept over restarts; `properties`: Kafka's own, over our defaults.
@@ -186,7 +186,7 @@ class EmbeddedKafka:
             raise PortInUse(self._port)
 
     def _write_properties(self) -> None:
-        member = self._member or Member(1, "", {1: free_port()})
+        member = self._member or ClusterNode(1, "", {1: free_port()})
         settings = server_properties(self._data.logs, self._port, member, self._properties)
         self._data.properties.write_text(render(settings))
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 from services.broker.tcp import LOOPBACK
 
 
-class Member(Struct, frozen=True):
+class ClusterNode(Struct, frozen=True):
     """One node of a cluster: its number, the id of the cluster, and where all controllers listen."""
 
     node: int
@@ -17,7 +17,7 @@ class Member(Struct, frozen=True):
     """By node: the port of its controller."""
 
 
-def server_properties(logs: Path, port: int, member: Member, extra: Mapping[str, str]) -> dict[str, str]:
+def server_properties(logs: Path, port: int, member: ClusterNode, extra: Mapping[str, str]) -> dict[str, str]:
     """Kafka's settings by their names; `extra` goes over ours.
 
     Everything replicated is on one replica, internal topics have one partition (50 would cost every start), a

@@ -49,7 +49,7 @@ _Asked = tuple[int, frozenset[tuple[TopicPartition, int]]]
 """A node, and the positions it was asked to read on from."""
 
 
-class Unreadable(CorruptRecordException):  # type: ignore[misc]
+class UnreadablePlace(CorruptRecordException):  # type: ignore[misc]
     """Nothing can be read of a partition from a position on."""
 
     def __init__(self, source: TopicPartition, position: int, why: str) -> None:
@@ -121,7 +121,7 @@ class KafkaFetcher:
                 answer = self._noted(_read(found, positions), positions)
             except FAILURES as error:
                 answer = _Answer([], [error])
-            if any(not isinstance(failure, Unreadable) for failure in answer.failures):
+            if any(not isinstance(failure, UnreadablePlace) for failure in answer.failures):
                 self._link.stale()  # here: perhaps no fetch waits for this answer any more
             return answer
 
@@ -150,8 +150,8 @@ class KafkaFetcher:
         else:
             answers = await self._first(by_leader, positions, ask) if by_leader else []
         failures += [failure for answer in answers for failure in answer.failures]
-        unreadable: list[Exception] = [each for each in failures if isinstance(each, Unreadable)]
-        trouble = [failure for failure in failures if not isinstance(failure, Unreadable)]
+        unreadable: list[Exception] = [each for each in failures if isinstance(each, UnreadablePlace)]
+        trouble = [failure for failure in failures if not isinstance(failure, UnreadablePlace)]
         if trouble and all(answer.failed for answer in answers):
             raise trouble[0]
         unreadable += resting.values()
@@ -164,7 +164,7 @@ class KafkaFetcher:
         for batch in answer.batches:
             self._damage.passed(batch.source, positions[batch.source])
         for failure in answer.failures:
-            if isinstance(failure, Unreadable):
+            if isinstance(failure, UnreadablePlace):
                 self._damage.found(failure.source, failure.position, failure)
         return answer
 
@@ -256,14 +256,14 @@ def _read(found: Iterable[Fetched], positions: Mapping[TopicPartition, int]) -> 
         if code == OffsetOutOfRangeError.errno:
             answer.batches.append(Batch(source, (), position, end, out_of_range=True))
         elif code == CorruptRecordException.errno:
-            answer.failures.append(Unreadable(source, position, "the broker says so"))
+            answer.failures.append(UnreadablePlace(source, position, "the broker says so"))
         elif code:
             answer.failures.append(for_code(code)(f"{topic}/{partition}"))
         elif data:
             try:
                 records, next_offset = read_records(data, position)
             except CorruptRecordException as error:
-                answer.failures.append(Unreadable(source, position, str(error.args[0])))
+                answer.failures.append(UnreadablePlace(source, position, str(error.args[0])))
                 continue
             if next_offset > position:
                 answer.batches.append(Batch(source, records, next_offset, end))

@@ -49,7 +49,7 @@ class Queued(NamedTuple):
     movable: bool = False
 
 
-class Batch(NamedTuple):
+class WireBatch(NamedTuple):
     """Records packed for the wire; `timestamp` in ms is ours, for topics that do not stamp."""
 
     queued: Sequence[Queued]
@@ -64,7 +64,7 @@ class Lane:
     def __init__(self, source: TopicPartition) -> None:
         self.source = source
         self.queue: deque[Queued] = deque()
-        self.batch: Batch | None = None
+        self.batch: WireBatch | None = None
         self.producer: Producer | None = None
         self.sequence = 0
         self.retry_at = 0.0
@@ -113,7 +113,7 @@ class Lane:
             self._settle(len(found))
         return found
 
-    def next_batch(self, producer: Producer) -> Batch:
+    def next_batch(self, producer: Producer) -> WireBatch:
         """The batch to send: the one under way, or a new one from the queue."""
         if self.batch is None:
             if self.producer is None:
@@ -121,7 +121,7 @@ class Lane:
             self.batch = self._build(self.producer)
         return self.batch
 
-    def _build(self, producer: Producer) -> Batch:
+    def _build(self, producer: Producer) -> WireBatch:
         now = time.time_ns() // 1_000_000
         builder = DefaultRecordBatchBuilder(2, 0, 0, producer.id, producer.epoch, self.sequence, BATCH_BYTES)
         taken = 0
@@ -131,7 +131,7 @@ class Lane:
                 break
             taken += 1
         packed = [self.queue.popleft() for _ in range(taken)]
-        return Batch(packed, bytes(builder.build()), packed[0].deadline, now)
+        return WireBatch(packed, bytes(builder.build()), packed[0].deadline, now)
 
     def acknowledged(self, offset: int, timestamp: int) -> None:
         """The batch under way is in the log from `offset` on."""

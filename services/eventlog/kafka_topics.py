@@ -31,7 +31,7 @@ from services.eventlog.kafka_trouble import FORBIDDEN
 from services.eventlog.topics import (
     DAY,
     MAX_RECORD_BYTES,
-    Found,
+    ActualTopic,
     Problem,
     Topics,
     TopicSpec,
@@ -122,7 +122,7 @@ async def admin_at(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict[str, Found]:
+async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict[str, ActualTopic]:
     """The wanted topics that exist. Raises TopicAuthorizationFailedError where we may not look at one."""
     names = {spec.name for spec in wanted}
     listed = [topic for topic in await _any(admin.describe_topics) if topic["topic"] in names]
@@ -130,7 +130,7 @@ async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict
     await _any(lambda: _check_unlisted(admin, unlisted))
     configs = await _any(lambda: configs_of(admin, [topic["topic"] for topic in listed]))
     return {
-        topic["topic"]: Found(
+        topic["topic"]: ActualTopic(
             partitions=len(topic["partitions"]),
             replication=min((len(partition["replicas"]) for partition in topic["partitions"]), default=0),
             config={key: value for key, (value, _) in configs[topic["topic"]].items()},

@@ -16,7 +16,7 @@ PROBE_BYTES = 4096
 """Bytes of a fetch that looks for the time of one record: the log returns a whole one, however large."""
 
 
-class Start(NamedTuple):
+class StartingPoint(NamedTuple):
     """Read from `offset` on; act only on responses accepted at or after `floor`.
 
     `since` is the log time (ms) at `offset`: the views' records of what follows there were written after it.
@@ -32,7 +32,7 @@ class Start(NamedTuple):
 
 async def starting_points(
     log: Log, group: str, topic: str, partitions: Collection[int], *, memory_ms: int
-) -> dict[int, Start]:
+) -> dict[int, StartingPoint]:
     """Per partition where to start, from the watermarks that `group` committed on `topic`.
 
     `memory_ms` is acceptance window + skew. Raises LogUnavailable: try again.
@@ -46,7 +46,7 @@ async def starting_points(
 
 async def starting_points_at(
     log: Log, topic: str, committed: Mapping[int, int | None], *, memory_ms: int
-) -> dict[int, Start]:
+) -> dict[int, StartingPoint]:
     """Per partition where to start, from watermarks that are known; None: never committed."""
     bounds = await log.bounds(topic, list(committed))
     floors = {partition: floor(offset, bounds[partition]) for partition, offset in committed.items()}
@@ -57,7 +57,7 @@ async def starting_points_at(
             times[partition] = max(0, time - memory_ms)
     found = await log.offsets_at(topic, times) if times else {}
     return {
-        partition: Start(min(found.get(partition, at), at), at, times.get(partition, 0))
+        partition: StartingPoint(min(found.get(partition, at), at), at, times.get(partition, 0))
         for partition, at in floors.items()
     }
 

@@ -44,7 +44,7 @@ def topics(prefix: str = "") -> Topics:
     )
 
 
-class Setting(Struct, frozen=True):
+class TopicSetting(Struct, frozen=True):
     """One setting of a topic: the value that it is created with, and the rule for other values."""
 
     key: str
@@ -84,12 +84,12 @@ class TopicSpec(Struct, frozen=True):
     """
 
     name: str
-    settings: tuple[Setting, ...]
+    settings: tuple[TopicSetting, ...]
     partitions: int | None = None
     view: bool = False
 
 
-class Found(Struct, frozen=True):
+class ActualTopic(Struct, frozen=True):
     """A topic as it is; `config` holds the values in force, defaults included."""
 
     partitions: int
@@ -115,18 +115,18 @@ class Problem(Struct, frozen=True):
 
 
 _ALL = (
-    Setting("message.timestamp.type", "LogAppendTime", "exactly"),
-    Setting("unclean.leader.election.enable", "false", "exactly"),
+    TopicSetting("message.timestamp.type", "LogAppendTime", "exactly"),
+    TopicSetting("unclean.leader.election.enable", "false", "exactly"),
 )
 _COMPACTED = (
-    Setting("delete.retention.ms", str(LONGEST_ABSENCE), "at least"),
-    Setting("segment.ms", str(DAY)),
-    Setting("segment.bytes", str(256 << 20)),
+    TopicSetting("delete.retention.ms", str(LONGEST_ABSENCE), "at least"),
+    TopicSetting("segment.ms", str(DAY)),
+    TopicSetting("segment.bytes", str(256 << 20)),
 )
 _BOTH = "compact,delete"
 _VIEW = (
-    Setting("cleanup.policy", _BOTH, "one of", ("compact",)),
-    Setting("retention.ms", str(RETENTION)),
+    TopicSetting("cleanup.policy", _BOTH, "one of", ("compact",)),
+    TopicSetting("retention.ms", str(RETENTION)),
     *_COMPACTED,
 )
 
@@ -151,9 +151,11 @@ def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = D
         TopicSpec(
             names.events,
             (
-                Setting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
-                Setting("min.compaction.lag.ms", str(kept), "at least", instead=lower),
-                Setting("retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=lower),
+                TopicSetting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
+                TopicSetting("min.compaction.lag.ms", str(kept), "at least", instead=lower),
+                TopicSetting(
+                    "retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=lower
+                ),
                 *_COMPACTED,
                 *every,
             ),
@@ -163,9 +165,9 @@ def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = D
         TopicSpec(
             names.executors,
             (
-                Setting("cleanup.policy", "delete", "exactly"),
-                Setting("retention.ms", str(HOUR), "at least"),
-                Setting("segment.ms", str(HOUR // 2)),
+                TopicSetting("cleanup.policy", "delete", "exactly"),
+                TopicSetting("retention.ms", str(HOUR), "at least"),
+                TopicSetting("segment.ms", str(HOUR // 2)),
                 *every,
             ),
             partitions=1,
@@ -173,11 +175,11 @@ def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = D
     ]
 
 
-def _holding(max_record_bytes: int) -> Setting:
+def _holding(max_record_bytes: int) -> TopicSetting:
     """The setting with which a record of that size can be appended."""
     least = max_record_bytes + BATCH_OVERHEAD
     instead = f"or set REJOINDER_MAX_RECORD_BYTES {BATCH_OVERHEAD} bytes below it"
-    return Setting("max.message.bytes", str(2 * least), "at least", least=least, instead=instead)
+    return TopicSetting("max.message.bytes", str(2 * least), "at least", least=least, instead=instead)
 
 
 def config(spec: TopicSpec, replication: int) -> dict[str, str]:
@@ -186,7 +188,7 @@ def config(spec: TopicSpec, replication: int) -> dict[str, str]:
     return settings | {"min.insync.replicas": str(max(1, min(2, replication - 1)))}
 
 
-def partitions_for(wanted: Iterable[TopicSpec], found: Mapping[str, Found], chosen: int | None) -> int:
+def partitions_for(wanted: Iterable[TopicSpec], found: Mapping[str, ActualTopic], chosen: int | None) -> int:
     """How many partitions `responses.events` has, or gets when it is created.
 
     It gets no fewer than its views have: they hold ids that name those partitions (P-1).
@@ -198,7 +200,7 @@ def partitions_for(wanted: Iterable[TopicSpec], found: Mapping[str, Found], chos
     return max([chosen or DEFAULT_PARTITIONS, *views])
 
 
-def check(spec: TopicSpec, found: Found | None, partitions: int) -> list[Problem]:
+def check(spec: TopicSpec, found: ActualTopic | None, partitions: int) -> list[Problem]:
     """What is wrong with one topic; `partitions` is how many `responses.events` has."""
     if found is None:
         mend = _made_anew(spec) if spec.view and partitions else "rejoinder topics --create"
@@ -206,7 +208,7 @@ def check(spec: TopicSpec, found: Found | None, partitions: int) -> list[Problem
     return [*_partitions(spec, found, partitions), *_settings(spec, found), *_replicas(spec, found)]
 
 
-def check_all(wanted: Iterable[TopicSpec], found: Mapping[str, Found]) -> list[Problem]:
+def check_all(wanted: Iterable[TopicSpec], found: Mapping[str, ActualTopic]) -> list[Problem]:
     """What is wrong with the topics; the first of `wanted` says how many partitions the others need."""
     wanted = list(wanted)
     events = found.get(wanted[0].name)
@@ -214,7 +216,7 @@ def check_all(wanted: Iterable[TopicSpec], found: Mapping[str, Found]) -> list[P
     return [problem for spec in wanted for problem in check(spec, found.get(spec.name), partitions)]
 
 
-def _partitions(spec: TopicSpec, found: Found, partitions: int) -> list[Problem]:
+def _partitions(spec: TopicSpec, found: ActualTopic, partitions: int) -> list[Problem]:
     wanted = spec.partitions or partitions
     if found.partitions == wanted or not wanted:
         return []
@@ -233,7 +235,7 @@ def _made_anew(spec: TopicSpec, first: str = "") -> str:
     return f"stop {users}, {first}run rejoinder topics --create, start them again{why}"
 
 
-def _settings(spec: TopicSpec, found: Found) -> list[Problem]:
+def _settings(spec: TopicSpec, found: ActualTopic) -> list[Problem]:
     problems: list[Problem] = []
     for setting in spec.settings:
         value = found.config.get(setting.key)
@@ -247,7 +249,7 @@ def _settings(spec: TopicSpec, found: Found) -> list[Problem]:
     return problems
 
 
-def _replicas(spec: TopicSpec, found: Found) -> list[Problem]:
+def _replicas(spec: TopicSpec, found: ActualTopic) -> list[Problem]:
     """Whether an acknowledged record is safe, and whether one can be acknowledged at all."""
     least = int(found.config.get("min.insync.replicas", "1"))
     if least > found.replication:

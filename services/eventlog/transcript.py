@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from schemas.errors import LogError
 from schemas.ids import ResponseId, Tenant, parse_response_id
-from schemas.records import MALFORMED, SHOWN, LogRecord, NewRecord, Unreadable, number
+from schemas.records import MALFORMED, SHOWN, LogRecord, NewRecord, Unreadable, plain_number
 
 CHUNK_BYTES = 256 << 10
 """Raw bytes of a chunk. 256 KiB bounds what the projector holds unpacked per open response and what a
@@ -257,7 +257,7 @@ def _parse(record: LogRecord, partition: int | None) -> Entry:
         case b"request", "request":
             return Request(id, _summary(headers))
         case b"chunk", index:
-            return _chunk(id, number(index.encode()), headers)
+            return _chunk(id, plain_number(index.encode()), headers)
         case b"gone", "gone":
             return Gone(id, Tenant(headers["tenant"].decode()))
         case unknown:
@@ -266,7 +266,7 @@ def _parse(record: LogRecord, partition: int | None) -> Entry:
 
 def _chunk(id: ResponseId, index: int, headers: dict[str, bytes]) -> Chunk:
     summary = _summary(headers)
-    first, last = number(headers["first"]), number(headers["last"])
+    first, last = plain_number(headers["first"]), plain_number(headers["last"])
     begins, ends = (index == 0) == (first == 0), (index == summary.chunks - 1) == (last == summary.events - 1)
     if index >= summary.chunks or not first <= last < summary.events or not begins or not ends:
         raise ValueError(f"events {first} to {last} are no chunk {index} of {summary}")
@@ -293,11 +293,11 @@ def _summary(headers: dict[str, bytes]) -> Summary:
         status=headers["status"].decode(),
         background=headers["background"] == b"1",
         body_sha256=headers["body_sha256"].decode(),
-        accepted_offset=number(headers["accepted_offset"]),
-        closed_offset=number(headers["closed_offset"]),
-        created_at=number(headers["created_at"]),
-        events=number(headers["events"]),
-        chunks=number(headers["chunks"]),
+        accepted_offset=plain_number(headers["accepted_offset"]),
+        closed_offset=plain_number(headers["closed_offset"]),
+        created_at=plain_number(headers["created_at"]),
+        events=plain_number(headers["events"]),
+        chunks=plain_number(headers["chunks"]),
     )
     if not 1 <= summary.chunks <= min(summary.events, MAX_CHUNKS):
         raise ValueError(f"{summary.events} events cannot be in {summary.chunks} chunks")

@@ -34,7 +34,7 @@ from schemas.records import (
 from services import points
 from services.config import Route
 from services.eventlog.port import Batch, TopicPartition
-from services.eventlog.start import Start as Place
+from services.eventlog.start import StartingPoint
 from services.executor import metrics
 from services.executor.acts import Act, Claim, Post, Start, Stop
 from services.executor.claims import Sent
@@ -308,13 +308,13 @@ class Engine:
         for partition in self.partitions.values():
             partition.owned = partition.owned and partition.number in owned
 
-    def begin(self, number: int, place: Place, end: int) -> None:
+    def begin(self, number: int, place: StartingPoint, end: int) -> None:
         """Fold a partition from `place` on; it ends at offset `end` now."""
         partition = Partition(number, floor=place.floor, floor_read=place.read, position=place.offset)
         partition.begin(acts_from=end, committed=place.floor)
         self.partitions[number] = partition
 
-    def own(self, number: int, place: Place, end: int) -> None:
+    def own(self, number: int, place: StartingPoint, end: int) -> None:
         """Own a followed partition from now on, with its committed watermark and its end as of now."""
         partition = self.partitions[number]
         partition.begin(acts_from=end, committed=place.floor)

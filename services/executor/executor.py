@@ -30,8 +30,7 @@ from services.config import Quota, unbounded
 from services.connect import RECORD_OVERHEAD, executors_group
 from services.eventlog.follower import Follower, Member
 from services.eventlog.port import Batch, Log, TopicPartition
-from services.eventlog.start import Start as Place
-from services.eventlog.start import starting_points
+from services.eventlog.start import StartingPoint, starting_points
 from services.eventlog.topics import Topics
 from services.executor import metrics
 from services.executor.acts import Act, Claim, Post, Start, Stop
@@ -254,16 +253,16 @@ class Executor:
         self.engine.assigned(owned)
         self._tell_owned()
 
-    async def places(self, partitions: Collection[int]) -> Mapping[int, Place]:
+    async def places(self, partitions: Collection[int]) -> Mapping[int, StartingPoint]:
         """Where to begin partitions: at their watermarks (P-62). Raises LogUnavailable."""
         memory_ms = self._memory_ms
         return await starting_points(self._log, self._group, self._topic, partitions, memory_ms=memory_ms)
 
-    def begin(self, partition: int, place: Place, end: int) -> None:
+    def begin(self, partition: int, place: StartingPoint, end: int) -> None:
         """Fold a partition from `place` on; it ends at offset `end` now."""
         self.engine.begin(partition, place, end)
 
-    def own(self, partition: int, place: Place, end: int) -> None:
+    def own(self, partition: int, place: StartingPoint, end: int) -> None:
         """Own a followed partition from now on."""
         self.engine.own(partition, place, end)
         self._tell_owned()

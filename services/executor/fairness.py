@@ -27,7 +27,7 @@ class Queue(NamedTuple):
     route: Route | None
 
 
-class Load:
+class Occupancy:
     """What is taken: of `slots`, of which a tenant gets at most as many as `most` says, and of places."""
 
     def __init__(self, taken: Iterable[Queue], slots: int, most: Callable[[Tenant], int]) -> None:
@@ -76,7 +76,7 @@ def by_turns(
 ) -> Iterator[T]:
     """What waits, in the order of claiming: the smallest share first, and then what is oldest.
 
-    `share` is that of a `Load`, in which the caller counts what it takes. `age` is the time since which one
+    `share` is that of an `Occupancy`, in which the caller counts what it takes. `age` is the time since which one
     waits.
     """
     queues = list(waiting.items())

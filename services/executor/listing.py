@@ -15,7 +15,7 @@ from urllib.parse import quote
 import structlog
 
 from schemas.errors import ApiError, LogError
-from schemas.models import Listing, Model, distinct, fitting, models_in
+from schemas.models import ListedModel, Listing, distinct, fitting_listing, models_in
 from schemas.records import NewRecord
 from services.config import Config, Route, is_glob
 from services.config import Model as Served
@@ -69,10 +69,10 @@ class Lister:
         finally:
             await writer.close(timeout=1)
 
-    async def _say(self, append: Append, listed: Mapping[Route, Sequence[Model]]) -> None:
+    async def _say(self, append: Append, listed: Mapping[Route, Sequence[ListedModel]]) -> None:
         """Append a listing. One that the log does not take is replaced by the next."""
         models = distinct(catalogue(self._config, listed))
-        fits = fitting(models)
+        fits = fitting_listing(models)
         if len(fits) < len(models):
             left_out = len(models) - len(fits)
             log.warning("too many models for one record: the last are not listed", left_out=left_out)
@@ -84,12 +84,12 @@ class Lister:
         else:
             self._said = True
 
-    async def _ask_all(self) -> dict[Route, Sequence[Model]]:
+    async def _ask_all(self) -> dict[Route, Sequence[ListedModel]]:
         asked = list(self._globs.items())
         answers = await asyncio.gather(*(self._ask(route, upstream) for route, upstream in asked))
         return {route: models for (route, _), models in zip(asked, answers, strict=True)}
 
-    async def _ask(self, route: Route, upstream: Upstream) -> Sequence[Model]:
+    async def _ask(self, route: Route, upstream: Upstream) -> Sequence[ListedModel]:
         """What `upstream` lists; nothing when it does not, and the operator is told once why."""
         try:
             async with asyncio.timeout(ASK_S):
@@ -103,16 +103,16 @@ class Lister:
         self._trouble.pop(route, None)
         return models
 
-    def _told(self, route: Route, why: str) -> Sequence[Model]:
+    def _told(self, route: Route, why: str) -> Sequence[ListedModel]:
         if self._trouble.get(route) != why:
             self._trouble[route] = why
             log.info("an upstream does not list its models", route=repr(route), why=why)
         return ()
 
 
-async def _pages(upstream: Upstream) -> list[Model]:
+async def _pages(upstream: Upstream) -> list[ListedModel]:
     """All that `upstream` lists, page by page."""
-    models, after = list[Model](), None
+    models, after = list[ListedModel](), None
     for _ in range(MAX_PAGES):
         path = "/models" if after is None else f"/models?after={quote(after, safe='')}"
         async with upstream.get(path, calls=1) as answer:
@@ -124,7 +124,7 @@ async def _pages(upstream: Upstream) -> list[Model]:
     return models
 
 
-def catalogue(config: Config, listed: Mapping[Route, Sequence[Model]]) -> Iterator[Model]:
+def catalogue(config: Config, listed: Mapping[Route, Sequence[ListedModel]]) -> Iterator[ListedModel]:
     """Every model and agent of `config` that a request can name, in its order.
 
     Of a glob these are the ones that its upstream `listed`.
@@ -133,8 +133,8 @@ def catalogue(config: Config, listed: Mapping[Route, Sequence[Model]]) -> Iterat
         if is_glob(route.match):
             yield from (model for model in listed.get(route, ()) if _serves(config, route, model.id))
         else:
-            yield Model(route.match)
-    yield from (Model(agent.name) for agent in config.agents)
+            yield ListedModel(route.match)
+    yield from (ListedModel(agent.name) for agent in config.agents)
 
 
 def _serves(config: Config, route: Served, name: str) -> bool:

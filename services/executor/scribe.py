@@ -276,7 +276,7 @@ class Scribe:
         drafts = self.begin() + (yield from self._cut_short())
         status = "incomplete" if ending.incomplete_reason else "failed"
         reason = ending.incomplete_reason
-        final = response.finished(
+        final = response.final_response(
             self._initial,
             status=status,
             output=self._output.items(),
@@ -298,7 +298,7 @@ class Scribe:
             return (yield from self.ending(msgspec.structs.replace(self._left_out, usage=usage)))
         drafts = [] if status == "completed" else (yield from self._cut_short())
         yield
-        final = response.finished(
+        final = response.final_response(
             self._initial,
             status=status,
             output=(yield from self._whole.final()),
@@ -336,7 +336,7 @@ class Scribe:
             text = f"the final object of {len(value)} bytes is over {bound}"
             error = _error(Ending(text, type="output_too_large")) | _OMITTED
             type, status = "response.failed", "failed"
-            bare = response.finished(
+            bare = response.final_response(
                 self._initial, status=status, output=[], error=error, usage=final["usage"]
             )
             value = _encode({"type": type, "sequence_number": self._next, "response": bare})

@@ -19,7 +19,7 @@ from services.executor.acts import Act
 from services.executor.decide import DEADLINE_GRACE, Step, View, decide, overdue
 from services.executor.engine import Engine
 from services.executor.erasures import Erasure
-from services.executor.fairness import Load, Queue, by_turns
+from services.executor.fairness import Occupancy, Queue, by_turns
 from services.executor.orphans import Orphan
 from services.executor.partition import Partition
 from services.executor.predecessors import Predecessors
@@ -163,7 +163,7 @@ class Steward:
                 acts += self._claim(partition, state, now)
         return acts
 
-    def _take_over(self, load: Load, now: float) -> list[Act]:
+    def _take_over(self, load: Occupancy, now: float) -> list[Act]:
         """Claim responses that lost their executor, oldest first, before new ones: they were promised before.
         One that would call a full upstream waits for a place; one that only ends needs none (P-49).
         """
@@ -187,7 +187,7 @@ class Steward:
     def _acting(self) -> list[Partition]:
         return [partition for partition in self.engine.partitions.values() if partition.acting()]
 
-    def _waiting(self, load: Load) -> dict[Queue, Iterator[tuple[Partition, ResponseId]]]:
+    def _waiting(self, load: Occupancy) -> dict[Queue, Iterator[tuple[Partition, ResponseId]]]:
         """The responses that were never claimed and whose route has places, oldest first over all partitions.
         Those of a full route cost nothing here, however many they are.
         """
@@ -198,14 +198,14 @@ class Steward:
                     queues[Queue(tenant, route)].append(zip(repeat(partition), ids, strict=False))
         return {queue: merge(*parts, key=_accepted_at) for queue, parts in queues.items()}
 
-    def _load(self) -> Load:
+    def _load(self) -> Occupancy:
         """The slots and places that runs have taken, and claims that may become runs."""
         runs = self.engine.runs
         taken = [run.queue for run in runs.values()]
         for partition in self.engine.partitions.values():
             claimed = (partition.fold.responses[id] for id in partition.claims.latest if id not in runs)
             taken += map(partition.waiting.queue, claimed)
-        return Load(taken, self._slots, self._most)
+        return Occupancy(taken, self._slots, self._most)
 
     def _is_due(self, partition: Partition, state: State, now: float) -> bool:
         """Whether the response should be claimed now, if there is room for it."""

@@ -98,7 +98,7 @@ class Service:
         self._peer = Peer(settings.replay_url, stall_s=settings.stall_s, secret=secret)
         self._tasks = Tasks()
         admission, room = Admission(settings.max_queue, configuration.quota), Room()
-        metrics.watch(admission, room, settings.max_queue)
+        metrics.show(admission, room, settings.max_queue)
         places = Places(partitions, partial(eventlog.leader, names.events))
         appends = Appends(self._writer, names.events, places)
         replay = ReplayClient(self._peer)

@@ -79,7 +79,7 @@ class Created(Struct, frozen=True):
     open: bool = True
 
 
-class Draft(Struct, frozen=True):
+class Proposal(Struct, frozen=True):
     """An `accepted` that is to be appended, with its value and the initial response object."""
 
     accepted: Accepted
@@ -147,7 +147,7 @@ class Commands:
         model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
         initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
         value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
-        draft = Draft(self._accepted(id, request, order, now), value, initial)
+        draft = Proposal(self._accepted(id, request, order, now), value, initial)
         movable = there is None and not order.keyed
         try:
             created = await self._append_accepted(
@@ -259,7 +259,7 @@ class Commands:
 
     async def _append_accepted(
         self,
-        draft: Draft,
+        draft: Proposal,
         request: CreateRequest,
         order: Order,
         referred: Sequence[Reference],
@@ -293,7 +293,7 @@ class Commands:
         return created
 
     async def _settled(
-        self, draft: Draft, request: CreateRequest, order: Order, patience: Patience
+        self, draft: Proposal, request: CreateRequest, order: Order, patience: Patience
     ) -> Created:
         """The response, if the fold shows that an append in doubt counts (P-35). Raises ApiError."""
         try:

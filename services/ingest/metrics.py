@@ -55,7 +55,7 @@ _tenants = _Tenants()
 REGISTRY.register(_tenants)
 
 
-def watch(admission: Admission, room: Room, max_queue: int) -> None:
+def show(admission: Admission, room: Room, max_queue: int) -> None:
     """Let the gauges read `admission`, `room` and `max_queue` from now on."""
     _tenants.admission = admission
     _OPEN.set_function(lambda: admission.open)

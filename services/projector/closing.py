@@ -16,7 +16,7 @@ from msgspec import Struct
 from schemas.events import LIFECYCLE
 from schemas.fold import DELETED, State
 from schemas.ids import ExecutorId, ResponseId, Tenant
-from services.projector.work import Work
+from services.projector.writes import Work
 
 
 class Closing(Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class Listener(Protocol):
         ...
 
 
-class Tally:
+class Counts:
     """What is counted of an open response. O(1) an event."""
 
     __slots__ = ("claimed_at", "deltas", "executors", "first_output_at", "last_output_at")

@@ -37,8 +37,8 @@ from schemas.records import (
     parse,
 )
 from services.eventlog.transcript import Packer, Summary, transcript_records
-from services.projector.closing import Closing, Tally
-from services.projector.work import Erase, Regather, Work, Write
+from services.projector.closing import Closing, Counts
+from services.projector.writes import Erase, Regather, Work, Write
 
 MODEL_CHARACTERS = 256
 """Characters of the upstream's `model` that the header has (P-9). The object in the value has it whole."""
@@ -64,7 +64,7 @@ class _Open:
         self.at = at
         self.accepted = accepted
         self.packer = packer
-        self.tally = Tally()
+        self.tally = Counts()
 
     @property
     def held_bytes(self) -> int:

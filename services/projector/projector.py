@@ -23,7 +23,7 @@ from schemas.records import NewRecord
 from services.connect import projector_group
 from services.eventlog.follower import Follower, Member
 from services.eventlog.port import Batch, Checkpoint, Log
-from services.eventlog.start import Start, starting_points
+from services.eventlog.start import StartingPoint, starting_points
 from services.eventlog.tail import Tail
 from services.eventlog.topics import DAY, Topics
 from services.loops import while_all_run
@@ -32,7 +32,7 @@ from services.projector.closing import Closing, Listener
 from services.projector.projection import End, Projection
 from services.projector.readback import Readback
 from services.projector.views import Views, poisoned
-from services.projector.work import Erase, size
+from services.projector.writes import Erase, size
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -51,10 +51,10 @@ LATE_MS = DAY
 """Milliseconds of log time for which the projector looks out for a deleted response in the views."""
 
 
-class Place(Struct, frozen=True):
+class Beginning(Struct, frozen=True):
     """Where a partition is begun: in the log, and at which offsets of `transcripts` and `responses`."""
 
-    start: Start
+    start: StartingPoint
     transcripts: int
     responses: int
 
@@ -189,7 +189,7 @@ class Projector:
         if owned:
             self._drop_all_but(owned)
 
-    async def places(self, partitions: Collection[int]) -> Mapping[int, Place]:
+    async def places(self, partitions: Collection[int]) -> Mapping[int, Beginning]:
         """Where to begin partitions: at their watermarks (P-62), and in the views from their log time on.
 
         Raises LogUnavailable.
@@ -199,16 +199,16 @@ class Projector:
         since = {number: start.since for number, start in starts.items()}
         transcripts = await log_.offsets_at(names.transcripts, since)
         responses = await log_.offsets_at(names.responses, since)
-        return {n: Place(start, transcripts[n], responses[n]) for n, start in starts.items()}
+        return {n: Beginning(start, transcripts[n], responses[n]) for n, start in starts.items()}
 
-    def begin(self, partition: int, place: Place, end: int) -> None:
+    def begin(self, partition: int, place: Beginning, end: int) -> None:
         """Fold a partition from `place` on, and read its views back; it ends at offset `end` now."""
         projection = Projection(partition, place.offset, place.floor, ephemeral_ms=self._ephemeral_ms)
         self.partitions[partition] = Partition(partition, projection, acts_from=end, end=end)
         self._transcripts.follow(partition, place.transcripts)
         self._responses.follow(partition, place.responses)
 
-    def own(self, partition: int, place: Place, end: int) -> None:  # noqa: ARG002 - its fold has it
+    def own(self, partition: int, place: Beginning, end: int) -> None:  # noqa: ARG002 - its fold has it
         """Own a followed partition from now on; it ends at offset `end` now."""
         self.partitions[partition].acts_from = end
 

@@ -25,7 +25,7 @@ from services.eventlog.transcript import Chunk, Request, erasing_records, gone_r
 from services.projector import metrics
 from services.projector.closing import Closing
 from services.projector.projection import Poison, Projection
-from services.projector.work import Erase, Regather, Work, Write
+from services.projector.writes import Erase, Regather, Work, Write
 
 log = structlog.get_logger()
 

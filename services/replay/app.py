@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 
 from services.connect import connect, projector_group, topic_names
 from services.eventlog.port import Log
-from services.eventlog.start import Start, starting_points_at
+from services.eventlog.start import StartingPoint, starting_points_at
 from services.eventlog.topics import Topics
 from services.loops import Tasks, while_all_run
 from services.placement import Places
@@ -100,7 +100,7 @@ class Service:
         self.replay = Replay(*pieces, events, self._packed, beats, count)
         self.catalogue = Catalogue(eventlog, names.executors, within_s=settings.barrier_s)
         self.room = Room()
-        metrics.watch(self.feed, memory, self.seeker, self.room)
+        metrics.show(self.feed, memory, self.seeker, self.room)
 
     def not_ready(self) -> list[str]:
         """Why replay cannot serve: only until it has read the log. Later faults of Kafka show in answers."""
@@ -157,7 +157,7 @@ def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) 
     async def watermarks() -> dict[int, int | None]:
         return await eventlog.committed(projector_group(settings), names.events, range(partitions))
 
-    async def starts(committed: Mapping[int, int | None]) -> dict[int, Start]:
+    async def starts(committed: Mapping[int, int | None]) -> dict[int, StartingPoint]:
         return await starting_points_at(eventlog, names.events, committed, memory_ms=memory_ms)
 
     return Sources(eventlog, names.events, names.transcripts, watermarks, starts, memory_ms)

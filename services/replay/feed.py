@@ -18,7 +18,7 @@ from msgspec import Struct
 from schemas.records import LogRecord
 from services.eventlog.patience import patiently
 from services.eventlog.port import Batch, Bounds, Log, TopicPartition
-from services.eventlog.start import Start
+from services.eventlog.start import StartingPoint
 from services.eventlog.tail import Tail
 from services.loops import while_all_run
 from services.replay.barrier import Position
@@ -30,7 +30,7 @@ SWEEP = 10.0
 
 Watermarks = Callable[[], Awaitable[Mapping[int, int | None]]]
 """Returns the projector's checkpoints: by partition, where its oldest open response begins (P-61)."""
-Starts = Callable[[Mapping[int, int | None]], Awaitable[Mapping[int, Start]]]
+Starts = Callable[[Mapping[int, int | None]], Awaitable[Mapping[int, StartingPoint]]]
 """Returns where to start reading `responses.events`, given each partition's watermark (P-62)."""
 
 log = structlog.get_logger()
@@ -91,7 +91,7 @@ class Feed:
             self._follow_from(partition, start)
         log.info("following", transcripts=len(self._library), offsets=[at.value for at in self.folded])
 
-    def _follow_from(self, partition: int, start: Start) -> None:
+    def _follow_from(self, partition: int, start: StartingPoint) -> None:
         self._foldings[partition].floor = start.floor
         self.folded[partition].set(start.offset)
         self._events.follow(partition, start.offset)

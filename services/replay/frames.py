@@ -10,7 +10,7 @@ from schemas.records import Accepted, Cancelled, EventRecord, LogRecord, parse
 from services.replay.window import Page
 
 
-def frames_of(records: Iterable[LogRecord], page: Page) -> Iterator[tuple[int, bytes]]:
+def frames_in(records: Iterable[LogRecord], page: Page) -> Iterator[tuple[int, bytes]]:
     """The frames of `page` in `records`, with their numbers. Records with another response's key, which are
     most of those between a page's records, are skipped unread.
     """

@@ -23,7 +23,7 @@ CREATES_REPEATED = Counter(
 )
 
 
-def watch(feed: Feed, memory: Memory, seeker: Seeker, room: Room) -> None:
+def show(feed: Feed, memory: Memory, seeker: Seeker, room: Room) -> None:
     """Let the gauges read these from now on."""
     _BODIES.set_function(lambda: room.taken)
     _UNREADABLE.set_function(lambda: feed.unreadable)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from schemas.errors import LogError, unavailable
-from schemas.models import LONGEST_GOOD_S, Model, model_not_found, together
+from schemas.models import LONGEST_GOOD_S, ListedModel, model_not_found, together
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 from services.settings import Settings
@@ -40,10 +40,10 @@ class Catalogue:
         self._source = TopicPartition(topic, 0)
         self._within_s = within_s
         self._clock = clock
-        self._reading: asyncio.Task[Sequence[Model] | None] | None = None
+        self._reading: asyncio.Task[Sequence[ListedModel] | None] | None = None
         self._read_at = 0.0
 
-    async def models(self) -> Sequence[Model]:
+    async def models(self) -> Sequence[ListedModel]:
         """All models. Raises ApiError 503 if the log or every executor is away."""
         now = asyncio.get_running_loop().time()
         if self._reading is None or (self._reading.done() and now - self._read_at > KEPT_S):
@@ -58,7 +58,7 @@ class Catalogue:
             raise unavailable("No executor is there to say which models there are.", reason="no_listing")
         return found
 
-    async def _read(self) -> Sequence[Model] | None:
+    async def _read(self) -> Sequence[ListedModel] | None:
         topic, partition = self._source
         async with asyncio.timeout(self._within_s):
             now = self._clock()

@@ -13,7 +13,7 @@ from schemas.errors import LogError, LogUnavailable
 from schemas.ids import partition_of
 from schemas.records import LogRecord
 from services.eventlog.port import Batch, Log, TopicPartition
-from services.replay.frames import frames_of
+from services.replay.frames import frames_in
 from services.replay.window import Page, Window
 
 SMALLEST_FETCH = 16 << 10
@@ -62,7 +62,7 @@ class Seeker:
         position, size = page.offset, fetch_bytes(page)
         while position <= page.end:
             batch = await self._fetch(source, position, size)
-            for number, frame in frames_of(batch.records, page):
+            for number, frame in frames_in(batch.records, page):
                 frames.setdefault(number, frame)
             position = batch.next_offset
         if len(frames) != page.last - page.first + 1:

@@ -32,7 +32,7 @@ from uvicorn.server import ServerState
 from schemas.errors import NO_RETRY, ApiError, invalid
 from services.web.answers import error_answer
 from services.web.cors import Cors
-from services.web.crowd import Bounds, Crowd, Leaver
+from services.web.crowd import Crowd, CrowdBounds, Leaver
 from services.web.metrics import CROWDS, TURNED_OUT
 
 EXTENSION = "rejoinder"
@@ -51,12 +51,12 @@ _DARWIN_TCP_RXT_CONNDROPTIME = 0x80
 """The counterpart of TCP_USER_TIMEOUT on macOS, in seconds. The socket module has no name for it."""
 
 
-class State(ServerState):
+class ConnectionState(ServerState):
     """What the connections of one server share. `socket_timeout_s`: seconds until a client that acknowledges
     nothing is dead. `request_s`: seconds for a whole request.
     """
 
-    def __init__(self, cors: Cors, socket_timeout_s: float, request_s: float, bounds: Bounds) -> None:
+    def __init__(self, cors: Cors, socket_timeout_s: float, request_s: float, bounds: CrowdBounds) -> None:
         super().__init__()
         self.cors = cors
         self.socket_timeout_s = socket_timeout_s
@@ -69,10 +69,14 @@ class State(ServerState):
 class Connection(HttpToolsProtocol):
     """One client connection. Requests on it are served one after the other."""
 
-    server_state: State
+    server_state: ConnectionState
 
     def __init__(
-        self, config: Config, server_state: State, app_state: dict[str, Any], _loop: AbstractEventLoop
+        self,
+        config: Config,
+        server_state: ConnectionState,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.streaming = False

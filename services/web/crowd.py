@@ -26,7 +26,7 @@ _IPV6_SITE_BITS = 64
 """The first bits of an IPv6 address name one customer's network; the rest the customer chooses (RFC 6177)."""
 
 
-class Bounds(Struct, frozen=True):
+class CrowdBounds(Struct, frozen=True):
     """How many connections one server holds, how many of them with unfinished heads, and how many of one
     address (0: no bound, for a server behind a balancer, whose address all connections have).
     """
@@ -46,7 +46,7 @@ class Leaver(NamedTuple, Generic[Guest]):
 class Crowd(Generic[Guest]):
     """The connections of one server. A `Leaver` is not counted any more: its `left` need not be told."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: CrowdBounds) -> None:
         self._bounds = bounds
         self._address_of: dict[Guest, str] = {}
         self._at: Counter[str] = Counter()

@@ -144,7 +144,7 @@ class _Refusal(msgspec.Struct):
 _refusal = msgspec.json.Decoder(_Refusal).decode
 
 
-def refused(status: int, body: bytes) -> None:
+def check_refusal(status: int, body: bytes) -> None:
     """Read an answer that is no success. Returns if replay says that there is no such response.
 
     Raises NotYet if replay says that it cannot tell now, ReplayAway for every other answer. A 404 alone says

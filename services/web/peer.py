@@ -115,12 +115,12 @@ class Peer:
             pass
 
 
-class BrokenOff(RejoinderError):
+class AnswerCut(RejoinderError):
     """A service broke off within its answer. Its own log says why."""
 
 
 class _Chunks:
-    """The body of the peer's answer, in pieces as they arrive. Raises BrokenOff when the peer breaks off."""
+    """The body of the peer's answer, in pieces as they arrive. Raises AnswerCut when the peer breaks off."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -134,7 +134,7 @@ class _Chunks:
             chunk = await self._read()
         except (aiohttp.ClientError, OSError) as error:
             # Not always a fault: the peer also cuts the stream of a response that is deleted (A-12).
-            raise BrokenOff(f"the service broke off: {type(error).__name__}") from error
+            raise AnswerCut(f"the service broke off: {type(error).__name__}") from error
         if not chunk:
             raise StopAsyncIteration
         return chunk

@@ -30,7 +30,7 @@ from services.web.internal import (
     ResponseView,
     Turn,
     Wanted,
-    refused,
+    check_refusal,
     result_path,
     stream_path,
     turn_path,
@@ -131,7 +131,7 @@ class ReplayClient:
             if answer.status == 200:
                 return answer
             async with answer:
-                refused(answer.status, await answer.read())
+                check_refusal(answer.status, await answer.read())
         raise not_found(id)
 
     async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
@@ -157,7 +157,7 @@ class ReplayClient:
             if status == 200:
                 return _decoded(decode, body)
             if status != 204:
-                refused(status, body)
+                check_refusal(status, body)
         return None
 
     @contextmanager

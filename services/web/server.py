@@ -22,8 +22,8 @@ import uvicorn
 
 from schemas.errors import RejoinderError
 from services.settings import Settings
-from services.web.connection import Connection, State
-from services.web.crowd import Bounds
+from services.web.connection import Connection, ConnectionState
+from services.web.crowd import CrowdBounds
 from services.web.edge import Edge
 
 IDLE_S = 75
@@ -33,7 +33,7 @@ LINGER_S = 1.0
 """Seconds that an idle connection stays open in a drain: longer than a request takes to arrive."""
 BACKLOG = 4096
 _STEP_S = 0.02
-_BOUNDS = Bounds()
+_BOUNDS = CrowdBounds()
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class Server:
     """Serves one app on one port. `socket_timeout_s` and `request_s` (seconds): see `connection.State`."""
 
     def __init__(
-        self, app: Edge, *, socket_timeout_s: float = 30, request_s: float = 20, bounds: Bounds = _BOUNDS
+        self, app: Edge, *, socket_timeout_s: float = 30, request_s: float = 20, bounds: CrowdBounds = _BOUNDS
     ) -> None:
         self._config = uvicorn.Config(
             app,
@@ -61,7 +61,7 @@ class Server:
             timeout_keep_alive=IDLE_S,
         )
         self._config.load()
-        self._state = State(app.cors, socket_timeout_s, request_s, bounds)
+        self._state = ConnectionState(app.cors, socket_timeout_s, request_s, bounds)
         self._listener: asyncio.AbstractServer | None = None
         self._clock: asyncio.TimerHandle | None = None
 
@@ -73,7 +73,7 @@ class Server:
             app,
             socket_timeout_s=settings.socket_timeout_s,
             request_s=settings.request_s,
-            bounds=Bounds(settings.max_connections, heads, per_address),
+            bounds=CrowdBounds(settings.max_connections, heads, per_address),
         )
 
     @property

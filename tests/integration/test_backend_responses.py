@@ -307,10 +307,10 @@ async def test_where_records_are_larger_so_may_be_what_the_upstream_says(streame
 async def test_an_event_of_a_shape_that_nobody_foresaw_ends_the_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def unprepared(_: failures.Words, event: dict[str, Any]) -> None:
+    def unprepared(_: failures.UpstreamErrors, event: dict[str, Any]) -> None:
         event.get("odd", {"foreseen": 1})["foreseen"]
 
-    monkeypatch.setattr(failures.Words, "redact", unprepared)
+    monkeypatch.setattr(failures.UpstreamErrors, "redact", unprepared)
     _, got = await run(sending(b'data: {"type": "y", "odd": {"a": 1}}\n\n'))
     assert got.events == [CREATED, DELTA]
     assert "sent an event whose fields do not fit" in got.failure.message

@@ -5,7 +5,7 @@ from asyncio import StreamReader, StreamWriter
 
 from prometheus_client import REGISTRY
 
-from services.web.crowd import Bounds
+from services.web.crowd import CrowdBounds
 from services.web.health import routes
 from tests.conftest import eventually
 from tests.serving import HOST, ask, read_answer, serving
@@ -46,7 +46,7 @@ def hang_up(*sockets: Socket) -> None:
 async def test_of_too_many_unfinished_heads_the_oldest_is_closed_and_others_are_served() -> None:
     turned_out = metric("rejoinder_http_turned_out_total", why="heads")
     others = metric("rejoinder_http_unfinished_heads")
-    async with serving(routes(list), bounds=Bounds(heads=3)) as (server, port):
+    async with serving(routes(list), bounds=CrowdBounds(heads=3)) as (server, port):
         slow = [await connect(port, HEAD)]
         await eventually(lambda: metric("rejoinder_http_unfinished_heads") == others + 1)
         slow += [await connect(port, HEAD) for _ in range(2)]
@@ -63,7 +63,7 @@ async def test_of_too_many_unfinished_heads_the_oldest_is_closed_and_others_are_
 
 async def test_of_too_many_connections_one_that_asked_nothing_is_closed_and_a_known_one_never() -> None:
     turned_out = metric("rejoinder_http_turned_out_total", why="connections")
-    async with serving(routes(list), bounds=Bounds(connections=2)) as (server, port):
+    async with serving(routes(list), bounds=CrowdBounds(connections=2)) as (server, port):
         known = await connect(port)
         assert await answers(known, HEAD + b"\r\n")
         silent = await connect(port)
@@ -79,7 +79,7 @@ async def test_of_too_many_connections_one_that_asked_nothing_is_closed_and_a_kn
 
 
 async def test_an_address_has_its_share_and_gets_it_back() -> None:
-    async with serving(routes(list), bounds=Bounds(per_address=2)) as (server, port):
+    async with serving(routes(list), bounds=CrowdBounds(per_address=2)) as (server, port):
         first, second = await connect(port), await connect(port)
         assert await answers(first, HEAD + b"\r\n")
         third = await connect(port)
@@ -93,7 +93,7 @@ async def test_an_address_has_its_share_and_gets_it_back() -> None:
 
 async def test_four_hundred_unfinished_heads_cost_no_more_than_their_bound() -> None:
     """Each may keep its 64 KiB, and what the parser and the socket hold beside it."""
-    async with serving(routes(list), bounds=Bounds(heads=20)) as (server, port):
+    async with serving(routes(list), bounds=CrowdBounds(heads=20)) as (server, port):
         slow = [await connect(port, HEAD + b"x: " + b"y" * 40_000) for _ in range(400)]
         await eventually(lambda: server.connections == 20)
         assert (await ask(port, "GET /livez")).status == 200

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.backends.chat.calls import Call, Calls
-from services.executor.backends.chat.turns import Turns
+from services.executor.backends.chat.turns import CallTurns
 
 Piece = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -228,7 +228,7 @@ def test_calls_are_told_one_after_the_other(
     data: st.DataObject, made: list[tuple[str, Any]], style: Any
 ) -> None:
     deltas = style(data.draw, [(name, json.dumps(given)) for name, given in made])
-    assembly, turns = Calls(TOOLS), Turns()
+    assembly, turns = Calls(TOOLS), CallTurns()
     live = [step for delta in deltas for step in turns.take(assembly.take(delta))]
     rest, _ = assembly.end(cut=False)
     steps = [*live, *turns.take(rest), *turns.end()]

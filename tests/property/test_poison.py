@@ -51,7 +51,7 @@ from services.executor.predecessors import Predecessors
 from services.projector.closing import Closing
 from services.projector.projection import Projection
 from services.projector.readback import Readback
-from services.projector.work import Erase, Regather
+from services.projector.writes import Erase, Regather
 from services.replay.folding import Folding
 from services.replay.frames import found_frames
 from services.replay.library import Library

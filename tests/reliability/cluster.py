@@ -12,7 +12,7 @@ from typing import Self
 from aiokafka.admin import AIOKafkaAdminClient
 from anyio.from_thread import BlockingPortal
 
-from services.broker import Member
+from services.broker import ClusterNode
 from services.broker.data import new_cluster_id
 from services.broker.tcp import free_port
 from services.eventlog.kafka import KafkaLog
@@ -49,7 +49,7 @@ class Cluster:
                 folder / f"broker-{node}",
                 properties,
                 heap_mb=HEAP_MB,
-                member=Member(node, cluster, controllers),
+                member=ClusterNode(node, cluster, controllers),
             )
             for node in NODES
         }

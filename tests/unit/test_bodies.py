@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.backends.bodies import DONE, Body
+from services.executor.backends.bodies import DONE, BodyReader
 from services.executor.backends.sse import EventTooLarge, ServerSentEvent
 
 SSE = b'event: x\ndata: {"a":1}\n\n: alive\n\ndata: {"b":2}\n\n'
@@ -22,7 +22,7 @@ READ = {
 
 
 def read(chunks: list[bytes], *, streams: bool) -> tuple[list[ServerSentEvent], bytes | None]:
-    body = Body(1000, streams=streams)
+    body = BodyReader(1000, streams=streams)
     events = [event for chunk in chunks for event in body.feed(chunk)]
     unread = body.unread
     return events + list(body.end()), unread

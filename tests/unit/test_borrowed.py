@@ -138,7 +138,7 @@ ATTRIBUTES = [
         "uvicorn.server.ServerState",
         ("connections", "default_headers", "tasks", "total_requests"),
         "services/web/server.py drains connections and keeps the `date` header right",
-        "keep the sets in `State` of connection.py ourselves",
+        "keep the sets in `ConnectionState` of connection.py ourselves",
     ),
 ]  # fmt: skip
 

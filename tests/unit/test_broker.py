@@ -9,7 +9,7 @@ from services.broker.data import DataDir, new_cluster_id
 from services.broker.errors import DataUnusable
 from services.broker.jars import KAFKA_VERSION, LOCK, cache_dir, pinned
 from services.broker.probe import cluster_id, metadata_request
-from services.broker.properties import Member, render, server_properties
+from services.broker.properties import ClusterNode, render, server_properties
 
 
 def string(text: str | None) -> bytes:
@@ -26,7 +26,7 @@ def answer(brokers: int, cluster: str | None, correlation: int = 7) -> bytes:
 
 def test_settings_listen_on_loopback_only_and_what_is_given_goes_over_them() -> None:
     settings = server_properties(
-        Path("/data/kafka"), 19092, Member(1, "", {1: 19093}), {"num.partitions": "3", "node.id": "9"}
+        Path("/data/kafka"), 19092, ClusterNode(1, "", {1: 19093}), {"num.partitions": "3", "node.id": "9"}
     )
     assert settings["listeners"] == "PLAINTEXT://127.0.0.1:19092,CONTROLLER://127.0.0.1:19093"
     assert settings["controller.quorum.voters"] == "1@127.0.0.1:19093"
@@ -65,7 +65,7 @@ def test_a_cut_answer_is_an_error_not_a_guess(cut: int) -> None:
 
 
 def test_a_member_knows_the_controllers_of_its_cluster() -> None:
-    settings = server_properties(Path("/data"), 19092, Member(2, "id", {1: 7001, 2: 7002, 3: 7003}), {})
+    settings = server_properties(Path("/data"), 19092, ClusterNode(2, "id", {1: 7001, 2: 7002, 3: 7003}), {})
     assert settings["node.id"] == "2"
     assert settings["controller.quorum.voters"] == "1@127.0.0.1:7001,2@127.0.0.1:7002,3@127.0.0.1:7003"
     assert settings["listeners"] == "PLAINTEXT://127.0.0.1:19092,CONTROLLER://127.0.0.1:7002"

@@ -11,7 +11,7 @@ from services.eventlog.topics import topics
 from services.projector import projector
 from services.projector.closing import Closing
 from services.projector.projection import Projection
-from services.projector.work import Erase
+from services.projector.writes import Erase
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
 from tests.projecting import Views, projecting

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.web.crowd import Bounds, Crowd, Leaver
+from services.web.crowd import Crowd, CrowdBounds, Leaver
 
 
 def test_one_over_the_bound_turns_out_the_oldest_that_asked_nothing() -> None:
-    crowd: Crowd[str] = Crowd(Bounds(connections=2))
+    crowd: Crowd[str] = Crowd(CrowdBounds(connections=2))
     assert crowd.came("a", "192.0.2.1") is None
     crowd.known("a")
     assert crowd.came("b", "192.0.2.1") is None
@@ -17,14 +17,14 @@ def test_one_over_the_bound_turns_out_the_oldest_that_asked_nothing() -> None:
 
 
 def test_where_all_are_known_the_newcomer_goes() -> None:
-    crowd: Crowd[str] = Crowd(Bounds(connections=1))
+    crowd: Crowd[str] = Crowd(CrowdBounds(connections=1))
     crowd.came("a", "")
     crowd.known("a")
     assert crowd.came("b", "") == Leaver("b", "connections")
 
 
 def test_the_head_that_has_been_unfinished_for_longest_goes() -> None:
-    crowd: Crowd[str] = Crowd(Bounds(heads=2))
+    crowd: Crowd[str] = Crowd(CrowdBounds(heads=2))
     for guest in "abc":
         crowd.came(guest, "")
     crowd.begun("a")
@@ -48,7 +48,7 @@ def test_the_head_that_has_been_unfinished_for_longest_goes() -> None:
     ],
 )
 def test_whose_an_address_is(one: str, other: str, same: bool) -> None:
-    crowd: Crowd[str] = Crowd(Bounds(per_address=1))
+    crowd: Crowd[str] = Crowd(CrowdBounds(per_address=1))
     assert crowd.came("a", one) is None
     assert (crowd.came("b", other) == Leaver("b", "address")) == same
 
@@ -62,7 +62,7 @@ def test_whose_an_address_is(one: str, other: str, same: bool) -> None:
 def test_whatever_happens_no_bound_is_passed_and_no_known_one_is_turned_out(
     steps: list[tuple[str, int]], connections: int, heads: int, per_address: int
 ) -> None:
-    crowd: Crowd[int] = Crowd(Bounds(connections, heads, per_address))
+    crowd: Crowd[int] = Crowd(CrowdBounds(connections, heads, per_address))
     inside: set[int] = set()
     known: set[int] = set()
     for what, guest in steps:

@@ -7,7 +7,7 @@ from schemas.ids import ClaimId, ExecutorId, ResponseId, response_id
 from schemas.records import Accepted, Cancelled, Claimed, Deleted, EventHeaders, NewRecord
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import Batch, TopicPartition
-from services.eventlog.start import Start as Place
+from services.eventlog.start import StartingPoint
 from services.executor.acts import Act, Claim, Post, Start, Stop
 from services.executor.engine import Engine
 from services.executor.liveness import Liveness
@@ -25,8 +25,8 @@ class Rig:
         claims = (ClaimId(f"c{n:016}") for n in count(1))
         liveness = Liveness(ME)
         self.engine = Engine(liveness, lambda _: None, lambda: next(claims), lease=LEASE, ephemeral_ms=9)
-        self.engine.begin(0, Place(0, 0), end=0)
-        self.engine.own(0, Place(0, 0), end=0)
+        self.engine.begin(0, StartingPoint(0, 0), end=0)
+        self.engine.own(0, StartingPoint(0, 0), end=0)
         self.partition = self.engine.partitions[0]
         self.end = 0
 

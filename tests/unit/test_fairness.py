@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.ids import Tenant
 from services.config import UNBOUNDED, Model, Quota
-from services.executor.fairness import Load, Queue, by_turns, most
+from services.executor.fairness import Occupancy, Queue, by_turns, most
 
 A, B, C = Tenant("a"), Tenant("b"), Tenant("c")
 WIDE, SLOW = Model(match="wide"), Model(match="slow", max_concurrency=4)
@@ -20,7 +20,7 @@ def claimed(
 ) -> Iterator[tuple[Queue, int]]:
     """What is claimed, one after the other, and runs from then on. `own`: a tenant's bound."""
     taken = [queue for queue, count in runs.items() for _ in range(count)]
-    load = Load(taken, 100, lambda tenant: own.get(tenant, bound))
+    load = Occupancy(taken, 100, lambda tenant: own.get(tenant, bound))
     queues = {queue: zip(repeat(queue), ages, strict=False) for queue, ages in waiting.items()}
     for queue, age in by_turns(queues, load.share, lambda one: one[1]):
         load.take(queue)
@@ -59,7 +59,7 @@ def test_a_tenant_with_a_bound_of_its_own_leaves_the_rest_to_the_others() -> Non
 
 def test_what_cannot_run_yet_holds_nobody_up() -> None:
     queues = {Queue(A, WIDE): iter([1, 2, 3]), Queue(B, WIDE): iter([4])}
-    load = Load([Queue(A, WIDE)], 100, lambda _: 2)
+    load = Occupancy([Queue(A, WIDE)], 100, lambda _: 2)
     assert list(by_turns(queues, load.share, int)) == [4, 1, 2, 3]
 
 

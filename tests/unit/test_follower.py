@@ -10,7 +10,7 @@ from schemas.records import NewRecord
 from services.eventlog.follower import Follower, Member
 from services.eventlog.memory import MemoryLog, MemoryMembership
 from services.eventlog.port import Batch, Checkpoint
-from services.eventlog.start import Start, floor
+from services.eventlog.start import StartingPoint, floor
 from tests.conftest import eventually
 from tests.following import joining
 from tests.points import when
@@ -36,19 +36,19 @@ class Counting:
     def assigned(self, owned: frozenset[int]) -> None:
         self.told.append(owned)
 
-    async def places(self, partitions: Collection[int]) -> Mapping[int, Start]:
+    async def places(self, partitions: Collection[int]) -> Mapping[int, StartingPoint]:
         committed = await self.log.committed(GROUP, TOPIC, partitions)
         bounds = await self.log.bounds(TOPIC, partitions)
         places = {number: floor(committed[number], bounds[number]) for number in partitions}
-        return {number: Start(at, at) for number, at in places.items()}
+        return {number: StartingPoint(at, at) for number, at in places.items()}
 
-    def begin(self, partition: int, place: Start, end: int) -> None:
+    def begin(self, partition: int, place: StartingPoint, end: int) -> None:
         stood = self.read_to.setdefault(partition, place.offset)
         if place.offset > stood:
             self.lost.append((stood, place.offset))
         self.told.append(("begun", partition, end))
 
-    def own(self, partition: int, place: Start, end: int) -> None:
+    def own(self, partition: int, place: StartingPoint, end: int) -> None:
         self.told.append(("owned", partition, place.floor, end))
 
     async def read(self, batch: Batch) -> None:
@@ -69,7 +69,7 @@ class Counting:
 class Following:
     """A consumer that follows, and what the group knows of it."""
 
-    def __init__(self, follower: Follower[Start], consumer: Counting, member: Member) -> None:
+    def __init__(self, follower: Follower[StartingPoint], consumer: Counting, member: Member) -> None:
         self.follower = follower
         self.consumer = consumer
         self.member = member

@@ -9,7 +9,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from schemas.errors import AppendUnknown, LogUnavailable
 from schemas.records import NewRecord
 from services.eventlog.kafka_fetch import read_records
-from services.eventlog.kafka_lane import BATCH_BYTES, Batch, Lane, Producer, Queued
+from services.eventlog.kafka_lane import BATCH_BYTES, Lane, Producer, Queued, WireBatch
 from services.eventlog.port import Ack, TopicPartition
 
 FIRST, SECOND = Producer(7, 0), Producer(8, 0)
@@ -25,7 +25,7 @@ def lane_of(*records: NewRecord, deadline: float = 100) -> Lane:
     return lane
 
 
-def identity(batch: Batch) -> tuple[int, int, int]:
+def identity(batch: WireBatch) -> tuple[int, int, int]:
     """Producer id, first sequence and number of records, as the broker reads them."""
     head = MemoryRecords(batch.data).next_batch()
     return head.producer_id, head.base_sequence, len(list(head))

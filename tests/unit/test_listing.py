@@ -8,10 +8,10 @@ import pytest
 from schemas.models import (
     KIND,
     MAX_LISTING_BYTES,
+    ListedModel,
     Listing,
-    Model,
     distinct,
-    fitting,
+    fitting_listing,
     listing_in,
     models_in,
     together,
@@ -46,8 +46,8 @@ GPT, REST = CONFIG.models[2], CONFIG.models[5]
 
 def ids(listed: dict[str, list[str]]) -> list[str]:
     routes = {"gpt-*": GPT, "*": REST}
-    by_route: dict[config.Route, list[Model]] = {
-        routes[match]: [Model(id) for id in names] for match, names in listed.items()
+    by_route: dict[config.Route, list[ListedModel]] = {
+        routes[match]: [ListedModel(id) for id in names] for match, names in listed.items()
     }
     return [model.id for model in catalogue(CONFIG, by_route)]
 
@@ -68,26 +68,29 @@ def test_everything_that_is_listed_can_be_asked_for() -> None:
     assert CONFIG.route({"model": "weather"}) == CONFIG.agents[0]
 
 
-ANSWERS: list[tuple[Any, list[Model]]] = [
+ANSWERS: list[tuple[Any, list[ListedModel]]] = [
     (
         {"object": "list", "data": [{"id": "a", "created": 7, "owned_by": "me"}]},
-        [Model("a", created=7, owned_by="me")],
+        [ListedModel("a", created=7, owned_by="me")],
     ),
-    ({"data": [{"id": "a", "created": "yesterday", "owned_by": None, "more": {}}]}, [Model("a")]),
-    ({"data": [{"id": "a", "created_at": "2026-01-01T00:00:00Z", "type": "model"}]}, [Model("a")]),
-    ({"models": [{"name": "models/a"}]}, [Model("models/a")]),
-    ([{"id": "a"}, "b"], [Model("a"), Model("b")]),
+    ({"data": [{"id": "a", "created": "yesterday", "owned_by": None, "more": {}}]}, [ListedModel("a")]),
+    ({"data": [{"id": "a", "created_at": "2026-01-01T00:00:00Z", "type": "model"}]}, [ListedModel("a")]),
+    ({"models": [{"name": "models/a"}]}, [ListedModel("models/a")]),
+    ([{"id": "a"}, "b"], [ListedModel("a"), ListedModel("b")]),
     (
         {"data": [{"id": ""}, {"id": 7}, {}, None, 7, {"id": "x" * 257}, {"id": "a\nb"}, {"id": "é/ö:1"}]},
-        [Model("é/ö:1")],
+        [ListedModel("é/ö:1")],
     ),
-    ({"data": [{"id": "a", "created": True}, {"id": "b", "created": 1 << 60}]}, [Model("a"), Model("b")]),
+    (
+        {"data": [{"id": "a", "created": True}, {"id": "b", "created": 1 << 60}]},
+        [ListedModel("a"), ListedModel("b")],
+    ),
     ({"data": []}, []),
 ]
 
 
 @pytest.mark.parametrize("answer, models", ANSWERS, ids=range(len(ANSWERS)))
-def test_what_servers_answer_is_read(answer: Any, models: list[Model]) -> None:
+def test_what_servers_answer_is_read(answer: Any, models: list[ListedModel]) -> None:
     assert models_in(json.dumps(answer).encode()) == (models, None)
 
 
@@ -103,7 +106,7 @@ def test_what_servers_answer_is_read(answer: Any, models: list[Model]) -> None:
 )
 def test_a_list_says_whether_more_is_behind_it(more: dict[str, Any], following: str | None) -> None:
     answer = {"object": "list", "data": [{"id": "a"}, {"id": "b"}], **more}
-    assert models_in(json.dumps(answer).encode()) == ([Model("a"), Model("b")], following)
+    assert models_in(json.dumps(answer).encode()) == ([ListedModel("a"), ListedModel("b")], following)
 
 
 def test_a_page_without_models_is_the_last() -> None:
@@ -117,7 +120,7 @@ def test_what_is_no_list_is_refused(answer: bytes) -> None:
 
 
 def said(source: str, at: int, *names: str, good_s: float = 60) -> MemoryRecord:
-    listing = Listing(source, good_s, tuple(Model(name) for name in names))
+    listing = Listing(source, good_s, tuple(ListedModel(name) for name in names))
     return MemoryRecord(0, at, *listing.record(), 0)
 
 
@@ -149,14 +152,14 @@ def test_other_records_and_broken_ones_say_nothing() -> None:
 
 
 def test_what_does_not_fit_into_a_record_is_left_out() -> None:
-    many = [Model(f"{number:0256}") for number in range(5_000)]
-    fits = fitting(many)
+    many = [ListedModel(f"{number:0256}") for number in range(5_000)]
+    fits = fitting_listing(many)
     assert fits == tuple(many[: len(fits)])
     assert MAX_LISTING_BYTES * 0.99 < len(said("a", 1, *(model.id for model in fits)).value or b"") < 1 << 20
 
 
 def test_the_first_of_two_with_one_name_stays() -> None:
-    assert distinct([Model("a", created=1), Model("b"), Model("a", created=2)]) == [
-        Model("a", created=1),
-        Model("b"),
+    assert distinct([ListedModel("a", created=1), ListedModel("b"), ListedModel("a", created=2)]) == [
+        ListedModel("a", created=1),
+        ListedModel("b"),
     ]

@@ -18,7 +18,7 @@ from services.eventlog.topics import topics
 from services.eventlog.transcript import Chunk, Request
 from services.projector.closing import Closing
 from services.projector.projection import End, Projection, response_record
-from services.projector.work import Erase, Regather, Work, Write
+from services.projector.writes import Erase, Regather, Work, Write
 from tests.responses import Author
 from tests.unit.test_transcript import stored
 from tests.written import claim_of

@@ -8,7 +8,7 @@ import pytest
 from schemas import response
 from schemas.errors import ApiError
 from schemas.ids import ResponseId
-from schemas.refusal import refusal, says_something, status_of
+from schemas.refusal import http_status_of, refusal, says_something
 
 ID = ResponseId("resp_" + "a" * 36)
 BODY = {"model": "m", "input": "hi"}
@@ -22,7 +22,7 @@ def refused(
     status: str = "failed",
 ) -> ApiError | None:
     initial = response.initial(BODY, ID, 1, "m")
-    final = response.finished(initial, status=status, output=output or [], error=error)
+    final = response.final_response(initial, status=status, output=output or [], error=error)
     return refusal(json.dumps(final).encode(), keyed=keyed)
 
 
@@ -43,14 +43,14 @@ def told(error: dict[str, Any], *, keyed: bool = False) -> ApiError:
     ],
 )
 def test_an_upstreams_refusal_has_the_status_of_who_can_mend_it(upstream: int, status: int) -> None:
-    assert status_of({"code": "rate_limit_exceeded", "type": "x", "upstream_status": upstream}) == status
+    assert http_status_of({"code": "rate_limit_exceeded", "type": "x", "upstream_status": upstream}) == status
 
 
 @pytest.mark.parametrize("code", sorted(response.ERROR_CODES))
 def test_a_code_of_the_list_says_what_is_wrong(code: str) -> None:
     special = {"server_error": 502, "rate_limit_exceeded": 429, "vector_store_timeout": 504}
 
-    assert status_of({"code": code, "type": "upstream_error"}) == special.get(code, 400)
+    assert http_status_of({"code": code, "type": "upstream_error"}) == special.get(code, 400)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_a_code_of_the_list_says_what_is_wrong(code: str) -> None:
     ],
 )
 def test_rejoinders_own_word_decides_where_the_code_says_nothing(type: str, status: int) -> None:
-    assert status_of({"code": "server_error", "type": type}) == status
+    assert http_status_of({"code": "server_error", "type": type}) == status
 
 
 @pytest.mark.parametrize(
     "error", [{}, {"type": 7, "code": 7, "upstream_status": "x"}, {"upstream_status": True}]
 )
 def test_an_error_of_no_known_shape_is_the_upstreams(error: dict[str, Any]) -> None:
-    assert status_of(error) == 502
+    assert http_status_of(error) == 502
 
 
 def test_no_status_is_one_that_clients_repeat_by_themselves_without_a_header() -> None:

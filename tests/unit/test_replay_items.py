@@ -79,7 +79,7 @@ class Writing:
         return item["id"]
 
     async def close(self, status: str = "completed") -> None:
-        final = response.finished(self.author.initial, status=status, output=self.output)
+        final = response.final_response(self.author.initial, status=status, output=self.output)
         await self.author.event(f"response.{status}", {"response": final}, status)
 
 

@@ -129,7 +129,7 @@ def test_completed_keeps_identity_and_takes_the_upstreams_other_fields() -> None
         "usage": {"input_tokens": 3, "output_tokens": 4},
     }
     first = initial(metadata={"mine": "1"})
-    value = response.finished(
+    value = response.final_response(
         first, status="completed", output=OUTPUT, upstream=upstream, completed_at=1_750_000_009
     )
     ours = ("id", "created_at", "background", "store", "previous_response_id", "top_p")
@@ -147,7 +147,9 @@ def test_completed_keeps_identity_and_takes_the_upstreams_other_fields() -> None
 def test_an_upstreams_field_of_a_wrong_type_does_not_break_the_object(name: str) -> None:
     wrong: Any = "" if name == "model" else 7 if name in {"tool_choice", "tools"} else "yes"
     first = initial()
-    value = response.finished(first, status="completed", output=[], upstream={name: wrong}, completed_at=1)
+    value = response.final_response(
+        first, status="completed", output=[], upstream={name: wrong}, completed_at=1
+    )
     assert value[name] == first[name]
     strict(value)
 
@@ -162,7 +164,7 @@ def test_an_upstreams_field_of_a_wrong_type_does_not_break_the_object(name: str)
     ],
 )
 def test_failed_always_says_why_with_a_code_of_the_closed_list(error: dict[str, Any] | None) -> None:
-    value = response.finished(initial(), status="failed", output=OUTPUT, error=error, completed_at=7)
+    value = response.final_response(initial(), status="failed", output=OUTPUT, error=error, completed_at=7)
     assert value["error"]["code"] in response.ERROR_CODES
     assert value["error"]["message"]
     assert value["completed_at"] is None
@@ -178,7 +180,7 @@ def test_an_unknown_code_of_the_upstream_survives_as_the_type() -> None:
 @pytest.mark.parametrize("reason", ["max_tokens", "", 7, None, ["content_filter"]])
 def test_a_reason_that_the_api_does_not_know_is_none(reason: object) -> None:
     theirs = {"incomplete_details": {"reason": reason}}
-    value = response.finished(initial(), status="incomplete", output=[], upstream=theirs)
+    value = response.final_response(initial(), status="incomplete", output=[], upstream=theirs)
     assert strict(value).incomplete_details is not None
     assert value["incomplete_details"] == {"reason": "max_output_tokens"}
 
@@ -199,12 +201,12 @@ def test_counts_are_read_under_the_names_of_chat_completions_too() -> None:
 
 def test_incomplete_says_why_and_the_others_do_not() -> None:
     why = {"reason": "content_filter"}
-    value = response.finished(
+    value = response.final_response(
         initial(), status="incomplete", output=[], incomplete_details=why, completed_at=7
     )
     assert (value["incomplete_details"], value["completed_at"]) == (why, None)
-    assert strict(response.finished(initial(), status="incomplete", output=[])).incomplete_details
-    assert response.finished(initial(), status="completed", output=[])["incomplete_details"] is None
+    assert strict(response.final_response(initial(), status="incomplete", output=[])).incomplete_details
+    assert response.final_response(initial(), status="completed", output=[])["incomplete_details"] is None
 
 
 def test_the_clients_metadata_wins_and_the_upstreams_is_beside_it_within_the_limits() -> None:
@@ -255,7 +257,7 @@ def test_usage_is_whole_or_null() -> None:
 def test_what_an_upstream_left_out_of_its_settings_is_filled_in() -> None:
     asked = {"text": {"verbosity": "low"}, "reasoning": {"effort": "low"}}
     theirs = {"tools": [{"type": "function", "name": "f"}], "text": {}, "reasoning": {"summary": "auto"}}
-    final = response.finished(
+    final = response.final_response(
         response.initial(asked, ID, 1, "m"), status="completed", output=[], upstream=theirs
     )
     assert final["text"] == {"format": {"type": "text"}, "verbosity": "low"}
@@ -272,13 +274,13 @@ def test_what_an_upstream_left_out_of_its_settings_is_filled_in() -> None:
 def test_fields_of_an_odd_shape_do_not_make_another_end(status: str, odd: Any) -> None:
     initial = response.initial({}, ID, 1, "m")
     theirs = dict.fromkeys(("text", "reasoning", "usage", "error", "incomplete_details", "tools"), odd)
-    final = response.finished(initial, status=status, output=[], upstream=theirs)
+    final = response.final_response(initial, status=status, output=[], upstream=theirs)
     assert (final["status"], final["text"]["format"]) == (status, {"type": "text"})
 
 
 def test_an_error_that_is_a_mere_text_is_the_message() -> None:
     initial, theirs = response.initial({}, ID, 1, "m"), {"error": "out of memory"}
-    final = response.finished(initial, status="failed", output=[], upstream=theirs)
+    final = response.final_response(initial, status="failed", output=[], upstream=theirs)
     assert final["error"] == {"code": "server_error", "message": "out of memory", "type": "upstream_error"}
 
 

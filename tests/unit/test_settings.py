@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from schemas.errors import SettingsError
-from services.settings import SETTINGS, Settings, check_secret, environment, load
+from services.settings import SETTINGS, Settings, environment, load, require_secret
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVICES = PAGE.parents[1] / "services"
@@ -95,13 +95,13 @@ def test_a_bad_internal_secret_is_not_shown(value: str) -> None:
 )
 def test_services_that_ask_each_other_over_a_network_need_a_secret(variable: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"^REJOINDER_INTERNAL_SECRET: needed, since {variable} "):
-        check_secret(load({variable: value}))
-    check_secret(load({variable: value, "REJOINDER_INTERNAL_SECRET": "sesame-open-sesame"}))
+        require_secret(load({variable: value}))
+    require_secret(load({variable: value, "REJOINDER_INTERNAL_SECRET": "sesame-open-sesame"}))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
 def test_on_loopback_services_need_no_secret(host: str) -> None:
-    check_secret(
+    require_secret(
         load({"REJOINDER_REPLAY_URL": f"http://{host}:1", "REJOINDER_INGEST_URL": f"http://{host}:2"})
     )
 

@@ -8,7 +8,7 @@ from schemas.errors import LogUnavailable
 from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Bounds
-from services.eventlog.start import Start, floor, probes, starting_points, starting_points_at
+from services.eventlog.start import StartingPoint, floor, probes, starting_points, starting_points_at
 
 TOPIC = "responses.events"
 MEMORY = 70_000
@@ -24,44 +24,44 @@ async def log_with(*times: int, partitions: int = 1) -> MemoryLog:
     return log
 
 
-async def start(log: MemoryLog, committed: int | None) -> Start:
+async def start(log: MemoryLog, committed: int | None) -> StartingPoint:
     return (await starting_points_at(log, TOPIC, {0: committed}, memory_ms=MEMORY))[0]
 
 
 async def test_starts_a_window_and_the_skew_before_the_watermark_and_acts_from_it() -> None:
     log = await log_with(100_000, 150_000, 180_000, 200_000, 300_000)
-    assert await start(log, 3) == Start(offset=1, floor=3, since=130_000)
+    assert await start(log, 3) == StartingPoint(offset=1, floor=3, since=130_000)
 
 
 async def test_with_nothing_after_the_watermark_the_time_before_it_counts() -> None:
     log = await log_with(100_000, 150_000, 180_000, 200_000)
-    assert await start(log, 4) == Start(offset=1, floor=4, since=130_000)
+    assert await start(log, 4) == StartingPoint(offset=1, floor=4, since=130_000)
 
 
 async def test_without_a_watermark_everything_is_read_and_acted_on() -> None:
     log = await log_with(100_000, 900_000)
-    assert await start(log, None) == Start(offset=0, floor=0, since=30_000)
+    assert await start(log, None) == StartingPoint(offset=0, floor=0, since=30_000)
 
 
 async def test_an_empty_partition_starts_where_it_will_be_written() -> None:
-    assert await start(await log_with(), None) == Start(0, 0)
+    assert await start(await log_with(), None) == StartingPoint(0, 0)
 
 
 async def test_a_partition_emptied_by_retention_starts_at_its_end() -> None:
     log = await log_with(100_000, 200_000)
     log.retain(TOPIC, 0, 2)
-    assert await start(log, 1) == Start(2, 2)
+    assert await start(log, 1) == StartingPoint(2, 2)
 
 
 async def test_a_watermark_before_the_logs_start_is_moved_there() -> None:
     log = await log_with(100_000, 110_000, 120_000, 130_000)
     log.retain(TOPIC, 0, 2)
-    assert await start(log, 0) == Start(2, 2, 50_000)
+    assert await start(log, 0) == StartingPoint(2, 2, 50_000)
 
 
 async def test_a_watermark_beyond_the_end_belongs_to_another_log() -> None:
     log = await log_with(100_000, 110_000)
-    assert await start(log, 99) == Start(0, 0, 30_000)
+    assert await start(log, 99) == StartingPoint(0, 0, 30_000)
 
 
 async def test_holes_at_the_watermark_are_passed_over() -> None:
@@ -72,7 +72,7 @@ async def test_holes_at_the_watermark_are_passed_over() -> None:
     log.compact(TOPIC)
     log.retain(TOPIC, 0, 0)
     assert [record.offset for record in log.records(TOPIC, 0)] == [0, 4, 5, 6]
-    assert await start(log, 2) == Start(offset=2, floor=2, since=130_000)
+    assert await start(log, 2) == StartingPoint(offset=2, floor=2, since=130_000)
 
 
 async def test_the_groups_checkpoints_are_the_watermarks() -> None:
@@ -80,8 +80,8 @@ async def test_the_groups_checkpoints_are_the_watermarks() -> None:
     membership = await log.join("g", TOPIC, lambda _: None)
     await membership.commit({0: 1})
     assert await starting_points(log, "g", TOPIC, [0, 1], memory_ms=MEMORY) == {
-        0: Start(1, 1, 830_000),
-        1: Start(0, 0),
+        0: StartingPoint(1, 1, 830_000),
+        1: StartingPoint(0, 0),
     }
 
 

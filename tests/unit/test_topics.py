@@ -7,7 +7,7 @@ from services.eventlog.topics import (
     HOUR,
     LONGEST_OUTAGE,
     MAX_RECORD_BYTES,
-    Found,
+    ActualTopic,
     Problem,
     TopicSpec,
     check_all,
@@ -23,23 +23,23 @@ SPECS = {spec.name: spec for spec in specs(NAMES)}
 EVENTS = SPECS[NAMES.events]
 
 
-def as_created(spec: TopicSpec, partitions: int = 8, replication: int = 3) -> Found:
-    return Found(spec.partitions or partitions, replication, config(spec, replication))
+def as_created(spec: TopicSpec, partitions: int = 8, replication: int = 3) -> ActualTopic:
+    return ActualTopic(spec.partitions or partitions, replication, config(spec, replication))
 
 
-def cluster(**changes: Found) -> dict[str, Found]:
+def cluster(**changes: ActualTopic) -> dict[str, ActualTopic]:
     """All topics as created, some of them changed; by the names' fields."""
     found = {name: as_created(spec) for name, spec in SPECS.items()}
     return found | {getattr(NAMES, field): topic for field, topic in changes.items()}
 
 
-def changed(spec: TopicSpec, **settings: str) -> Found:
+def changed(spec: TopicSpec, **settings: str) -> ActualTopic:
     found = as_created(spec)
     named = {key.replace("_", "."): value for key, value in settings.items()}
-    return Found(found.partitions, found.replication, {**found.config, **named})
+    return ActualTopic(found.partitions, found.replication, {**found.config, **named})
 
 
-def problems(**changes: Found) -> list[Problem]:
+def problems(**changes: ActualTopic) -> list[Problem]:
     return check_all(specs(NAMES), cluster(**changes))
 
 
@@ -185,7 +185,7 @@ def test_replicas_that_do_not_keep_the_promise_are_told(
 ) -> None:
     found = as_created(EVENTS, replication=replication)
     settings = {**found.config, "min.insync.replicas": str(least)}
-    [problem] = problems(events=Found(found.partitions, replication, settings))
+    [problem] = problems(events=ActualTopic(found.partitions, replication, settings))
     assert problem.fatal is fatal
     assert told in str(problem)
     assert str(problem).startswith("warning: ") is not fatal

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.steps import finished
-from services.executor.backends.words import PIECE_CHARACTERS, counting, splitting
+from services.executor.backends.words import PIECE_CHARACTERS, counting_words, splitting
 
 BLANKS = " \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u2003\u2028\u3000"
 LONG = st.builds(
@@ -23,7 +23,7 @@ def test_pieces_hold_the_words_that_a_split_finds(parts: list[str], start: int, 
     naive = text.split()
     found = finished(splitting(text))
 
-    assert found.count == len(naive) == finished(counting([text]))
+    assert found.count == len(naive) == finished(counting_words([text]))
     assert found.longest == max(map(len, naive), default=0)
     start %= len(naive) or 1
     expected = [f"{word} " for word in islice(cycle(naive), start, start + 100)]
@@ -39,5 +39,5 @@ def test_a_word_that_is_longer_than_a_piece_stays_whole() -> None:
 
 
 def test_many_texts_are_counted_with_turns_between_them() -> None:
-    steps = counting(["a b"] * 10_000)
+    steps = counting_words(["a b"] * 10_000)
     assert sum(1 for _ in steps) == 10

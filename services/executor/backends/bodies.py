@@ -29,7 +29,7 @@ HEAD_BYTES = 4096
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-class Body:
+class BodyReader:
     """Reads one body, chunk by chunk. `streams`: its content type is that of an event stream. An event, and a
     body that is one event, may take `max_bytes`.
     """

@@ -38,7 +38,7 @@ class StreamGone(UpstreamError):
     """The stream is of no use, or cannot be had any more. A resumable upstream may have the object (U-13)."""
 
 
-class Words:
+class UpstreamErrors:
     """Makes the errors of one upstream. `name` begins each message; no message has any of `secrets`."""
 
     def __init__(self, name: str, secrets: Collection[str] = ()) -> None:
@@ -147,7 +147,7 @@ def retry_after(status: int, header: str | None, most: float) -> float | None:
     return seconds if seconds is not None and seconds <= most else None
 
 
-def refusal(status: int, header: str | None) -> Refusal:
+def call_refusal(status: int, header: str | None) -> Refusal:
     """The refusal of a call that was to start a response; `header` is the answer's Retry-After, if any.
 
     429 and 503 say that nothing was started. Without a header the call may be made again after a second.

@@ -19,7 +19,7 @@ from schemas.ids import item_id
 from schemas.steps import Steps
 from services.echo import EchoSteering, steering
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
-from services.executor.backends.words import Words, counting, splitting
+from services.executor.backends.words import Words, counting_words, splitting
 from services.loops import in_turns
 
 BATCH = 256
@@ -105,7 +105,7 @@ class EchoScript:
 
 def scripting(request: RunRequest, asked: EchoSteering) -> Steps[EchoScript]:
     """The script of a run, made in steps because its input may be long."""
-    input_words = yield from counting(_texts(request.input))
+    input_words = yield from counting_words(_texts(request.input))
     words = yield from splitting(last_user_text(request.input))
     return EchoScript(request, asked, words, input_words)
 

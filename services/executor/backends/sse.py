@@ -107,7 +107,7 @@ class SseParser:
 
     def _is_object(self) -> bool:
         """Whether the data so far is one line with a whole object."""
-        return len(self._data) == 1 and not self._left_out and is_object(self._data[0])
+        return len(self._data) == 1 and not self._left_out and is_whole_object(self._data[0])
 
     def _clear(self) -> None:
         self._event = ""
@@ -180,7 +180,7 @@ class SseParser:
             self._event = value.decode(errors="replace")
 
 
-def is_object(line: bytes) -> bool:
+def is_whole_object(line: bytes) -> bool:
     """Whether `line` is one whole JSON object."""
     if not line.startswith(b"{") or not line.rstrip().endswith(b"}"):
         return False

@@ -27,8 +27,8 @@ from schemas.values import counting
 from services.backoff import Backoff
 from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
-from services.executor.backends.bodies import HEAD_BYTES, Body
-from services.executor.backends.failures import Words, refusal, retry_after
+from services.executor.backends.bodies import HEAD_BYTES, BodyReader
+from services.executor.backends.failures import UpstreamErrors, call_refusal, retry_after
 from services.executor.backends.sse import EventTooLarge, MayLeaveOut, ServerSentEvent, whole_only
 from services.executor.backends.told import page_words
 from services.executor.mending import surrogates
@@ -133,7 +133,7 @@ class Upstream:
         self._timeout = idle if route.timeout is None else route.timeout
         self._session: aiohttp.ClientSession | None = None
         self._largest = MAX_EVENT_BYTES * record_bytes // RECORD_BYTES
-        self.words = Words(name, secrets)
+        self.words = UpstreamErrors(name, secrets)
 
     @asynccontextmanager
     async def post(
@@ -165,7 +165,7 @@ class Upstream:
         is neither a stream nor JSON.
         """
         streams = answer.content_type == EVENT_STREAM
-        body = Body(self._largest, may_leave_out, streams=streams)
+        body = BodyReader(self._largest, may_leave_out, streams=streams)
         with self._translated():
             async for chunk in answer.content.iter_any():
                 events, too_large = _parsed(body, chunk)
@@ -242,7 +242,7 @@ class Upstream:
                 if answer.status >= 300:
                     # Only a POST starts a response; a GET asks for one that was started before.
                     starts = method == "POST"
-                    said = refusal(answer.status, answer.headers.get("retry-after")) if starts else None
+                    said = call_refusal(answer.status, answer.headers.get("retry-after")) if starts else None
                     raise self.words.refused(answer.status, await _error_body(answer), said)
                 yield answer
 
@@ -291,7 +291,7 @@ class Upstream:
 class _Translation:
     """Turns aiohttp's errors into UpstreamError, in our words: aiohttp's name hosts and ports."""
 
-    def __init__(self, words: Words, timeout: float) -> None:
+    def __init__(self, words: UpstreamErrors, timeout: float) -> None:
         self._words = words
         self._timeout = timeout
 
@@ -337,7 +337,7 @@ def _secrets(name: str, value: str) -> list[str]:
     return [value] if len(value) >= SECRET_LENGTH else []
 
 
-def _parsed(parser: Body, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
+def _parsed(parser: BodyReader, chunk: bytes) -> tuple[list[ServerSentEvent], bool]:
     """The events of `chunk`, and whether an event that is too large follows them."""
     events: list[ServerSentEvent] = []
     try:

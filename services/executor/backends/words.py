@@ -69,7 +69,7 @@ def splitting(text: str) -> Steps[Words]:
     return Words(pieces, counts, longest)
 
 
-def counting(texts: Iterable[str]) -> Steps[int]:
+def counting_words(texts: Iterable[str]) -> Steps[int]:
     """How many words the texts have."""
     count = 0
     for text, pause in each(texts):

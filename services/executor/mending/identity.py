@@ -69,7 +69,7 @@ def index_of(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 1 << 31 else None
 
 
-class Entry:
+class NamedItem:
     """An item that the upstream has named. `index` is its place once it is open, -1 before."""
 
     __slots__ = ("id", "implied", "index", "item", "kind", "named", "opened", "theirs", "waiting")
@@ -105,14 +105,14 @@ class Table:
 
     def __init__(self, mint: Mint, output: Output, names: Mapping[str, Name]) -> None:
         self._mint = mint
-        self.entries: list[Entry] = []
+        self.entries: list[NamedItem] = []
         """The items that are open, or done, in the order of their places."""
-        self.unopened: list[Entry] = []
-        self._ids: dict[str, Entry] = {}
+        self.unopened: list[NamedItem] = []
+        self._ids: dict[str, NamedItem] = {}
         self._shared: set[str] = set()
         """Ids that the upstream gave to several items: such an id alone finds no item."""
-        self._places: dict[int, list[Entry]] = {}
-        self._calls: dict[tuple[str, str], Entry] = {}
+        self._places: dict[int, list[NamedItem]] = {}
+        self._calls: dict[tuple[str, str], NamedItem] = {}
         self._names: set[str] = set()
         self._aliases: dict[str, str] = {}
         """By the upstream's call id, ours, where they differ."""
@@ -123,7 +123,7 @@ class Table:
             self._take_over(index, item, names)
 
     def _take_over(self, index: int, item: Item, names: Mapping[str, Name]) -> None:
-        entry = Entry({**item, "type": items.kind_of(item)}, index, implied=False)
+        entry = NamedItem({**item, "type": items.kind_of(item)}, index, implied=False)
         entry.id, entry.index, entry.opened = str(item.get("id") or ""), index, True
         self.entries.append(entry)
         self._names.add(entry.id)
@@ -132,15 +132,15 @@ class Table:
             self._names.add(name.id)
             self._known_as(entry, {"id": name.id}, None)
 
-    def new(self, item: Item, event: Event, *, implied: bool = False) -> Entry:
+    def new(self, item: Item, event: Event, *, implied: bool = False) -> NamedItem:
         """Add an item that is not open yet."""
         theirs = index_of(event.get("output_index"))
-        entry = Entry(dict(item), theirs, implied=implied)
+        entry = NamedItem(dict(item), theirs, implied=implied)
         self.unopened.append(entry)
         self._known_as(entry, item, theirs)
         return entry
 
-    def open(self, entry: Entry) -> Item:
+    def open(self, entry: NamedItem) -> Item:
         """Give an item its place and identity. Returns the item with them."""
         entry.index, self._next = self._next, self._next + 1
         theirs = entry.item.get("id")
@@ -159,7 +159,7 @@ class Table:
         self._ids.setdefault(entry.id, entry)
         return entry.item
 
-    def _call(self, entry: Entry) -> None:
+    def _call(self, entry: NamedItem) -> None:
         """Give a call a `call_id` that no other call of its kind has; an output gets that of its call."""
         theirs = entry.item.get("call_id")
         theirs = str(theirs) if theirs and isinstance(theirs, str | int) else None
@@ -171,7 +171,7 @@ class Table:
             entry.item["call_id"] = ours
             self._calls[entry.kind, ours] = entry
 
-    def _known_as(self, entry: Entry, item: Item, theirs: int | None) -> None:
+    def _known_as(self, entry: NamedItem, item: Item, theirs: int | None) -> None:
         if isinstance(id := item.get("id"), str) and id:
             if self._ids.get(id, entry) is not entry:
                 self._shared.add(id)
@@ -181,19 +181,19 @@ class Table:
         if isinstance(call := item.get("call_id"), str) and call:
             self._calls.setdefault((entry.kind, call), entry)
 
-    def learn(self, entry: Entry, item: Item) -> None:
+    def learn(self, entry: NamedItem, item: Item) -> None:
         """Add the fields and the ids that another version of an item has."""
         fixed = ("id", "call_id") if entry.opened else ()
-        entry.item = items.merged({k: v for k, v in item.items() if k not in fixed}, entry.item)
+        entry.item = items.overridden({k: v for k, v in item.items() if k not in fixed}, entry.item)
         self._known_as(entry, item, None)
         theirs, ours = item.get("call_id"), entry.item.get("call_id")
         if entry.kind in items.CALLED and isinstance(theirs, str) and theirs != ours:
             self._aliases[theirs] = str(ours)
 
-    def _is_done(self, entry: Entry) -> bool:
+    def _is_done(self, entry: NamedItem) -> bool:
         return entry.opened and not self._output.is_under_way(entry.index)
 
-    def announced(self, item: Item, event: Event) -> Entry | None:
+    def announced(self, item: Item, event: Event) -> NamedItem | None:
         """The known item that an `added` is about, if there is one."""
         theirs = index_of(event.get("output_index"))
         known = self._by_id(item.get("id"))
@@ -206,19 +206,19 @@ class Table:
                     return entry
         return None
 
-    def _same(self, entry: Entry, item: Item) -> bool:
+    def _same(self, entry: NamedItem, item: Item) -> bool:
         """Whether an item without a known id may be `entry`, which has the same place and kind."""
         return entry.implied or (not item.get("id") and not _another_call(entry, item))
 
-    def _at(self, theirs: int | None) -> Sequence[Entry]:
+    def _at(self, theirs: int | None) -> Sequence[NamedItem]:
         if theirs is not None:
             return self._places.get(theirs, ())
         return [entry for entry in (*self.entries, *self.unopened) if entry.implied]
 
-    def about(self, kind: str, event: Event) -> Entry | None:
+    def about(self, kind: str, event: Event) -> NamedItem | None:
         """The item of `kind` that an event is about: found by id, else by place, else the last open one."""
         id, theirs = event.get("item_id"), index_of(event.get("output_index"))
-        found: list[Entry] = []
+        found: list[NamedItem] = []
         if (known := self._by_id(id)) is not None:
             found.append(known)
         if theirs is not None:
@@ -246,7 +246,7 @@ class Table:
             return event
         return {**event, "item_id": entry.id, "output_index": entry.index}
 
-    def ended(self, item: Item, event: Event) -> Entry | None:
+    def ended(self, item: Item, event: Event) -> NamedItem | None:
         """The item that a `done` ends. `item` is the one in the event, empty without one."""
         kind = item.get("type")
         known = self._by_id(item.get("id"))
@@ -265,10 +265,12 @@ class Table:
             return fitting[0]
         return under_way
 
-    def matched(self, said: list[Item], meets: Callable[[Entry, Item], bool]) -> Iterator[tuple[Entry, Item]]:
+    def matched(
+        self, said: list[Item], meets: Callable[[NamedItem, Item], bool]
+    ) -> Iterator[tuple[NamedItem, Item]]:
         """Each item of the final object, with the entry that was streamed, or a new one."""
-        found: dict[int, Entry] = {}
-        matched: set[Entry] = set()
+        found: dict[int, NamedItem] = {}
+        matched: set[NamedItem] = set()
         for number, item in enumerate(said):
             known = self._alone(item.get("id"))
             known = known or self._calls.get((item["type"], str(item.get("call_id"))))
@@ -276,7 +278,7 @@ class Table:
                 found[number] = known
                 matched.add(known)
         # By kind, because there may be thousands of items of other kinds. New items are never free.
-        free: dict[str, dict[Entry, None]] = {}
+        free: dict[str, dict[NamedItem, None]] = {}
         for entry in (*self.entries, *self.unopened):
             if entry not in matched:
                 free.setdefault(entry.kind, {})[entry] = None
@@ -292,9 +294,9 @@ class Table:
         self,
         number: int,
         item: Item,
-        free: Mapping[Entry, None],
-        meets: Callable[[Entry, Item], bool],
-    ) -> Entry | None:
+        free: Mapping[NamedItem, None],
+        meets: Callable[[NamedItem, Item], bool],
+    ) -> NamedItem | None:
         """The first entry that `item` may be: of those at its place, then of the next `free` ones."""
         near = [entry for entry in self._places.get(number, ()) if entry in free]
         for entry in islice(dict.fromkeys((*near, *islice(free, LOOKED_AT))), LOOKED_AT):
@@ -302,16 +304,16 @@ class Table:
                 return entry
         return None
 
-    def _alone(self, id: object) -> Entry | None:
+    def _alone(self, id: object) -> NamedItem | None:
         """The item with this id, if no other item has it."""
         known = self._by_id(id)
         return known if known is not None and id not in self._shared else None
 
-    def _by_id(self, id: object) -> Entry | None:
+    def _by_id(self, id: object) -> NamedItem | None:
         return self._ids.get(id) if isinstance(id, str) else None
 
 
-def _another_call(entry: Entry, item: Item, theirs: int | None = None) -> bool:
+def _another_call(entry: NamedItem, item: Item, theirs: int | None = None) -> bool:
     """Whether `item` is another call than `entry`: another `call_id`, and another name or place."""
     mine, call_id = entry.item.get("call_id"), item.get("call_id")
     elsewhere = theirs is not None and entry.theirs is not None and theirs != entry.theirs
@@ -319,6 +321,6 @@ def _another_call(entry: Entry, item: Item, theirs: int | None = None) -> bool:
     return bool(mine and call_id and mine != call_id and (renamed or elsewhere))
 
 
-def _same_name(entry: Entry, item: Item) -> bool:
+def _same_name(entry: NamedItem, item: Item) -> bool:
     mine, theirs = entry.item.get("name"), item.get("name")
     return not mine or not theirs or mine == theirs

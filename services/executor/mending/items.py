@@ -157,11 +157,11 @@ def filled(item: Item, status: str) -> Item:
         whole["status"] = status
     for name in PART_LISTS:
         if name in whole and kind in (MESSAGE, REASONING):
-            whole[name] = parts_of(whole, name)
+            whole[name] = whole_parts(whole, name)
     return whole
 
 
-def parts_of(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def whole_parts(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """The parts of a message or of reasoning, whole. A string in place of the list is the only part."""
     parts = item.get(name)
     if isinstance(parts, str) and parts:
@@ -234,7 +234,7 @@ def streamed_names(kind: str) -> tuple[str, ...]:
 
 def texts(item: Mapping[str, Any]) -> list[str]:
     """All texts of an item that events stream."""
-    said = [text_of(part) for name in PART_LISTS for part in parts_of(item, name)]
+    said = [text_of(part) for name in PART_LISTS for part in whole_parts(item, name)]
     field = item.get(TEXT_FIELDS[item["type"]][1]) if item["type"] in TEXT_FIELDS else None
     return [*said, field] if isinstance(field, str) else said
 
@@ -248,7 +248,7 @@ def without_text(part: dict[str, Any]) -> dict[str, Any]:
     return {**empty, "annotations": [], "logprobs": []} if part["type"] == "output_text" else empty
 
 
-def begun(item: Item) -> Item:
+def as_added(item: Item) -> Item:
     """`item` as it is when it is added: not ended, and without the texts that deltas bring."""
     kind = item["type"]
     if kind in (MESSAGE, REASONING):
@@ -264,7 +264,7 @@ def begun(item: Item) -> Item:
     return start
 
 
-def ended(item: Item, status: str) -> Item:
+def as_done(item: Item, status: str) -> Item:
     """`item` as it is when it is done: ended, with `status` unless it has a final one of its own."""
     status = cut_status(item["type"]) if status == "incomplete" else status
     over = filled(item, status)
@@ -273,7 +273,7 @@ def ended(item: Item, status: str) -> Item:
     return over
 
 
-def merged(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def overridden(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """`told`, overridden by the values in `more` that are not null, "" or empty."""
     return {**told, **{name: value for name, value in more.items() if _says(value) or name not in told}}
 
@@ -290,7 +290,7 @@ def completed_by(told: Item, final: Mapping[str, Any]) -> Item:
         if mine == value:
             continue
         if name in PART_LISTS and isinstance(mine, list):
-            whole[name] = _parts_completed(objects_of(mine), parts_of(final, name))
+            whole[name] = _parts_completed(objects_of(mine), whole_parts(final, name))
         elif name in _TEXTS and isinstance(mine, str) and isinstance(value, str):
             whole[name] = value if value.startswith(mine) else mine
         elif not _says(mine) and _says(value):

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from schemas.events import ITEM_ADDED, Event
 from services.executor.mending import items
-from services.executor.mending.identity import Entry, index_of, kind_of_event
+from services.executor.mending.identity import NamedItem, index_of, kind_of_event
 
 TEXTS = (items.MESSAGE, items.REASONING)
 """Kinds of which an item waits for a later one of the same kind."""
@@ -40,11 +40,11 @@ class Named(Struct, frozen=True):
         return cls(named, place, kind, whole and type == ITEM_ADDED)
 
 
-class Lane(Struct, eq=False):
+class ItemLane(Struct, eq=False):
     """The waiting events of one item. `entry` is the item if it has begun; `number` counts lanes."""
 
     number: int
-    entry: Entry | None
+    entry: NamedItem | None
     kind: str | None
     place: int | None
     begun: bool
@@ -63,7 +63,7 @@ class Lanes:
     """
 
     def __init__(self) -> None:
-        self._found: dict[tuple[object, ...], dict[Lane, None]] = {}
+        self._found: dict[tuple[object, ...], dict[ItemLane, None]] = {}
         """By key, the lanes that have it, in their order; by () all lanes."""
         self._begun = 0
         self._events = self._characters = 0
@@ -76,7 +76,7 @@ class Lanes:
         """Whether more events wait than the bounds allow."""
         return self._events > MAX_EVENTS or self._characters > MAX_CHARACTERS
 
-    def of(self, named: Named, entry: Entry | None) -> Lane | None:
+    def of(self, named: Named, entry: NamedItem | None) -> ItemLane | None:
         """The lane of the item that an event is about, if any. `entry` is that item if it has begun."""
         if not self._found:
             return None
@@ -94,11 +94,11 @@ class Lanes:
         untold = reversed(self._found.get(("untold", named.place, named.kind), {}))
         return next((lane for lane in untold if named.id is None or not lane.ids), None)
 
-    def put(self, named: Named, entry: Entry | None, type: str, event: Event) -> None:
+    def put(self, named: Named, entry: NamedItem | None, type: str, event: Event) -> None:
         """Let an event wait, behind the others of its item."""
         lane = self.of(named, entry)
         if lane is None:
-            lane = Lane(self._begun, entry, named.kind, named.place, named.begins)
+            lane = ItemLane(self._begun, entry, named.kind, named.place, named.begins)
             self._begun += 1
         lane.begun = lane.begun or named.begins
         lane.kind = lane.kind or named.kind
@@ -109,15 +109,15 @@ class Lanes:
         self._events += 1
         self._characters += _characters(event)
 
-    def first(self, turn: str) -> Lane | None:
+    def first(self, turn: str) -> ItemLane | None:
         """The first lane of those that have their turn together; see `turn_of`."""
         return next(iter(self._found.get(("turn", turn), ())), None)
 
-    def about(self, entry: Entry) -> Lane | None:
+    def about(self, entry: NamedItem) -> ItemLane | None:
         """The first lane of an item that has begun."""
         return next(iter(self._found.get(("entry", entry), ())), None)
 
-    def take(self, lane: Lane) -> Lane:
+    def take(self, lane: ItemLane) -> ItemLane:
         """Take out a lane."""
         for key in lane.keys:
             self._lose(lane, key)
@@ -125,11 +125,11 @@ class Lanes:
         self._characters -= sum(_characters(event) for _, event in lane.events)
         return lane
 
-    def all(self) -> list[Lane]:
+    def all(self) -> list[ItemLane]:
         """Take out all lanes."""
         return [self.take(lane) for lane in list(self._found.get((), ()))]
 
-    def _find_by(self, lane: Lane, id: str | None) -> None:
+    def _find_by(self, lane: ItemLane, id: str | None) -> None:
         keys: list[tuple[object, ...]] = [(), ("kind", lane.kind), ("turn", turn_of(lane.entry))]
         keys += [("entry", lane.entry)] if lane.entry is not None else [("place", lane.place, lane.kind)]
         keys += [("id", id)] if id is not None else []
@@ -144,18 +144,18 @@ class Lanes:
                 lane.keys.add(key)
                 self._found.setdefault(key, {})[lane] = None
 
-    def _lose(self, lane: Lane, key: tuple[object, ...]) -> None:
+    def _lose(self, lane: ItemLane, key: tuple[object, ...]) -> None:
         found = self._found[key]
         del found[lane]
         if not found:
             del self._found[key]
 
-    def _last(self, *key: object) -> Lane | None:
+    def _last(self, *key: object) -> ItemLane | None:
         found = self._found.get(key)
         return next(reversed(found)) if found else None
 
 
-def turn_of(entry: Entry | None) -> str:
+def turn_of(entry: NamedItem | None) -> str:
     """The turn that an item shares: of the begun texts of its kind, or "" with all other items."""
     return entry.kind if entry is not None and entry.opened and entry.kind in TEXTS else ""
 

@@ -12,7 +12,7 @@ from typing import Any
 from schemas.events import Event
 from schemas.output import DELTAS, DONES, Held, Item, Output
 from services.executor.mending import items
-from services.executor.mending.identity import LOOKED_AT, Entry, index_of
+from services.executor.mending.identity import LOOKED_AT, NamedItem, index_of
 from services.executor.mending.surrogates import Seam, whole
 
 _PART_EVENTS = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
@@ -28,7 +28,9 @@ class Text:
 
     __slots__ = ("at", "entry", "field", "kind", "parts", "seam", "stem", "told")
 
-    def __init__(self, entry: Entry, stem: str, kind: str, parts: str | None, at: int, field: str) -> None:
+    def __init__(
+        self, entry: NamedItem, stem: str, kind: str, parts: str | None, at: int, field: str
+    ) -> None:
         self.entry = entry
         self.stem = stem
         self.kind = kind
@@ -65,16 +67,16 @@ class Texts:
         self.halved: set[Text] = set()
         """The texts of which half a surrogate pair is held back (U-12)."""
 
-    def of(self, entry: Entry) -> list[Text]:
+    def of(self, entry: NamedItem) -> list[Text]:
         """The texts of an item that are open or done."""
         lists = (self._lists.get((entry.index, name), ()) for name in (*items.PART_LISTS, None))
         return [text for listed in lists for text in listed]
 
-    def held(self, entry: Entry) -> Held:
+    def held(self, entry: NamedItem) -> Held:
         """The item in the output so far."""
         return self._output.held()[entry.index]
 
-    def is_done(self, entry: Entry) -> bool:
+    def is_done(self, entry: NamedItem) -> bool:
         """Whether an item that has begun is done, or was not told because its beginning broke a bound."""
         return not self._output.is_under_way(entry.index)
 
@@ -82,7 +84,7 @@ class Texts:
         """The streamed text."""
         return "".join(self._pieces(text))
 
-    def has_said(self, entry: Entry) -> bool:
+    def has_said(self, entry: NamedItem) -> bool:
         """Whether any text of a call came."""
         return entry.kind in items.TEXT_FIELDS and bool(
             self.said(self.field(entry)) or self.field(entry).told
@@ -98,15 +100,15 @@ class Texts:
         part = listed[text.at] if isinstance(listed, list) and text.at < len(listed) else None
         return dict(part) if isinstance(part, dict) else {}
 
-    def take_over(self, entry: Entry) -> None:
+    def take_over(self, entry: NamedItem) -> None:
         """Learn the parts of an item that another executor streamed."""
         for name in items.streamed_lists(entry.kind):
-            for part in items.parts_of(entry.item, name):
+            for part in items.whole_parts(entry.item, name):
                 self._new_part(entry, name, items.without_text(part), None)
 
     # Opened before they are used (U-1).
 
-    def opened(self, entry: Entry, type: str, event: Event) -> Generator[Event, None, Text]:
+    def opened(self, entry: NamedItem, type: str, event: Event) -> Generator[Event, None, Text]:
         """The text that a delta, or an end of a text, is about. Begins it if needed."""
         parts, name, field = DELTAS.get(type) or DONES[type][0]
         if parts is None:
@@ -115,7 +117,7 @@ class Texts:
         return (yield from self.part(entry, parts, {"type": kind, field: ""}, index_of(event.get(name)), {}))
 
     def part(
-        self, entry: Entry, parts: str, part: dict[str, Any], theirs: int | None, event: Event
+        self, entry: NamedItem, parts: str, part: dict[str, Any], theirs: int | None, event: Event
     ) -> Generator[Event, None, Text]:
         """The part at the upstream's index. Begins it if needed; `event` is its `added`, if that came."""
         text = self._known(entry, parts, theirs, str(part.get("type")))
@@ -126,7 +128,7 @@ class Texts:
             yield {**rest, "type": added, **text.place(), "part": items.without_text(part)}
         return text
 
-    def field(self, entry: Entry) -> Text:
+    def field(self, entry: NamedItem) -> Text:
         """The text in a field of the item itself."""
         listed = self._lists.setdefault((entry.index, None), [])
         if not listed:
@@ -186,32 +188,32 @@ class Texts:
         if text.stem:
             more = {"logprobs": told["logprobs"]} if "logprobs" in told else {}
             yield from self.ended(text, more, items.text_of(told))
-        part = items.merged(self.shown(text), told)
+        part = items.overridden(self.shown(text), told)
         if text.stem:
             part[text.field] = self.said(text)
         yield {**event, "type": f"{_PART_EVENTS[text.parts or '']}.done", **text.place(), "part": part}
 
-    def closed(self, entry: Entry, told: Item) -> Iterator[Event]:
+    def closed(self, entry: NamedItem, told: Item) -> Iterator[Event]:
         """The events that an item's texts lack when it ends as `told` (U-5)."""
         for name in items.streamed_lists(entry.kind):
-            yield from self._parts_closed(entry, name, items.parts_of(told, name))
+            yield from self._parts_closed(entry, name, items.whole_parts(told, name))
         if entry.kind in items.TEXT_FIELDS:
             text, value = self.field(entry), told.get(items.TEXT_FIELDS[entry.kind][1])
             if isinstance(value, str) or self.said(text):
                 yield from self.ended(text, {}, value)
 
-    def cut(self, entry: Entry) -> Iterator[Event]:
+    def cut(self, entry: NamedItem) -> Iterator[Event]:
         """The events of the texts that were held back of an item that is cut short."""
         for name in items.streamed_lists(entry.kind):
             if (entry.index, name) not in self._lists:
-                for part in items.parts_of(entry.item, name):
+                for part in items.whole_parts(entry.item, name):
                     yield from self.part(entry, name, part, None, {})
         if entry.kind in items.TEXT_FIELDS:
             self.field(entry)
         for text in self.of(entry):
             yield from self.rest(text)
 
-    def _parts_closed(self, entry: Entry, name: str, told: list[dict[str, Any]]) -> Iterator[Event]:
+    def _parts_closed(self, entry: NamedItem, name: str, told: list[dict[str, Any]]) -> Iterator[Event]:
         listed = list(self._lists.get((entry.index, name), ()))
         told = items.aligned([(text.kind, self.said(text)) for text in listed], told)
         known: dict[str, dict[Text, None]] = {}
@@ -244,7 +246,7 @@ class Texts:
                 return text
         return next(iter(alike)) if alike and len(alike) >= left else None
 
-    def _known(self, entry: Entry, parts: str, theirs: int | None, kind: str) -> Text | None:
+    def _known(self, entry: NamedItem, parts: str, theirs: int | None, kind: str) -> Text | None:
         """The part that an event is about: the one at the upstream's index, or the last of its kind if that
         index cannot be right (U-2). None if the index is that of a new part.
         """
@@ -255,7 +257,7 @@ class Texts:
             return None
         return next((text for text in reversed(listed) if text.kind == kind), None)
 
-    def _new_part(self, entry: Entry, parts: str, part: dict[str, Any], theirs: int | None) -> Text:
+    def _new_part(self, entry: NamedItem, parts: str, part: dict[str, Any], theirs: int | None) -> Text:
         listed = self._lists.setdefault((entry.index, parts), [])
         kind = str(part.get("type"))
         field = "refusal" if kind == "refusal" else "text"

@@ -17,9 +17,9 @@ from schemas.steps import Steps, each
 from services.executor.backend import UpstreamError
 from services.executor.mending import items
 from services.executor.mending.annotations import annotation_of
-from services.executor.mending.identity import Entry, Mint, Table, index_of, kind_of_event
+from services.executor.mending.identity import Mint, NamedItem, Table, index_of, kind_of_event
 from services.executor.mending.lanes import Named
-from services.executor.mending.order import Order
+from services.executor.mending.order import ItemOrder
 from services.executor.mending.texts import Text, Texts
 from services.web.internal import Name
 
@@ -57,7 +57,7 @@ class Whole:
         self._table = Table(mint, output, names)
         self._names_at = names_at
         self._texts = Texts(output)
-        self._order = Order(self._texts)
+        self._order = ItemOrder(self._texts)
         self._finals: dict[int, Item] = {}
         """By our index, the items of the final object."""
         self._last: tuple[str, str, int, Text] | None = None
@@ -129,7 +129,7 @@ class Whole:
             for waiting in lane.events:
                 yield from self._told(*waiting, self._entry(*waiting, Named.by(*waiting)))
 
-    def _entry(self, type: str, event: Event, named: Named) -> Entry | None:
+    def _entry(self, type: str, event: Event, named: Named) -> NamedItem | None:
         """The item that an event is about, if it has begun or was named."""
         item = items.understood(event["item"]) if isinstance(event.get("item"), dict) else {}
         if type == ITEM_ADDED:
@@ -148,7 +148,7 @@ class Whole:
             for waiting in lane.events:
                 yield from self._told(*waiting, None)
 
-    def _told(self, type: str, event: Event, entry: Entry | None) -> Iterator[Event]:
+    def _told(self, type: str, event: Event, entry: NamedItem | None) -> Iterator[Event]:
         if (call := self._order.whole_call(entry)) is not None:
             yield from self._texts.closed(call, call.item)
         if type == ITEM_ADDED:
@@ -197,7 +197,7 @@ class Whole:
         self._table.learn(entry, item)
         yield from self._open(entry, event)
 
-    def _open(self, entry: Entry, event: Event) -> Iterator[Event]:
+    def _open(self, entry: NamedItem, event: Event) -> Iterator[Event]:
         """Begin an item once all fields are known that nobody can invent (U-1), then tell the deltas that
         waited for that.
         """
@@ -208,12 +208,12 @@ class Whole:
         rest = event if event.get("type") == ITEM_ADDED else {}
         rest.pop(NAMED, None)  # set by another Rejoinder, whose upstream is not known here
         named = {NAMED: {"id": entry.named, "at": self._names_at}} if self._names_at and entry.named else {}
-        yield {**rest, "type": ITEM_ADDED, "output_index": entry.index, "item": items.begun(item), **named}
+        yield {**rest, "type": ITEM_ADDED, "output_index": entry.index, "item": items.as_added(item), **named}
         if entry.waiting and not self._is_done(entry):
             text = self._texts.field(entry)
             yield from self._texts.delta(text, f"{text.stem}.delta", {}, "".join(entry.waiting))
 
-    def _opened(self, kind: str, event: Event) -> Generator[Event, None, Entry]:
+    def _opened(self, kind: str, event: Event) -> Generator[Event, None, NamedItem]:
         """The item of `kind` that `event` is about. Begins it if needed and possible."""
         entry = self._table.about(kind, event)
         if entry is None:
@@ -239,18 +239,18 @@ class Whole:
         if entry.opened and not self._is_done(entry):
             yield from self._close(entry, item, "completed", event)
 
-    def _close(self, entry: Entry, said: Item, status: str, event: Event) -> Iterator[Event]:
+    def _close(self, entry: NamedItem, said: Item, status: str, event: Event) -> Iterator[Event]:
         """The events that end an item: the rest of its texts, their ends, and its own (U-5, U-6)."""
-        told = items.merged(entry.item, {k: v for k, v in said.items() if k not in ("id", "call_id")})
+        told = items.overridden(entry.item, {k: v for k, v in said.items() if k not in ("id", "call_id")})
         if status == "completed" and told.get("status") != "incomplete":
             told = items.with_arguments(told, self._texts.has_said(entry))
         yield from self._texts.closed(entry, told)
         streamed = self._texts.held(entry).item
         kept = {name: streamed[name] for name in items.streamed_names(entry.kind) if name in streamed}
-        item = items.ended({**told, **kept, **entry.identity()}, status)
+        item = items.as_done({**told, **kept, **entry.identity()}, status)
         yield {**event, "type": ITEM_DONE, "output_index": entry.index, "item": item}
 
-    def _is_done(self, entry: Entry) -> bool:
+    def _is_done(self, entry: NamedItem) -> bool:
         return entry.opened and self._texts.is_done(entry)
 
     # Texts, and what else is told of an item.
@@ -274,7 +274,7 @@ class Whole:
             if isinstance(id, str) and isinstance(at, int) and placed:
                 self._last = (type, id, at, text)
 
-    def _again(self, entry: Entry, type: str, event: Event, late: object) -> Iterator[Event]:
+    def _again(self, entry: NamedItem, type: str, event: Event, late: object) -> Iterator[Event]:
         """Tell a text that goes on after its item is done in another item, unless the item has it (U-6). Not
         the text of a call: the call would be made twice.
         """
@@ -303,7 +303,7 @@ class Whole:
     def _part(self, type: str, event: Event) -> Iterator[Event]:
         (parts, name), part = PARTS[type], event.get("part")
         kind = self._table.kind_of_part(part, parts, event)
-        (part,) = items.parts_of({"type": kind, parts: [part if isinstance(part, dict) else {}]}, parts)
+        (part,) = items.whole_parts({"type": kind, parts: [part if isinstance(part, dict) else {}]}, parts)
         entry = yield from self._opened(kind, event)
         if not self._is_done(entry):
             text = yield from self._texts.part(entry, parts, part, index_of(event.get(name)), event)
@@ -347,7 +347,7 @@ class Whole:
             yield from self._close_all()
         yield event
 
-    def _told_at_the_end(self, entry: Entry, item: Item, end: str) -> Iterator[Event]:
+    def _told_at_the_end(self, entry: NamedItem, item: Item, end: str) -> Iterator[Event]:
         self._table.learn(entry, item)
         was_streamed = entry.opened
         yield from self._open(entry, {})
@@ -365,7 +365,7 @@ class Whole:
             if not self._is_done(entry):
                 yield from self._close(entry, {}, "completed", {})
 
-    def _meets(self, entry: Entry, item: Item) -> bool:
+    def _meets(self, entry: NamedItem, item: Item) -> bool:
         """Whether an item of the final object without a known id can be the streamed one: the text of one
         begins with that of the other.
         """

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from schemas.fold import Fold
 from services.eventlog.port import Log
-from services.eventlog.start import Start, starting_points
+from services.eventlog.start import StartingPoint, starting_points
 from services.eventlog.tail import Tail
 from services.executor import executor
 from services.executor.acts import Act
@@ -65,7 +65,7 @@ def started_at_the_watermark() -> Iterator[None]:
 
     async def starts(
         log: Log, group: str, topic: str, partitions: Any, *, memory_ms: int
-    ) -> dict[int, Start]:
+    ) -> dict[int, StartingPoint]:
         found = await starting_points(log, group, topic, partitions, memory_ms=memory_ms)
         return {number: start._replace(offset=start.floor) for number, start in found.items()}
 
@@ -79,7 +79,7 @@ def acted_below_the_watermark() -> Iterator[None]:
 
     async def starts(
         log: Log, group: str, topic: str, partitions: Any, *, memory_ms: int
-    ) -> dict[int, Start]:
+    ) -> dict[int, StartingPoint]:
         found = await starting_points(log, group, topic, partitions, memory_ms=memory_ms)
         return {number: start._replace(floor=start.offset) for number, start in found.items()}
 

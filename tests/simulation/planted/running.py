@@ -294,7 +294,7 @@ def claimed_without_a_free_slot() -> Iterator[None]:
 @rule("P-49", plan=NARROW)
 def called_without_a_free_place() -> Iterator[None]:
     """Places are not counted."""
-    with patch.object(fairness.Load, "full", lambda *_: False):
+    with patch.object(fairness.Occupancy, "full", lambda *_: False):
         yield
 
 

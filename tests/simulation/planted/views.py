@@ -13,7 +13,7 @@ from schemas.ids import ResponseId, partition_of
 from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
 from services.eventlog.memory_partition import MemoryRecord
-from services.eventlog.start import Start
+from services.eventlog.start import StartingPoint
 from services.eventlog.transcript import request_key
 from services.executor.erasures import Erasures
 from services.executor.partition import Partition
@@ -21,7 +21,7 @@ from services.projector import projection
 from services.projector.projection import End, Projection, response_record
 from services.projector.readback import Readback
 from services.projector.views import Views
-from services.projector.work import Erase, Work, Write
+from services.projector.writes import Erase, Work, Write
 from services.replay import app
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
@@ -166,7 +166,7 @@ def started_in_the_wrong_order() -> Iterator[None]:
 
     class Late(Feed):
         def __init__(self, sources: Sources, foldings: list[Folding], library: Library) -> None:
-            async def starts(_: object) -> Mapping[int, Start]:
+            async def starts(_: object) -> Mapping[int, StartingPoint]:
                 await asyncio.sleep(2)
                 library.apply = lambda *_: None  # type: ignore[method-assign]
                 return await sources.starts(await sources.watermarks())

@@ -19,7 +19,7 @@ from services.executor.backends.chat.request import Dialect, chat_body, toolbox
 from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError
 from services.executor.backends.chat.translate import ChatTranslator, Chunk, MalformedChunkError
 from services.executor.backends.failures import UNFIT
-from services.executor.backends.sse import ServerSentEvent, is_object, says_nothing
+from services.executor.backends.sse import ServerSentEvent, is_whole_object, says_nothing
 from services.executor.backends.told import refuses, words_in
 from services.executor.backends.upstream import Upstream
 
@@ -126,7 +126,7 @@ class ChatBackend:
 
         Raises UpstreamError if the event tells of an error.
         """
-        if one.event == "error" and not is_object(one.data):
+        if one.event == "error" and not is_whole_object(one.data):
             said, code = words_in(one.data)
             raise self._words.reported({"error": {"message": said, "code": code}})
         if says_nothing(one):

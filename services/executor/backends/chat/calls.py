@@ -62,7 +62,7 @@ class Call:
         return f"<Call {self.id} {self.name}({self.arguments.text})>"
 
 
-class Step(NamedTuple):
+class CallStep(NamedTuple):
     """A step to tell: `call` begins (`arguments` is None), or these are more of its arguments."""
 
     call: Call
@@ -81,7 +81,7 @@ class Calls:
         self._current: Call | None = None
         """The call of the last piece, if a piece like it can belong to no other call."""
 
-    def take(self, pieces: Any, *, last: bool = False) -> list[Step]:
+    def take(self, pieces: Any, *, last: bool = False) -> list[CallStep]:
         """The steps in the `tool_calls` of one delta. `last`: the server stops with them.
 
         Raises MalformedCallError.
@@ -100,7 +100,7 @@ class Calls:
             for step in self._take(piece, number, several, known)
         ]
 
-    def snapshot(self, pieces: Any) -> list[Step]:
+    def snapshot(self, pieces: Any) -> list[CallStep]:
         """The new steps in a list of whole calls: those of a message that was streamed before.
 
         Raises MalformedCallError.
@@ -118,12 +118,12 @@ class Calls:
             steps += self._add(call, piece)
         return steps
 
-    def end(self, *, cut: bool) -> tuple[list[Step], str]:
+    def end(self, *, cut: bool) -> tuple[list[CallStep], str]:
         """The steps that waited, and what is bad about the calls ("": nothing).
 
         `cut`: the server was cut short. A call without a name is then left out, and not bad.
         """
-        steps: list[Step] = []
+        steps: list[CallStep] = []
         for call in self._calls:
             if not call.begun and call.name and not call.doubtful and (call.arguments.begun or not cut):
                 steps += self._begin(call)
@@ -155,7 +155,7 @@ class Calls:
         """Whether the arguments of a call stop within their object."""
         return any(call.arguments.cut for call in self._calls)
 
-    def _take(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Iterator[Step]:
+    def _take(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Iterator[CallStep]:
         if not (piece.id or piece.name or piece.extras or piece.arguments):
             return
         call = self._of(piece, number, several, known)
@@ -166,7 +166,7 @@ class Calls:
         usual = call.told and piece.arguments.isascii() and call is next(mine, None)
         self._current = call if usual else None
 
-    def _usual(self, pieces: Any) -> Step | None:
+    def _usual(self, pieces: Any) -> CallStep | None:
         """The hot path: the step of a delta that only has more arguments for the call of the last piece.
         None for any other delta.
         """
@@ -192,7 +192,7 @@ class Calls:
             return None
         call.arguments.add(text)
         call.told += len(text)
-        return Step(call, text)
+        return CallStep(call, text)
 
     def _of(self, piece: Piece, number: int, several: bool, known: Sequence[Call]) -> Call | None:
         """The call that a piece belongs to; None if it begins one."""
@@ -258,7 +258,7 @@ class Calls:
             return False
         return _grown(held, piece.arguments) or held.takes(piece.arguments)
 
-    def _add(self, call: Call, piece: Piece) -> list[Step]:
+    def _add(self, call: Call, piece: Piece) -> list[CallStep]:
         self._note(call, piece)
         if not piece.is_blank:
             call.doubtful = False
@@ -295,21 +295,21 @@ class Calls:
                 call.take_instead(call.instead)
             call.instead = None
 
-    def _begin(self, call: Call) -> list[Step]:
+    def _begin(self, call: Call) -> list[CallStep]:
         call.begun = True
-        return [Step(call, None)]
+        return [CallStep(call, None)]
 
-    def _more(self, call: Call) -> list[Step]:
+    def _more(self, call: Call) -> list[CallStep]:
         """The arguments that were not told yet; not an empty object, which others may replace."""
         return [] if call.instead or (call.told == 0 and call.arguments.empty) else self._rest(call)
 
-    def _rest(self, call: Call) -> list[Step]:
+    def _rest(self, call: Call) -> list[CallStep]:
         if call.instead and call.instead.whole:
             call.take_instead(call.instead)
         text = "".join(call.waiting)
         call.waiting.clear()
         call.told += len(text)
-        return [Step(call, text)] if text else []
+        return [CallStep(call, text)] if text else []
 
     def _note(self, call: Call, piece: Piece) -> None:
         if piece.id:

@@ -10,7 +10,7 @@ import re
 from enum import IntEnum
 
 
-class Verdict(IntEnum):
+class Finish(IntEnum):
     """The meaning of a finish reason. A higher one is worse, and the worst of a stream wins (U-46)."""
 
     DONE = 0
@@ -25,17 +25,17 @@ class Verdict(IntEnum):
     """The server admits that it did not finish."""
 
 
-INCOMPLETE = {Verdict.LENGTH: "max_output_tokens", Verdict.FILTER: "content_filter"}
+INCOMPLETE = {Finish.LENGTH: "max_output_tokens", Finish.FILTER: "content_filter"}
 """By a cut, the API's `incomplete_details.reason`."""
 
 _WORDS = {
-    Verdict.DONE: """
+    Finish.DONE: """
         stop stop_sequence stop_sequences stop_token stop_string stop_str stop_word stop_reason_stop
         end end_turn end_of_turn end_of_text end_of_sequence endoftext eos eos_token eot eot_id
         complete completed done finish finished success succeeded normal natural
         tool_call tool_calls tool_use tool function_call function_calls function call
     """,
-    Verdict.LENGTH: """
+    Finish.LENGTH: """
         length max_length length_limit max_tokens max_token token_limit tokens_limit max_output_tokens
         max_completion_tokens max_new_tokens max_tokens_reached max_output_reached max_tokens_exceeded
         model_length model_max_length context_length context_limit context_window max_context_length
@@ -43,14 +43,14 @@ _WORDS = {
         max_context context_full output_limit limit limit_reached truncated truncation error_limit
         length_capped max_seq_len
     """,
-    Verdict.FILTER: """
+    Finish.FILTER: """
         content_filter content_filtered content_filter_triggered contentfilter filter filtered safety
         sensitive refusal refused recitation blocklist blocked prohibited_content spii image_safety
         image_prohibited_content image_recitation language guardrail guardrails guardrail_intervened
         moderation moderated content_moderation content_policy content_policy_violation policy_violation
         policy risk risk_control error_toxic toxic dlp
     """,
-    Verdict.BROKEN: """
+    Finish.BROKEN: """
         error errored abort aborted cancel canceled cancelled fail failed failure exception crash crashed
         network_error connection_error server_error internal_error internal_server_error api_error
         upstream_error provider_error model_error engine_error generation_error runtime_error
@@ -75,7 +75,7 @@ _FAILURES = frozenset({"error", "failed", "failure", "exception", "timeout", "ab
 """An unknown word that contains one of these is a failure."""
 
 
-def verdict(reason: str) -> Verdict | None:
+def verdict(reason: str) -> Finish | None:
     """The meaning of `reason`, in any letter case and spelling (`MAX_TOKENS`, `maxTokens`,
     `FinishReason.STOP`). None if it says that the server has not stopped.
     """
@@ -88,4 +88,4 @@ def verdict(reason: str) -> Verdict | None:
         return None
     if (known := _KNOWN.get(word)) is not None:
         return known
-    return Verdict.UNKNOWN if _FAILURES.isdisjoint(word.split("_")) else Verdict.BROKEN
+    return Finish.UNKNOWN if _FAILURES.isdisjoint(word.split("_")) else Finish.BROKEN

@@ -57,7 +57,7 @@ _INSTEAD = {
 }
 
 
-class Said(Struct):
+class SaidItem(Struct):
     """Words of the system, the user or the assistant. `kept` are the fields that the server wants back."""
 
     role: str
@@ -72,7 +72,7 @@ class Thought(Struct):
     kept: Object
 
 
-class Call(Struct):
+class CallItem(Struct):
     """A call of the model. `id` is "" if it has none. `kept` are the fields that the server wants back."""
 
     id: str
@@ -80,14 +80,14 @@ class Call(Struct):
     kept: Object
 
 
-class Output(Struct):
+class ToolOutput(Struct):
     """The output of a tool. `call_id` is "" if the item has none."""
 
     call_id: str
     parts: Parts
 
 
-Entry = Said | Thought | Call | Output
+Entry = SaidItem | Thought | CallItem | ToolOutput
 
 
 def entries(items: Iterable[Any], tools: Toolbox, give_back: Sequence[str]) -> Iterator[Entry]:
@@ -101,7 +101,7 @@ def entries(items: Iterable[Any], tools: Toolbox, give_back: Sequence[str]) -> I
         yield from _entry(item, tools, give_back)
 
 
-def text_of(parts: Iterable[Object], between: str = "\n\n") -> str:
+def texts_of(parts: Iterable[Object], between: str = "\n\n") -> str:
     """The texts among `parts`, joined."""
     return between.join(part["text"] for part in parts if part["type"] == "text" and part["text"])
 
@@ -110,9 +110,9 @@ def _entry(item: Object, tools: Toolbox, give_back: Sequence[str]) -> Iterator[E
     kind = _type(item)
     kept = {name: item[name] for name in give_back if name not in THOUGHTS and item.get(name) is not None}
     if kind == "message":
-        yield Said(_role(item), _content(item.get("content")), kept)
+        yield SaidItem(_role(item), _content(item.get("content")), kept)
     elif kind == "agent_message":  # words of another agent, in threads of Codex
-        yield Said("user", _content(item.get("content")), kept)
+        yield SaidItem("user", _content(item.get("content")), kept)
     elif kind == "reasoning":
         yield Thought(_thoughts(item), kept)
     elif kind in _VENDORS and item.get("execution") != "client":
@@ -120,9 +120,9 @@ def _entry(item: Object, tools: Toolbox, give_back: Sequence[str]) -> Iterator[E
             raise _refused(kind)
     elif called := KIND_OF_CALL.get(kind):
         name = tools.named(called, _text(item.get("name")) or called, item.get("namespace") or None)
-        yield Call(_call_id(item), {"name": name, "arguments": arguments(item, called)}, kept)
+        yield CallItem(_call_id(item), {"name": name, "arguments": arguments(item, called)}, kept)
     elif put_out := KIND_OF_OUTPUT.get(kind):
-        yield Output(_call_id(item), _output(item, put_out, tools))
+        yield ToolOutput(_call_id(item), _output(item, put_out, tools))
     elif kind not in _SILENT:
         raise _refused(kind)
 

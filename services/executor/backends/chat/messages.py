@@ -20,14 +20,14 @@ from msgspec import Struct
 
 from services.executor.backends.chat.items import (
     THOUGHTS,
-    Call,
+    CallItem,
     Entry,
-    Output,
     Parts,
-    Said,
+    SaidItem,
     Thought,
+    ToolOutput,
     entries,
-    text_of,
+    texts_of,
 )
 from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError
 
@@ -42,7 +42,7 @@ UNTHOUGHT = " "
 class Answered(Struct):
     """A call of an exchange and its output; None as long as there is none."""
 
-    call: Call
+    call: CallItem
     output: Parts | None = None
 
 
@@ -69,7 +69,7 @@ def messages(
 
 def _instructions(instructions: object, tools: Toolbox) -> Iterator[Entry]:
     if isinstance(instructions, str):
-        yield Said("system", [{"type": "text", "text": instructions}], {})
+        yield SaidItem("system", [{"type": "text", "text": instructions}], {})
     elif isinstance(instructions, list):
         yield from entries(instructions, tools, ())
 
@@ -79,16 +79,16 @@ def hoisted(said: Iterable[Entry]) -> tuple[list[Object], list[Entry]]:
     texts: list[str] = []
     rest: list[Entry] = []
     for entry in said:
-        if not isinstance(entry, Said) or entry.role != "system":
+        if not isinstance(entry, SaidItem) or entry.role != "system":
             rest.append(entry)
             continue
         texts += [part["text"] for part in entry.parts if part["type"] == "text" and part["text"]]
         if seen := [part for part in entry.parts if part["type"] != "text"]:
-            rest.append(Said("user", seen, {}))
+            rest.append(SaidItem("user", seen, {}))
     return ([{"role": "system", "content": "\n\n".join(texts)}] if texts else []), rest
 
 
-def paired(said: Iterable[Entry]) -> list[Said | Exchange]:
+def paired(said: Iterable[Entry]) -> list[SaidItem | Exchange]:
     """The turns of the user and of the assistant; calls have their outputs."""
     pairing = _Pairing()
     for entry in said:
@@ -100,7 +100,7 @@ class _Pairing:
     """Pairs calls and outputs by id, wherever they stand. Ids may come again in later turns."""
 
     def __init__(self) -> None:
-        self._turns: list[Said | Exchange | None] = []
+        self._turns: list[SaidItem | Exchange | None] = []
         self._open: Exchange | None = None
         self._unanswered: dict[str, list[tuple[Exchange, deque[Answered]]]] = {}
         """By id, for each exchange (latest last), the calls that wait for an output (earliest first)."""
@@ -113,26 +113,26 @@ class _Pairing:
     def take(self, entry: Entry) -> None:
         """Take the next entry, in the order of the conversation."""
         match entry:
-            case Output(call_id, parts):
+            case ToolOutput(call_id, parts):
                 self._open = None
                 self._put_out(call_id, parts)
-            case Call():
+            case CallItem():
                 self._call(entry)
             case Thought(text, kept):
                 exchange = self._exchange()
                 exchange.thoughts.append(text)
                 _keep(exchange.kept, kept)
-            case Said("assistant", parts, kept):
+            case SaidItem("assistant", parts, kept):
                 exchange = self._exchange()
                 exchange.texts.append(_spoken(parts))
                 _keep(exchange.kept, kept)
-            case Said():
+            case SaidItem():
                 self._open = None
                 self._turns.append(entry)
 
-    def turns(self) -> list[Said | Exchange]:
+    def turns(self) -> list[SaidItem | Exchange]:
         """All turns. An exchange without a call is joined with an exchange right behind it."""
-        whole: list[Said | Exchange] = []
+        whole: list[SaidItem | Exchange] = []
         for turn in self._turns:
             if turn is None:
                 continue
@@ -150,7 +150,7 @@ class _Pairing:
             self._turns.append(self._open)
         return self._open
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: CallItem) -> None:
         key, waiting = call.id, self._unanswered.get(call.id)
         if waiting and key and waiting[-1][1][-1].call.function == call.function:
             return  # the client sends a call again that the chain has
@@ -180,7 +180,7 @@ class _Pairing:
         else:
             self._early.setdefault(id, deque()).append((len(self._turns), parts))
             told = {"type": "text", "text": f"Output of a tool, whose call {id} is not in this conversation:"}
-            self._turns.append(Said("user", [told, *parts], {}))
+            self._turns.append(SaidItem("user", [told, *parts], {}))
 
     def _unique(self, id: str) -> str:
         """The id if no other call of the exchange has it, else another one; a call without an id gets one."""
@@ -205,11 +205,11 @@ def _spoken(parts: Parts) -> str:
     for part in parts:
         if part["type"] != "text":
             raise UntranslatableError(f"{part['type']} parts of an assistant", "send them as the user's")
-    return text_of(parts, "")
+    return texts_of(parts, "")
 
 
-def _told(turn: Said | Exchange, give_back: Sequence[str]) -> Iterator[Object]:
-    if isinstance(turn, Said):
+def _told(turn: SaidItem | Exchange, give_back: Sequence[str]) -> Iterator[Object]:
+    if isinstance(turn, SaidItem):
         yield {"role": turn.role, "content": _content(turn.parts)}
         return
     # A blank text is left out: a model's line break behind its call is no message.
@@ -233,7 +233,7 @@ def _told(turn: Said | Exchange, give_back: Sequence[str]) -> Iterator[Object]:
 def _tool(answered: Answered) -> Object:
     """The tool message of a call, as text: servers accept nothing else there."""
     output = answered.output
-    said = UNANSWERED if output is None else text_of(output)
+    said = UNANSWERED if output is None else texts_of(output)
     if output and not any(part["type"] == "text" for part in output):
         said = SHOWN
     return {"role": "tool", "tool_call_id": answered.call.id, "content": said}
@@ -253,7 +253,7 @@ def _shown(calls: Iterable[Answered]) -> Iterator[Object]:
 
 def _content(parts: Parts) -> str | Parts:
     """The parts; as a string if they are all text, because every server accepts that."""
-    return text_of(parts) if all(part["type"] == "text" for part in parts) else parts
+    return texts_of(parts) if all(part["type"] == "text" for part in parts) else parts
 
 
 def merged(said: Iterable[Object]) -> Iterator[Object]:

@@ -19,9 +19,9 @@ from typing import Any
 from schemas.events import Event
 from schemas.ids import ResponseId
 from services.config import SIGNATURES
-from services.executor.backends.chat.calls import Call, Calls, Step
+from services.executor.backends.chat.calls import Call, Calls, CallStep
 from services.executor.backends.chat.citations import Citations
-from services.executor.backends.chat.finish import INCOMPLETE, Verdict, verdict
+from services.executor.backends.chat.finish import INCOMPLETE, Finish, verdict
 from services.executor.backends.chat.items import THOUGHTS
 from services.executor.backends.chat.output import Message, OutputItem, Reasoning, TextItem, ToolCall
 from services.executor.backends.chat.pieces import MalformedCallError
@@ -37,7 +37,7 @@ from services.executor.backends.chat.reading import (
 )
 from services.executor.backends.chat.repeats import Repeats
 from services.executor.backends.chat.tools import Toolbox
-from services.executor.backends.chat.turns import Turns, is_over
+from services.executor.backends.chat.turns import CallTurns, is_over
 from services.executor.backends.chat.usage import Usage
 from services.executor.mending.surrogates import Seam, whole
 
@@ -93,13 +93,13 @@ class ChatTranslator:
         """Fields that the server wants back with the next message."""
         self._keep = frozenset(give_back) - {*THOUGHTS, *KEPT}
         self._calls = Calls([function["function"]["name"] for function in self._tools.functions], self._keep)
-        self._turns = Turns()
+        self._turns = CallTurns()
         self._begun: dict[Call, ToolCall] = {}
         self._usage = Usage()
         self._model: str | None = None
         self._streamed = False
         """Whether a delta had content: then a message repeats it."""
-        self._verdict: Verdict | None = None
+        self._verdict: Finish | None = None
         self._word = ""
         """The finish reason of the verdict."""
         self._is_over = False
@@ -123,9 +123,9 @@ class ChatTranslator:
     def failure(self) -> str:
         """Why the finished stream is no answer, as a text that begins with a verb; "" if it is one."""
         match self._verdict:
-            case Verdict.BROKEN:
+            case Finish.BROKEN:
                 return f"broke the generation off ({self._word})."
-            case Verdict.UNKNOWN:
+            case Finish.UNKNOWN:
                 return f"stopped for a reason that is not known as success ({self._word})."
         return self._bad
 
@@ -170,7 +170,7 @@ class ChatTranslator:
         if self._is_spoilt:
             return []
         events = [event for kind in _KINDS for event in self._release(kind, over=True)]
-        steps, self._bad = self._calls.end(cut=self._verdict is not Verdict.DONE and not self._is_over)
+        steps, self._bad = self._calls.end(cut=self._verdict is not Finish.DONE and not self._is_over)
         events += self._told(self._turns.take(steps))
         return [*events, *self._told(self._turns.end())]
 
@@ -328,7 +328,7 @@ class ChatTranslator:
         logprobs, held.logprobs = held.logprobs, []
         yield from item.add(kind, text, logprobs if kind == "output_text" else [])
 
-    def _told(self, steps: Iterable[Step]) -> Iterator[Event]:
+    def _told(self, steps: Iterable[CallStep]) -> Iterator[Event]:
         """The events of the steps of calls."""
         for call, arguments in steps:
             if arguments is None:

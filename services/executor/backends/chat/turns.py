@@ -8,18 +8,18 @@ each piece under the call that began last.
 
 from collections.abc import Iterable, Iterator
 
-from services.executor.backends.chat.calls import Call, Step
+from services.executor.backends.chat.calls import Call, CallStep
 
 
-class Turns:
+class CallTurns:
     """The call of one stream whose turn it is, and the steps of the others, which wait for theirs."""
 
     def __init__(self) -> None:
         self._telling: Call | None = None
-        self._waiting: dict[Call, list[Step]] = {}
+        self._waiting: dict[Call, list[CallStep]] = {}
         """By call, in the order in which they began to wait."""
 
-    def take(self, steps: Iterable[Step]) -> Iterator[Step]:
+    def take(self, steps: Iterable[CallStep]) -> Iterator[CallStep]:
         """Take `steps`. Returns what may be told: of the call whose turn it is, and when it is over, of the
         next one.
         """
@@ -33,7 +33,7 @@ class Turns:
             else:
                 return
 
-    def end(self) -> Iterator[Step]:
+    def end(self) -> Iterator[CallStep]:
         """All steps that wait: no more come."""
         waiting, self._waiting = self._waiting, {}
         for steps in waiting.values():

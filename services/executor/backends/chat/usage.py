@@ -6,7 +6,7 @@ placeholder does not replace a count that came before.
 
 from typing import Any
 
-from schemas.response import number
+from schemas.response import count_in
 
 _NAMES = {
     "input_tokens": ("prompt_tokens", "input_tokens"),
@@ -41,7 +41,7 @@ class Usage:
             return False
         held = [given, *(given[name] for name in _DETAILS if isinstance(given.get(name), dict))]
         for ours, theirs in _NAMES.items():
-            counts = [number(one[name]) or 0 for one in held for name in theirs if name in one]
+            counts = [count_in(one[name]) or 0 for one in held for name in theirs if name in one]
             if any(counts):
                 self._counts[ours] = max(counts)
         return True
