@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 from schemas import response
@@ -29,9 +30,14 @@ DEAD = ExecutorId("exec_dead")
 DEAD_CLAIM = claim_of("dead")
 
 
-def alone() -> Conversation:
-    """For responses that follow none: there is no replay to be asked."""
-    return Conversation(ReplayClient(Peer("http://127.0.0.1:9")))
+@asynccontextmanager
+async def conversing(url: str = "http://127.0.0.1:9", bound: float = inf) -> AsyncIterator[Conversation]:
+    """Conversations that ask the replay at `url`; nobody listens at the usual one."""
+    peer = Peer(url)
+    try:
+        yield Conversation(ReplayClient(peer), bound)
+    finally:
+        await peer.close()
 
 
 def memory() -> MemoryLog:
@@ -103,10 +109,11 @@ class Rig:
         stop = asyncio.Event()
         registry = registry or build(load("", {}), {})
         options = Settings(**{"grace_s": 1, **settings})
-        executor = Executor(options, self.log, NAMES, registry, alone())
-        self.running = asyncio.create_task(executor.run(stop))
-        try:
-            yield executor
-        finally:
-            stop.set()
-            await asyncio.wait_for(self.running, PATIENCE)
+        async with conversing() as conversation:
+            executor = Executor(options, self.log, NAMES, registry, conversation)
+            self.running = asyncio.create_task(executor.run(stop))
+            try:
+                yield executor
+            finally:
+                stop.set()
+                await asyncio.wait_for(self.running, PATIENCE)

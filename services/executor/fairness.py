@@ -76,8 +76,8 @@ def by_turns(
 ) -> Iterator[T]:
     """What waits, in the order of claiming: the smallest share first, and then what is oldest.
 
-    `share` is that of an `Occupancy`, in which the caller counts what it takes. `age` is the time since which one
-    waits.
+    `share` is that of an `Occupancy`, in which the caller counts what it takes. `age` is the time since which
+    one waits.
     """
     queues = list(waiting.items())
     turns = [(0.0, age(one), at, one) for at, (_, ones) in enumerate(queues) for one in islice(ones, 1)]

@@ -20,10 +20,8 @@ from services.executor.partition import Partition
 from services.web import replay_client
 from services.web.answers import error_answer
 from services.web.internal import Turn
-from services.web.peer import Peer
-from services.web.replay_client import ReplayClient
 from tests.conftest import PATIENCE, eventually
-from tests.executing import alone
+from tests.executing import conversing
 from tests.upstreams import Call, raw
 
 TENANT = Tenant("t")
@@ -74,17 +72,8 @@ async def refuse(call: Call, error: ApiError) -> None:
 
 @asynccontextmanager
 async def talking(replay: Replay, bound: float = inf) -> AsyncIterator[Conversation]:
-    async with raw(replay.answer) as server, asking(server.url, bound) as chains:
+    async with raw(replay.answer) as server, conversing(server.url, bound) as chains:
         yield chains
-
-
-@asynccontextmanager
-async def asking(url: str, bound: float = inf) -> AsyncIterator[Conversation]:
-    peer = Peer(url)
-    try:
-        yield Conversation(ReplayClient(peer), bound)
-    finally:
-        await peer.close()
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +96,8 @@ async def test_turns_come_oldest_first_and_are_asked_for_once() -> None:
 
 
 async def test_without_a_predecessor_nobody_is_asked() -> None:
-    chains = alone()
-    assert (await chains.input(Partition(0, floor=0), TENANT, {"input": "now"})).items == [NOW]
+    async with conversing() as chains:
+        assert (await chains.input(Partition(0, floor=0), TENANT, {"input": "now"})).items == [NOW]
 
 
 async def test_a_conversation_that_is_too_long_ends_the_response_and_is_not_read_to_its_beginning() -> None:
@@ -200,7 +189,7 @@ async def test_what_is_not_replay_says_nothing_about_a_conversation(
             await call.answer(status, body)
 
     with capture_logs() as logs:
-        async with raw(script) as server, asking(server.url) as chains:
+        async with raw(script) as server, conversing(server.url) as chains:
             given = asyncio.create_task(chains.input(Partition(0, floor=0), TENANT, BODY))
             await eventually(lambda: len(server.calls) > 5)
             mended.set()
@@ -221,14 +210,14 @@ async def test_a_replay_that_says_nothing_is_asked_again(monkeypatch: pytest.Mon
         else:
             await replay.answer(call)
 
-    async with raw(script) as server, asyncio.timeout(PATIENCE), asking(server.url) as chains:
+    async with raw(script) as server, asyncio.timeout(PATIENCE), conversing(server.url) as chains:
         assert (await chains.input(Partition(0, floor=0), TENANT, BODY)).items == WHOLE
 
 
 async def test_a_replay_that_is_not_there_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_client, "START_S", 0)
     with capture_logs() as logs:
-        async with asking("http://127.0.0.1:9") as chains:  # nobody listens there
+        async with conversing() as chains:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.3):
                     await chains.input(Partition(0, floor=0), TENANT, BODY)
@@ -250,7 +239,7 @@ async def test_a_turn_that_stays_unreadable_ends_who_needs_it() -> None:
     async def script(call: Call) -> None:
         await call.answer(200, odd)
 
-    async with raw(script) as server, asyncio.timeout(PATIENCE), asking(server.url) as chains:
+    async with raw(script) as server, asyncio.timeout(PATIENCE), conversing(server.url) as chains:
         await chains.settle(Partition(0, floor=0), id_of(3))
         with pytest.raises(UpstreamError, match=f"'{id_of(3)}' cannot be read") as refused:
             await chains.input(Partition(0, floor=0), TENANT, BODY)

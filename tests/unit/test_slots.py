@@ -24,7 +24,7 @@ from services.executor.backends import Registry, build
 from services.executor.executor import Executor
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
-from tests.executing import TENANT, Rig, alone, memory
+from tests.executing import TENANT, Rig, conversing, memory
 from tests.responses import Author
 
 NAMES = topics()
@@ -46,13 +46,14 @@ async def executor(
     stop = asyncio.Event()
     settings = Settings(grace_s=1, slots=slots)
     registry = build(config.load("", {}), {})
-    running = Executor(settings, log, NAMES, registry, alone(), quota=quota)
-    task = asyncio.create_task(running.run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, PATIENCE)
+    async with conversing() as conversation:
+        running = Executor(settings, log, NAMES, registry, conversation, quota=quota)
+        task = asyncio.create_task(running.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, PATIENCE)
 
 
 def steps(log: MemoryLog) -> list[tuple[str, ResponseId]]:

@@ -20,7 +20,7 @@ from services.executor.run import Job, Run
 from services.executor.scribe import Limits
 from services.executor.work import Worker
 from tests.conftest import PATIENCE
-from tests.executing import DEAD, FAR, NAMES, TENANT, alone, memory
+from tests.executing import DEAD, FAR, NAMES, TENANT, conversing, memory
 from tests.written import claim_of
 
 ID = response_id(0, bytes(16))
@@ -37,11 +37,12 @@ async def test_an_overdue_response_ends_also_where_its_past_cannot_be_read(
     outlet = Outlet(lambda _, record: posted.append(record), clock=lambda: 0, unbroken=lambda _: True)
     liveness = Liveness(ExecutorId("exec_me"))
     liveness.own_beat(0, now=0, within=20, log_time=2_000)
-    worker = Worker(history, registry, alone(), outlet, liveness, Limits(), 5)
     run = taken_over(partition.fold)
     partition.waiting.accept(partition.fold.responses[ID], b'{"request":{},"response":{}}', None)
     run.over.set()  # as soon as its end is read back
-    await asyncio.wait_for(worker.work(Job(partition, partition.fold.responses[ID], run)), PATIENCE)
+    async with conversing() as conversation:
+        worker = Worker(history, registry, conversation, outlet, liveness, Limits(), 5)
+        await asyncio.wait_for(worker.work(Job(partition, partition.fold.responses[ID], run)), PATIENCE)
 
     end = posted[-1]
     assert dict(end.headers)["terminal"] == b"failed"
