@@ -39,8 +39,7 @@ from services.web.server import Server
 
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  # what an operator may give, not what we listen on
 GRACE_S = 5.0
-"""Seconds that a service has to drain here, unless the operator says otherwise: who presses Ctrl-C does not
-want to wait 20."""
+"""Seconds that a service has to drain here, unless the operator says otherwise: 20 are long on Ctrl-C."""
 STOP_MARGIN_S = 5.0
 """Seconds over the grace period after which a service is killed."""
 POLL_S = 0.1

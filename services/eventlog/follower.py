@@ -1,17 +1,17 @@
 """The follower: reads the partitions of a topic that a group assigns to this process, for one consumer.
 
-    assigned       the group says what is owned; the consumer hears of it at once
-    begun          what is newly owned is read on from where the consumer says
+    assigned       the group assigns partitions; the consumer hears of it at once
+    begun          the follower reads a newly owned partition from the place that the consumer names
     batches in     the consumer gets each batch, in the order of its partition
-    out of range   the log does not hold the position: the consumer answers, and the partition begins anew
-    checkpoint out what the consumer says of what it owns, where that has moved
+    out of range   the log does not hold the position: the consumer hears so, and the partition begins anew
+    checkpoint out the follower commits the consumer's checkpoints of owned partitions that have moved
 
-Being out of range is the consumer's to answer. A fold drops what it knows and starts again (P-64). A reader
-of an append-only topic keeps what it knows; it hears where the partition begins anew, and reports what it
-has lost.
+The consumer decides what out of range means. A fold drops what it knows and starts again (P-64). A reader of
+an append-only topic keeps what it knows; it hears where the partition begins anew, and reports what it has
+lost.
 
-A partition that is owned no longer is read on until the consumer drops it: an executor may still run
-something there (P-48). So it begins anew as well when it is out of range, owned or not.
+The follower goes on reading a partition that is not owned any more until the consumer drops it: an executor
+may still run something there (P-48). So such a partition begins anew as well when it is out of range.
 """
 
 import asyncio
@@ -49,26 +49,26 @@ P = TypeVar("P", bound=Place)
 
 
 class Consumer(Protocol[P]):
-    """What a follower's batches are for. Nothing but `places` and `read` may wait."""
+    """Takes a follower's batches. Only `places` and `read` may wait."""
 
     def assigned(self, owned: frozenset[int]) -> None:
         """The group has assigned these partitions to this process, and no others.
 
-        Ownership ends here. It begins with `own`.
+        Ownership of the others ends here. That of new ones begins with `own`.
         """
         ...
 
     async def places(self, partitions: Collection[int]) -> Mapping[int, P]:
-        """Where to begin each of `partitions`. Raises LogUnavailable: it is asked again."""
+        """Where to begin each of `partitions`. If it raises LogUnavailable, the follower asks again."""
         ...
 
     def begin(self, partition: int, place: P, end: int) -> None:
-        """The partition is read from `place` on. It ended at offset `end` when that was found."""
+        """The follower reads the partition from `place` on. Its end was `end` when the place was found."""
         ...
 
     def own(self, partition: int, place: P, end: int) -> None:
-        """The partition is owned from now on. It has just begun, or it was followed all the time; then only
-        its checkpoint and its end are news.
+        """This process owns the partition from now on. If it followed the partition all the time, and did not
+        just `begin` it, only the checkpoint and the end are new.
         """
         ...
 
@@ -101,7 +101,7 @@ class Follower(Generic[P]):
         self._checkpoints: dict[int, int] = {}
         """The partitions that have begun and are owned, each with the checkpoint that was committed last."""
         self._again: set[int] = set()
-        """Those that were out of range, and are to be begun anew, owned or not."""
+        """The partitions that were out of range, and must begin anew, owned or not."""
         self._stirred = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -199,9 +199,9 @@ class Member:
         self._membership = membership
 
     async def commit(self, checkpoints: Mapping[int, Checkpoint]) -> None:
-        """Commit those of `checkpoints` that are of owned partitions and have moved on.
+        """Commit the `checkpoints` of owned partitions that have moved on.
 
-        A coordinator that is away is no error: whoever calls commits again a little later.
+        A coordinator that is away is no error: the caller commits again a little later.
         """
         moved = {n: at for n, at in checkpoints.items() if at.offset > self._committed.get(n, inf)}
         if not moved:

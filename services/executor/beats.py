@@ -80,7 +80,7 @@ class Beats:
             await self._read_back.wait()
 
     async def read(self) -> None:
-        """Count everybody's beats for ever."""
+        """Count the beats of all executors for ever."""
         while True:
             for batch in await self._tail.read():
                 if batch.out_of_range:

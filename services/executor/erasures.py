@@ -81,8 +81,8 @@ class Erasures:
 
     @property
     def is_rid(self) -> bool:
-        """Whether all that came late is erased: a checkpoint says how far was read, and who starts from it
-        takes what is unknown before that for what may have counted (P-94).
+        """Whether all late records are erased. A checkpoint says how far the log was read, and an owner that
+        starts from it takes an unknown record before that for one that may have counted (P-94).
         """
         return not any(erasure.late for erasure in self.wanted.values())
 

@@ -195,7 +195,7 @@ class Executor:
         self.do(self.engine.over(run, self._now()))
 
     def append_failed(self, source: TopicPartition, records: Sequence[NewRecord], error: LogError) -> None:
-        """Posted records were not acknowledged, and nobody knows what became of them."""
+        """Handle posted records that were not acknowledged: they may be in the log or not."""
         metrics.APPENDS_FAILED.inc(len(records))
         log.warning("append failed", partition=source.partition, records=len(records), error=str(error))
         self.do(self.engine.append_failed(source.partition, records, self._now()))

@@ -48,11 +48,11 @@ class Partition:
         return self.owned and self.caught_up()
 
     def caught_up(self) -> bool:
-        """Whether everything is folded that was there when it began, or was assigned."""
+        """Whether all records are folded that were there when the partition began, or was assigned."""
         return self.position >= self.acts_from
 
     def begin(self, acts_from: int, committed: int) -> None:
-        """It begins, or is assigned: with this end, and with this committed watermark, as of now."""
+        """Note that the partition begins, or is assigned, with its end and committed watermark as of now."""
         self.acts_from = acts_from
         self.erasures.own(acts_from, committed)
 

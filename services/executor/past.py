@@ -1,10 +1,10 @@
-"""What the log has of a response that somebody else began: for whoever goes on with it (P-39). Pure.
+"""Splits the log of a response that another executor began, for a takeover (P-39). Pure.
 
-    at rest   what counts up to the last cursor behind which nothing was held back: just what the upstream
-              said up to there
-    ahead     what counts behind that: a part of what the upstream says from there on
+    at rest   the events that count up to the last cursor at which no words of the upstream waited: they tell
+              exactly what the upstream said up to there
+    ahead     the events that count behind that: a part of what the upstream says from there on
 
-Where an upstream cannot be resumed, nothing is ahead.
+If the upstream cannot be resumed, nothing is ahead.
 """
 
 from contextlib import suppress
@@ -28,24 +28,24 @@ class Ahead(Struct, frozen=True, gc=False):
 
 
 class Past(Struct):
-    """What counted of a response: its `accepted` value, and, as of the point of rest, its output and where
-    its upstream stands; and what is `ahead` of that.
+    """A response as the log has it: its `accepted` value; its output and its upstream's place as of the point
+    of rest; and the events `ahead` of that.
     """
 
     accepted: bytes | None = None
     response: dict[str, Any] | None = None
-    """The object as the last `response.in_progress` has it, with what the upstream's says (U-15)."""
+    """The object of the last `response.in_progress`, with the fields of the upstream's object (U-15)."""
     output: Output = msgspec.field(default_factory=Output)
     upstream_id: str | None = None
     cursor: int | None = None
-    """Of the point of rest; None where that is the beginning."""
+    """The cursor of the point of rest; None if that is the beginning."""
     heard: int | None = None
-    """The last cursor of all: what the upstream said up to there was heard, whether or not it was told."""
+    """The last cursor of all: the other executor had the upstream's events up to there, told or not."""
     names: dict[str, Name] = msgspec.field(default_factory=dict)
-    """What the upstream calls the items of the output."""
+    """The upstream's names of the items of the output, by id."""
     extensions: int = 0
     bytes: int = 0
-    """Of the values of its events."""
+    """The bytes of the values of its events."""
     ahead: list[Ahead] = msgspec.field(default_factory=list)
 
     @property
@@ -54,7 +54,7 @@ class Past(Struct):
         return sum(not told.extension for told in self.ahead)
 
     def add(self, told: Ahead, upstream_id: str | None, cursor: int | None, *, partial: bool) -> None:
-        """Take what counts next, and what it says of the upstream (P-34)."""
+        """Take the next event that counts, and the place of the upstream in its headers (P-34)."""
         self.ahead.append(told)
         self.upstream_id = upstream_id or self.upstream_id
         self.heard = self.heard if cursor is None else cursor
@@ -63,14 +63,14 @@ class Past(Struct):
             self.settle()
 
     def whole(self) -> "Past":
-        """The same, with nothing ahead: all that counts."""
+        """The same response with its point of rest behind all that counts, and nothing ahead."""
         output, names, ahead = self.output.copy(), dict(self.names), list(self.ahead)
         past = msgspec.structs.replace(self, output=output, names=names, ahead=ahead, cursor=self.heard)
         past.settle()
         return past
 
     def settle(self) -> None:
-        """Nothing is ahead any more."""
+        """Move the point of rest behind all events that are ahead."""
         for told in self.ahead:
             self.extensions += told.extension
             if not told.extension:

@@ -1,12 +1,13 @@
-"""Goes on with what another executor told a part of (P-39). Pure.
+"""Goes on with a response of which another executor told a part (P-39). Pure.
 
-    at the point of rest, a scribe → the upstream says again what came behind it → the scribe makes of it what
-    counts already → that is passed over → what comes then is new
+    a scribe begins at the point of rest → the upstream repeats what came behind it → the scribe makes the
+    events that count already: they are passed over → the events after those are new
 
-A scribe makes the same of the same, so nothing is said twice, and what the other one held back comes in its
-pieces. Where it makes something else (the stream is gone and the object is read, or the other one is of
-another version), a scribe that knows all that counts goes on behind what the other one heard; what was held
-back comes with the ends of the texts then (U-6).
+A scribe makes the same events of the same words, so nothing is told twice, and the words that the other
+executor held back come in their pieces. The scribe may make other events, if the stream is gone and the
+object is read, or if the other executor was of another version. Then a scribe that knows all that counts goes
+on behind the last words that the other executor heard, and what was held back comes with the ends of the
+texts (U-6).
 """
 
 from collections import deque
@@ -23,25 +24,25 @@ from services.executor.scribe import Draft, Ending, Scribe
 
 
 class Retelling:
-    """A `Scribe` for what has a part `ahead` of the point of rest in `past`. `at_rest` knows what counts up
-    to there, `whole` all that counts.
+    """A `Scribe` for a response that has events `ahead` of the point of rest in `past`. The scribe `at_rest`
+    knows the events up to there, `whole` all that count.
     """
 
     def __init__(self, past: Past, at_rest: Scribe, whole: Scribe) -> None:
         self._ahead = deque(past.ahead)
-        """What counts already and was not told again yet."""
+        """The events that count already and were not made again yet."""
         self._heard = past.heard
         self._scribe = at_rest
         self._whole = whole
         self._is_behind = False
-        """Whether the upstream may still say what the other executor heard, after the scribe was changed."""
+        """Whether the upstream may still repeat what the other executor heard, after a change of scribe."""
 
     def __repr__(self) -> str:
         return f"<Retelling ahead={len(self._ahead)} {self._scribe!r}>"
 
     @property
     def ended(self) -> bool:
-        """Whether the response has its end."""
+        """Whether the end of the response was told."""
         return self._scribe.ended
 
     def begin(self, upstream: Headers = ()) -> list[Draft]:
@@ -80,7 +81,7 @@ class Retelling:
         return (yield from self._scribe.ending(ending))
 
     def _beyond(self, drafts: Sequence[Draft], upstream: Headers) -> list[Draft] | None:
-        """Those that do not count yet; None where one of them is something else than what does."""
+        """The drafts that do not count yet; None if one of them differs from the event that counts."""
         for at, draft in enumerate(drafts):
             if not self._ahead:
                 rest = list(drafts[at:])
@@ -97,8 +98,8 @@ class Retelling:
         self._scribe, self._is_behind = self._whole, True
 
     def _was_heard(self, event: Event, upstream: Headers) -> bool:
-        """Whether the other executor heard an event. It did not hear the last one, for which an object that
-        is read stands (U-13): that has no place of its own in the stream.
+        """Whether the other executor heard an event. It did not hear the terminal event that an object stands
+        for (U-13), which has no place of its own in the stream.
         """
         cursor = dict(upstream).get(UPSTREAM_CURSOR)
         if cursor is None or self._heard is None or event.get("type") in TERMINAL_EVENTS:
@@ -107,7 +108,7 @@ class Retelling:
 
 
 def _is_same(draft: Draft, told: Ahead) -> bool:
-    """Whether they say the same, in whatever order of the members."""
+    """Whether both have the same JSON value; the order of members does not matter."""
     if draft.extension != told.extension:
         return False
     if draft.value == told.value:

@@ -44,7 +44,7 @@ class Phase(Enum):
     RECLAIMING = "reclaiming"
     """What it says is kept until its next claim is read back."""
     HANDED_OVER = "handed over"
-    """It says nothing more, and leaves its upstream to the next run of the response."""
+    """The run appends nothing more, and leaves its upstream to the next run of the response."""
     OVER = "over"
     """The fold shows its response closed."""
 

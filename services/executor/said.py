@@ -44,7 +44,7 @@ def unresolved(turns: Sequence[Turn], own: Sequence[Item], *, named: bool) -> li
         elif named and id not in known and _is_of_output(id):
             again[id] = None
         said.add(id)
-    # More than anybody says again: whatever a client makes up is no reason for as many look-ups.
+    # More than any client says again: ids that a client invents must not cause as many look-ups.
     return list(dict.fromkeys([*referred, *islice(again, MAX_REFERENCES)]))
 
 

@@ -193,22 +193,22 @@ class Scribe:
                     yield
         except Exception as error:
             if isinstance(error, UpstreamError) and len(drafts) > begun:
-                # What was said before stays said.
+                # The drafts before the error stand.
                 return self.placed(drafts + (yield from self.ending(Ending.of(error))), upstream)
             self._next, self._begun, self._bytes = numbered
             raise
         return self.placed(drafts, upstream)
 
     def _at(self, upstream: Headers) -> Headers:
-        """What the last draft of an event says of where the upstream stands then (P-34, P-38)."""
+        """The headers with the upstream's place for the last draft of an event (P-34, P-38)."""
         self._heard = upstream
         return [*upstream, UPSTREAM_PARTIAL] if self._whole.holds_back and len(upstream) > 1 else upstream
 
     def placed(self, drafts: list[Draft], upstream: Headers) -> list[Draft]:
-        """The drafts of one upstream event, with where the upstream stands: at the last the cursor of this
-        event; at the first of several the one that was heard before, of which this one is a part. So whoever
-        goes on in their middle knows that the event was not told to its end. The first one has the upstream's
-        id in any case, so the log knows that the upstream runs (P-34).
+        """The drafts of one upstream event, with the upstream's place: the last draft has the cursor of this
+        event, the first of several that of the event before, marked as partial. So an executor that goes on
+        in their middle knows that the event was not told to its end. The first draft has the upstream's id in
+        any case, so the log knows that the upstream runs (P-34).
         """
         if not upstream:
             return drafts

@@ -187,7 +187,7 @@ class Worker:
         return Narrator(job.run, scribe, self._outlet, job.partition.number)
 
     def _scribe(self, job: Job, initial: dict[str, Any], past: Past) -> Scribe | Retelling:
-        """Who goes on with what counted before."""
+        """The scribe that goes on with what counted before."""
         at_rest = self._scribe_of(job, initial, past)
         return (
             Retelling(past, at_rest, self._scribe_of(job, initial, past.whole())) if past.ahead else at_rest

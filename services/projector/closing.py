@@ -1,4 +1,4 @@
-"""The end of a response, as the projector's fold sees it, and who hears of each.
+"""The closing of a response in the projector's fold, and the listeners that hear of each one.
 
     accepted, claims, events → Tally → the record that closes it → Closing → every Listener
 
@@ -6,7 +6,7 @@ Every response that the fold accepted and closed makes one closing, stored or no
 while it is open. A void `accepted`, the delete of a closed response and that of an id never seen make none.
 
 A projector that takes a partition over folds again from its watermark, so a listener may hear of a closing a
-second time: it is the same, and has the same `closed_offset`.
+second time. The second one is the same, with the same `closed_offset`.
 """
 
 from typing import Protocol
@@ -20,16 +20,16 @@ from services.projector.writes import Work
 
 
 class Closing(Struct, frozen=True, kw_only=True):
-    """A response that was accepted and has closed. Times are log time, ms; None: it never came to that.
+    """A response that was accepted and has closed. Times are log time, ms; None: that never happened.
 
-    What its `accepted` says besides (model and agent that were asked for, metadata) is in the log at
+    The other facts of its `accepted` (the model and agent asked for, metadata) are in the log at
     `accepted_offset`.
     """
 
     id: ResponseId
     tenant: Tenant
     status: str
-    """As the record that closed it says; `deleted`: it was deleted while it was open."""
+    """The status in the record that closed it; `deleted` if it was deleted while open."""
     background: bool
     store: bool
     accepted_offset: int
@@ -47,11 +47,11 @@ class Closing(Struct, frozen=True, kw_only=True):
     deltas: int
     attempts: int
     executors: tuple[ExecutorId, ...]
-    """Whose claims won, each once, in that order."""
+    """The executors whose claims won, each once, in that order."""
     terminal: bytes
-    """The value of its terminal event: usage, error and the model that served are there. Empty: deleted."""
+    """The value of the terminal event, with usage, error and the model that served; b"" if deleted."""
     work: Work | None
-    """What it asks of the views."""
+    """The work for the views."""
 
     @property
     def at(self) -> int:
@@ -65,16 +65,16 @@ class Listener(Protocol):
     async def closed(self, partition: int, closing: Closing) -> None:
         """Do what a closing asks for, and return when that is acknowledged: the watermark waits (P-74).
 
-        Calls begin in the order of `closed_offset` in each partition, and none waits for another to return.
-        Up to its first await a call runs undisturbed: whoever keeps an order takes its place there. It is
-        cancelled when the partition is lost, whose next owner hears of the closing again. It raises nothing:
-        what fails, it tries again.
+        Calls begin in the order of `closed_offset` in each partition, and none waits for another to return. A
+        call runs undisturbed up to its first await: there a listener that keeps an order takes its place. The
+        call is cancelled when the partition is lost; the next owner tells the closing again. It raises
+        nothing: a listener repeats what fails.
         """
         ...
 
 
 class Counts:
-    """What is counted of an open response. O(1) an event."""
+    """Counts the claims and events of an open response. O(1) an event."""
 
     __slots__ = ("claimed_at", "deltas", "executors", "first_output_at", "last_output_at")
 
@@ -86,14 +86,14 @@ class Counts:
         self.executors: tuple[ExecutorId, ...] = ()
 
     def claimed(self, executor: ExecutorId, time: int) -> None:
-        """A claim of `executor` won, at log time `time` (ms)."""
+        """Note that a claim of `executor` won, at log time `time` (ms)."""
         if self.claimed_at is None:
             self.claimed_at = time
         if executor not in self.executors:
             self.executors += (executor,)
 
     def event(self, type: str, time: int) -> None:
-        """An event counts, at log time `time` (ms)."""
+        """Note that an event counts, at log time `time` (ms)."""
         if type in LIFECYCLE:
             return
         if self.first_output_at is None:

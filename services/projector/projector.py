@@ -215,7 +215,7 @@ class Projector:
     async def read(self, batch: Batch) -> None:
         """Fold the next batch of a followed partition, and begin what its ends ask for.
 
-        Other tasks get a turn after it. When too much of that waits, so does whoever reads.
+        Other tasks get a turn after it. When too much work waits, the reading waits too.
         """
         self._project(self.partitions[batch.source.partition], batch)
         await asyncio.sleep(0)

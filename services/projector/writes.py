@@ -1,4 +1,4 @@
-"""What the end of a response asks of the views."""
+"""The work for the views when a response ends."""
 
 from msgspec import Struct
 
@@ -17,7 +17,7 @@ class Write(Struct, frozen=True):
 
 
 class Regather(Struct, frozen=True):
-    """A response closed whose frames were let go: read the log again from `at` to `closed_offset`."""
+    """A response closed whose frames were dropped: read the log again from `at` to `closed_offset`."""
 
     id: ResponseId
     at: int
@@ -25,7 +25,7 @@ class Regather(Struct, frozen=True):
 
 
 class Erase(Struct, frozen=True):
-    """A response was deleted, or closed unstored: hide it and erase what was written of it.
+    """A response was deleted, or closed unstored: hide it and erase its records in the views.
 
     `chunks` is None if it closed before this projection began. Its transcript was then written after its
     `accepted`, whose offset is `accepted_offset` (-1: unknown, and nothing was ever written).
