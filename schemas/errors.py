@@ -76,7 +76,7 @@ def void() -> ApiError:
 
 
 def unconfirmed(*, repeatable: bool) -> ApiError:
-    """503: nobody knows whether the record is in the log. `repeatable`: to send it again is safe."""
+    """The error 503: it is unknown whether the record is in the log. `repeatable`: a repetition is safe."""
     what = "The log did not confirm the request in time."
     return unavailable(what, outcome_unknown=not repeatable, reason="append_unknown")
 

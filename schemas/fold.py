@@ -36,7 +36,7 @@ class Verdict(Enum):
     LATE = "late"
     """A second `accepted`, or one of a deleted id."""
     UNKNOWN = "unknown"
-    """Of a response that the fold does not know."""
+    """The record is of a response that the fold does not know."""
     CLOSED = "closed"
     """After the close."""
     FENCED = "fenced"
@@ -46,7 +46,7 @@ class Verdict(Enum):
     OUTBID = "outbid"
     """A claim whose attempt is not the current one + 1."""
     IGNORED = "ignored"
-    """Of a kind that never counts."""
+    """The record is of a kind that never counts."""
 
 
 class State:

@@ -24,7 +24,7 @@ LONGEST_GOOD_S = 600
 
 
 class ListedModel(Struct, frozen=True):
-    """A model as the API shows it. `created` is in seconds since the epoch, 0 where nobody knows."""
+    """A model as the API shows it. `created` is in seconds since the epoch, 0 if it is not known."""
 
     id: str
     object: str = "model"
@@ -49,7 +49,7 @@ _listing = msgspec.json.Decoder(Listing).decode
 
 
 def listing_in(record: LogRecord) -> Listing | None:
-    """The listing in a record of `responses.executors`; None in any other, and in what nobody can read."""
+    """The listing in a record of `responses.executors`; None if there is none, or it cannot be read."""
     if dict(record.headers).get("kind") != KIND:
         return None
     try:

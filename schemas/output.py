@@ -60,7 +60,7 @@ def are_items(output: object) -> TypeGuard[list[Item]]:
 
 
 def objects_of(output: object) -> list[Item]:
-    """The objects in `output`, which may be anything; whatever else is in it is passed over."""
+    """The objects in `output`, which may be any value; all other values in it are passed over."""
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
@@ -80,7 +80,7 @@ class Held:
         """Lists of the item that no event shares."""
 
     def copy(self) -> "Held":
-        """One that what comes to this one does not change."""
+        """A copy that later events of this one do not change."""
         held = Held(self.item if self.done else deepcopy(self.item), self.done)
         held.texts = {place: list(texts) for place, texts in self.texts.items()}
         held.over = set(self.over)
@@ -113,7 +113,7 @@ class Output:
         return f"<Output of {len(self._items)} items, {sum(1 for _ in self._unfinished())} under way>"
 
     def copy(self) -> "Output":
-        """One that goes on by itself."""
+        """A copy that goes on by itself."""
         output = Output()
         output._items = {index: held.copy() for index, held in self._items.items()}
         return output

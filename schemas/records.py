@@ -18,8 +18,8 @@ Every kind says so in the header `kind`, but an event: nearly all records are ev
 No two appends share a key (P-5): compaction keeps the last record of a key, the fold believes the first.
 A record without a value is a tombstone: it erases, and never counts.
 
-Whatever a foreign program appends, nobody may fall over it: `parse` lets pass what every reader can rely on,
-ids of the partition and numbers in their bounds (P-11), and the rest is `Unreadable` (P-8).
+No reader may fall over a record of a foreign program: `parse` returns only what every reader can rely on, ids
+of the partition and numbers in their bounds (P-11). Any other record is `Unreadable` (P-8).
 """
 
 import re
@@ -297,7 +297,7 @@ def upstream_position(record: LogRecord) -> tuple[str | None, int | None]:
 
 
 def is_partial(record: LogRecord) -> bool:
-    """Whether an event says that nobody can go on at its cursor with what counts up to it (P-38)."""
+    """Whether an event says that no executor can go on at its cursor with what counts up to it (P-38)."""
     return UPSTREAM_PARTIAL in record.headers
 
 
@@ -320,7 +320,7 @@ def plain_number(digits: bytes) -> int:
 
 @lru_cache(maxsize=256)
 def _type_header(type: str) -> Headers:
-    """All headers of most events of a type: one list, which nobody changes, for all of them."""
+    """All headers of most events of a type: one list for all of them, which must not be changed."""
     return [("type", type.encode())]
 
 
@@ -432,7 +432,7 @@ def _terminal(headers: dict[str, bytes]) -> str | None:
 
 
 def _accepted_offset(record: LogRecord, headers: dict[str, bytes]) -> int:
-    """Of a delete, which counts in any case (P-25): an offset that is not before its own is none."""
+    """The `accepted_offset` of a delete; -1 if it is not before the delete, which counts anyway (P-25)."""
     given = headers["accepted_offset"]
     offset = -1 if given == b"-1" else plain_number(given)
     return offset if offset < record.offset else -1

@@ -17,8 +17,8 @@ from schemas.request import Item, item_type
 
 REFERENCE = "item_reference"
 MAX_REFERENCES = 4096
-"""Of one request: each may be of a response of its own, which has to be looked up before the POST is answered
-(A-10). A conversation that is longer than that is chained with previous_response_id."""
+"""Most references of one request: each may name another response, which replay looks up before the POST is
+answered (A-10). A longer conversation is chained with previous_response_id."""
 MAX_ID = 256
 """Characters of an id that is looked for. The API's have at most 64; upstreams do as they like."""
 

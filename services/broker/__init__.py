@@ -4,7 +4,7 @@ properties   the broker's configuration, a pure text
 jars         Kafka's jars, pinned by `jgo.lock.toml`, fetched once into the user's cache
 probe        asks a port whether a Kafka answers there
 guard        the process between us and the broker: no orphan, however we die
-tcp          ports of this machine on which nobody listens
+tcp          free ports of this machine
 embedded     `EmbeddedKafka`: start, stop, kill, pause, resume
 """
 

@@ -149,7 +149,7 @@ class EmbeddedKafka:
         A busy machine delivers the signal in its own time, and until then the broker answers.
         """
         self._signal(signal.SIGSTOP)
-        while self.running and not _stands(self._pid):  # noqa: ASYNC110 - nobody tells us
+        while self.running and not _stands(self._pid):  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(STOP_PAUSE)
 
     def resume(self) -> None:
@@ -243,7 +243,7 @@ def _java(class_path: str, *flags: str) -> list[str]:
 
 
 def _stands(pid: int) -> bool:
-    """Whether no thread of a process runs. Without /proc nobody can tell, and it is taken to be so."""
+    """Whether no thread of a process runs. Without /proc that cannot be told, and the answer is yes."""
     try:
         stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
     except OSError:  # a thread has just ended

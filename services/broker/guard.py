@@ -1,4 +1,4 @@
-"""The process between Rejoinder and the broker, so that no broker outlives whoever started it.
+"""The process between Rejoinder and the broker, so that no broker outlives the process that started it.
 
 Run as a script: `python guard.py COMMAND…`, standard library only, so that it starts in 20 ms. It starts
 COMMAND, prints its pid and ends with its exit code. Its standard input is a pipe whose other end only the

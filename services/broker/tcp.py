@@ -1,8 +1,8 @@
-"""Ports of this machine on which nobody listens, for processes that are told their port before they start.
+"""Gives out free ports of this machine, for processes that are told their port before they start.
 
-A port that was given out is held until this process ends, also while nobody listens on it yet, or for a
-moment not any more: by a UDP socket on the same number. That stands in nobody's way, and any other process
-that chooses a port from here meets it.
+This process holds a port that it gave out until it ends, also while no process listens on it yet, or for a
+moment no more: by a UDP socket on the same number. That disturbs no TCP listener, and any other process that
+chooses a port from here meets it.
 """
 
 import atexit
@@ -26,8 +26,8 @@ HELD = 200
 def candidates(outgoing: str) -> range:
     """The ports to choose from, given what `OUTGOING` holds ("first last"), or an empty string.
 
-    They lie below those of outgoing connections: whoever starts again on its port must not find a
-    connection of somebody's on it. Where that leaves none, those below the usual first one.
+    They lie below those of outgoing connections: a process that starts again on its port must not find the
+    connection of another process there. If that leaves none, the ports below the usual first one.
     """
     first = int(outgoing.split()[0]) if outgoing.strip() else OUTGOING_FROM
     if first <= 1024 + COUNT:
@@ -36,15 +36,15 @@ def candidates(outgoing: str) -> range:
 
 
 def free_port() -> int:
-    """A port on which nobody listens now, and that no other call gets while this process lives.
+    """A port on which no process listens now, and that no other call gets while this process lives.
 
-    After `HELD` further calls, and where somebody really speaks UDP, it may be given out again.
+    After `HELD` further calls, or if a program really uses UDP there, it may be given out again.
     """
     return next(port for port in _ports if is_free(port) and _hold(port))
 
 
 def _hold(port: int) -> bool:
-    """Claim `port` against all who choose one; whether nobody else holds it."""
+    """Claim `port` against other calls and processes. Returns whether no other holds it."""
     claim = socket.socket(type=socket.SOCK_DGRAM)
     try:
         claim.bind((LOOPBACK, port))

@@ -104,7 +104,7 @@ class BrokerHealth:
         return forgotten
 
     def due(self, nodes: Iterable[int], now: float) -> list[int]:
-        """Those of `nodes` that are to be probed now."""
+        """The `nodes` that must be probed now."""
         return [node for node in nodes if self._due(self._broker(node), now)]
 
     def probe(self, node: int, now: float) -> None:
@@ -161,7 +161,7 @@ class BrokerHealth:
         return -inf if broker is None else broker.trusted_since
 
     def order(self, nodes: Iterable[int], now: float) -> list[int]:
-        """Those of `nodes` that are not silent, best first, for a question that every broker can answer."""
+        """The `nodes` that are not silent, best first, for a question that every broker can answer."""
         candidates = [node for node in nodes if not self.silent(node)]
         return sorted(
             candidates,

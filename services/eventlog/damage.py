@@ -32,7 +32,7 @@ class Damage:
         self._places: dict[tuple[TopicPartition, int], _Place] = {}
 
     def resting(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, Exception]:
-        """Those of `positions` that must not be tried yet, each with the error of its last try."""
+        """The `positions` that must not be tried yet, each with the error of its last try."""
         if not self._places:
             return {}
         now = asyncio.get_running_loop().time()

@@ -1,7 +1,7 @@
 """Membership: a consumer group that assigns partitions and keeps checkpoints, and never fetches (P-60).
 
-A membership joins with aiokafka's group coordinator alone, without a consumer. A consumer would fetch what
-nobody asked for, and the group would expel it if its poll loop ever stood still.
+A membership joins with aiokafka's group coordinator alone, without a consumer. A consumer would fetch records
+without being asked, and the group would expel it if its poll loop ever stood still.
 A background task keeps the session up for as long as the membership is open. After a fatal error it builds
 client and coordinator anew, `REJOIN_AFTER` seconds later; the member owns nothing meanwhile.
 """
@@ -165,7 +165,7 @@ class KafkaMembership:
 
 
 class Coordinator(GroupCoordinator):  # type: ignore[misc]
-    """Hears how a commit ended whose caller gave it up: aiokafka lets it go on, and nobody waits for it."""
+    """Takes the outcome of a commit that its caller gave up: aiokafka lets it go on, and no task waits."""
 
     def _do_commit_offsets(self, assignment: object, offsets: object) -> asyncio.Task[None]:
         commit: asyncio.Task[None] = asyncio.ensure_future(super()._do_commit_offsets(assignment, offsets))

@@ -48,7 +48,7 @@ def erased_after(state: State, ephemeral_ms: int) -> int:
 
 
 class Erasures:
-    """The erasures of one partition, of which nothing before offset `floor` is anybody's to erase any more.
+    """The erasures of one partition. The records before offset `floor` were erased by an owner before.
 
     `floor_read`: how far the log was read when the floor was committed; None: unknown. Responses accepted
     before the floor had closed before that offset (P-68).
@@ -66,7 +66,7 @@ class Erasures:
         here; None when a record that closes is among them.
         """
         self._past: set[ResponseId] = set()
-        """Those of `unknown` that had closed, as a tombstone up to `acts_from` says."""
+        """The `unknown` responses that had closed, as a tombstone up to `acts_from` says."""
 
     def __repr__(self) -> str:
         return f"<Erasures {len(self.wanted)} wanted>"

@@ -1,9 +1,9 @@
-"""Who is alive, decided by log order (P-50, P-51).
+"""Decides by log order which executors are alive (P-50, P-51).
 
 Every executor appends a beat to one partition, the next only when the last was read back. X is gone for me
-when enough consecutive beats of mine follow X's last. A broker pause stops everybody's beats alike, and
-clocks have no say: after a pause each executor has at most one beat under way, so nobody can be counted out
-by a queue that drains.
+when enough consecutive beats of mine follow X's last. A broker pause stops all beats alike, and clocks have
+no say. After a pause each executor has at most one beat under way, so no executor is counted out by a queue
+of beats that drains.
 """
 
 import math
@@ -25,9 +25,7 @@ class Liveness:
         self._sent_at = -math.inf
         self._unbroken_since = math.inf
         self.beats = 0
-        """How many beats of mine were read back; before the first, nobody may know me and I act on
-        nothing.
-        """
+        """How many beats of mine were read back. Before the first, peers may not know me: I do not act."""
         self.now = 0
         """Log time (ms) of my last beat: the only clock that deadlines are held against."""
 
@@ -59,7 +57,7 @@ class Liveness:
     def unbroken(self, since: float, now: float, within: float) -> bool:
         """Whether my beats have followed each other within so many seconds from `since` to `now`.
 
-        Then nobody can have counted me out.
+        If so, no peer can have counted me out.
         """
         return self._unbroken_since <= since and now - self._sent_at < within
 

@@ -1,9 +1,9 @@
 """One partition as an executor sees it: the fold, who owns it, and what is kept beside the fold.
 
-waiting    what is open, and what of it waits for its first claim
+waiting    the open responses, and those that wait for their first claim
 claims     the claims that were sent
-erasures   what is to be erased
-orphans    whose upstreams are to be told that nobody wants their responses
+erasures   the records that must be erased
+orphans    the responses whose upstreams must be told to stop
 turns      turns of conversations, kept between runs
 """
 

@@ -25,8 +25,8 @@ from services.executor.partition import Partition
 from services.executor.predecessors import Predecessors
 
 CLAIMS_S = 300.0
-"""Seconds for which a claim that is not read back is remembered: longer than a writer tries (120).
-When one turns up later, nobody knows whether it led to a call, so a response that is not repeatable ends."""
+"""Seconds for which a claim that is not read back is remembered: longer than a writer tries (120). If it
+turns up later, it is unknown whether it led to a call, so a response that is not repeatable ends."""
 
 
 class Steward:

@@ -6,11 +6,11 @@
     delete              → Erase: `gone`, and tombstones for what was written (P-72)
     delete while open   → Closing, with an Erase
 
-Pure: the projector tells all who listen, and reports it done. Until then an end holds the low watermark, as
-every open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62). One
-that is not stored asks nothing of the views, but leaves `gone` if a key leads to it (P-79). An ephemeral one
-holds the watermark after its end as well, so that a replay that starts finds it in the log. It lets go when
-log time says that nobody sees it any more, or when the owner has erased it.
+Pure: the projector tells every listener, and reports it done. Until then an end holds the low watermark, as
+every open response does (P-61, P-74). Responses accepted before the floor were dealt with before (P-62). A
+response that is not stored asks nothing of the views, but leaves `gone` if a key leads to it (P-79). An
+ephemeral one holds the watermark after its end as well, so that a replay that starts finds it in the log
+(P-67). It lets go when log time says that it is not seen any more, or when the owner has erased it.
 
 Memory: an open response holds at most one chunk unpacked. When all of them together hold more than
 the bound, the largest let go of their frames and are read from the log again when they close.
@@ -52,7 +52,7 @@ class Poison(Struct, frozen=True):
 
 
 End = Closing | Work
-"""A response has closed; or one is to be erased that had closed before, or that nobody has seen."""
+"""The end of a response: it has closed, or must be erased and had closed before, or was never seen."""
 
 
 class _Open:

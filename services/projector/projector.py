@@ -116,7 +116,7 @@ class Projector:
         self._transcripts = Tail(log_, names.transcripts)
         self._responses = Tail(log_, names.responses)
         self.partitions: dict[int, Partition] = {}
-        """Those that it follows."""
+        """The partitions that it follows."""
         self._assigned_at = inf
         self._waiting_bytes = 0
         self._eased = asyncio.Event()

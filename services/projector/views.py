@@ -1,11 +1,11 @@
-"""Writes to the views: transcripts, final objects, and what erases them. They listen to every closing.
+"""The first listener: writes transcripts and final objects to the views, and erases them.
 
     Write      request and chunks → acknowledged → final object → acknowledged
     Regather   the response's records read again from the log, then as Write
     Erase      `gone` → acknowledged → tombstones of the transcript and of the object
 
-A failed append is tried again for as long as it takes: content and key are the same whoever writes it and
-however often (P-70), and the watermark waits (P-74). A record that no topic takes is passed over: it must not
+A failed append is tried again for as long as it takes: content and key are the same at every projector and
+every time (P-70), and the watermark waits (P-74). A record that no topic accepts is passed over: it must not
 hold the partition up (A-22).
 """
 
