@@ -17,7 +17,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.errors import ApiError, LogError, not_found, unavailable
+from schemas.errors import ApiError, LogError, not_found, outgrown, unavailable
 from schemas.events import UNDECODABLE, initial_object
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
@@ -98,7 +98,7 @@ class Replay:
         """
         partition = partition_of(id)
         if partition >= len(self._foldings):
-            await self._check_beyond(partition)
+            await self.check_reads(partition)
             return None
         await self._events.reach(partition, offset)
         found = await self._known(id)
@@ -117,7 +117,7 @@ class Replay:
         """
         partitions = {partition_of(id) for id in ids}
         here = [partition for partition in partitions if partition < len(self._foldings)]
-        beyond = [self._check_beyond(max(partitions))] if len(here) < len(partitions) else []
+        beyond = [self.check_reads(max(partitions))] if len(here) < len(partitions) else []
         topics = (self._events, self._transcripts)
         await asyncio.gather(*(topic.reach(partition) for topic in topics for partition in here), *beyond)
 
@@ -143,8 +143,12 @@ class Replay:
         until = folding.kept_until(state)
         return folding.time > until or await self._beats.time() > until
 
-    async def _check_beyond(self, partition: int) -> None:
-        """Raises ApiError 503 unless the log has no such partition: it may have been added since."""
+    async def check_reads(self, partition: int) -> None:
+        """Raises ApiError 503 if the log has the partition and this process does not read it, since it was
+        added after the start.
+        """
+        if partition < len(self._foldings):
+            return
         if self._counting is None or self._counting.done():
             self._counting = asyncio.create_task(self._count())
         try:
@@ -156,7 +160,7 @@ class Replay:
         if not self._outgrown:
             self._outgrown = True
             log.error("partitions were added: restart replay", followed=len(self._foldings), there_are=count)
-        raise unavailable("A part of the log is not read yet.", reason="outgrown")
+        raise outgrown()
 
     async def _count(self) -> int:
         await asyncio.sleep(COUNT_PAUSE)

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from schemas.errors import unavailable
 from schemas.ids import partition_of
 from services.broker.tcp import free_port
+from services.eventlog.memory import MemoryLog
 from services.points import Point
 from services.replay import door, ingest_client
 from services.replay.door import Visit
@@ -22,7 +23,7 @@ from services.web import pulse
 from services.web.commands import Elsewhere
 from services.web.replay_client import ReplayClient
 from tests.conftest import eventually
-from tests.ingesting import SECRET, Ingesting, error_of, executing, ingesting
+from tests.ingesting import PARTITIONS, SECRET, Ingesting, error_of, executing, ingesting
 from tests.points import when
 from tests.serving import HOST, ask
 from tests.steady import steady
@@ -190,6 +191,33 @@ async def test_a_key_whose_partition_ingest_does_not_know_is_refused_at_once(
     async with ingesting() as running:
         answer = await running.post({"background": True}, KEY)
     assert (answer.status, "x-should-retry" in answer.headers, len(asked)) == (503, False, 1)
+
+
+async def test_what_belongs_into_a_partition_that_replay_does_not_read_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As while partitions are added: ingest was started again, this replay not yet."""
+    asked = []
+
+    async def beyond(_: IngestClient, id: Any, *__: Any) -> Elsewhere:
+        asked.append(partition_of(id))
+        return Elsewhere(PARTITIONS)
+
+    there_are = PARTITIONS
+
+    async def partitions(*_: Any) -> int:
+        return there_are
+
+    monkeypatch.setattr(MemoryLog, "partitions", partitions)
+    async with ingesting() as running, asyncio.timeout(10):
+        monkeypatch.setattr(IngestClient, "create", beyond)
+        there_are += 1
+        previous = f"resp_{PARTITIONS:04x}" + "0" * 32
+        answer = await running.post({"background": True, "previous_response_id": previous})
+        assert (answer.status, answer.headers["x-should-retry"]) == (503, "true")
+        assert "not read yet" in error_of(answer)["message"]
+        assert len(asked) == 1
+        assert asked[0] < PARTITIONS
 
 
 async def test_a_client_that_waits_is_streamed_to_after_a_hop_that_broke() -> None:
