@@ -33,7 +33,8 @@ _MAX_QUEUE = Gauge(
 _OPEN = Gauge(
     "rejoinder_ingest_open_responses", "Responses that wait or run, of everybody, as the admission knows it"
 )
-_BYTES = Gauge("rejoinder_ingest_body_bytes", "Bytes of request bodies under way")
+_BYTES = Gauge("rejoinder_ingest_body_bytes", "Bytes of request bodies, and of creates, under way")
+_CREATES = Gauge("rejoinder_ingest_creates_under_way", "Creates that are not answered yet")
 
 
 class _Tenants(Collector):
@@ -60,4 +61,5 @@ def show(admission: Admission, room: Room, max_queue: int) -> None:
     _tenants.admission = admission
     _OPEN.set_function(lambda: admission.open)
     _BYTES.set_function(lambda: room.taken)
+    _CREATES.set_function(lambda: room.creates)
     _MAX_QUEUE.set(max_queue)

@@ -81,6 +81,7 @@ class InternalDesk:
         order = _ordered(request)
         with _counted("create"), self._room.seat(order.tenant) as seat:
             raw = await read_body(request, self._settings.max_body_bytes, seat.take)
+            seat.begin()
             asked = await in_turns(parsing(raw, self._settings.max_body_values))
             return json_answer(await self.create(named_in(request), order, asked))
 
@@ -128,6 +129,7 @@ class Desk:
         tenant, key = tenant_of(request, self._settings), key_in(request.headers)
         with _counted("create"), self._room.seat(tenant) as seat:
             raw = await read_body(request, self._settings.max_body_bytes, seat.take)
+            seat.begin()
             asked = await in_turns(parsing(raw, self._settings.max_body_values))
             created = await self._created(asked, tenant, key)
         keyed = key is not None

@@ -89,6 +89,7 @@ class DoorRoutes:
         seat = self._room.seat(tenant)
         try:
             raw = await read_body(request, self._settings.max_body_bytes, seat.take)
+            seat.begin()
         except BaseException:
             seat.give_up()
             raise

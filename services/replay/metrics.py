@@ -13,7 +13,8 @@ _READY = Gauge("rejoinder_replay_caught_up", "Whether the log was read to its en
 _MEMORY = Gauge("rejoinder_replay_window_bytes", "Bytes of events in memory")
 _EVICTED = Gauge("rejoinder_replay_evicted_pages", "Pages of events that went out of memory")
 _SEEKS = Gauge("rejoinder_replay_seeks", "Pages of events that were read from the log again")
-_BODIES = Gauge("rejoinder_replay_body_bytes", "Bytes of request bodies under way")
+_BODIES = Gauge("rejoinder_replay_body_bytes", "Bytes of request bodies, and of creates, under way")
+_CREATES = Gauge("rejoinder_replay_creates_under_way", "Creates that ingest has not answered yet")
 CREATES_MOVED = Counter(
     "rejoinder_replay_creates_moved_total",
     "Responses that were placed anew, unsent, because the leader of their partition stopped answering",
@@ -26,6 +27,7 @@ CREATES_REPEATED = Counter(
 def show(feed: Feed, memory: Memory, seeker: Seeker, room: Room) -> None:
     """Let the gauges read these from now on."""
     _BODIES.set_function(lambda: room.taken)
+    _CREATES.set_function(lambda: room.creates)
     _UNREADABLE.set_function(lambda: feed.unreadable)
     _LAG.set_function(feed.lag)
     _READY.set_function(lambda: feed.caught_up)

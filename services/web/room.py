@@ -12,6 +12,9 @@ from schemas.ids import Tenant
 
 BODIES_BYTES = 128 << 20
 """Bytes of request bodies that one process holds at most."""
+CREATE_BYTES = 8 << 10
+"""Bytes that a create under way counts beside its body, for its tasks, headers and connections: so any number
+of tiny bodies is bounded too, at 16,384 creates."""
 TENANT_SHARE = 0.5
 """The part of these bytes that one tenant may have, so that its flood of bodies leaves the others room."""
 RETRY_BYTES_S = 1
@@ -19,11 +22,13 @@ RETRY_BYTES_S = 1
 
 
 class Room:
-    """The bytes of the bodies that one process is reading, at most `bound`."""
+    """The bytes of the bodies, and of the creates, that one process has under way, at most `bound`."""
 
     def __init__(self, bound: int = BODIES_BYTES) -> None:
         self._bound = bound
         self._taken: Counter[Tenant] = Counter()
+        self.creates = 0
+        """How many creates are under way: their bodies are whole."""
 
     def __repr__(self) -> str:
         return f"<room {self.taken}/{self._bound} bytes>"
@@ -55,6 +60,7 @@ class Seat:
         self._room = room
         self._tenant = tenant
         self._size = 0
+        self._begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -67,10 +73,17 @@ class Seat:
         self._room.arrive(self._tenant, size)
         self._size += size
 
+    def begin(self) -> None:
+        """Count a create: its body is whole. Raises ApiError (429) without room."""
+        self.take(CREATE_BYTES)
+        self._room.creates += 1
+        self._begun = True
+
     def give_up(self) -> None:
         """Give all bytes back: the body is not needed any more. Harmless when repeated."""
         self._room.leave(self._tenant, self._size)
-        self._size = 0
+        self._room.creates -= self._begun
+        self._size, self._begun = 0, False
 
 
 def subtract(counter: Counter[Tenant], tenant: Tenant, count: int) -> None:

@@ -9,6 +9,8 @@ from msgspec.structs import replace
 
 from schemas.ids import item_id, parse_response_id, partition_of, response_id
 from services.broker.tcp import free_port
+from services.replay.ingest_client import IngestClient
+from services.web import room
 from tests.conftest import eventually
 from tests.ingesting import NAMES, PARTITIONS, error_of, ingesting
 from tests.serving import HOST, ask, read_answer
@@ -354,3 +356,27 @@ async def test_with_replay_away_the_last_figures_hold() -> None:
         body = b'{"model": "echo", "input": "x", "background": true}'
         assert (await ask(running.port, "POST /v1/responses", body)).status == 429
         assert len(running.records()) == 2
+
+
+async def test_creates_under_way_are_bounded_however_small_their_bodies_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At replay, while ingest answers nobody: what is over the bound is told to try again."""
+    monkeypatch.setattr(room, "CREATE_BYTES", room.BODIES_BYTES // 10)
+    go_on, create = asyncio.Event(), IngestClient.create
+
+    async def held(*asked: Any) -> Any:
+        await go_on.wait()
+        return await create(*asked)
+
+    monkeypatch.setattr(IngestClient, "create", held)
+    async with ingesting() as running:
+        posts = [asyncio.create_task(running.post({"background": True})) for _ in range(9)]
+        await eventually(lambda: sum(post.done() for post in posts) == 5)
+        refused = [post.result() for post in posts if post.done()]
+        assert [answer.status for answer in refused] == [429] * 5
+        assert all(answer.headers["retry-after"] for answer in refused)
+        go_on.set()
+        answers = await asyncio.gather(*posts)
+        assert sorted(answer.status for answer in answers) == [200] * 4 + [429] * 5
+        assert (await running.post({"background": True})).status == 200

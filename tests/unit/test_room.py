@@ -4,7 +4,7 @@ import pytest
 
 from schemas.errors import ApiError
 from schemas.ids import Tenant
-from services.web.room import Room
+from services.web.room import CREATE_BYTES, Room
 
 A, B, C = Tenant("a"), Tenant("b"), Tenant("c")
 
@@ -38,3 +38,19 @@ def test_one_tenant_has_at_most_its_share() -> None:
     with pytest.raises(ApiError):
         room.seat(A).take(1)
     room.seat(B).take(50)
+
+
+def test_creates_are_bounded_however_small_their_bodies_are() -> None:
+    room = Room(10 * CREATE_BYTES)
+    seats = [room.seat(tenant) for tenant in (A, B) for _ in range(5)]
+    for seat in seats[:9]:
+        seat.begin()
+    assert room.creates == 9
+    seats[9].take(1)
+    with pytest.raises(ApiError) as refused:
+        seats[9].begin()
+    assert (refused.value.status, refused.value.reason) == (429, "bodies_full")
+    for seat in seats:
+        seat.give_up()
+        seat.give_up()
+    assert (room.taken, room.creates) == (0, 0)
