@@ -135,6 +135,8 @@ class Visit:
         """What ingest said of the create, or the fold if ingest could not."""
         self._in_doubt = False
         """Whether an attempt under this id may be on its way, with an unknown end."""
+        self._seen = False
+        """Whether a fold has shown the response: then it was started, whatever a later fold knows of it."""
 
     async def create(self, raw: bytes) -> Made:
         """Let ingest create the response from the body `raw`. Raises ApiError."""
@@ -168,7 +170,10 @@ class Visit:
         except ApiError as error:
             raise self.detached("The log was not read up to now in time") from error
         if found is None:
-            raise self.uncounted(read_to)
+            # A fold that was lost and read again does not know what was erased meanwhile (P-64, P-95).
+            what = "The log was read again, and does not show the response any more"
+            raise self.detached(what) if self._seen else self.uncounted(read_to)
+        self._seen = True
         if isinstance(found, Deleted):
             raise not_found(self.id)
         return found
@@ -299,6 +304,7 @@ class Visit:
         try:
             async with self._answered_in_time():
                 found = await replay.find(self.id)
+                self._seen = found is not None
                 if isinstance(found, Window | Packed):
                     return await _made(replay, found)
         except (ApiError, TimeoutError) as error:

@@ -12,9 +12,11 @@ from unittest.mock import patch
 import pytest
 from structlog.testing import capture_logs
 
+from schemas.errors import unavailable
 from schemas.events import KEEP_ALIVE
 from schemas.records import Cancelled, EventRecord
 from services.eventlog.port import Batch
+from services.replay.replay import Replay
 from tests.conftest import eventually
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, read_answer
@@ -248,3 +250,24 @@ async def test_a_delete_under_a_waiting_client_is_no_error_in_the_log(
 
     loud = [line for line in said if line["log_level"] in ("warning", "error", "critical")]
     assert not loud
+
+
+async def test_what_a_fold_has_shown_is_never_said_not_to_have_been_started(
+    running: Ingesting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fold is lost while a client waits, and what is read again does not show what was erased."""
+    find, lost = Replay.find, []
+
+    async def result(_: Replay, window: Any) -> bytes:
+        lost.append(window)
+        raise unavailable("The log is being read again.")
+
+    async def found(self: Replay, *asked: Any) -> Any:
+        return None if lost else await find(self, *asked)
+
+    monkeypatch.setattr(Replay, "result", result)
+    monkeypatch.setattr(Replay, "find", found)
+    answer = await running.post({**QUICK, "store": False})
+    assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+    assert "nothing was started" not in error_of(answer)["message"]
+    assert running.accepted()[0].id in error_of(answer)["message"]
