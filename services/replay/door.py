@@ -206,13 +206,13 @@ class Visit:
         return final
 
     def detached(self, why: str) -> ApiError:
-        """The error 503: the response goes on without this connection. A repeated POST would make another
+        """The error 503: the response is not told on this connection. A repeated POST would make another
         response, unless it has a key.
         """
-        later = "can be retrieved"
+        later = "goes on and can be retrieved"
         if self.made is None or not self.made.retrievable:
             later = "is not stored, so it cannot be retrieved"
-        what = f"{why}; response '{self.id}' goes on and {later}."
+        what = f"{why}; response '{self.id}' {later}."
         return unavailable(what, outcome_unknown=self.key is None, reason="detached")
 
     def uncounted(self, read_to: int) -> ApiError:
@@ -226,6 +226,13 @@ class Visit:
     def cancels(self) -> bool:
         """Whether the response ends when its client goes. If it is in doubt, ingest finds that out."""
         return self.key is None and (self.made.cancels if self.made is not None else self._in_doubt)
+
+    def is_lost_by(self, error: ApiError) -> bool:
+        """Whether a client that is answered with `error` can never have its response, which would end with
+        its connection: nobody can tell what came of the create, or it is not stored.
+        """
+        unknown = error.status == 503 and error.headers.get("x-should-retry") == "false"
+        return unknown and self.cancels and not (self.made is not None and self.made.retrievable)
 
     async def abandon(self) -> None:
         """Cancel the response, with repeats until the fold shows its end. Raises nothing."""

@@ -6,6 +6,7 @@
 
     the client goes           finish its create; then abandon the response, if it ends with its client (A-7)
     the client takes nothing  drop its stream, then the same
+    its answer is "unknown"   the same: find out what came of its create, and abandon it
     this process stops        cut streams, tell clients that wait for a final object so; cancel nothing (A-21)
 
 The response may exist once it was handed over. So no refusal after that invites a client without an
@@ -21,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from schemas.errors import ApiError
 from schemas.ids import Tenant
 from services import points
 from services.replay.door import FrontDoor, Visit
@@ -77,6 +79,10 @@ class DoorRoutes:
                         return Response(await visit.result(), media_type="application/json")
         except Disconnected:
             self._spawn(self._left(visit, making))
+            raise
+        except ApiError as error:
+            if visit.is_lost_by(error):
+                self._spawn(self._left(visit))
             raise
         finally:
             del making  # its error holds this frame: a reference circle, which only the collector would free

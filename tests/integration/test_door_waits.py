@@ -17,6 +17,7 @@ from schemas.events import KEEP_ALIVE
 from schemas.records import Cancelled, EventRecord
 from services.eventlog.port import Batch
 from services.replay.replay import Replay
+from services.web.replay_client import ReplayClient
 from tests.conftest import eventually
 from tests.ingesting import Ingesting, error_of, executing, ingesting
 from tests.serving import HOST, read_answer
@@ -199,7 +200,8 @@ async def test_a_drain_cuts_streams_tells_who_waits_where_to_look_and_cancels_no
 
 
 @pytest.mark.parametrize(
-    "store, later", [(True, "can be retrieved"), (False, "is not stored, so it cannot be retrieved")]
+    "store, later",
+    [(True, "goes on and can be retrieved"), (False, "is not stored, so it cannot be retrieved")],
 )
 async def test_a_fold_that_does_not_get_there_after_the_create_is_a_503_that_is_not_to_be_repeated(
     store: bool, later: str
@@ -207,9 +209,7 @@ async def test_a_fold_that_does_not_get_there_after_the_create_is_a_503_that_is_
     async with ingesting(barrier_s=1) as running, standing_still(running):
         answer = await running.post({"store": store})
         assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
-        assert error_of(answer)["message"].endswith(
-            f"response '{running.accepted()[0].id}' goes on and {later}."
-        )
+        assert error_of(answer)["message"].endswith(f"response '{running.accepted()[0].id}' {later}.")
         keyed = await running.post({"store": store}, "idempotency-key: again")
         assert (keyed.status, "x-should-retry" in keyed.headers) == (503, False)
 
@@ -271,3 +271,35 @@ async def test_what_a_fold_has_shown_is_never_said_not_to_have_been_started(
     assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
     assert "nothing was started" not in error_of(answer)["message"]
     assert running.accepted()[0].id in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_who_is_told_that_nobody_knows_leaves_nothing_running(
+    monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    """The append is in doubt and the fold away: both come back when the client has its answer."""
+    view, find = ReplayClient.view, Replay.find
+    answered = asyncio.Event()
+
+    async def cannot_tell(*what: Any, **terms: Any) -> Any:
+        if not answered.is_set():
+            raise unavailable("The log is away.")
+        return await view(*what, **terms)
+
+    async def not_found_yet(*what: Any) -> Any:
+        if not answered.is_set():
+            raise unavailable("The log is away.")
+        return await find(*what)
+
+    monkeypatch.setattr(ReplayClient, "view", cannot_tell)
+    monkeypatch.setattr(Replay, "find", not_found_yet)
+    async with ingesting() as running:
+        running.log.fail_next("unknown-appended")
+        answer = await running.post({**SLOW, "background": background})
+        assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+        answered.set()
+        if background:
+            await asyncio.sleep(2)
+        else:
+            await eventually(lambda: running.entries("cancelled"))
+        assert len(running.entries("cancelled")) == (not background)

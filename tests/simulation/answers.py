@@ -39,13 +39,13 @@ class Answers:
         self._ids: dict[str, ResponseId] = {}
         """The id that each Idempotency-Key made."""
 
-    def heard(self, wish: "Wish", said: Connection) -> ResponseId | None:
-        """What came back of a POST, whole or not: the id in it, if there is one."""
+    def heard(self, wish: "Wish", said: Connection, process: Process) -> ResponseId | None:
+        """What came back of a POST to `process`, whole or not: the id in it, if there is one."""
         self._wishes[wish.mark] = wish
         if said.status != 200:
             id = ResponseId(said.headers.get(RESPONSE_ID, "")) or None
             if id is None:
-                self._not_created(wish, said)
+                self._not_created(wish, said, process)
             else:
                 self._created(wish, id)
             return id
@@ -96,7 +96,7 @@ class Answers:
             world.bad("P-3 not where its predecessor is", id, previous)
         return story
 
-    def _not_created(self, wish: "Wish", said: Connection) -> None:
+    def _not_created(self, wish: "Wish", said: Connection, process: Process) -> None:
         """A client heard something else, or nothing."""
         world, status = self._world, said.status
         world.say("not created", wish.mark, status, bytes(said.body))
@@ -104,6 +104,8 @@ class Answers:
             status == 503 and (wish.key or said.headers.get("x-should-retry") == "false")
         ):
             self._possible[wish.mark] = None
+            if status and said.whole and b" goes on and " not in said.body:
+                self._nobody_waits(wish, process)
         elif status == 404:
             missed = world.story(ResponseId(_ID.findall(bytes(said.body).decode())[0]))
             self._possible[wish.mark] = None  # itself may be gone by now
@@ -120,6 +122,10 @@ class Answers:
         """A client went away, or took nothing more, at `process`. What ends with its client may end (A-7)."""
         self._world.say("left", wish.mark, process.name)
         self._possible[wish.mark] = None
+        self._nobody_waits(wish, process)
+
+    def _nobody_waits(self, wish: "Wish", process: Process) -> None:
+        """Its client cannot have it any more."""
         if not (wish.request.background or wish.key):
             self._left[wish.mark] = (process, self._world.now())
 

@@ -97,7 +97,7 @@ async def create(world: "World", wish: Wish) -> ResponseId | None:
             continue
         connection = Connection("POST", "/v1/responses", wish.request.raw, wish.key)
         left = await _posted(world, process, wish, connection)
-        id = world.answers.heard(wish, connection)
+        id = world.answers.heard(wish, connection, process)
         if left:
             world.answers.left(wish, process)
             return id

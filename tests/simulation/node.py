@@ -307,7 +307,7 @@ class NodeWriter:
         movable: bool = False,
     ) -> Ack:
         if movable and self._node.rng.random() < self._node.trouble:
-            await self._node.turn(min(unsent_s, 1))
+            await self._node.turn(min(max(unsent_s, 0.001), 1))  # a create may come when its time is up
             raise Unsent("its leader turned unhealthy before it was sent")
         future: Future[Ack] = asyncio.get_running_loop().create_future()
         self._queue(TopicPartition(topic, partition), record, future)

@@ -22,6 +22,21 @@ LATE = Plan(breaks=0.5, unsure=0.5, keyed=0, repeats=0, leaves=0, window_ms=1_00
 """The same, and much reaches the log too late."""
 DOUBTFUL = Plan(breaks=0.8, unsure=0.9, keyed=0, repeats=0, leaves=0, responses=24, max_queue=40)
 """Hardly anybody hears at once what came of an attempt."""
+UNKNOWN = Plan(
+    breaks=0.8,
+    unsure=0.9,
+    keyed=0,
+    repeats=0,
+    leaves=0,
+    background=0,
+    unstored=0,
+    kinds={"silent": 1},
+    endless=0,
+    responses=24,
+    max_queue=40,
+    faults={},
+)
+"""Hardly anybody hears what came of an attempt, and nothing ends by itself."""
 LEAVING = Plan(
     leaves=1,
     background=0,
@@ -130,6 +145,13 @@ def stalled_and_waited_for() -> Iterator[None]:
         return EventStream(*what, on_end=lambda end: None if end == "stalled" else on_end(end), **terms)
 
     with patch.object(door_routes, "EventStream", stream):
+        yield
+
+
+@rule("A-7", plan=UNKNOWN)
+def left_to_run_by_whom_nobody_could_tell() -> Iterator[None]:
+    """A client hears that nobody knows what came of its POST, and nobody finds out."""
+    with patch.object(Visit, "is_lost_by", lambda *_: False):
         yield
 
 
