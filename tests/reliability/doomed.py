@@ -1,4 +1,7 @@
-"""Executors that end themselves by SIGKILL at one point of their work: `python -m tests.reliability.doomed`.
+"""Services that end themselves by SIGKILL at one point of their work.
+
+    python -m tests.reliability.doomed            forks doomed executors as it is told to
+    python -m tests.reliability.doomed ingest     is such a service
 
 The variable DIE_AT says where: `POINT`, `POINT:MODEL` for responses of one model only, `POINT:MODEL:N` at the
 N-th time. The services do not know of it: the doomed process watches their named points (`services.points`).
@@ -126,6 +129,15 @@ POINTS: dict[str, Death] = {
     "before draining": Death("draining", _any),
     "before the last beat": Death("last beat due", _any),
 }
+AT_INGEST: dict[str, Death] = {
+    "a create is taken": Death("create taken", _any),
+    "before an append": Death("append due", _any),
+    "an append is acknowledged": Death("append acknowledged", _any),
+}
+AT_THE_DOOR: dict[str, Death] = {
+    "before the hop": Death("hop due", _any),
+    "behind the hop": Death("hop over", _any),
+}
 
 
 class Doom:
@@ -157,7 +169,7 @@ class Doom:
         """The work has come to a named point."""
         if point == "accepted read":
             self.learn(*subjects[1:])
-        death = POINTS[self.point]
+        death = (POINTS | AT_INGEST | AT_THE_DOOR)[self.point]
         if point == death.point:
             self.met(death.pick(*subjects))
 
@@ -180,7 +192,7 @@ def nursery() -> None:
             os.dup2(sink, 1)
             os.dup2(sink, 2)
             os.environ.update(environ)
-            executor()
+            be("executor")
         os.write(1, f"{pid}\n".encode())
         Thread(target=_tell, args=(pid,), daemon=True).start()
 
@@ -190,11 +202,13 @@ def _tell(pid: int) -> None:
     os.write(1, f"{pid} {os.waitstatus_to_exitcode(status)}\n".encode())
 
 
-def executor() -> None:
-    """Be `rejoinder executor` until the point is reached."""
+def be(service: str) -> None:
+    """Be `rejoinder SERVICE` until the point is reached."""
     points.watch = Doom(os.environ[VARIABLE]).watch
-    os._exit(cli.run(["executor", "--with-parent"]))
+    os._exit(cli.run([service, "--with-parent"]))
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        be(sys.argv[1])
     nursery()
