@@ -69,7 +69,7 @@ def seek_that_believes_the_offset() -> Iterator[None]:
             if record.offset <= page.end:
                 yield from _unchecked(record, page)
 
-    with patch.object(seek, "frames_of", all_of):
+    with patch.object(seek, "frames_in", all_of):
         yield
 
 
