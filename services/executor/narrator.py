@@ -26,7 +26,7 @@ from services.loops import in_turns
 log = structlog.get_logger()
 
 _LONG = frozenset((*TERMINAL_EVENTS, ITEM_DONE))
-"""Events that may come to thousands: what they have, and nobody streamed."""
+"""Events that may become thousands of ours, if they have content that was not streamed before."""
 
 
 class Outlet(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What front doors tell clients, held against the truth when they hear it, and in the end."""
+"""Checks what front doors tell clients against the truth, when they hear it and in the end."""
 
 import json
 import re
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _ID = re.compile("resp_[0-9a-f]{36}")
 NOTICED_MS = 60_000
-"""Milliseconds in which what a client left is cancelled, whatever the trouble, if its front door lives."""
+"""Milliseconds within which a response that its client left is cancelled, if its front door lives."""
 STALE, QUIET = 12.0, 30.0
 """Seconds that an ingest's figures of open responses may be old, when nothing has happened for some time."""
 
 
 class Answers:
-    """Every answer of one world."""
+    """Checks every answer of one world."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -33,14 +33,14 @@ class Answers:
         self._possible: dict[str, None] = {}
         """Marks of wishes that may have come true, as far as their clients know."""
         self.cancels: set[ResponseId] = set()
-        """What clients asked to cancel."""
+        """The responses that clients asked to cancel."""
         self._left: dict[str, tuple[Process, int]] = {}
-        """By the marks of wishes that end with their clients: where and when (log time, ms) these left."""
+        """By mark of a wish that ends with its client, where and when (log time, ms) the client left."""
         self._ids: dict[str, ResponseId] = {}
-        """The id that each Idempotency-Key made."""
+        """By Idempotency-Key, the id that it made."""
 
     def heard(self, wish: "Wish", said: Connection, process: Process) -> ResponseId | None:
-        """What came back of a POST to `process`, whole or not: the id in it, if there is one."""
+        """Check the answer of `process` to a POST, whole or not. Returns the id in it, if there is one."""
         self._wishes[wish.mark] = wish
         if said.status != 200:
             id = ResponseId(said.headers.get(RESPONSE_ID, "")) or None
@@ -97,7 +97,7 @@ class Answers:
         return story
 
     def _not_created(self, wish: "Wish", said: Connection, process: Process) -> None:
-        """A client heard something else, or nothing."""
+        """A client heard of no response."""
         world, status = self._world, said.status
         world.say("not created", wish.mark, status, bytes(said.body))
         if not (status and said.whole) or (
@@ -130,7 +130,7 @@ class Answers:
             self._left[wish.mark] = (process, self._world.now())
 
     def cancelled(self, id: ResponseId, said: Connection) -> None:
-        """A client heard what came of its cancel: it stays so (A-11)."""
+        """A client heard the outcome of its cancel: it stays so (A-11)."""
         story = self._world.story(id)
         self._world.say("cancel", id, said.status)
         if said.status == 200:
@@ -143,7 +143,7 @@ class Answers:
             self._world.bad("P-30 a cancel that was not decided so", story, said.status, bytes(said.body))
 
     def deleted(self, id: ResponseId, said: Connection) -> None:
-        """A client heard what came of its delete."""
+        """A client heard the outcome of its delete."""
         story = self._world.story(id)
         self._world.say("delete", id, said.status)
         never = said.status == 404 and not story.seen(self._world.now())
@@ -151,7 +151,7 @@ class Answers:
             self._world.bad("P-30 a delete that is not in the log", story, said.status)
 
     def check(self) -> None:
-        """In the end: each wish came true once at most, and not at all when its client knows it did not."""
+        """Check in the end: each wish came true once at most, and not at all if its client knows that."""
         for truth in self._world.truth:
             for story in truth.stories.values():
                 self._check_end(story)
@@ -168,7 +168,7 @@ class Answers:
                 self._world.bad("A-10 refused, and made all the same", mark)
 
     def _check_end(self, story: Story) -> None:
-        """Only what somebody cancelled or left is cancelled, and nobody is waited for who has left (A-7)."""
+        """Only a response that a client cancelled or left is cancelled; each one left is cancelled (A-7)."""
         if story.accepted is None:
             return
         process, at = self._left.get(story.asked["metadata"]["mark"], (None, 0))

@@ -1,6 +1,6 @@
 """Clients: they create, wait, cancel and delete at the front doors, and try again as the SDKs do.
 
-What a client is told is held against the truth at once (`Answers`).
+`Answers` checks against the truth at once what a client is told.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ async def client(world: "World") -> None:
 
 
 def wish(world: "World", key: str | None) -> Wish:
-    """What some client wants."""
+    """The wish of some client."""
     rng, plan = world.rng, world.plan
     kind = rng.choices(list(plan.kinds), list(plan.kinds.values()))[0]
     previous = rng.choice(world.created) if world.created and rng.random() < plan.chained else None
@@ -89,7 +89,7 @@ def nonce(rng: Random) -> str:
 
 
 async def create(world: "World", wish: Wish) -> ResponseId | None:
-    """POST until it is answered for good, or the client leaves; its id, if the client heard that."""
+    """POST until the answer is final, or the client leaves. Returns the id, if the client heard it."""
     for _ in range(TRIES):
         process = _listening(world)
         if process is None or process.door is None:
@@ -145,7 +145,7 @@ async def delete(world: "World", id: ResponseId) -> None:
 
 
 async def _insisted(world: "World", method: str, path: str) -> Connection | None:
-    """What some front door answers in the end."""
+    """The final answer of some front door."""
     for _ in range(TRIES):
         process = _listening(world)
         if process is not None:

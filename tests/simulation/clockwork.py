@@ -3,9 +3,9 @@
 A loop of its own and not a selector's with another clock: the simulation does little but schedule, and what
 asyncio's loops do for files, threads and signals at every turn would be a quarter of its time.
 
-Many processes share it. Whose code a callback is says its context (`PROCESS`), which tasks, timers and
-futures pass on by themselves. So one process can be frozen while the others run, as by SIGSTOP: nothing of it
-runs, and when it is thawed all that came due or came in meanwhile does at once.
+Many processes share it. The context of a callback (`PROCESS`) says which process it belongs to; tasks, timers
+and futures pass it on by themselves. So one process can be frozen while the others run, as by SIGSTOP: none
+of its code runs, and when it is thawed all that came due or came in meanwhile runs at once.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 PROCESS: ContextVar[object] = ContextVar("PROCESS", default=None)
-"""Whose code runs; None is the world's own, which is never frozen."""
+"""The process whose code runs; None is the world, which is never frozen."""
 
 
 class Standstill(Exception):
@@ -29,7 +29,7 @@ class Standstill(Exception):
 
 
 class _Handle:
-    """One callback that is ready or due; an `asyncio.TimerHandle` to those who hold it."""
+    """One callback that is ready or due. It behaves as an `asyncio.TimerHandle`."""
 
     __slots__ = ("_arguments", "_callback", "_context", "_when", "gone", "timed")
 
@@ -61,7 +61,7 @@ class _Handle:
 
 
 class _Held:
-    """What a frozen process is to do when it is thawed: what came due, and what came in, each in order."""
+    """The callbacks that a frozen process runs when it is thawed: those due, and those come in, in order."""
 
     def __init__(self) -> None:
         self._due: list[_Handle] = []
@@ -116,11 +116,11 @@ class Clockwork(asyncio.AbstractEventLoop):
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def freeze(self, process: object) -> None:
-        """Nothing of `process` runs until it is thawed; what runs now goes on to its next await."""
+        """Stop the code of `process` until it is thawed. A running callback goes on to its next await."""
         self._frozen.setdefault(process, _Held())
 
     def thaw(self, process: object, rng: Random) -> None:
-        """`process` runs again, if it was frozen: everything that waits runs next."""
+        """Let `process` run again, if it was frozen: all its waiting callbacks run next."""
         if (held := self._frozen.pop(process, None)) is not None:
             self._ready.extend(held.released(rng))
 
@@ -192,7 +192,7 @@ class Clockwork(asyncio.AbstractEventLoop):
         assert not enabled, "there is no such mode"
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """A task's error that nobody took: whoever watches the task sees it (`World`)."""
+        """Ignore a task's error that no code took: `World` watches the task and sees it."""
 
     async def shutdown_asyncgens(self) -> None:
         for generator in list(self._generators):

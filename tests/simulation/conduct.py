@@ -1,4 +1,4 @@
-"""How executors behave beyond what the log lets count: who claims, when, and what a run still takes."""
+"""Checks how executors behave where the log does not show it: who claims and when, and what runs take."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MARGIN = 1.0
-"""Seconds between the event that a run waits for and the one that it has in its hand."""
+"""Seconds between the event that a run waits for and the one that it has got already."""
 
 
 class Conduct:
@@ -26,7 +26,7 @@ class Conduct:
         self._ends: dict[tuple[str, int], int] = {}
         """Where a partition ended when an executor first heard that it owns it."""
         self._unheard: dict[tuple[ResponseId, Node], float] = {}
-        """When a run got the first of what shows in the log not yet."""
+        """When a run got the first event that the log does not show yet."""
 
     def assigned(self, executor: str, owned: frozenset[int]) -> None:
         """An executor hears what it owns."""
@@ -61,7 +61,7 @@ class Conduct:
         if not more:
             self._unheard.setdefault((id, node), now)
             return
-        # Who reads late hears late of its own claims, and begins to wait anew then.
+        # A process that reads late hears late of its own claims, and begins to wait anew then.
         since = now if node.lag else max(self._unheard.get((id, node), now), node.disturbed_at)
         if now - since > self._world.settings.lease_s / 2 + MARGIN:
             self._world.bad("P-33 a run goes on taking, and nobody hears of it", id, node, now - since)

@@ -1,7 +1,7 @@
 """The front door in the world: a replay's real routes, and its line to whatever ingest answers.
 
-The hop breaks at every point: nobody listens, the request is lost, the answer is lost, ingest dies or stops
-amid the command. Whoever asks again may come to another ingest.
+The hop breaks at every point: no ingest listens, the request is lost, the answer is lost, ingest dies or
+stops amid the command. A repetition may reach another ingest.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Line(IngestClient):
                     raise BrokenOff("the request was lost")
                 task = self._background(_carried_out(process, path, headers, raw), process.node)
                 process.connections.append(task)
-                await asyncio.wait([task])  # who gives up does not stop ingest
+                await asyncio.wait([task])  # a caller that gives up does not stop ingest
                 await self._node.away(0.005)
         except TimeoutError as error:
             raise BrokenOff("no answer in time") from error

@@ -4,8 +4,8 @@ shrinks.
     pause      the process stops (SIGSTOP) and goes on later, with all that came due or came in meanwhile
     isolate    the network is away: the process computes on, and its timers run
     behind     its tail of the events stands still, and its beats go on
-    stun       one of both, at the worst moment: just when it is about to act. It comes back when somebody
-               else has done so
+    stun       one of both, at the worst moment: just when it is about to act. It comes back when another
+               process has acted
 """
 
 import asyncio
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 BROKER_PAUSES = (3, 12, 40)
 STUN = 15.0
-"""Seconds after which whoever was stunned comes back, though nobody has acted for it."""
+"""Seconds after which a stunned process comes back, though no other has acted for it."""
 LATER: Headers = [("kind", b"unheard-of"), ("type", b"response.output_text.delta")]
 ODD: list[Headers] = [[], [("kind", b"event")], [("type", b"odd")], LATER]
-"""Headers that say nothing, too little, or what only a later version knows."""
+"""Headers with nothing, with too little, or of a later version."""
 READERS = 2
 """Fresh replays beside those that live from the start."""
 
@@ -40,7 +40,7 @@ class Faults:
         self._world = world
         self._rng = world.rng
         self._stunned: dict[ResponseId, Node] = {}
-        """By what they were about to act on."""
+        """By the response on which they were about to act."""
         self._kinds: dict[str, Callable[[Process], Awaitable[None]]] = {
             "kill": lambda process: world.kill(process.name),
             "pause": self._pause,
@@ -97,20 +97,20 @@ class Faults:
             self._let_go(node, seconds, session)
 
     def isolate(self, node: Node, seconds: float, *, wholly: bool, session: float = SESSION) -> None:
-        """Cut a process off for so long, from the broker or from everybody; its session ends as well."""
+        """Cut a process off for so long, from the broker or from all; its session ends as well."""
         if node.held_since is None:
             self._world.say("isolate", node, seconds)
             node.isolate(wholly=wholly)
             self._let_go(node, seconds, session)
 
     def written(self, record: LogRecord) -> None:
-        """Whoever was stunned when it was about to act on a response wakes when somebody has."""
+        """Wake a process that was stunned when it was about to act on a response: another has acted."""
         if self._stunned and (node := self._stunned.pop(response_of(record), None)) is not None:
             seconds = self._rng.expovariate(1 / self._rng.choice((0.5, 5)))
             self._world.later(seconds, self._resume, node, node.held_since)
 
     def _caught(self, node: Node, act: str, id: ResponseId | None) -> None:
-        """Whoever is isolated when it calls goes on, and nobody hears of it; all else is sent by a zombie."""
+        """A process that is isolated when it calls goes on unheard; any other act is a zombie's."""
         self._world.say("stun", node, act, id)
         session = self._rng.uniform(0, SESSION)
         if act == "call":
@@ -130,7 +130,7 @@ class Faults:
             expel(node)
 
     def _resume(self, node: Node, held_since: float | None) -> None:
-        """A process goes on, unless it does already, and joins again what it was expelled from."""
+        """Let a process go on, unless it does already, and rejoin the groups that expelled it."""
         if held_since is not None and node.held_since == held_since:
             self._world.say("resume", node)
             node.resume()
@@ -148,7 +148,7 @@ class Faults:
             await asyncio.sleep(self._rng.expovariate(2))
 
     async def _restart(self, process: Process) -> None:
-        """As in a rolling update: told to stop, awaited, replaced."""
+        """Restart a process as in a rolling update: tell it to stop, await it, replace it."""
         if process.node.held_since is None:
             self._world.background(self._world.restart(process.name))
 
@@ -163,7 +163,7 @@ class Faults:
                 await self._world.restart(process.name)
 
     async def _poison(self, _: Process) -> None:
-        """Somebody writes what nobody can read (P-8), perhaps under the key of a run's next event (P-13)."""
+        """Append an unreadable record (P-8), perhaps under the key of a run's next event (P-13)."""
         rng = self._rng
         partition = rng.randrange(PARTITIONS)
         told = [story for story in self._world.truth[partition].open() if story.claim is not None]
@@ -184,12 +184,12 @@ class Faults:
         self._world.later(self._rng.choice((2, 10)), self.hurry, node)
 
     def hurry(self, node: Node) -> None:
-        """It reads as fast as it can again."""
+        """Let a process read as fast as it can again."""
         node.disturb()
         node.lag = 0
 
     async def _behind(self, process: Process) -> None:
-        """Its tail of the events stands still, and its beats go on."""
+        """Let a process's tail of the events stand still, while its beats go on."""
         seconds = self._rng.choice((6, 15, 30))
         self._world.say("behind", process.node, seconds)
         process.node.behind_until = self._world.loop.time() + seconds
@@ -202,7 +202,7 @@ class Faults:
         self.broker_goes_on(expelled=seconds > SESSION)
 
     def broker_goes_on(self, *, expelled: bool) -> None:
-        """Everybody at once; when no sign of life came through for long, no group has a member left."""
+        """Let all go on at once. If no sign of life came through for long, no group has a member left."""
         nodes = [process.node for process in self._world.processes.values()]
         for node in nodes if expelled else []:
             expel(node)
@@ -211,7 +211,7 @@ class Faults:
             self._world.background(rejoin(node, after=self._rng.expovariate(1)), node)
 
     async def _compact(self, _: Process) -> None:
-        """Of events what nobody who starts would read: the lag is long (P-92). Of views anything."""
+        """Compact: of events only those that no starting reader would read (P-92); of views anything."""
         world = self._world
         for partition in range(PARTITIONS):
             before = world.promises.needed(partition)
@@ -223,7 +223,7 @@ class Faults:
         world.promises.check_folds()
 
     async def _retain(self, _: Process) -> None:
-        """Take what nobody who starts would read any more (P-62)."""
+        """Take the records that no starting reader would read any more (P-62)."""
         world = self._world
         for partition in range(PARTITIONS):
             before = world.promises.needed(partition)

@@ -75,7 +75,7 @@ class Line(ReplayClient):
 
 
 async def _answer(process: Process, path: str) -> bytes | None:
-    """What a replay says, as its internal port does (`services.web.internal`); None when there is nothing."""
+    """A replay's answer, as on its internal port (`services.web.internal`); None without one."""
     assert process.reader is not None
     await process.node.turn()
     replay, url = process.reader.replay, urlsplit(path)

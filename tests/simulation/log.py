@@ -1,6 +1,6 @@
 """The simulated cluster: the log in memory, which tells the world of all that is written, and can hang.
 
-What it does by itself it does in a context of its own: it answers whoever is frozen meanwhile.
+Its own work runs in a context of its own, so it also answers processes that are frozen.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ OnCommit = Callable[[str, int, int], None]
 
 
 class SimLog(MemoryLog):
-    """`MemoryLog` for many readers that wait long: an append wakes only who waits for its partition."""
+    """`MemoryLog` for many readers that wait long: an append wakes only the readers of its partition."""
 
     def __init__(
         self, topics: Mapping[str, int], clock: Callable[[], int], on_append: OnAppend, on_commit: OnCommit
@@ -30,7 +30,7 @@ class SimLog(MemoryLog):
         self._on_commit = on_commit
         self._loop, self._context = asyncio.get_running_loop(), copy_context()
         self._polls: dict[TopicPartition, dict[Callable[[], None], None]] = {}
-        """What answers the long polls that wait."""
+        """The callbacks that answer the waiting long polls."""
         self.gate = asyncio.Event()
         """Closed while the broker is paused: nothing gets through."""
         self.gate.set()

@@ -1,4 +1,4 @@
-"""What a world is like: how long the trouble lasts, and which."""
+"""The plan of a world: which trouble comes, and for how long."""
 
 from collections.abc import Mapping, Sequence
 
@@ -53,13 +53,13 @@ class Plan(Struct, frozen=True):
     """Faults per second."""
     faults: Mapping[str, int] = field(default_factory=lambda: dict(FAULTS))
     targets: str = "xpri"
-    """Whom faults hit: executors, projectors, replays, ingests."""
+    """The processes that faults hit: executors, projectors, replays, ingests."""
     kinds: Mapping[str, int] = field(
         default_factory=lambda: {"resumable": 4, "repeatable": 4, "fragile": 4, "silent": 1, "stubborn": 1}
     )
     """How often each kind of upstream is asked."""
     background: float = 0.7
-    """The chance that nobody waits for one on the connection of its POST."""
+    """The chance that a response is in the background."""
     streams: float = 0.3
     leaves: float = 0.2
     """The chance that a client goes before its POST is answered, or takes nothing more."""
@@ -70,7 +70,7 @@ class Plan(Struct, frozen=True):
     keyed: float = 0.3
     """The chance that another one has a key."""
     returns: float = 0.1
-    """The chance that who has used a key comes back with it."""
+    """The chance that a client that has used a key comes back with it."""
     absence: float = 5
     """Mean seconds until then."""
     unstored: float = 0.15

@@ -48,9 +48,9 @@ class Process(Struct, eq=False):
     commands: Commands | None = None
     desk: InternalDesk | None = None
     clients: list["Client"] = field(default_factory=list)
-    """Those who are connected to a replay's front door."""
+    """The clients that are connected to a replay's front door."""
     connections: list[asyncio.Task[Any]] = field(default_factory=list)
-    """Those who ask something of this process, whichever it is."""
+    """The requests of others that this process is answering."""
 
 
 def executor(name: str, node: Node, settings: Settings, upstreams: Any, chains: Any) -> Process:

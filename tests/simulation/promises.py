@@ -1,4 +1,4 @@
-"""What must hold, whatever happens: with each record, with each committed watermark, and at the end."""
+"""Checks what must always hold: with each record, with each committed watermark, and at the end."""
 
 import json
 from collections import deque
@@ -40,7 +40,7 @@ class Promises:
         self._keys: set[tuple[int, bytes]] = set()
         self._calls: dict[ResponseId, list[int]] = {}
         self._texts: dict[ResponseId, set[str]] = {}
-        """What the upstream says when it is heard to its end, each time that it was called."""
+        """The whole text of the upstream, for each time that it was called."""
         self._claimed_at: dict[tuple[ResponseId, int], float] = {}
         self.views: dict[str, dict[bytes, MemoryRecord]] = {topic: {} for topic in VIEWS}
         """The last record of every key."""
@@ -71,7 +71,7 @@ class Promises:
         if id is not None and partition_of(id) != partition:
             world.bad("P-1 a record in a foreign partition", key, partition)
             return
-        if not isinstance(entry, Tombstone | Unreadable):  # what is unreadable is nobody's of ours
+        if not isinstance(entry, Tombstone | Unreadable):  # no service of ours wrote what is unreadable
             if (partition, key) in self._keys:
                 world.bad("P-5 shared key", key)
             self._keys.add((partition, key))
@@ -109,7 +109,7 @@ class Promises:
             world.bad("P-51 a living executor was counted out", story.id, before, entry.executor)
 
     def log_time(self, id: ResponseId) -> int:
-        """What log time everybody can know where a response is (P-85), ms."""
+        """The log time (ms) that every replica knows for a response (P-86)."""
         return max(self._world.truth[partition_of(id)].time, self._beaten)
 
     def _beat(self, record: MemoryRecord) -> None:
@@ -230,7 +230,7 @@ class Promises:
     # At any time.
 
     def check_folds(self) -> None:
-        """Whoever starts now, from either watermark, folds what is left to the truth (P-28, P-62)."""
+        """A reader that starts now, from either watermark, folds the rest to the truth (P-28, P-62)."""
         for group in (EXECUTORS, PROJECTORS):
             for partition in range(PARTITIONS):
                 self._check_fold(partition, self.mark(group, partition), self.start(group, partition))
@@ -266,7 +266,7 @@ class Promises:
         return self._world.log.marks(group).get((NAMES.events, partition), 0)
 
     def start(self, group: str, partition: int) -> int:
-        """Where whoever takes the partition over from `group` begins to read (P-62)."""
+        """Where the next owner of the partition in `group` begins to read (P-62)."""
         settings, mark = self._world.settings, self.mark(group, partition)
         records = self._world.log.records(NAMES.events, partition)
         times = [record.timestamp for record in records if record.offset >= mark]
@@ -276,7 +276,7 @@ class Promises:
         return next((record.offset for record in records if record.timestamp >= since), mark)
 
     def needed(self, partition: int) -> int:
-        """The first offset that somebody who starts now would read: compaction and retention stop there."""
+        """The first offset that a reader which starts now would read: compaction and retention stop there."""
         if self._world.plan.hasty:
             return self._world.log.end(TopicPartition(NAMES.events, partition))
         return min(self.start(group, partition) for group in (EXECUTORS, PROJECTORS))
@@ -284,7 +284,7 @@ class Promises:
     # At the end.
 
     def kept(self) -> list[str]:
-        """What is not as it must be once everything has calmed down; empty when all is well."""
+        """The faults that are left once everything has calmed down; empty if all is well."""
         world, left = self._world, []
         for partition, truth in enumerate(world.truth):
             end = world.log.end(TopicPartition(NAMES.events, partition))

@@ -1,7 +1,7 @@
-"""What is true: a second, plain reading of the protocol, record by record as they are appended.
+"""The truth: a second, plain reading of the protocol, record by record as they are appended.
 
-Nothing is shared with `schemas.fold` but the parsing of records, nothing is ever forgotten, and neither
-compaction nor retention reaches it. Whatever the services come to believe is held against this.
+It shares only the parsing of records with `schemas.fold`, forgets nothing, and neither compaction nor
+retention reaches it. The simulation checks against it whatever the services come to believe.
 """
 
 import json
@@ -49,35 +49,35 @@ class Story(Struct):
 
     @property
     def deleted(self) -> bool:
-        """It was deleted."""
+        """Whether it was deleted."""
         return self.deleted_offset >= 0
 
     @property
     def closed(self) -> bool:
-        """Nothing but a delete counts any more."""
+        """Whether nothing but a delete counts any more."""
         return self.deleted or self.closed_offset >= 0
 
     @property
     def unstored(self) -> bool:
-        """Nothing of it may stay, and no view may get it (P-76)."""
+        """Whether nothing of it may stay, and no view may get it (P-76)."""
         return self.accepted is not None and not self.accepted.store
 
     @property
     def hidden(self) -> bool:
-        """Nobody but its creator may see it (P-78)."""
+        """Whether only its creator may see it (P-78)."""
         return self.accepted is not None and not self.accepted.store and not self.accepted.background
 
     @property
     def ephemeral(self) -> bool:
-        """Its tenant may see it until some time after its end (P-85, P-89)."""
+        """Whether its tenant may see it until some time after its end (P-85, P-89)."""
         return self.accepted is not None and not self.accepted.store and self.accepted.background
 
     def over(self, now: int) -> bool:
-        """It is ephemeral, has closed, and its time is over at log time `now` (P-85)."""
+        """Whether it is ephemeral, has closed, and its time is over at log time `now` (P-85)."""
         return self.ephemeral and self.closed_offset >= 0 and now > self.closed_at + self.ephemeral_ms
 
     def seen(self, now: int) -> bool:
-        """Its tenant must be able to read it at log time `now`."""
+        """Whether its tenant must be able to read it at log time `now`."""
         return self.accepted is not None and not (self.deleted or self.hidden or self.over(now))
 
     @property
@@ -86,17 +86,17 @@ class Story(Struct):
         return str(self.asked["model"])
 
     def erasable(self, now: int) -> bool:
-        """Nothing of it may stay at log time `now`."""
+        """Whether nothing of it may stay at log time `now`."""
         return self.deleted or (self.hidden and self.closed) or self.over(now)
 
     @property
     def leaves_word(self) -> bool:
-        """Its key may be repeated at any time: `gone` must say that it was there (P-79)."""
+        """Whether `gone` must say that it was there, because its key may be repeated at any time (P-79)."""
         return self.unstored and self.closed and self.accepted is not None and self.accepted.keyed
 
     @property
     def readable(self) -> bool:
-        """It closed, is stored and was not deleted: every reader must have all of it, for good."""
+        """Whether every reader must have all of it for good: it closed, is stored and was not deleted."""
         return self.closed_offset >= 0 and not self.deleted and not self.unstored
 
 

@@ -39,7 +39,7 @@ Streams = dict[int, tuple[ResponseId, Node, str]]
 """Those that are open: of which response, where, and of which kind."""
 OnCall = Callable[[Node, RunRequest, str], None]
 OnBatch = Callable[[ResponseId, Node, bool], None]
-"""Of which response, where, and whether it is one more that is asked for, or one that is given."""
+"""Called with the response, its node, and whether a batch is asked for (else: one is given)."""
 
 
 class Upstream:
@@ -105,7 +105,7 @@ class Upstream:
                 yield batch
 
     async def stop(self, upstream_id: str) -> None:
-        """Nothing runs without a run."""
+        """Do nothing: it runs only within a run."""
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -158,7 +158,7 @@ def _says_something(type: str) -> bool:
 
 
 def _input(request: RunRequest, kind: str) -> Sequence[dict[str, Any]]:
-    """What a model says when it is asked once more is not what it said before, unless it is resumed."""
+    """The input of a call. A model that is called again says something else, unless it is resumed."""
     if kind in _RESUMABLE:
         return request.input
     return [{"role": "user", "content": " ".join(f"{letter}{request.attempt}" for letter in "abc")}]

@@ -1,4 +1,4 @@
-"""The world: one seeded run of real processes over a simulated log, and what came of it."""
+"""The world: one seeded run of real processes over a simulated log, and its outcome."""
 
 import asyncio
 import gc
@@ -62,7 +62,7 @@ class World:
         self.broken: Counter[str] = Counter()
         self.truth = [Truth(int(plan.ephemeral_s * 1000)) for _ in range(PARTITIONS)]
         self.created: list[ResponseId] = []
-        """What clients heard that it exists."""
+        """The responses of which clients heard."""
         self.processes: dict[str, Process] = {}
         self.started = 0
         self.left: set[str] = set()
@@ -130,7 +130,7 @@ class World:
         return task
 
     def lives(self, executor: str) -> bool:
-        """Whether nobody can have reason to think that an executor is gone."""
+        """Whether no process can have reason to think that an executor is gone."""
         process = self._executors[executor]
         node = process.node
         sound = node.alive and not process.task.done() and executor not in self.left
@@ -242,7 +242,7 @@ class World:
             self.later(LATE + self.rng.expovariate(3), self._kill_projectors, lambda other: other is node)
 
     def _kill_projectors(self, wanted: Callable[[Node], bool]) -> None:
-        """Nobody looks at what a late writer writes: the other projectors that are awake die, and then it."""
+        """Let no projector see a late writer's record: the others that are awake die, and then the writer."""
         projectors = [process for process in self.processes.values() if process.name[0] == "p"]
         for process in projectors if self.loop.time() < self.plan.seconds else []:
             if process.node.held_since is None and wanted(process.node):
@@ -288,7 +288,7 @@ class World:
     # The end.
 
     async def _calm_down(self, clientele: list[asyncio.Task[None]]) -> None:
-        """Everybody wakes, nothing fails any more: everything must come to its end within a bounded time."""
+        """Wake all, and let nothing fail any more: everything must come to its end within a bounded time."""
         self.say("calm")
         self.log.gate.set()
         for process in list(self.processes.values()):

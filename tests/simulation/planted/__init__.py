@@ -4,7 +4,7 @@
     python -m tests.simulation.planted forgotten-gone  one of them
 
 Each plant patches the real code so that one MUST does not hold, and names the promises by which its absence
-shows. One that no seed finds means that the simulation is too weak, or the rule superfluous. Rules that the
+shows. If no seed finds a plant, the simulation is too weak, or the rule superfluous. Rules that the
 simulation cannot take away are in `elsewhere`, with the test that holds them. Every rule is in one of the
 two.
 """

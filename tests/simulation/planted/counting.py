@@ -162,7 +162,7 @@ def claim_id_of_another_shape() -> Iterator[None]:
 
 @rule("P-15", "A-3", "A-19", "P-28", "P-70", "P-80", "P-81", plan=UPGRADING)
 def one_header_before_all_can_read_it() -> Iterator[None]:
-    """Who is new writes today's form at once."""
+    """A process of today's version writes today's form at once."""
 
     original = records.EventHeaders
 
@@ -215,7 +215,7 @@ def any_claim_wins() -> Iterator[None]:
 
 @rule("P-22", "P-28", "P-70", "P-81", plan=ZOMBIES)
 def fenced_events_count() -> Iterator[None]:
-    """An event counts whoever tells it."""
+    """An event counts under any claim."""
 
     def event(fold: Fold, offset: int, time: int, entry: EventRecord, apply: Apply) -> Verdict:
         state = fold.get(entry.id)
@@ -306,7 +306,7 @@ def tombstone_counts() -> Iterator[None]:
 
 @rule("P-28", plan=DELETING)
 def neighbours_erased() -> Iterator[None]:
-    """Who erases a response tombstones all that lies between its records."""
+    """An owner that erases a response tombstones all that lies between its records."""
 
     async def keys(log: Any, source: Any, wanted: dict[bytes, list[tuple[int, int]]]) -> AsyncIterator[bytes]:
         stretches = [stretch for of_one in wanted.values() for stretch in of_one]

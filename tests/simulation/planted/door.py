@@ -21,7 +21,7 @@ BROKEN = Plan(breaks=0.6, keyed=0, repeats=0, leaves=0, deletes=0, responses=14,
 LATE = Plan(breaks=0.5, unsure=0.5, keyed=0, repeats=0, leaves=0, window_ms=1_000, responses=14, max_queue=20)
 """The same, and much reaches the log too late."""
 DOUBTFUL = Plan(breaks=0.8, unsure=0.9, keyed=0, repeats=0, leaves=0, responses=24, max_queue=40)
-"""Hardly anybody hears at once what came of an attempt."""
+"""Hardly any client hears at once what became of an attempt."""
 UNKNOWN = Plan(
     breaks=0.8,
     unsure=0.9,
@@ -36,7 +36,7 @@ UNKNOWN = Plan(
     max_queue=40,
     faults={},
 )
-"""Hardly anybody hears what came of an attempt, and nothing ends by itself."""
+"""Hardly any client hears what became of an attempt, and no response ends by itself."""
 LEAVING = Plan(
     leaves=1,
     background=0,
@@ -50,7 +50,7 @@ LEAVING = Plan(
     faults={},
     breaks=0.3,
 )
-"""Everybody goes, and nothing ends by itself."""
+"""All clients go, and no response ends by itself."""
 
 
 @rule("P-30", plan=LATE)
@@ -131,7 +131,7 @@ def half_a_create() -> Iterator[None]:
 
 @rule("A-7", plan=LEAVING)
 def abandoned_once() -> Iterator[None]:
-    """Whoever abandons a response tries once."""
+    """A front door that abandons a response tries once."""
     once = ABANDON_PAUSES_S[:1]
     with patch.object(door, "ABANDON_PAUSES_S", once), patch.object(door, "repeat", lambda _: ()):
         yield
@@ -160,7 +160,7 @@ def left_to_run_by_whom_nobody_could_tell() -> Iterator[None]:
     plan=Plan(faults={"restart": 1}, targets="r", rate=1, leaves=0, background=0, cancels=0, words=200),
 )
 def a_drain_cancels() -> Iterator[None]:
-    """A stream that the server cuts counts as a client that went, whoever stops."""
+    """A stream that the server cuts counts as a client that went."""
 
     leaving = set[asyncio.Task[None]]()
 

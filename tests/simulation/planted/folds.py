@@ -42,7 +42,7 @@ QUIET = replace(
 
 @rule("P-60", "P-28", "P-42", "P-54", "P-43", "P-45", "P-48", "P-62", plan=replace(QUIET, window_ms=6_000))
 def rewound_fold() -> Iterator[None]:
-    """Who gets a partition back reads it again, into the same fold."""
+    """An executor that gets a partition back reads it again, into the same fold."""
 
     def rewind(partitions: frozenset[int], tail: Tail) -> None:
         for partition in partitions & tail.followed:

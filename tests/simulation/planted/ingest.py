@@ -1,4 +1,4 @@
-"""Ingest: who answers what, and when (P-2, P-3, P-30, P-31, P-65)."""
+"""Ingest: its ids, answers and bounds (P-2, P-3, P-30, P-31, P-65)."""
 
 import asyncio
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def away_from_its_predecessor() -> Iterator[None]:
 
 @rule("P-30", plan=ASKING)
 def ack_taken_for_acceptance_at_ingest() -> Iterator[None]:
-    """A POST with a key is answered when its record is in the log, whoever was first."""
+    """A POST with a key is answered when its record is in the log, even if another was first."""
 
     async def winner(_self: Commands, created: Created, *_: Any, **__: Any) -> Created:
         return created

@@ -53,7 +53,7 @@ def cursor_shown_again() -> Iterator[None]:
 
 
 def _unchecked(record: LogRecord, page: Page) -> list[tuple[int, bytes]]:
-    """What lies at the offset, whoever said it."""
+    """The records at the offsets, of any response and claim."""
     entry = parse(record)
     if not isinstance(entry, EventRecord) or not page.first <= entry.sequence_number <= page.last:
         return found_frames(record, page)
@@ -75,7 +75,7 @@ def seek_that_believes_the_offset() -> Iterator[None]:
 
 @rule("P-83", "P-81", "P-70", "P-80", plan=ZOMBIES)
 def index_without_claims() -> Iterator[None]:
-    """The index knows a response's numbers and offsets, and not whose they are."""
+    """The index knows a response's numbers and offsets, and not their claims."""
     with patch.object(frames, "found_frames", _unchecked):
         yield
 

@@ -41,8 +41,8 @@ ZOMBIES = Plan(
     deletes=0,
     memories=(15_000,),
 )
-"""Executors are isolated when they call, run on, and come back when another has begun anew; readers that come
-then read what came between.
+"""Executors are isolated when they call, run on, and come back when another has begun anew. Readers that come
+then read the records of both.
 """
 TARDY = Plan(
     faults=only(stun=1),
@@ -92,7 +92,7 @@ OVERTAKEN = Plan(
     words=4,
     kinds={"resumable": 1},
 )
-"""What comes late to the views comes when no other projector lives: whoever starts then must find it."""
+"""Late records reach the views when no other projector lives: one that starts then must find them."""
 MIXED = Plan(
     kinds={"mixed": 3, "resumable": 1},
     words=16,
@@ -106,7 +106,7 @@ MIXED = Plan(
     acts={"x": ("event",)},
     targets="x",
 )
-"""Items take turns, and executors die at every point of what is told of them."""
+"""Items take turns, and executors die at every point of their events."""
 READING = Plan(faults=only(follow=12, kill=3, pause=3, expel=3, slow=3, reader=3), rate=2)
 EPHEMERAL = Plan(
     unstored=1,
@@ -121,15 +121,15 @@ EPHEMERAL = Plan(
     targets="xpr",
     rate=3,
 )
-"""All is seen for some time after its end, while everybody dies and others come."""
+"""All responses are ephemeral, while all processes die and others come."""
 EPHEMERAL_ASKED = Plan(unstored=1, ephemeral=1, chained=0.8, cancels=0.6, targets="ir")
 """The same, and what is asked of ingest leads there."""
 ASKING = Plan(repeats=0.8, unsure=0.4, faults=only(pause=6, kill=3, reader=2, slow=2), targets="ir", rate=1)
-"""Trouble for ingest and for whom it asks."""
+"""Trouble for ingest and for the replays that it asks."""
 ADMITTING = Plan(
     max_queue=2, most_open=6, responses=30, kinds={"resumable": 1}, words=60, cancels=0, unsure=0, faults={}
 )
-"""Many POSTs, little room, and nobody dies: three ingests let in two each at most."""
+"""Many POSTs, little room, and no process dies: three ingests admit two each at most."""
 
 
 class Rule(Struct, frozen=True):

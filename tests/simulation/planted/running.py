@@ -75,7 +75,7 @@ def upstream_resumed_at_its_start() -> Iterator[None]:
 
 @rule("P-34", "A-3", plan=replace(DYING, trouble=0.3, kinds={"resumable": 1}, words=20, seven=0))
 def upstreams_id_said_once_per_response() -> Iterator[None]:
-    """Whoever said the upstream's id does not say it again under its next claim."""
+    """A run that told the upstream's id does not tell it again under its next claim."""
     said: dict[ResponseId, tuple[str, bytes]] = {}
 
     class Forgetful(EventHeaders):
@@ -117,14 +117,14 @@ def heard_before_all_is_told() -> Iterator[None]:
 
 @rule("P-38", "A-3", plan=MIXED)
 def told_while_it_waits() -> Iterator[None]:
-    """What waits counts as told: whoever takes over goes on behind it."""
+    """Waiting words count as told: a takeover goes on behind them."""
     with patch.object(Whole, "holds_back", False):
         yield
 
 
 @rule("P-39", "A-3", plan=MIXED)
 def gone_on_with_all_that_counts() -> Iterator[None]:
-    """Who takes over at the last point of rest takes what is behind it for told by then."""
+    """A takeover at the last point of rest takes what is behind it for told by then."""
 
     def at_once(self: Past, *told: Any, partial: bool) -> None:
         add(self, *told, partial=partial)
@@ -201,7 +201,7 @@ def repeated_after_output() -> Iterator[None]:
 
 @rule("P-44", "A-19", "P-43", plan=DYING)
 def no_takeover() -> Iterator[None]:
-    """Nobody is ever gone."""
+    """No executor is ever gone."""
     with patch.object(liveness.Liveness, "gone", lambda *_: False):
         yield
 
@@ -215,7 +215,7 @@ def upstream_not_stopped() -> Iterator[None]:
 
 @rule("P-47", "A-19", plan=Plan(kinds={"silent": 1}, cancels=0, deletes=0))
 def deadline_ignored() -> Iterator[None]:
-    """Nobody looks at the deadline."""
+    """No executor looks at the deadline."""
     with (
         patch.object(decide, "overdue", lambda *_: False),
         patch.object(steward, "overdue", lambda *_: False),
@@ -252,7 +252,7 @@ def beats_that_queue_up() -> Iterator[None]:
 
 @rule("P-51", plan=Plan(faults=only(slow=1, expel=2), targets="x", seconds=60))
 def one_missed_beat_is_death() -> Iterator[None]:
-    """Who has missed one beat is gone."""
+    """An executor that has missed one beat is gone."""
     with patch.object(liveness, "BEATS_TO_GONE", 1):
         yield
 
@@ -267,7 +267,7 @@ def taken_from_while_nothing_is_read_back() -> Iterator[None]:
 
 @rule("P-41")
 def claimed_by_anybody() -> Iterator[None]:
-    """Who follows a partition claims there, whether or not it is the owner."""
+    """An executor that follows a partition claims there, whether or not it is the owner."""
 
     class Everywhere(Follower[Any]):
         def assigned(self, owned: frozenset[int]) -> None:

@@ -85,7 +85,7 @@ def snapshot_of_an_open_response() -> Iterator[None]:
     ),
 )
 def chunks_cut_anywhere() -> Iterator[None]:
-    """Where a chunk ends depends on who writes it."""
+    """Where a chunk ends depends on its writer."""
     sizes = cycle((400, 900, 2_000))
 
     class Cutter(transcript.Packer):
@@ -112,7 +112,7 @@ def forgotten_gone() -> Iterator[None]:
 
 @rule("P-72", plan=replace(LATE_WRITERS, window_ms=3_000))
 def gone_not_heeded() -> Iterator[None]:
-    """A reader shows what a late writer brought back, as long as nobody erases it again."""
+    """A reader shows what a late writer brought back, until it is erased again."""
 
     def erased_only(self: Library, id: ResponseId, *_: int) -> None:
         self.apply(MemoryRecord(0, 0, request_key(id), None, (), 0), partition_of(id))
