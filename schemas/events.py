@@ -60,6 +60,8 @@ response.web_search_call.completed response.web_search_call.in_progress response
 """
 KNOWN_EVENTS = LIFECYCLE | frozenset(_ITEM_EVENTS.split())
 """The types that go into the stream. `error` is not among them: it becomes `response.failed` (A-2)."""
+DELTA_EVENTS = frozenset(type for type in KNOWN_EVENTS if type.endswith(".delta"))
+"""Events that bring a piece of something: of a text, of arguments, of audio."""
 
 
 class AcceptedValue(msgspec.Struct, frozen=True):

@@ -46,9 +46,9 @@ MAX_VALUES = 50_000
 """JSON values that a body may have where nothing else is chosen. A decoded one takes 30 to 250 bytes, and all
 steps on one together up to 2 microseconds (`pytest tests/property/test_bodies.py`)."""
 
-LONG_WINDOWS = ("2h", "8h")
+LONG_COMPLETION = ("2h", "8h")
 """Completion windows of hours: they need `background` and no stream, since no client waits so long."""
-WINDOWS = ("soonest", *LONG_WINDOWS)
+COMPLETION = ("soonest", *LONG_COMPLETION)
 
 Item = dict[str, Any]
 """A decoded input item."""
@@ -139,7 +139,7 @@ FIELDS: Mapping[str, Check] = {
     "include": array(string()),
     "truncation": one_of("auto", "disabled"),
     "service_tier": string(),  # an open list
-    "background_options": fields({"completion_window": one_of(*WINDOWS), "continuation_id": string()}),
+    "background_options": fields({"completion_window": one_of(*COMPLETION), "continuation_id": string()}),
     "stream_options": fields({"include_obfuscation": boolean}),
     "prompt": fields({"id": string()}, required=("id",)),
     "prompt_cache_key": string(),
@@ -265,9 +265,9 @@ def _together(body: Mapping[str, Any]) -> None:
     if body.get("conversation") is not None:
         sentence = "Unsupported parameter: 'conversation'. Chain with 'previous_response_id' instead."
         raise invalid(sentence, "conversation", "unsupported_parameter")
-    window = (body.get("background_options") or {}).get("completion_window")
-    if window in LONG_WINDOWS and (not body.get("background") or body.get("stream")):
-        sentence = f"'{window}' requires 'background' to be true, and no 'stream'."
+    completion = (body.get("background_options") or {}).get("completion_window")
+    if completion in LONG_COMPLETION and (not body.get("background") or body.get("stream")):
+        sentence = f"'{completion}' requires 'background' to be true, and no 'stream'."
         param = "background_options.completion_window"
         raise invalid(f"Invalid value for '{param}': {sentence}", param)
     if body.get("model") is None and body.get("agent_reference") is None:

@@ -59,7 +59,7 @@ class Terms(Struct, frozen=True):
     """What holds for every new response: how many partitions there are, and bounds in milliseconds."""
 
     partitions: int
-    window_ms: int
+    acceptance_ms: int
     skew_ms: int
     run_deadline_ms: int
 
@@ -249,7 +249,7 @@ class Commands:
             nonce=self._nonce(),
             tenant=order.tenant,
             body_sha256=request.sha256,
-            not_after=min(order.not_after, now + self._terms.window_ms),
+            not_after=min(order.not_after, now + self._terms.acceptance_ms),
             deadline=now + self._terms.run_deadline_ms,
             background=request.background,
             store=request.store,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from schemas.events import LIFECYCLE
+from schemas.events import DELTA_EVENTS, LIFECYCLE
 from schemas.fold import DELETED, State
 from schemas.ids import ExecutorId, ResponseId, Tenant
 from services.projector.writes import Work
@@ -94,12 +94,13 @@ class Counts:
 
     def event(self, type: str, time: int) -> None:
         """Note that an event counts, at log time `time` (ms)."""
-        if type in LIFECYCLE:
+        if type in DELTA_EVENTS:
+            self.deltas += 1
+        elif type in LIFECYCLE:
             return
         if self.first_output_at is None:
             self.first_output_at = time
         self.last_output_at = time
-        self.deltas += type.endswith(".delta")
 
     def closing(self, state: State, offset: int, terminal: bytes, work: Work | None) -> Closing:
         """The closing of the response with this `state`, by the record at `offset`."""

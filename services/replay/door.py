@@ -68,7 +68,7 @@ _status = msgspec.json.Decoder(_Status).decode
 class Terms(Struct, frozen=True):
     """The acceptance window and the skew, milliseconds."""
 
-    window_ms: int
+    acceptance_ms: int
     skew_ms: int
 
 
@@ -126,7 +126,7 @@ class Visit:
         self._door = door
         self._loop = asyncio.get_running_loop()
         self._came = self._loop.time()
-        self._not_after = door.clock() + door.terms.window_ms
+        self._not_after = door.clock() + door.terms.acceptance_ms
         self.tenant = tenant
         self.key = key
         self.id = ResponseId("")
