@@ -72,7 +72,7 @@ def away() -> ApiError:
 
 def outgrown() -> ApiError:
     """503: the response belongs into a partition that was added since this process started. A process that
-    was started since then knows it, so it is worth another try.
+    was started since then reads it, so the client is told to try again.
     """
     what = "A part of the log is not read yet, since it was added: restart replay to have it read."
     headers = {"retry-after": "2", "x-should-retry": "true"}

@@ -266,7 +266,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> 
     sources |= {name: (SETTINGS[name].flag, text) for name, text in (flags or {}).items()}
     values = {name: _value(name, source, text) for name, (source, text) in sources.items() if text}
     if "max_record_bytes" in values:
-        # One bound is enough for who has topics of another size: what must fit into a record follows it.
+        # An operator with topics of another size sets one bound: what must fit into a record follows it.
         fitting = min(_DEFAULTS.max_body_bytes, values["max_record_bytes"] * 7 // 8)
         values.setdefault("max_body_bytes", fitting)
     settings = Settings(**values)

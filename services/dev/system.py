@@ -97,7 +97,7 @@ class System:
         settings = await self._with_port()
         try:
             settings = await self._with_kafka(settings)
-            # On a broker of our own nobody else mends topics that an older version made.
+            # Topics that an older version made: on a broker of our own, no operator mends them.
             await make_topics(settings, fix=self._kafka is not None, grow=False)
             await require_topics(settings)
             await self._serve(settings)

@@ -7,8 +7,8 @@ The projector writes them when a response closes, replay reads them. They lie in
     {id}/gone      {"id": …}: the response was deleted; hide it, whatever lies before or after
 
 Chunk boundaries depend on the frames alone (P-71): a chunk ends before the frame that would take it over
-`CHUNK_BYTES`, so only a frame that is larger by itself makes a larger chunk. Whoever packs the same frames
-gets the same chunks, and a late writer changes nothing (P-70).
+`CHUNK_BYTES`, so only a frame that is larger by itself makes a larger chunk. Any process that packs the same
+frames makes the same chunks, and a late writer changes nothing (P-70).
 
 All but `gone` carry the whole `Summary` in their headers, so a reader that meets any of them knows the
 response without unpacking a byte. One that cannot be true makes its record unreadable (P-11).

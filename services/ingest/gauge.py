@@ -32,7 +32,7 @@ class Gauge:
         self._next = asyncio.Event()
         """Set once the next question is answered."""
         self.heard = False
-        """Whether replay has told its load once: before that nobody knows how much room there is."""
+        """Whether replay has told its load once: before that ingest does not know how much room there is."""
 
     def not_ready(self) -> list[str]:
         """Why ingest cannot take commands: only until its start is over, whatever replay does later."""

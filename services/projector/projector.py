@@ -224,7 +224,7 @@ class Projector:
             await self._eased.wait()
 
     def out_of_range(self, partition: int) -> None:
-        """Forget a partition, to start again (P-64). Whoever owns it does again what is not finished."""
+        """Forget a partition, to start again (P-64). Its owner does again what is not finished."""
         self._forget(self.partitions[partition])
 
     def _project(self, partition: Partition, batch: Batch) -> None:

@@ -36,7 +36,7 @@ class LastBeat:
         """
         if self._next is None:  # one look-up is under way at a time; callers during it share the next
             self._next = asyncio.create_task(self._look_after(self._looking))
-            # Takes the error of a look-up for which nobody waits any more, or asyncio would log it.
+            # If all waiters have gone, this takes the look-up's error, which asyncio would log otherwise.
             self._next.add_done_callback(lambda look: look.cancelled() or look.exception())
         try:
             return await asyncio.shield(self._next)

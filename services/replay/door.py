@@ -229,7 +229,7 @@ class Visit:
 
     def is_lost_by(self, error: ApiError) -> bool:
         """Whether a client that is answered with `error` can never have its response, which would end with
-        its connection: nobody can tell what came of the create, or it is not stored.
+        its connection: the create's outcome is unknown, or the response is not stored.
         """
         unknown = error.status == 503 and error.headers.get("x-should-retry") == "false"
         return unknown and self.cancels and not (self.made is not None and self.made.retrievable)

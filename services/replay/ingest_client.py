@@ -1,7 +1,7 @@
 """Hands the front door's commands to ingest, over ingest's internal port (`services.web.commands`).
 
     ingest refuses            ApiError, as in its envelope: for the client
-    ingest has heard nothing  Unheard: nobody listens, it is stopping, or this is not its internal port
+    ingest has heard nothing  Unheard: no process listens, it is stopping, or this is not its internal port
     no answer came back       BrokenOff: ingest may have taken the command
 
 An answer may have `bound` bytes; the body of the command was bounded when it was read.

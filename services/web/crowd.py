@@ -1,6 +1,6 @@
 """Which connections a server has, and which of them it closes when there are too many. Pure.
 
-No key and no quota bounds a connection before it has sent a whole head: nobody knows whose it is. These
+No key and no quota bounds a connection before it has sent a whole head, which names the tenant. These
 bounds do:
 
     came    one more connection   over the bound of its address: this connection goes

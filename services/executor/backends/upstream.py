@@ -3,8 +3,8 @@
     POST or GET → (wait and repeat, if surely nothing was started) → an answer with status 2xx, or an error
 
 aiohttp's errors are translated here and nowhere else. A connection is used once: if a POST fails on a kept
-connection that the server is just closing, nobody knows whether it started anything, and no upstream call is
-made twice on a guess.
+connection that the server is just closing, it is unknown whether the server started anything, and no upstream
+call is made twice on a guess.
 """
 
 import asyncio

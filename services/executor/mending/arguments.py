@@ -63,7 +63,7 @@ class Arguments:
         self._pieces.append(text)
         self.size += len(text)
         if not self.begun and text.strip() and text.lstrip()[0] not in _OPENS:
-            self.broken = True  # no object, so nobody can tell how far it has come
+            self.broken = True  # no object, so this scan cannot tell how far it has come
         at = 0
         while at < len(text):
             at = self._string(text, at) if self._in_string else self._structure(text, at)

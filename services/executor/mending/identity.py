@@ -91,7 +91,7 @@ class NamedItem:
 
     @property
     def may_open(self) -> bool:
-        """Whether the item can be opened: all fields are known that nobody can invent."""
+        """Whether the item can be opened: all fields are known that cannot be invented."""
         return not self.opened and (self.kind not in items.NAMED or bool(self.item.get("name")))
 
     def identity(self) -> Item:

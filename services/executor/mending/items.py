@@ -15,7 +15,7 @@ from services.executor.mending.annotations import annotations_of, recut
 MESSAGE, REASONING = "message", "reasoning"
 
 NAMED = frozenset({"function_call", "custom_tool_call", "mcp_call", "mcp_approval_request"})
-"""Kinds that need a `name`. Nobody can invent one, so such an item begins only when its name is known."""
+"""Kinds that need a `name`. It cannot be invented, so such an item begins only when its name is known."""
 CALLED = frozenset(
     [
         "function_call",

@@ -198,7 +198,7 @@ class Whole:
         yield from self._open(entry, event)
 
     def _open(self, entry: NamedItem, event: Event) -> Iterator[Event]:
-        """Begin an item once all fields are known that nobody can invent (U-1), then tell the deltas that
+        """Begin an item once all fields are known that cannot be invented (U-1), then tell the deltas that
         waited for that.
         """
         if not entry.may_open:
