@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 TESTS := $(VENV)/.tests
+AOT := $(VENV)/kafka.aot
 UV := $(BIN)/uv
 CODE := $(wildcard schemas services tests bench)
 # Test files go side by side, each worker with a broker of its own: mostly they wait, so there are more than cores.
@@ -27,6 +28,10 @@ $(TESTS): $(RUNS) requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
 	@touch $@
 
+# The tests start dozens of brokers; Java keeps what all these starts have in common. Without it they only take longer.
+$(AOT): $(TESTS) services/broker/jgo.lock.toml
+	-@$(BIN)/python -m tests.brokers > /dev/null
+
 # `exec`: Ctrl-C and SIGTERM reach rejoinder itself, not a shell in between.
 dev: $(RUNS)
 	@exec $(BIN)/rejoinder dev $(ARGS)
@@ -35,7 +40,7 @@ dev: $(RUNS)
 check: setup
 	@REJOINDER_TEST_KAFKA=none exec $(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/property tests/contract/test_log.py $(ARGS)
 
-test: setup
+test: setup $(AOT)
 	@exec $(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: setup

@@ -48,6 +48,8 @@ def server_properties(logs: Path, port: int, member: ClusterNode, extra: Mapping
         # A start after a SIGKILL waits until the controller gives up the old session (default: 9 s).
         "broker.heartbeat.interval.ms": "500",
         "broker.session.timeout.ms": "3000",
+        # An idle controller writes a record that says nothing twice a second, and all its readers wake up.
+        "metadata.max.idle.interval.ms": "5000",
         # The cleaner's default of 128 MiB is a quarter of the default heap, reserved at start.
         "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
         **extra,
