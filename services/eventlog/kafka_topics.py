@@ -110,7 +110,7 @@ async def admin_at(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
     watch: asyncio.Task[None] | None = None
     try:
         async with asyncio.timeout(PATIENCE):
-            await admin.start()
+            await _started(admin)
             watch = asyncio.create_task(brokers.watch())
             yield admin
     except FAILURES as error:
@@ -120,6 +120,20 @@ async def admin_at(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
         await admin.close()
+
+
+async def _started(admin: AIOKafkaAdminClient) -> None:
+    """Connect. A broker that listens but does not answer is busy: it is asked again for as long as the caller
+    waits.
+    """
+    while True:
+        try:
+            await admin.start()
+        except KafkaConnectionError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise
+        else:
+            return
 
 
 async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict[str, ActualTopic]:

@@ -16,7 +16,12 @@ from services.broker import EmbeddedKafka
 from services.eventlog import kafka_writer
 from services.eventlog.kafka import KafkaLog, create_topics
 from services.eventlog.kafka_address import KafkaAddress
+<<<<<<< HEAD
 from services.eventlog.kafka_topics import admin_at, alter
+=======
+from services.eventlog.kafka_client import METADATA_S
+from services.eventlog.kafka_topics import _admin, _alter, check_topics
+>>>>>>> 05e0e67 (A command about topics asks a broker again that listens but does not answer within a second)
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
@@ -107,6 +112,17 @@ async def test_an_address_where_nobody_listens_is_named_at_once() -> None:
         await writer.append("events", 0, record(1))
     await writer.close()
     await log.close()
+
+
+async def test_a_broker_that_is_slow_to_answer_is_asked_again_about_topics(broker: EmbeddedKafka) -> None:
+    await broker.pause()
+    looking = asyncio.create_task(check_topics(broker.bootstrap, topics("slow.")))
+    try:
+        await asyncio.wait([looking], timeout=2.5 * METADATA_S)
+        assert not looking.done()
+    finally:
+        broker.resume()
+    assert {problem.what for problem in await looking} == {"does not exist"}
 
 
 async def test_a_record_over_the_topics_own_bound_is_told_as_too_large(
