@@ -59,9 +59,12 @@ format: setup
 bench: setup
 	@exec $(BIN)/python -m bench $(ARGS)
 
-# What takes too long for every change: many more seeds of the simulation, then thousands of responses under fire.
-soak: setup
+# What takes too long for every change: many more seeds of the simulation, the suites of which `make test` runs a
+# part, then thousands of responses under fire.
+LONG := tests/simulation tests/reliability tests/property/test_bodies_later.py tests/integration/test_held.py
+soak: setup $(AOT)
 	$(BIN)/python -m tests.simulation --seeds 3000
+	REJOINDER_SOAK=1 $(BIN)/pytest $(SIDE_BY_SIDE) $(LONG)
 	@exec $(BIN)/python -m tests.reliability.soak $(ARGS)
 
 # New pins for the dependencies of pyproject.toml. Pins name no registry: pip asks the one that it is set up for.

@@ -28,7 +28,7 @@ QUICK = "-XX:TieredStopAtLevel=1"
 which takes 2.8 of the 6.9 s of CPU of a broker's start.
 """
 CACHE = Path(sys.prefix, "kafka.aot")
-"""Kafka's classes, loaded and linked beforehand (`make` has them written there, by `python -m tests.brokers`).
+"""Kafka's classes, loaded and linked beforehand. `make test` runs `python -m tests.brokers` for it.
 Java takes 2.5 s of CPU with it for a broker's format and first start, 4.8 s without.
 """
 os.environ.setdefault("JDK_JAVA_OPTIONS", f'{QUICK} -XX:AOTCache="{CACHE}"' if CACHE.exists() else QUICK)

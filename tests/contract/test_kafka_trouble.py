@@ -16,12 +16,8 @@ from services.broker import EmbeddedKafka
 from services.eventlog import kafka_writer
 from services.eventlog.kafka import KafkaLog, create_topics
 from services.eventlog.kafka_address import KafkaAddress
-<<<<<<< HEAD
-from services.eventlog.kafka_topics import admin_at, alter
-=======
 from services.eventlog.kafka_client import METADATA_S
-from services.eventlog.kafka_topics import _admin, _alter, check_topics
->>>>>>> 05e0e67 (A command about topics asks a broker again that listens but does not answer within a second)
+from services.eventlog.kafka_topics import admin_at, alter, check_topics
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail

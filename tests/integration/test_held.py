@@ -19,6 +19,7 @@ from services.settings import Settings
 from tests.api import Api
 from tests.bodies import FITTING, REFUSED, Shape
 from tests.ingesting import NAMES, PARTITIONS, Ingesting, executing, started
+from tests.long import some
 from tests.steady import slowness
 from tests.upstreams import Call, Raw, served
 
@@ -98,7 +99,7 @@ def lives(running: Ingesting, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("model", ["responses-1", "chat-1"])
-@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in FITTING.items()])
+@pytest.mark.parametrize("shape", some(FITTING, every=7))
 async def test_a_response_of_the_largest_body_holds_nobody_up(
     upstream: Raw, shape: Shape, model: str
 ) -> None:
@@ -114,7 +115,7 @@ async def test_a_response_of_the_largest_body_holds_nobody_up(
     assert min(holds) < LONGEST_S
 
 
-@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in REFUSED.items()])
+@pytest.mark.parametrize("shape", some(REFUSED, every=4))
 async def test_a_refusal_holds_nobody_up(upstream: Raw, shape: Shape) -> None:
     raw, holds = shape(LARGEST - 200), list[float]()
     async with system(upstream) as running:

@@ -37,6 +37,7 @@ from services.replay.turn import request_body
 from services.settings import Settings
 from services.web.internal import Turn
 from tests.bodies import FITTING, REFUSED, Shape, longest, seconds, uncollected
+from tests.long import some
 
 LONGEST_S = 0.1
 LARGEST = Settings().max_body_bytes
@@ -145,7 +146,7 @@ SLICED: Mapping[str, Callable[[Taken], Steps[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in FITTING.items()])
+@pytest.mark.parametrize("shape", some(FITTING, every=3))
 async def test_whoever_reads_a_body_later_does_so_in_short_steps(shape: Shape) -> None:
     taken = Taken(shape(LARGEST))
     took: dict[str, float] = {}
@@ -165,7 +166,7 @@ def test_what_is_encoded_in_steps_is_what_is_encoded_at_once(fields: dict[str, A
     assert finished(encoding(fields)) == msgspec.json.encode(fields)
 
 
-@pytest.mark.parametrize("shape", [pytest.param(shape, id=name) for name, shape in REFUSED.items()])
+@pytest.mark.parametrize("shape", some(REFUSED, every=3))
 async def test_what_an_upstream_says_in_any_shape_is_read_or_refused_quickly(shape: Shape) -> None:
     raw = shape(LARGEST)
     upstream = Upstream(CONFIG.models[0], {}, 1)
@@ -225,7 +226,7 @@ def _turns(work: Coroutine[Any, Any, None]) -> Steps[None]:
         return
 
 
-@pytest.mark.parametrize("said", [pytest.param(said, id=name) for name, said in SAID.items()])
+@pytest.mark.parametrize("said", some(SAID, every=2))
 def test_echo_says_a_text_of_any_shape_in_short_steps_and_little_memory(
     said: Callable[[int], tuple[str, str]],
 ) -> None:
@@ -332,7 +333,7 @@ UNSTREAMED: Mapping[str, Callable[[int], list[dict[str, Any]]]] = {
 """The items of a final object of which nothing was streamed."""
 
 
-@pytest.mark.parametrize("items", [pytest.param(items, id=name) for name, items in UNSTREAMED.items()])
+@pytest.mark.parametrize("items", some(UNSTREAMED, every=2))
 @pytest.mark.parametrize("status", ["completed", "incomplete"])
 def test_what_only_the_final_object_has_is_written_in_short_steps(
     items: Callable[[int], list[dict[str, Any]]], status: str

@@ -113,7 +113,7 @@ def trial(rig: Rig, cluster: Cluster, fault: Fault, seconds: float) -> Figures:
     Raises AssertionError when a promise is broken.
     """
     cluster.settle()
-    clients = Clients(rig, cluster, partitions=PARTITIONS, words=int(10 * (seconds + 25)))
+    clients = Clients(rig, cluster, partitions=PARTITIONS, words=int(10 * (seconds + 18)))
     try:
         with clients.about():
             hit = {partition for node in fault.victims(cluster) for partition in led_by(clients, node)}

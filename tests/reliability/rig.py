@@ -32,8 +32,6 @@ from tests.wire import ask
 T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds until a test gives up waiting. It guards against a hang; bounds are measured by `tests.steady`."""
-SOAK = "REJOINDER_SOAK" in os.environ
-"""Whether to take minutes where seconds show nearly as much."""
 QUICK: Mapping[str, object] = {"keepalive_s": 0.5, "stall_s": 10, "grace_s": 8, "log_format": "console"}
 
 

@@ -13,9 +13,10 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from tests.api import request
+from tests.long import SOAK
 from tests.reliability import audit
 from tests.reliability.conftest import Deploy
-from tests.reliability.rig import SOAK, Broker, Rig, until
+from tests.reliability.rig import Broker, Rig, until
 from tests.reliability.upstream import Upstream
 from tests.steady import steady
 from tests.wire import Answer

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.api import insisting, types
+from tests.long import SOAK
 from tests.reliability import audit
 from tests.reliability.conftest import Deploy
 from tests.reliability.doomed import POINTS
-from tests.reliability.rig import SOAK, Child, Nursery, Rig, until
+from tests.reliability.rig import Child, Nursery, Rig, until
 from tests.reliability.upstream import Upstream
 
 MODELS = ("echo", "resumable", "repeatable", "fragile")

@@ -8,9 +8,10 @@ from itertools import product
 import pytest
 
 from tests.api import insisting
+from tests.long import SOAK
 from tests.reliability import audit
 from tests.reliability.conftest import Deploy
-from tests.reliability.rig import SOAK, Rig, Service, until
+from tests.reliability.rig import Rig, Service, until
 from tests.reliability.upstream import Upstream
 from tests.steady import steady
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 from anyio.from_thread import BlockingPortal
 
+from tests.long import SOAK
 from tests.reliability import faults
 from tests.reliability.cluster import NODES, SHORT_SESSION_S, Cluster
 from tests.reliability.conftest import Deploy
 from tests.reliability.faults import PARTITIONS, Fault, trial
-from tests.reliability.rig import SOAK, Rig
+from tests.reliability.rig import Rig
 from tests.steady import steady
 
 AWAY_S = 9.0
