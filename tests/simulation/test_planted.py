@@ -27,7 +27,7 @@ def noticed(request: pytest.FixtureRequest) -> Mapping[str, str]:
 @pytest.mark.parametrize("name", RULES)
 def test_the_absence_of_a_rule_is_found(name: str, noticed: Mapping[str, str]) -> None:
     rule = RULES[name]
-    assert noticed[name].startswith("seed "), f"{rule.number}: {rule.seeds} seeds noticed nothing"
+    assert noticed[name].startswith("seed "), f"{rule.number}, {rule.seeds} seeds: {noticed[name]}"
 
 
 def test_every_rule_of_the_protocol_is_planted_or_held_by_another_test() -> None:
