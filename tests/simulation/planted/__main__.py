@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def look(name: str, first: int | None) -> str | None:
-    """Where the absence of a rule shows, in words; see `found`. A plant that fits the code no longer says so."""
+    """Where the absence of a rule shows, in words; see `found`. One that cannot be planted says so."""
     signal.signal(signal.SIGVTALRM, _too_long)
     signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
     try:
