@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.api import insisting, request, types
+from tests.long import SOAK
 from tests.reliability import audit
 from tests.reliability.conftest import Deploy
 from tests.reliability.doomed import AT_INGEST, AT_THE_DOOR, VARIABLE
-from tests.reliability.rig import SOAK, Rig, Service, until
+from tests.reliability.rig import Rig, Service, until
 
 
 @pytest.fixture(scope="module")
