@@ -1007,7 +1007,7 @@ async def test_an_executor_goes_on_where_another_one_stopped() -> None:
 
 
 async def test_an_id_that_fits_no_header_is_none() -> None:
-    """It would make every record of the run too large to be appended."""
+    """Such an id would make a record of the run too large to be appended."""
 
     async def script(call: Call) -> None:
         await call.head()

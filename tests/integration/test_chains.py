@@ -321,7 +321,7 @@ def another_executor(system: System, log: Path) -> Iterator[None]:
 
 
 async def claimants(system: System) -> dict[str, str]:
-    """Who claimed each response."""
+    """The executor that claimed each response."""
     entries = [parse(record) for record in await records_of(system)]
     return {entry.id: entry.executor for entry in entries if isinstance(entry, Claimed)}
 

@@ -118,7 +118,7 @@ serve("test", run, 0.1, with_parent=True)
 
 @pytest.mark.parametrize("manner", ["drains", "stuck"])
 async def test_a_service_ends_when_its_starter_is_gone(manner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The starter is a shell that is killed: nobody is left to send a signal."""
+    """The starter is a shell that is killed, so no process is left to send a signal."""
     starter = f"{sys.executable} -c '{SUPERVISED}' {manner}; true"
     shell = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", starter, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE

@@ -361,7 +361,7 @@ async def test_with_replay_away_the_last_figures_hold() -> None:
 async def test_creates_under_way_are_bounded_however_small_their_bodies_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At replay, while ingest answers nobody: what is over the bound is told to try again."""
+    """At replay, while ingest answers no create: one over the bound is told to try again."""
     monkeypatch.setattr(room, "CREATE_BYTES", room.BODIES_BYTES // 10)
     go_on, create = asyncio.Event(), IngestClient.create
 

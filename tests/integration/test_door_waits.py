@@ -1,5 +1,5 @@
-"""POSTs that wait at the front door, for the final object or the stream, and what happens when somebody goes
-(A-7, A-21).
+"""POSTs that wait at the front door, for the final object or the stream, and what happens when the client or
+a server goes (A-7, A-21).
 """
 
 import asyncio

@@ -1,8 +1,7 @@
-"""How long anybody holds the loop: ingest, replay and an executor on one loop, and the largest bodies.
+"""How long one step holds the loop: ingest, replay and an executor on one loop, and the largest bodies.
 
 A hold is the CPU time that the loop's thread takes between two turns of a task that always wants one. What
-runs in other threads, clients and upstream too, does not count, and neither does what else the machine does:
-it is told as on a quiet machine.
+runs in other threads, clients and upstream too, does not count. The time is scaled to a quiet machine.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The secret of internal ports: who does not show it hears nothing but that, and how to mend it."""
+"""The secret of internal ports: a caller without it is told only that, and how to mend it."""
 
 from msgspec.structs import replace
 from structlog.testing import capture_logs

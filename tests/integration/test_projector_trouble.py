@@ -174,7 +174,7 @@ async def test_a_deleted_response_is_hidden_and_erased(log: MemoryLog, view: Vie
 async def test_a_delete_waits_for_what_is_being_written(
     log: MemoryLog, view: Views, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read back is erased as well, but only when somebody may have read it."""
+    """The tombstone comes after the record whose write was under way, so it erases that too."""
     go, append = asyncio.Event(), views.Views.append
 
     async def late(self: views.Views, topic: str, partition: int, record: NewRecord) -> None:

@@ -1,4 +1,4 @@
-"""Too many connections and unfinished heads, on real sockets: who is closed, and who is served meanwhile."""
+"""Too many connections and unfinished heads, on real sockets: which are closed, which are still served."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter

@@ -1,6 +1,6 @@
-"""Nobody holds up a process with a request: every shape of the largest body costs every step little.
+"""No request holds up a process: every shape of the largest body costs every step little.
 
-A step is what an event loop runs without a turn for anybody else. Measured is its CPU time, best of three: a
+A step is what an event loop runs without a turn for another task. Measured is its CPU time, best of three: a
 busy machine changes it little.
 """
 

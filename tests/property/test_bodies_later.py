@@ -1,7 +1,7 @@
-"""Nobody holds up a process with a request, long after it was taken: what each one does with the largest
-bodies of every shape, step by step.
+"""No request holds up a process long after it was taken: what each process does with the largest bodies of
+every shape, step by step.
 
-A step is what a loop runs without a turn for anybody else. Measured is its CPU time, best of three.
+A step is what a loop runs without a turn for another task. Measured is its CPU time, best of three.
 """
 
 import asyncio
@@ -198,7 +198,7 @@ SAID: Mapping[str, Callable[[int], tuple[str, str]]] = {
     "nothing but blanks": lambda size: (" " * size, ""),
     "letters of three bytes": lambda size: ("中" * (size // 3), "3"),
 }
-"""What somebody may say to `echo`: a text, and `echo.tokens`."""
+"""What a client may send to `echo`: a text, and `echo.tokens`."""
 
 
 async def _echo(text: str, tokens: str, most: int) -> None:

@@ -1,5 +1,5 @@
-"""Whatever lies in the log, nobody falls over it (P-8, P-11, A-22): any record, and true ones with a part
-exchanged, through the parsers and then through everybody who reads them.
+"""Whatever lies in the log, no reader fails at it (P-8, P-11, A-22): any record, and true ones with a part
+exchanged, go through the parsers and then through every reader.
 """
 
 import asyncio
@@ -93,8 +93,8 @@ class Stored(Struct):
 
 
 def written(n: int) -> list[NewRecord]:
-    """Those of response `n` in `responses.events`: it fails, is cancelled and deleted, or is not stored;
-    every fourth tells it in the form of events before.
+    """The records of response `n` in `responses.events`: it fails, is cancelled and deleted, or is not
+    stored. Every fourth response has events of the earlier form.
     """
     id, claim, kind, value = id_of(n), claim_of("1"), n % 4 % 3, value_of(n)
     form = SEVEN_HEADERS if n % 4 == 3 else ONE_HEADER
@@ -113,7 +113,9 @@ def written(n: int) -> list[NewRecord]:
 
 
 def packed(n: int) -> list[NewRecord]:
-    """Those in `transcripts`: what it was asked, its events in two chunks, and sometimes that it is gone."""
+    """The records of response `n` in `transcripts`: its request, its events in two chunks, and for every
+    fourth that it is gone.
+    """
     summary = Summary(TENANT, "failed", True, "sha", 0, 9, 1, 2, 2)
     gone = [transcript.gone_record(id_of(n), TENANT)] * (n % 4 == 0)
     return [*transcript_records(id_of(n), summary, value_of(n), CHUNKS), *gone]

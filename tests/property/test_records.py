@@ -65,7 +65,7 @@ values = st.sampled_from([b"event", b"extension", b"claimed", b"completed", b"1"
 
 @st.composite
 def headers(draw: st.DrawFn) -> list[Header]:
-    """Those of a delta in either form, some of them changed, left out, said twice or in another order."""
+    """The headers of a delta in either form, some changed, left out, repeated or in another order."""
     found: list[Header] = list(draw(st.sampled_from([DELTA, OLD_DELTA])).headers)
     for place in draw(st.lists(st.integers(0, len(found) - 1), max_size=2)):
         found[place] = (draw(names), draw(values))
@@ -162,7 +162,7 @@ def test_what_each_form_says() -> None:
 
 @given(st.lists(st.sampled_from(["resp_one", "resp_two", None]), min_size=1), st.sampled_from([1, 2]))
 def test_p34_an_upstreams_id_is_said_once_per_claim(told: list[str | None], form: int) -> None:
-    """Who reads the events of a claim from its first on knows at each where the upstream stands."""
+    """A reader of a claim's events from the first on knows at each where the upstream stands."""
     events = EventHeaders(ID, CLAIM, 1, TENANT, form)
     known: tuple[str | None, int | None] = (None, None)
     ids = 0
@@ -189,7 +189,7 @@ def test_a_delta_goes_the_shorter_way_also_at_a_resumable_upstream() -> None:
 
 
 def test_what_is_remembered_of_claims_is_bounded() -> None:
-    """The log takes keys from everybody who may append to it."""
+    """The log takes any key from any process that may append to it."""
     records.claims_read.clear()
     for n in range(records.REMEMBERED + 2):
         assert isinstance(read(b"%060d7" % n, DELTA.headers), Unreadable)
@@ -198,7 +198,7 @@ def test_what_is_remembered_of_claims_is_bounded() -> None:
 
 
 def test_ids_of_a_partition_more_cost_nothing_more() -> None:
-    """No expression for each: a service may follow more partitions than anybody keeps expressions."""
+    """No expression is compiled for each: a service may follow more partitions than `re` caches."""
     ends = EventHeaders(ResponseId("resp_fedc" + "a" * 32), CLAIM, 1, TENANT)
     key, value, written = ends.event(7, "response.completed", b"{}", "completed")
     record = Stored(key, value, list(written))

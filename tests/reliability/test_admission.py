@@ -1,5 +1,5 @@
-"""Too much at once: refused at once and before any id; who is let in does not wait long; and one tenant's
-flood is its own problem.
+"""Too much at once is refused at once and before any id. What is admitted does not wait long. One tenant's
+flood hits only that tenant.
 
 The machine is shared, also with the clients of these tests: so they hold medians of what clients see, and
 what the log says. `python -m bench overload` measures the percentiles that clients see.

@@ -52,7 +52,7 @@ def rig(kafka: str, portal: BlockingPortal, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def services(rig: Rig) -> Iterator[list[Service]]:
-    """Those that run before a test run after it, are ready, and have not grown without bound."""
+    """The services: those that run before a test run after it, are ready, and have grown within bounds."""
     running = list(rig.alive)
     before = {service.pid: service.rss_mib for service in running}
     yield running

@@ -1,4 +1,4 @@
-"""The broker pauses, dies, fills its disk: nobody is told a lie, nothing is lost, all of it comes back."""
+"""The broker pauses, dies, fills its disk: no answer is false, nothing is lost, every service recovers."""
 
 import subprocess
 import threading
@@ -24,7 +24,7 @@ from tests.wire import Answer
 PAUSED_S = 30.0 if SOAK else 12.0
 """Longer than the sessions of the groups (6 s)."""
 ANSWER_S = 20.0
-"""Of a POST that is in doubt (A-10)."""
+"""Seconds until a POST whose outcome is in doubt is answered (A-10)."""
 MARGIN_S = 1.5
 """What a loaded machine may add to an answer's time."""
 
@@ -100,7 +100,9 @@ def through(rig: Rig, upstream: Upstream, away: Callable[[], None]) -> None:
 
 
 def check_answers(rig: Rig, posted: list[Posted]) -> None:
-    """Who was given an id has a response; who was refused was told so in time and when to come again."""
+    """Check that each id that was given has a response, and that each refusal came in time and says when to
+    try again.
+    """
     told = [one.answer.json["id"] for one in posted if one.answer and one.answer.status == 200]
     refused = [one for one in posted if not one.answer or one.answer.status != 200]
     assert refused, "the broker was not away"

@@ -1,4 +1,4 @@
-"""An ingest or a replay that dies at any point of a create: who repeats it with its key has one response."""
+"""An ingest or a replay dies at any point of a create: a client that repeats it by key has one response."""
 
 import sys
 from collections.abc import Iterable, Iterator

@@ -132,7 +132,9 @@ def supervise(nursery: Nursery, children: list[Child], dooms: list[str]) -> bool
 
 
 def doom(turn: int) -> list[tuple[str, str]]:
-    """Each point with one of the models, another one every turn; who dies taking over takes what comes."""
+    """Each point of a first life with one of the models, another one every turn. An executor that dies at a
+    takeover does so at any model.
+    """
     first = [(point, MODELS[(n + turn) % len(MODELS)]) for n, point in enumerate(FIRST_LIFE)]
     return first + [(point, "") for point in TAKING_OVER]
 

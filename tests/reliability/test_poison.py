@@ -1,4 +1,4 @@
-"""Records that nobody can read, in every topic: counted, logged where they lie, passed over at once."""
+"""Unreadable records in every topic: readers count them, log where they lie, and pass over them at once."""
 
 import re
 import time
@@ -161,7 +161,7 @@ def test_a_request_that_cannot_be_read_ends_its_response_honestly(rig: Rig) -> N
 
 
 def test_a_broken_event_under_the_winning_claim_strands_nobody(rig: Rig) -> None:
-    """It counts, by its headers; the run goes on behind it, and everything that folds values survives it."""
+    """The event counts, by its headers. The run goes on behind it, and every fold of values survives it."""
     id = rig.api.create("one two three", tokens=2, interval_ms=6000)  # time to be broken before the first
     last = rig.api.take(id, 5)[-1].number
     claim = next(

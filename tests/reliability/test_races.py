@@ -1,4 +1,4 @@
-"""A thousand races: whichever record comes first in the log is what happened, for everybody, for good."""
+"""A thousand races: whichever record comes first in the log is what happened, for every reader, for good."""
 
 import random
 import time
@@ -143,7 +143,7 @@ def test_a_cancel_reaches_the_upstream_and_every_other_state(
     rig.ready([rig.start("executor")])
     rig.api.closed("the new executor works")
     kept = {case for case in orphaned.values() if "resumable" in case}
-    until(lambda: kept <= upstream.cancelled.keys())  # nobody ran them: the new owner says so
+    until(lambda: kept <= upstream.cancelled.keys())  # no executor ran them: the new owner says so
 
     ids = [*claimed, *orphaned, *queued]
     found, known = audit.check(rig, ids)

@@ -254,7 +254,7 @@ def expel(node: Node) -> None:
 
 
 async def rejoin(node: Node, after: float = 0) -> None:
-    """It notices, and joins again."""
+    """`after` seconds later the node learns that its groups dropped it, and joins them again."""
     await asyncio.sleep(after)
     await node.passage()
     for membership in node.memberships:

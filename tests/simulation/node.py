@@ -53,13 +53,13 @@ class Node:
         self.trouble = trouble
         """The chance that an append or a commit goes wrong."""
         self.old = old
-        """It is of the version before: events that do not say their kind are unreadable to it (P-15)."""
+        """Whether the process is of the version before: it cannot read events without a kind (P-15)."""
         self.alive = True
         self.born_at = running().time()
         self.delays: tuple[float, ...] = (1, 3, 10)
-        """Mean seconds after which what was on its way arrives."""
+        """Mean seconds after which an append that was on its way arrives: one of these is drawn."""
         self.lag = 0.0
-        """Mean seconds by which everything that it fetches is late."""
+        """Mean seconds by which everything that the process fetches is late."""
         self.behind_until = 0.0
         """Until then it gets nothing of `responses.events`, while beats come."""
         self.disturbed_at = -1000.0
@@ -92,7 +92,9 @@ class Node:
         await self.passage()
 
     async def away(self, mean: float) -> None:
-        """Wait as long as somebody else than the broker takes, and cannot be reached."""
+        """Wait as long as a neighbour other than the broker takes (`mean` seconds in the mean), and as long
+        as it cannot be reached.
+        """
         await asyncio.sleep(self.rng.expovariate(1 / mean))
         await self._others.wait()
 
@@ -123,7 +125,7 @@ class Node:
         self._loop.freeze(self)
 
     def isolate(self, *, wholly: bool) -> None:
-        """Cut the process off from the broker, or, `wholly`, from everybody: it goes on and hears nothing."""
+        """Cut the process off from the broker, and `wholly` from its neighbours too. It runs on meanwhile."""
         self._hold()
         self._broker.clear()
         if wholly:
@@ -288,7 +290,7 @@ class NodeMembership:
 
 
 class NodeWriter:
-    """Appends a little later, in order per partition; sometimes not, or nobody knows."""
+    """Appends a little later, in order per partition. Now and then it fails, with or without an append."""
 
     def __init__(self, node: Node, on_failure: OnFailure | None, delivery_timeout: float) -> None:
         self._node = node
@@ -373,7 +375,9 @@ class NodeWriter:
             self._fail(source, queue[cut:])
 
     def _fail(self, source: TopicPartition, queue: list[Queued]) -> None:
-        """Lost, or appended without an ack, or appended when nobody waits for it any more."""
+        """Fail the queue: its records are lost, or appended without an ack, or appended when their writer
+        has stopped waiting.
+        """
         if source.topic == NAMES.executors:
             self._node.disturb()
         records = [record for record, _ in queue]

@@ -141,6 +141,6 @@ def test_a_broker_pause_starts_no_takeover(seed: int) -> None:
 
 
 def undisturbed(world: World) -> list[str]:
-    """What went wrong though nobody died."""
+    """What went wrong in `world` though no process died."""
     assert world.created
     return [*world.broken, *(["takeovers"] if world.promises.takeovers else [])]

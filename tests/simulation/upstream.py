@@ -36,7 +36,7 @@ _RESUMABLE = ("resumable", "terse", "mixed")
 STUBBORN = 30.0
 """Seconds that a stubborn upstream takes to stop."""
 Streams = dict[int, tuple[ResponseId, Node, str]]
-"""Those that are open: of which response, where, and of which kind."""
+"""The open streams: each with its response, its node and its kind."""
 OnCall = Callable[[Node, RunRequest, str], None]
 OnBatch = Callable[[ResponseId, Node, bool], None]
 """Called with the response, its node, and whether a batch is asked for (else: one is given)."""

@@ -96,7 +96,7 @@ class World:
         for name in list(self.processes):
             await self.kill(name)
 
-    # What everybody uses.
+    # Clock and trace, for all modules.
 
     def now(self) -> int:
         """Log time, ms."""
@@ -249,7 +249,9 @@ class World:
                 self.background(self.kill(process.name))
 
     def _form(self) -> int:
-        """Of the events that a process writes: the one before today's while not all read today's (P-15)."""
+        """The form of the events that a process writes: the earlier one while a process cannot read the
+        later one (P-15), and by chance after that.
+        """
         upgrading = self.loop.time() < self.plan.upgraded_s
         upgrading = upgrading or any(process.node.old for process in self.processes.values())
         return SEVEN_HEADERS if upgrading or self.rng.random() < self.plan.seven else ONE_HEADER

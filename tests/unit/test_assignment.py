@@ -1,4 +1,4 @@
-"""Who owns which partition: everything dealt out, evenly, and as little moved as possible."""
+"""Which member owns which partition: all are dealt out, evenly, and as few move as possible."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -69,7 +69,7 @@ async def test_a_beat_stands_for_when_it_was_sent() -> None:
 
 
 async def test_nothing_follows_the_last_beat() -> None:
-    """It would make an executor whose runs are up for takeover look alive."""
+    """A later beat would make an executor whose runs are up for takeover look alive."""
     log = MemoryLog({TOPIC: 1})
     beats = Beats(ME, log, TOPIC, log.writer(), Liveness(ME), lambda: None, lease=20)
     await beats.start()
@@ -80,7 +80,7 @@ async def test_nothing_follows_the_last_beat() -> None:
 
 
 async def test_no_beat_of_another_stands_for_mine() -> None:
-    """Else my beats would queue up while the log is slow, and count out whoever waits for theirs (P-50)."""
+    """Else my beats would queue up while the log is slow, and count out those that wait for theirs (P-50)."""
     log, told = MemoryLog({TOPIC: 1}), list[None]()
     beats = Beats(ME, log, TOPIC, log.writer(), Liveness(ME), lambda: told.append(None), lease=20)
     await beats.start()

@@ -183,7 +183,7 @@ SHARED = {"model", "messages", "stream", "stream_options"}
 
 @pytest.mark.parametrize("params", [ResponseCreateParamsBase, ResponseCreateParamsStreaming])
 def test_no_field_of_the_responses_api_leaks(params: type) -> None:
-    """A field that the SDK gets tomorrow fails here until somebody says what becomes of it."""
+    """A field that the SDK gets tomorrow fails here until the translation says what becomes of it."""
     fields = params.__annotations__.keys()
     assert {"input", "background"} <= fields
     translated = {"context_management", "input", "max_output_tokens", "prompt", "reasoning", "text", "tools"}

@@ -1,4 +1,4 @@
-"""Who listens hears of every end: what was accepted and has closed, once for each fold, in order."""
+"""A listener hears of every end: what was accepted and has closed, once for each fold, in order."""
 
 import asyncio
 from typing import Any
@@ -113,7 +113,7 @@ async def test_whatever_is_stored_makes_a_closing_when_it_closes_or_is_deleted_w
 
 
 async def test_nothing_else_makes_one(log: MemoryLog) -> None:
-    """The delete of what has closed, that of what nobody has seen, and a second `accepted`."""
+    """Not the delete of a closed response, nor that of one never accepted, nor a second `accepted`."""
     one = await (await (await author(log, 1).accept()).take()).complete()
     await one.delete()
     await author(log, 2).delete()

@@ -233,7 +233,7 @@ async def test_a_conversation_may_be_too_long(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_turn_that_stays_unreadable_ends_who_needs_it() -> None:
-    """It is replay that answers, so there is nothing for the operator to mend; nobody waits for ever."""
+    """Replay answers, so there is nothing for the operator to mend: the run must not wait for ever."""
     odd = msgspec.to_builtins(CHAIN[2]) | {"output": ["x", None, 3]}
 
     async def script(call: Call) -> None:
