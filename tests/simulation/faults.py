@@ -4,8 +4,8 @@ shrinks.
     pause      the process stops (SIGSTOP) and goes on later, with all that came due or came in meanwhile
     isolate    the network is away: the process computes on, and its timers run
     behind     its tail of the events stands still, and its beats go on
-    stun       one of both, at the worst moment: just when it is about to act. It comes back when another
-               process has acted
+    stun       a pause or an isolation at the worst moment: just when the process is about to act. It ends
+               when another process has acted
 """
 
 import asyncio
@@ -28,7 +28,7 @@ STUN = 15.0
 """Seconds after which a stunned process comes back, though no other has acted for it."""
 LATER: Headers = [("kind", b"unheard-of"), ("type", b"response.output_text.delta")]
 ODD: list[Headers] = [[], [("kind", b"event")], [("type", b"odd")], LATER]
-"""Headers with nothing, with too little, or of a later version."""
+"""Headers that are empty, that say too little, or that are of a later version."""
 READERS = 2
 """Fresh replays beside those that live from the start."""
 
@@ -40,7 +40,7 @@ class Faults:
         self._world = world
         self._rng = world.rng
         self._stunned: dict[ResponseId, Node] = {}
-        """By the response on which they were about to act."""
+        """The stunned processes, by the response on which each was about to act."""
         self._kinds: dict[str, Callable[[Process], Awaitable[None]]] = {
             "kill": lambda process: world.kill(process.name),
             "pause": self._pause,
@@ -61,7 +61,7 @@ class Faults:
         }
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Bring trouble until cancelled."""
         weights = self._world.plan.faults
         while weights:
             await asyncio.sleep(self._rng.expovariate(self._world.plan.rate))
@@ -110,7 +110,9 @@ class Faults:
             self._world.later(seconds, self._resume, node, node.held_since)
 
     def _caught(self, node: Node, act: str, id: ResponseId | None) -> None:
-        """A process that is isolated when it calls goes on unheard; any other act is a zombie's."""
+        """Isolate a process that is about to call its upstream: it goes on unheard. Pause it at any other
+        act: it acts later, as a zombie.
+        """
         self._world.say("stun", node, act, id)
         session = self._rng.uniform(0, SESSION)
         if act == "call":
@@ -130,7 +132,7 @@ class Faults:
             expel(node)
 
     def _resume(self, node: Node, held_since: float | None) -> None:
-        """Let a process go on, unless it does already, and rejoin the groups that expelled it."""
+        """Let a process go on, unless it does already, and let it rejoin the groups that expelled it."""
         if held_since is not None and node.held_since == held_since:
             self._world.say("resume", node)
             node.resume()
@@ -248,7 +250,7 @@ class Faults:
 
 
 def expel(node: Node) -> None:
-    """Its groups hear nothing of it any more."""
+    """Make the node's groups drop it, as if they had heard nothing of it for a session."""
     for membership in node.memberships:
         membership.inner.expel()
 

@@ -61,17 +61,17 @@ class Node:
         self.lag = 0.0
         """Mean seconds by which everything that the process fetches is late."""
         self.behind_until = 0.0
-        """Until then it gets nothing of `responses.events`, while beats come."""
+        """Until then the process gets no record of `responses.events`, but it gets beats."""
         self.disturbed_at = -1000.0
-        """When it last had a reason to be thought gone: a pause, a beat that failed."""
+        """When it last gave others a reason to think it gone: a pause, a beat that failed."""
         self.held_since: float | None = None
-        """When it was paused or isolated, if it is."""
+        """Since when it has been paused or isolated; None if it is neither."""
         self.memberships: list[NodeMembership] = []
         self.writers: list[NodeWriter] = []
         self.on_assignment: OnAssignment = lambda _: None
         self.on_append: Callable[[TopicPartition, NewRecord], None] = lambda *_: None
         self.ambush: str | None = None
-        """What it is to be caught at, and `caught` what is done to it then."""
+        """The act at which the process is to be caught: `caught` is called then."""
         self.caught: OnAct = lambda *_: None
         self.context = copy_context()
         self.context.run(PROCESS.set, self)
@@ -79,7 +79,7 @@ class Node:
         self._frozen = False
         self._pauses: list[tuple[float, float]] = []
         self._broker, self._others = asyncio.Event(), asyncio.Event()
-        """Set while it can reach the broker, and whom else it asks."""
+        """Set while the process can reach the broker, and its other neighbours."""
         self._broker.set()
         self._others.set()
 
@@ -106,13 +106,13 @@ class Node:
                 await door.wait()
 
     def acts(self, act: str, id: ResponseId | None = None) -> None:
-        """The process is about to do something: is it caught at that?"""
+        """Call `caught` if the process, which is about to do `act`, is to be caught at that."""
         if act == self.ambush and self.alive:
             self.ambush = None
             self.caught(act, id)
 
     def disturb(self) -> None:
-        """Others may have reason to think that it is gone."""
+        """Note that others may have reason to think that the process is gone."""
         self.disturbed_at = self._loop.time()
 
     def pause(self) -> None:
@@ -120,7 +120,7 @@ class Node:
         self._hold()
         if self.rng.random() < 0.5 and self._broker.is_set() and self.log.gate.is_set():
             for writer in self.writers:
-                writer.send_all()  # it was out of the process already
+                writer.send_all()  # these records had left the process already
         self._frozen = True
         self._loop.freeze(self)
 
@@ -132,7 +132,7 @@ class Node:
             self._others.clear()
 
     def resume(self) -> None:
-        """The process is as it was before."""
+        """Let the process run and reach its neighbours again."""
         if self.held_since is not None:
             self.disturb()
             if self._frozen:
@@ -144,7 +144,7 @@ class Node:
         self._loop.thaw(self, self.rng)
 
     def kill(self) -> None:
-        """Some of what it had queued is on its way and arrives later. Whoever is paused is not any more."""
+        """Kill the process. Some of what it had queued is on its way and arrives later. Its pause ends."""
         self.alive = False
         for writer in self.writers:
             writer.die()
@@ -161,7 +161,7 @@ class Node:
         self.disturb()
 
     async def _asked(self, answer: Callable[[], Awaitable[T]]) -> T:
-        """What the log answers: it takes a while to get there, or the answer a while to come back."""
+        """What the log answers: the question takes a while to get there, or the answer to come back."""
         if self.rng.random() < 0.5:
             await self.turn()
             return await answer()
@@ -330,7 +330,7 @@ class NodeWriter:
         await self.flush()
 
     def die(self) -> None:
-        """A prefix of what is queued was already sent."""
+        """Drop the queue, except for a prefix of each partition's, which was sent already."""
         if self._flusher is not None:
             self._flusher.cancel()
         for source, queue in self._queues.items():
@@ -354,7 +354,7 @@ class NodeWriter:
             self._node.acts(_act(source, record), response_of(record))
 
     def send_all(self) -> None:
-        """What is queued gets to the log."""
+        """Send all that is queued to the log."""
         queues, self._queues = self._queues, {}
         for source, queue in queues.items():
             self._send(source, queue)
@@ -405,8 +405,8 @@ class NodeWriter:
 
 
 def _as_before(batch: Batch) -> Batch:
-    """`batch` as a process of the version before reads it: all but events say their kind as they always did,
-    and what does not is unreadable to it, as to today's is what has no header at all.
+    """`batch` as a process of the version before reads it. That version needs a header `kind`: a record
+    without one loses all its headers here, and is unreadable.
     """
     kinds = [(record, any(name == "kind" for name, _ in record.headers)) for record in batch.records]
     return batch._replace(
@@ -415,12 +415,12 @@ def _as_before(batch: Batch) -> Batch:
 
 
 def _act(source: TopicPartition, record: NewRecord) -> str:
-    """What the append of `record` is."""
+    """The name of the act that appends `record`."""
     if source.topic != NAMES.events:
         return source.topic
     return kind_of(record)
 
 
 def response_of(record: NewRecord | LogRecord) -> ResponseId:
-    """The response that a record is about, were it a tombstone."""
+    """The response that a record is about, a tombstone too."""
     return ResponseId((record.key or b"").decode().partition("/")[0])

@@ -60,7 +60,7 @@ class Upstream:
     async def stream(
         self, request: RunRequest, resume: Resume | None = None
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
-        """The run's batches, each as late as the process is; so is the call itself."""
+        """The run's batches. The call and each batch are as late as the process is."""
         await self._node.away(0.3)
         request.calling()
         self._on_call(self._node, request, self._kind)
@@ -84,8 +84,8 @@ class Upstream:
     async def _told(
         self, request: RunRequest, resume: Resume | None
     ) -> AsyncIterator[Sequence[UpstreamEvent]]:
-        """What is said, with where a resumable one can be resumed: at the id and the cursor that the log has
-        of it (P-34), and from its start where it has none.
+        """The upstream's batches. A resumable one goes on after the id and the cursor that the log has of it
+        (P-34), or from its start where the log has none, and gives both with its events.
         """
         told = 0
         if self.resumable and resume is not None:
@@ -105,20 +105,20 @@ class Upstream:
                 yield batch
 
     async def stop(self, upstream_id: str) -> None:
-        """Do nothing: it runs only within a run."""
+        """Do nothing: this upstream works only within a run."""
 
     async def close(self) -> None:
         """Nothing to close."""
 
 
 def inputs_of(text: str) -> list[str]:
-    """The inputs of the two calls that the words of `text` are, in turns."""
+    """The inputs of two calls: the words of `text`, dealt to them in turn."""
     words = re.findall(r"\S+ ?", text)
     return ["".join(words[call::2]) for call in range(2)]
 
 
 def _mixed(event: Event, number: int) -> Event:
-    """What stands for the event `number` of a message: its words are the inputs of two calls, in turns."""
+    """The event that replaces `event`, a message's, with this number: two calls share the message's words."""
     match event["type"]:
         case "response.output_item.added":
             return _call_event("output_item.added", 0, item=_call(0))
@@ -130,7 +130,7 @@ def _mixed(event: Event, number: int) -> Event:
             return _call_event("output_item.done", 0, item=_call(0, event["text"]))
         case "response.content_part.done":
             return _call_event("output_item.done", 1, item=_call(1, event["part"]["text"]))
-        case "response.output_item.done":  # nothing is left to be said
+        case "response.output_item.done":  # both items are done already
             whole = inputs_of(event["item"]["content"][0]["text"])[1]
             return _call_event("custom_tool_call_input.done", 1, input=whole)
         case "response.completed":
@@ -145,7 +145,7 @@ def _call_event(type: str, call: int, **more: Any) -> Event:
 
 
 def _call(number: int, text: str | None = None) -> dict[str, Any]:
-    """One of the two calls, as it begins, or, of the `text` that both are, as it ends."""
+    """One of the two calls: as it begins, or, given the `text` that both share, as it ends."""
     whole = {"input": "", "status": "in_progress"}
     if text is not None:
         whole = {"input": inputs_of(text)[number], "status": "completed"}
@@ -158,14 +158,14 @@ def _says_something(type: str) -> bool:
 
 
 def _input(request: RunRequest, kind: str) -> Sequence[dict[str, Any]]:
-    """The input of a call. A model that is called again says something else, unless it is resumed."""
+    """The input of a call. A model that is called again says something else, unless it resumes."""
     if kind in _RESUMABLE:
         return request.input
     return [{"role": "user", "content": " ".join(f"{letter}{request.attempt}" for letter in "abc")}]
 
 
 def whole_text(request: RunRequest, kind: str) -> str:
-    """All that an upstream of a kind says when it is called so: the words of its input, round and round."""
+    """All that an upstream of a kind says to `request`: the words of its input, round and round."""
     words = last_user_text(_input(request, kind)).split()
     return " ".join(islice(cycle(words), int(request.body["metadata"]["echo.tokens"])))
 
@@ -179,7 +179,7 @@ async def stubborn() -> None:
 
 
 class Upstreams(Registry):
-    """One upstream of each kind, with so many places: the model by that name."""
+    """One upstream of each kind, with `places` each. The kind is the model's name."""
 
     def __init__(self, node: Node, on_call: OnCall, on_batch: OnBatch, streams: Streams, places: int) -> None:
         routes = [Model(match=kind, backend="scripted", max_concurrency=places) for kind in KINDS]
@@ -190,7 +190,7 @@ class Upstreams(Registry):
 
 
 class Chains:
-    """Conversations: a predecessor that is open is waited for, as replay's internal port has it."""
+    """Conversations: a run waits for a predecessor that is open, as with replay's internal port."""
 
     def __init__(self, node: Node, find: Callable[[str], Story | None]) -> None:
         self._node = node
@@ -206,14 +206,14 @@ class Chains:
         return Said(input_items(body))
 
     async def settle(self, partition: Partition, id: ResponseId) -> None:
-        """Wait until a predecessor, and all before it, have closed or are gone."""
+        """Wait until response `id` and all before it have closed or are gone."""
         previous: ResponseId | None = id
         while previous is not None and await self._there(previous):
             story = self._find(previous)
             previous = story.accepted.previous if story is not None and story.accepted else None
 
     async def _there(self, previous: str) -> bool:
-        """Whether it closed, in the end, and was not deleted."""
+        """Wait until `previous` has closed or is gone. Whether it closed and was not deleted."""
         while True:
             await self._node.turn(0.3)
             story = self._find(previous)

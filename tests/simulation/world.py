@@ -62,11 +62,11 @@ class World:
         self.broken: Counter[str] = Counter()
         self.truth = [Truth(int(plan.ephemeral_s * 1000)) for _ in range(PARTITIONS)]
         self.created: list[ResponseId] = []
-        """The responses of which clients heard."""
+        """The responses whose ids clients have heard."""
         self.processes: dict[str, Process] = {}
         self.started = 0
         self.left: set[str] = set()
-        """Executors that said that they stop."""
+        """The executors whose last beat said that they leave."""
         self.promises = Promises(self)
         self.answers = Answers(self)
         self.digest = hashlib.sha256()
@@ -103,27 +103,27 @@ class World:
         return EPOCH + int(self.loop.time() * 1000)
 
     def say(self, *words: object) -> None:
-        """One line of the trace."""
+        """Add a line to the trace."""
         line = " ".join((f"{self.loop.time():8.3f}", *map(str, words)))
         self.digest.update(line.encode())
         if self._trace:
             print(line)
 
     def bad(self, what: str, *words: object) -> None:
-        """A promise is broken."""
+        """Count promise `what` as broken."""
         self.broken[what] += 1
         self.say("!!!", what, *words)
 
     def story(self, id: ResponseId) -> Story:
-        """What is true of a response."""
+        """What is true of response `id`, by the log alone."""
         return self.truth[partition_of(id)].story(id)
 
     def later(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> None:
-        """Do something in so many seconds."""
+        """Call `act` in so many seconds."""
         self.loop.call_later(seconds, act, *arguments, context=self._context)
 
     def background(self, act: Coroutine[Any, Any, Any], node: Node | None = None) -> asyncio.Task[Any]:
-        """Do something meanwhile; in the process of `node`, if it is that which does it."""
+        """Run `act` meanwhile: in the process of `node`, or in none."""
         task = self.loop.create_task(act, context=self._context if node is None else node.context)
         self._background[task] = None
         task.add_done_callback(lambda task: self._background.pop(task))
@@ -138,7 +138,7 @@ class World:
         return sound and quiet and node.held_since is None
 
     def undisturbed(self, roles: str, seconds: float) -> bool:
-        """Whether for so many seconds nothing has happened to any process of some roles."""
+        """Whether no process of these `roles` was disturbed, held, late or born for so many seconds."""
         since = self.loop.time() - seconds
         nodes = [process.node for process in self.processes.values() if process.name[0] in roles]
         sound = [
@@ -154,7 +154,7 @@ class World:
     # Processes.
 
     def start(self, name: str, trouble: float | None = None) -> Process:
-        """A new process, perhaps under an old name: its executor id is its own."""
+        """Start a process, perhaps under an earlier one's name: an executor's id is always new."""
         self.started += 1
         usual = {"i": self.plan.unsure, "r": self.plan.breaks}.get(name[0], self.plan.trouble)
         old = self.loop.time() < self.plan.upgraded_s and self.rng.random() < 0.5
@@ -187,7 +187,7 @@ class World:
         return process
 
     async def kill(self, name: str) -> None:
-        """As SIGKILL does: what is under way may still arrive."""
+        """Kill a process, as SIGKILL does: what is under way may still arrive."""
         process = self.processes.pop(name)
         self.say("kill", name)
         process.node.kill()
@@ -198,7 +198,7 @@ class World:
         self._autopsy(process)
 
     async def restart(self, name: str) -> None:
-        """As SIGTERM does, and a fresh process afterwards."""
+        """Stop a process, as SIGTERM does, and start a fresh one."""
         process = self.processes[name]
         if process.reader is not None:
             await self._drain(process)
@@ -217,7 +217,7 @@ class World:
         self.start(name, process.node.trouble)
 
     async def _drain(self, process: Process) -> None:
-        """As `services.web.server` does: streams are cut, the rest has a moment to finish."""
+        """Drain a server, as `services.web.server` does: cut streams, give the rest a moment to finish."""
         self.say("drain", process.name)
         process.stop.set()
         for client in process.clients:
@@ -231,7 +231,7 @@ class World:
         self._faults.written(record)
 
     def _written(self, node: Node, source: TopicPartition, record: NewRecord) -> None:
-        """A projector has just asked for an append to a view."""
+        """A projector has just asked for an append to a view: perhaps make it a late writer."""
         shown = source.topic == NAMES.transcripts and record.value is not None
         if not self.plan.overtaken or not shown or record.key.endswith(b"/gone"):
             return
@@ -257,7 +257,7 @@ class World:
         return SEVEN_HEADERS if upgrading or self.rng.random() < self.plan.seven else ONE_HEADER
 
     async def _upgrade(self) -> None:
-        """The last processes of the version before end."""
+        """Replace the last processes of the version before when the upgrade's time is over."""
         await asyncio.sleep(self.plan.upgraded_s)
         for name, process in list(self.processes.items()):
             if process.node.old and self.processes.get(name) is process:
@@ -266,7 +266,7 @@ class World:
                     self.start(name)
 
     def _clock(self) -> Callable[[], int]:
-        """A process's own, which is wrong by the skew at most."""
+        """A process's own clock, which is wrong by the skew at most."""
         skew = self.rng.randint(-self.settings.skew_ms, self.settings.skew_ms)
         return lambda: self.now() + skew
 
@@ -290,7 +290,7 @@ class World:
     # The end.
 
     async def _calm_down(self, clientele: list[asyncio.Task[None]]) -> None:
-        """Wake all, and let nothing fail any more: everything must come to its end within a bounded time."""
+        """Wake all processes and end all faults. All that is still to be done must be done by a deadline."""
         self.say("calm")
         self.log.gate.set()
         for process in list(self.processes.values()):
@@ -322,14 +322,14 @@ class World:
         await self._audit("r-compacted")
 
     async def _audit(self, fresh: str) -> None:
-        """All replays, and one that starts now, tell the truth."""
+        """Check that all replays, and one that starts now as `fresh`, tell the truth."""
         self.start(fresh, trouble=0)
         for name in [name for name in self.processes if name[0] == "r"]:
             await readers.audit(self, self.processes[name])
 
 
 def simulate(seed: int, plan: Plan | None = None, *, trace: bool = False) -> Counter[str]:
-    """Play one seed; which promises were broken, and how often."""
+    """Play one seed. Returns which promises were broken, and how often."""
     return played(seed, plan or Plan(), trace=trace).broken
 
 
