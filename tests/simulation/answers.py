@@ -77,7 +77,7 @@ class Answers:
         return story.id
 
     def _created(self, wish: "Wish", id: ResponseId) -> Story:
-        """A client heard that its response exists: `accepted` is in the log, and it won (P-30, P-31)."""
+        """Check an answer that names a response: its `accepted` is in the log, and won (P-30, P-31)."""
         world, story, sha = self._world, self._world.story(id), wish.request.sha256
         world.say("created", wish.mark, id)
         self._possible[wish.mark] = None
@@ -97,7 +97,7 @@ class Answers:
         return story
 
     def _not_created(self, wish: "Wish", said: Connection, process: Process) -> None:
-        """A client heard of no response."""
+        """Check an answer to a POST that names no response."""
         world, status = self._world, said.status
         world.say("not created", wish.mark, status, bytes(said.body))
         if not (status and said.whole) or (
@@ -125,7 +125,7 @@ class Answers:
         self._nobody_waits(wish, process)
 
     def _nobody_waits(self, wish: "Wish", process: Process) -> None:
-        """Its client cannot have it any more."""
+        """Note that the wish's client cannot have the response any more, if that ends with its client."""
         if not (wish.request.background or wish.key):
             self._left[wish.mark] = (process, self._world.now())
 

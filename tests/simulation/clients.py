@@ -130,7 +130,7 @@ async def _posted(world: "World", process: Process, wish: Wish, connection: Conn
 
 
 async def cancel(world: "World", id: ResponseId) -> None:
-    """Cancel until it is answered."""
+    """Send the cancel until a final answer comes."""
     world.answers.cancels.add(id)
     said = await _insisted(world, "POST", f"/v1/responses/{id}/cancel")
     if said is not None:
@@ -138,7 +138,7 @@ async def cancel(world: "World", id: ResponseId) -> None:
 
 
 async def delete(world: "World", id: ResponseId) -> None:
-    """Delete until it is answered."""
+    """Send the delete until a final answer comes."""
     said = await _insisted(world, "DELETE", f"/v1/responses/{id}")
     if said is not None:
         world.answers.deleted(id, said)

@@ -49,7 +49,7 @@ def open_door(
     def spawn(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = background(work, node)
         process.connections.append(task)
-        if not node.alive:  # what the dead would have done
+        if not node.alive:  # the work of a killed process
             task.cancel()
         return task
 
@@ -120,7 +120,7 @@ class Connection:
 
     def __init__(self, method: str, path: str, raw: bytes = b"", key: str | None = None) -> None:
         self.status = 0
-        """Of the answer; 0 before its head."""
+        """The answer's status; 0 before its head."""
         self.headers: dict[str, str] = {}
         self.body = bytearray()
         self.whole = False

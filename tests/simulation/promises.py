@@ -56,7 +56,7 @@ class Promises:
     # As it happens.
 
     def appended(self, source: TopicPartition, record: MemoryRecord) -> None:
-        """A record is in the log."""
+        """Check a record that was just appended to the log."""
         if source.topic == NAMES.events:
             self._event(source.partition, record)
         elif source.topic == NAMES.executors:
@@ -120,7 +120,7 @@ class Promises:
             self.conduct.left(executor)
 
     def called(self, node: Node, request: RunRequest, kind: str) -> None:
-        """An upstream is called: is that authorised?"""
+        """Check that the call of an upstream is authorised: it has just been made."""
         world, story = self._world, self._world.story(request.id)
         calls = self._calls.setdefault(request.id, [])
         world.say("call", request.id, "attempt", request.attempt, node)
@@ -191,7 +191,7 @@ class Promises:
     # As it is committed.
 
     def committed(self, group: str, partition: int, mark: int) -> None:
-        """A group commits its watermark of a partition."""
+        """Check the watermark of a partition that a group commits."""
         world = self._world
         world.say("watermark", group, partition, mark)
         for story in world.truth[partition].stories.values():
@@ -284,7 +284,7 @@ class Promises:
     # At the end.
 
     def kept(self) -> list[str]:
-        """The faults that are left once everything has calmed down; empty if all is well."""
+        """What the services have still to do, each under its rule's number; empty when they are done."""
         world, left = self._world, []
         for partition, truth in enumerate(world.truth):
             end = world.log.end(TopicPartition(NAMES.events, partition))
@@ -302,7 +302,7 @@ class Promises:
         return [*left, *self._running()]
 
     def _running(self) -> list[str]:
-        """Upstreams that go on for nothing."""
+        """The upstreams that still run for a closed response."""
         running = [id for id, node, _ in self.streams.values() if node.alive]
         return [
             f"P-46 an upstream that nobody stopped {id}" for id in running if self._world.story(id).closed
@@ -319,7 +319,7 @@ class Promises:
         ]
 
     def check_stories(self) -> None:
-        """Each response's end is one that it may have."""
+        """Check that each response's end is one that it may have."""
         for truth in self._world.truth:
             for story in truth.stories.values():
                 if story.accepted is not None and not story.deleted:

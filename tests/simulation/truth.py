@@ -18,17 +18,17 @@ class Story(Struct):
 
     id: ResponseId
     ephemeral_ms: int
-    """How long an ephemeral one is seen after its end."""
+    """Milliseconds for which an ephemeral response is seen after its end."""
     accepted: Accepted | None = None
     offset: int = -1
     value: bytes = b""
-    """Of the `accepted` that counted."""
+    """The value of the `accepted` that counted."""
     asked: Any = None
     """The request in it, decoded."""
     attempt: int = 0
     claim: ClaimId | None = None
     executors: dict[int, ExecutorId] = field(default_factory=dict)
-    """Who won which attempt."""
+    """The executor that won each attempt."""
     frames: list[bytes] = field(default_factory=list)
     """As every client must get them, derived ones included."""
     status: str = "open"
@@ -118,7 +118,7 @@ class Truth:
         return [story for story in self.stories.values() if story.accepted is not None and not story.closed]
 
     def append(self, record: LogRecord, entry: Entry) -> bool:
-        """The next record of the log. Says whether it counts."""
+        """Take the next record of the log. Returns whether it counts."""
         self.time = record.timestamp
         id = getattr(entry, "id", None)
         if id is None:
