@@ -102,6 +102,12 @@ class Accepted(Struct, frozen=True, gc=False):
     previous: ResponseId | None = None
     keyed: bool = False
     """Its id is that of an Idempotency-Key (P-2): it may be asked for again at any time."""
+    model: str = ""
+    """The model asked for; "" if the request names an agent only, and in records of earlier versions."""
+    route: str = ""
+    """The route by which it was accepted: the `match` of a model's table, or an agent's name."""
+    to_agent: bool = False
+    """Whether the route leads to an agent."""
 
     @property
     def key(self) -> bytes:
@@ -127,6 +133,10 @@ class Accepted(Struct, frozen=True, gc=False):
             headers.append(("previous", self.previous.encode()))
         if self.keyed:
             headers.append(("keyed", b"1"))
+        if self.model:
+            headers.append(("model", self.model.encode()))
+        if self.route:
+            headers.append(("agent" if self.to_agent else "route", self.route.encode()))
         return NewRecord(self.key, value, headers)
 
 
@@ -451,7 +461,15 @@ def _accepted(id: ResponseId, nonce: str, headers: dict[str, bytes]) -> Accepted
         store=headers["store"] == b"1",
         previous=_id(previous.decode(), None) if previous else None,
         keyed=headers.get("keyed") == b"1",
+        model=_word(headers, "model"),
+        route=_word(headers, "agent") or _word(headers, "route"),
+        to_agent=bool(headers.get("agent")),
     )
+
+
+def _word(headers: dict[str, bytes], name: str) -> str:
+    """A header that says nothing of what counts: one that is no text is read as well as it can be (P-4)."""
+    return (headers.get(name) or b"").decode(errors="replace")
 
 
 def _tenant(headers: dict[str, bytes]) -> Tenant:

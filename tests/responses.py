@@ -54,7 +54,17 @@ class Author:
         self.request = json.dumps({"request": body, "response": self.initial}).encode()
         store = body.get("store", True)
         entry = Accepted(
-            self.id, "n", self.tenant, "sha", FAR, FAR, background=background, store=store, keyed=keyed
+            self.id,
+            "n",
+            self.tenant,
+            "sha",
+            FAR,
+            FAR,
+            background=background,
+            store=store,
+            keyed=keyed,
+            model=str(body["model"]),
+            route="e*",
         )
         self.accepted = await self.put(entry.new(self.request))
         opening = opening_events(bytes(accepted_value(self.request).response), background)

@@ -32,7 +32,7 @@ from schemas.ids import ResponseId, Tenant
 from schemas.records import Accepted, Cancelled, Deleted, NewRecord
 from schemas.references import Reference, checked_references, item_not_found, references, source_of
 from schemas.request import CreateRequest
-from services.config import Agent, Config
+from services.config import Agent, Config, Route
 from services.ingest.admission import Admission
 from services.ingest.appends import Appends, Patience
 from services.ingest.decide import (
@@ -147,7 +147,7 @@ class Commands:
         model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
         initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
         value = msgspec.json.encode(AcceptedValue(msgspec.Raw(request.raw), msgspec.Raw(initial)))
-        draft = Proposal(self._accepted(id, request, order, now), value, initial)
+        draft = Proposal(self._accepted(id, request, order, now, route), value, initial)
         movable = there is None and not order.keyed
         try:
             created = await self._append_accepted(
@@ -243,7 +243,9 @@ class Commands:
             if reference.id in missing:
                 raise item_not_found(reference)
 
-    def _accepted(self, id: ResponseId, request: CreateRequest, order: Order, now: int) -> Accepted:
+    def _accepted(
+        self, id: ResponseId, request: CreateRequest, order: Order, now: int, route: Route
+    ) -> Accepted:
         return Accepted(
             id=id,
             nonce=self._nonce(),
@@ -255,6 +257,9 @@ class Commands:
             store=request.store,
             previous=request.previous,
             keyed=order.keyed,
+            model=request.body.get("model") or "",
+            route=route.name if isinstance(route, Agent) else route.match,
+            to_agent=isinstance(route, Agent),
         )
 
     async def _append_accepted(

@@ -22,14 +22,19 @@ from services.projector.writes import Work
 class Closing(Struct, frozen=True, kw_only=True):
     """A response that was accepted and has closed. Times are log time, ms; None: that never happened.
 
-    The other facts of its `accepted` (the model and agent asked for, metadata) are in the log at
-    `accepted_offset`.
+    Its request and metadata are in the log at `accepted_offset`.
     """
 
     id: ResponseId
     tenant: Tenant
     status: str
     """The status in the record that closed it; `deleted` if it was deleted while open."""
+    model: str
+    """The model asked for; "" if only an agent was named."""
+    route: str
+    """The route by which it was accepted; "" in records of earlier versions."""
+    to_agent: bool
+    """Whether the route leads to an agent."""
     background: bool
     store: bool
     accepted_offset: int
@@ -109,6 +114,9 @@ class Counts:
             id=state.id,
             tenant=state.tenant,
             status=DELETED if state.deleted else state.status,
+            model=state.accepted.model,
+            route=state.accepted.route,
+            to_agent=state.accepted.to_agent,
             background=state.accepted.background,
             store=state.accepted.store,
             accepted_offset=state.offset,

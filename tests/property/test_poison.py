@@ -99,6 +99,7 @@ def written(n: int) -> list[NewRecord]:
     id, claim, kind, value = id_of(n), claim_of("1"), n % 4 % 3, value_of(n)
     form = SEVEN_HEADERS if n % 4 == 3 else ONE_HEADER
     accepted = Accepted(id, "n", TENANT, "sha", FAR, FAR, background=True, store=kind < 2, keyed=True)
+    accepted = replace(accepted, model="echo", route="echo", to_agent=kind == 1)
     event, upstream = EventHeaders(id, claim, 1, TENANT, form), records.upstream_headers("up_1", 7)
     begun = [
         replace(accepted, previous=id_of(n - 3)).new(value),

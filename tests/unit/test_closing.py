@@ -78,6 +78,7 @@ async def test_a_closing_says_what_the_fold_knows(log: MemoryLog) -> None:
     (closing,) = closings(log)
     assert (closing.id, closing.tenant, closing.status) == (one.id, TENANT, "completed")
     assert (closing.background, closing.store) == (True, True)
+    assert (closing.model, closing.route, closing.to_agent) == ("echo", "e*", False)
     assert (closing.accepted_offset, closing.closed_offset) == (0, one.ack.offset)
     assert (closing.accepted_at, closing.claimed_at, closing.closed_at) == (1_000, 2_000, 10_000)
     assert (closing.first_output_at, closing.last_output_at) == (4_000, 9_000)
