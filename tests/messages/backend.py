@@ -6,7 +6,7 @@ from contextlib import aclosing
 from services.config import Model
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.failures import UNFIT
-from services.executor.backends.sse import ServerSentEvent
+from services.executor.backends.sse_parser import ServerSentEvent
 from services.executor.backends.upstream import Upstream
 from tests.messages.asked import asked
 from tests.messages.told import Told

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.executor.backends.bodies import DONE, BodyReader
-from services.executor.backends.sse import EventTooLarge, ServerSentEvent
+from services.executor.backends.sse_parser import EventTooLarge, ServerSentEvent
 
 SSE = b'event: x\ndata: {"a":1}\n\n: alive\n\ndata: {"b":2}\n\n'
 LINES = b'{"a":1}\n\n{"b":2}\r\n{"c":3}'

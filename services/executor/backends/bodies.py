@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from services.executor.backends.sse import (
+from services.executor.backends.sse_parser import (
     EventTooLarge,
     MayLeaveOut,
     ServerSentEvent,

@@ -10,7 +10,7 @@ from typing import Any
 
 from schemas.events import TERMINAL_EVENTS
 from schemas.pictures import PREVIEW
-from services.executor.backends.sse import ServerSentEvent
+from services.executor.backends.sse_parser import ServerSentEvent
 
 _RESULT = "response.output_item.done"
 

@@ -35,7 +35,7 @@ from services.executor.backend import Resume, RunRequest, UpstreamError, Upstrea
 from services.executor.backends.endings import RUNNING, final_event, is_object, named, tells_of_an_error
 from services.executor.backends.failures import UNFIT, StreamGone, UpstreamLost
 from services.executor.backends.pictures import may_leave_out, number_of, type_of, usage_of
-from services.executor.backends.sse import ServerSentEvent, is_alive, says_nothing
+from services.executor.backends.sse_parser import ServerSentEvent, is_alive, says_nothing
 from services.executor.backends.told import words_in
 from services.executor.backends.upstream import Upstream
 from services.executor.mending.names import is_found, names_at, recalled, restored

@@ -29,7 +29,7 @@ from services.config import Agent, Route, api_key
 from services.executor.backend import UpstreamError
 from services.executor.backends.bodies import HEAD_BYTES, BodyReader
 from services.executor.backends.failures import UpstreamErrors, call_refusal, retry_after
-from services.executor.backends.sse import EventTooLarge, MayLeaveOut, ServerSentEvent, whole_only
+from services.executor.backends.sse_parser import EventTooLarge, MayLeaveOut, ServerSentEvent, whole_only
 from services.executor.backends.told import page_words
 from services.executor.mending import surrogates
 from services.loops import in_turns

@@ -19,7 +19,7 @@ from services.executor.backends.chat.request import Dialect, chat_body, toolbox
 from services.executor.backends.chat.tools import Object, Toolbox, UntranslatableError
 from services.executor.backends.chat.translate import ChatTranslator, Chunk, MalformedChunkError
 from services.executor.backends.failures import UNFIT
-from services.executor.backends.sse import ServerSentEvent, is_whole_object, says_nothing
+from services.executor.backends.sse_parser import ServerSentEvent, is_whole_object, says_nothing
 from services.executor.backends.told import refuses, words_in
 from services.executor.backends.upstream import Upstream
 

@@ -1,10 +1,10 @@
-"""services/executor/backends/sse.py: bytes in, events out."""
+"""services/executor/backends/sse_parser.py: bytes in, events out."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.backends.sse import HEAD_BYTES, EventTooLarge, ServerSentEvent, SseParser
+from services.executor.backends.sse_parser import HEAD_BYTES, EventTooLarge, ServerSentEvent, SseParser
 
 
 def parse(*chunks: bytes, max_bytes: int = 1000) -> list[tuple[str, bytes]]:
