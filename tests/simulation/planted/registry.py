@@ -1,5 +1,6 @@
 """Plants: what takes a rule away, how its absence shows, and in what kind of trouble."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -139,9 +140,13 @@ class Rule(Struct, frozen=True):
     number: str
     plant: Plant
     shows: tuple[str, ...]
-    """Beginnings of the promises that may be found broken; each of them alone is enough."""
+    """First words of the promises that may be found broken; each of them alone is enough."""
     plan: Plan = field(default_factory=Plan)
     seeds: int = 60
+
+    def is_shown_by(self, broken: str) -> bool:
+        """Whether this promise, which was found broken, is one by which the rule's absence shows."""
+        return any(re.match(rf"{re.escape(first)}(?!\w)", broken) for first in self.shows)
 
 
 RULES: dict[str, Rule] = {}
@@ -180,7 +185,7 @@ def found(rule: Rule, first: int | None = None) -> tuple[int, Counter[str]] | No
     with rule.plant():
         for seed in chain(known, range(first or 0, (first or 0) + rule.seeds)):
             broken = simulate(seed, rule.plan)
-            seen = {what: n for what, n in broken.items() if what.startswith(rule.shows)}
+            seen = {what: n for what, n in broken.items() if rule.is_shown_by(what)}
             if seen:
                 return seed, Counter(seen)
     return None
