@@ -96,6 +96,9 @@ class Follower(Generic[P]):
         self._consumer = consumer
         self._tail = Tail(log_, topic, pace=pace)
         self._owned: frozenset[int] = frozenset()
+        self._membership: Membership | None = None
+        self._owned_at: dict[int, float] = {}
+        """When a partition that is lost was last known to be owned, in loop time."""
         self._followed: dict[int, object] = {}
         """The partitions that have begun. What is kept of each is new each time it begins."""
         self._checkpoints: dict[int, int] = {}
@@ -112,12 +115,24 @@ class Follower(Generic[P]):
         """The partitions that the group has assigned to this process."""
         return self._owned
 
+    def owned_at(self, partition: int) -> float:
+        """Loop time at which the group last knew that this process owns `partition`; -inf: never."""
+        if partition not in self._owned:
+            return self._owned_at.get(partition, -inf)
+        return -inf if self._membership is None else self._membership.heard_at
+
     async def join(self) -> "Member":
         """Become a member of the group. Raises LogUnavailable."""
-        return Member(self._checkpoints, await self._log.join(self._group, self._topic, self.assigned))
+        self._membership = await self._log.join(self._group, self._topic, self.assigned)
+        return Member(self._checkpoints, self._membership)
 
     def assigned(self, owned: frozenset[int]) -> None:
         """The group has assigned these partitions to this process, and no others."""
+        self._owned_at = {
+            number: self.owned_at(number)
+            for number in self._owned_at.keys() | self._owned
+            if number not in owned
+        }
         self._owned = owned
         for lost in self._checkpoints.keys() - owned:
             del self._checkpoints[lost]

@@ -47,6 +47,10 @@ class KafkaLog:
         """How many partitions `topic` has. Raises TopicMissing."""
         return await self._offsets.partitions(topic)
 
+    async def topic_id(self, topic: str) -> str:
+        """The id that the brokers gave `topic`; "" where they give none. Raises TopicMissing."""
+        return await self._offsets.topic_id(topic)
+
     async def fetch(
         self,
         positions: Mapping[TopicPartition, int],

@@ -8,7 +8,8 @@ client and coordinator anew, `REJOIN_AFTER` seconds later; the member owns nothi
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Any
 
 import msgspec
@@ -54,6 +55,7 @@ class KafkaMembership:
         self._topic = topic
         self._on_assignment = on_assignment
         self._owned: frozenset[int] = frozenset()
+        self._heard_at = -inf
         self.session: tuple[GroupCoordinator, SubscriptionState] | None = None
         """What it commits through, while it has joined."""
         self._assignor = _Sticky(topic)
@@ -68,6 +70,11 @@ class KafkaMembership:
     def owned(self) -> frozenset[int]:
         """The partitions assigned to this member now; empty while a rebalance is under way."""
         return self._owned
+
+    @property
+    def heard_at(self) -> float:
+        """Loop time of the last heartbeat that was answered well, -inf before the first."""
+        return self._heard_at
 
     async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         """Commit explicit offsets for partitions that are owned still. Raises LogUnavailable.
@@ -110,6 +117,9 @@ class KafkaMembership:
             self._on_assignment(owned)
         except Exception:
             log.exception("on_assignment raised", group=self._group)
+
+    def _heard(self, sent_at: float) -> None:
+        self._heard_at = sent_at
 
     async def _stay(self) -> None:
         """Be a member until closed; on an error that aiokafka does not mend, begin anew."""
@@ -155,6 +165,7 @@ class KafkaMembership:
         return Coordinator(
             client,
             subscription,
+            heard=self._heard,
             group_id=self._group,
             session_timeout_ms=int(SESSION_TIMEOUT * 1000),
             heartbeat_interval_ms=int(HEARTBEAT * 1000),
@@ -165,15 +176,29 @@ class KafkaMembership:
 
 
 class Coordinator(GroupCoordinator):  # type: ignore[misc]
-    """Takes the outcome of a commit that its caller gave up: aiokafka lets it go on, and no task waits."""
+    """A coordinator that calls `heard` with the loop time of each heartbeat that is answered well.
+
+    It takes the outcome of a commit that its caller gave up: aiokafka lets it go on, and no task waits.
+    """
+
+    def __init__(self, *args: Any, heard: Callable[[float], None], **options: Any) -> None:
+        self._heard = heard
+        super().__init__(*args, **options)
+
+    async def _do_heartbeat(self) -> bool:
+        sent_at = asyncio.get_running_loop().time()
+        alive: bool = await super()._do_heartbeat()
+        if alive:
+            self._heard(sent_at)
+        return alive
 
     def _do_commit_offsets(self, assignment: object, offsets: object) -> asyncio.Task[None]:
         commit: asyncio.Task[None] = asyncio.ensure_future(super()._do_commit_offsets(assignment, offsets))
-        commit.add_done_callback(_heard)
+        commit.add_done_callback(_settled)
         return commit
 
 
-def _heard(commit: asyncio.Task[None]) -> None:
+def _settled(commit: asyncio.Task[None]) -> None:
     """Retrieve the commit's exception, which asyncio would else log as never retrieved."""
     if not commit.cancelled():
         commit.exception()

@@ -5,12 +5,21 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from schemas.errors import TopicMissing
-from services.eventlog.kafka_borrowed import CoordinationType, OffsetFetchRequest, OffsetRequest, for_code
+from services.eventlog.kafka_borrowed import (
+    CoordinationType,
+    IncompatibleBrokerVersion,
+    OffsetFetchRequest,
+    OffsetRequest,
+    for_code,
+)
 from services.eventlog.kafka_link import PATIENCE, KafkaLink
+from services.eventlog.kafka_wire import Described, DescribeRequest
 from services.eventlog.port import Bounds, Checkpoint, TopicPartition
 
 OFFSET_DIGITS = 19
 """Kafka's offsets are below 2^63."""
+UNKNOWN_TOPIC = 3
+"""Kafka's code for a topic that does not exist."""
 LATEST, EARLIEST = -1, -2
 """Kafka's special times: they ask for the end and for the start of a partition."""
 
@@ -33,6 +42,25 @@ class KafkaOffsets:
         if not count:
             raise TopicMissing(topic)
         return count
+
+    async def topic_id(self, topic: str) -> str:
+        """The id that the brokers gave `topic`; "" where they give none. Raises TopicMissing."""
+
+        async def attempt() -> Described | None:
+            client = await self._link.client()
+            node = client.get_random_node()
+            try:
+                found: Described = await self._link.send(-1 if node is None else node, DescribeRequest(topic))
+            except IncompatibleBrokerVersion:
+                return None
+            if found.error != UNKNOWN_TOPIC:
+                _raise_for(found.error)
+            return found
+
+        found = await self._link.retrying(attempt, PATIENCE)
+        if found is not None and found.error:
+            raise TopicMissing(topic)
+        return "" if found is None else found.id
 
     async def bounds(self, topic: str, partitions: Collection[int]) -> dict[int, Bounds]:
         """First and next offset of each partition, as of now (high watermark)."""

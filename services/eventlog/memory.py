@@ -64,6 +64,8 @@ class MemoryLog:
     ) -> None:
         self.stored = {topic: [MemoryPartition() for _ in range(count)] for topic, count in topics.items()}
         """What is in each partition of each topic."""
+        self.topic_ids = {topic: f"{topic}-1" for topic in topics}
+        """The id of each topic: another one when it is made anew."""
         self.clock = clock
         """Stamps what is appended, ms; a test may set another one, as it may the bound below."""
         self.max_record_bytes = max_record_bytes
@@ -94,6 +96,12 @@ class MemoryLog:
         log.records = log.records[log.index(before_offset) :]
         log.start = max(log.start, min(before_offset, log.end))
 
+    def make_anew(self, topic: str) -> None:
+        """Delete `topic` with all that is in it, and create it again."""
+        self.stored[topic] = [MemoryPartition() for _ in self.stored[topic]]
+        made = int(self.topic_ids[topic].removeprefix(f"{topic}-"))
+        self.topic_ids[topic] = f"{topic}-{made + 1}"
+
     def records(self, topic: str, partition: int) -> list[MemoryRecord]:
         """Everything that is in a partition."""
         return list(self.stored[topic][partition].records)
@@ -106,6 +114,11 @@ class MemoryLog:
         if topic not in self.stored:
             raise TopicMissing(topic)
         return len(self.stored[topic])
+
+    async def topic_id(self, topic: str) -> str:
+        """The id of `topic`. Raises TopicMissing."""
+        await self.partitions(topic)
+        return self.topic_ids[topic]
 
     async def fetch(
         self,
@@ -341,6 +354,7 @@ class MemoryMembership:
         self._partitions = partitions
         self._on_assignment = on_assignment
         self._owned: frozenset[int] = frozenset()
+        self._heard_at = -inf
 
     @property
     def owned(self) -> frozenset[int]:
@@ -351,6 +365,13 @@ class MemoryMembership:
     def member(self) -> bool:
         """Whether it is in the group still."""
         return self._name in self._group.members
+
+    @property
+    def heard_at(self) -> float:
+        """Loop time: now, as long as it is a member, since a group in memory knows that at any time."""
+        if self.member:
+            self._heard_at = asyncio.get_running_loop().time()
+        return self._heard_at
 
     async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         """Commit offsets of owned partitions; others are left out. Raises LogUnavailable."""
@@ -365,6 +386,7 @@ class MemoryMembership:
 
     def expel(self) -> None:
         """Be thrown out of the group, as a member whose session ended."""
+        self._heard_at = self.heard_at
         if self._group.members.pop(self._name, None):
             self.become(frozenset())
             self._group.rebalance(self._partitions)

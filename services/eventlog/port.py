@@ -122,6 +122,15 @@ class Membership(Protocol):
         """The partitions assigned to this member now; empty while a rebalance is under way."""
         ...
 
+    @property
+    def heard_at(self) -> float:
+        """Loop time at which the group last knew that this member owns what `owned` says, -inf before.
+
+        It is that of the last sign of life that was answered. A process that was stopped and goes on finds
+        here how long it was.
+        """
+        ...
+
     async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         """Commit explicit offsets for partitions that are owned still; others are left out silently.
 
@@ -144,6 +153,13 @@ class Log(Protocol):
 
     async def partitions(self, topic: str) -> int:
         """How many partitions `topic` has. Raises TopicMissing."""
+        ...
+
+    async def topic_id(self, topic: str) -> str:
+        """The id that the brokers gave `topic`. A topic that is made anew under the same name has another.
+
+        "" where they give none (Kafka before 2.8). Raises TopicMissing, LogUnavailable.
+        """
         ...
 
     async def fetch(

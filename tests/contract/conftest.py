@@ -13,6 +13,7 @@ from services.eventlog.kafka import KafkaLog
 from services.eventlog.kafka_topics import until_led
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Log, TopicPartition, Writer
+from tests.conftest import eventually
 
 PARTITIONS = 3
 NO_KEY: Any = None
@@ -29,6 +30,10 @@ class World(Protocol):
         """Drop the records before an offset, as retention does."""
         ...
 
+    async def make_anew(self) -> None:
+        """Delete the topic, and create it again under its name."""
+        ...
+
     async def refusable(self) -> NewRecord:
         """A record that the log, not the writer, is going to refuse when it is appended next."""
         ...
@@ -42,6 +47,9 @@ class MemoryWorld:
 
     async def retain(self, partition: int, before_offset: int) -> None:
         self._memory.retain(self.topic, partition, before_offset)
+
+    async def make_anew(self) -> None:
+        self._memory.make_anew(self.topic)
 
     async def refusable(self) -> NewRecord:
         self._memory.fail_next("lost")
@@ -66,6 +74,14 @@ class KafkaWorld:
     async def retain(self, partition: int, before_offset: int) -> None:
         source = KafkaPartition(self.topic, partition)
         await self._admin.delete_records({source: RecordsToDelete(before_offset)})
+
+    async def make_anew(self) -> None:
+        await self._admin.delete_topics([self.topic])
+        await eventually(self._gone)
+        await self.create()
+
+    async def _gone(self) -> bool:
+        return self.topic not in {topic["topic"] for topic in await self._admin.describe_topics()}
 
     async def refusable(self) -> NewRecord:
         return NewRecord(NO_KEY, b"x")

@@ -355,3 +355,38 @@ async def test_two_groups_know_nothing_of_each_other(world: World) -> None:
 async def test_a_group_on_a_missing_topic_is_refused(world: World) -> None:
     with pytest.raises(TopicMissing):
         await world.log.join("group", "no-such-topic", lambda _: None)
+
+
+async def test_a_member_knows_when_its_group_last_knew_of_it(world: World) -> None:
+    loop = asyncio.get_running_loop()
+    member = await world.log.join(uuid4().hex, world.topic, lambda _: None)
+    began = loop.time()
+    await eventually(lambda: everything(member) and member.heard_at > began)
+    heard = member.heard_at
+    await eventually(lambda: member.heard_at > heard)
+    await member.close()
+    last = member.heard_at
+    assert heard < last <= loop.time()
+    await asyncio.sleep(0.01)
+    assert member.heard_at == last
+
+
+# -- topics ------------------------------------------------------------------------------------------
+
+
+async def test_a_topic_that_is_made_anew_has_another_id(world: World) -> None:
+    id = await world.log.topic_id(world.topic)
+    assert id
+    assert id == await world.log.topic_id(world.topic)
+    await world.make_anew()
+
+    async def another() -> bool:
+        return await world.log.topic_id(world.topic) != id
+
+    await eventually(another)
+
+
+async def test_a_missing_topic_has_no_id_and_is_not_made(world: World) -> None:
+    for _ in range(2):
+        with pytest.raises(TopicMissing):
+            await world.log.topic_id("no-such-topic")

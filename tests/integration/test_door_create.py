@@ -12,7 +12,7 @@ from services.broker.tcp import free_port
 from services.replay.ingest_client import IngestClient
 from services.web import room
 from tests.conftest import eventually
-from tests.ingesting import NAMES, PARTITIONS, error_of, ingesting
+from tests.ingesting import CONFIG, NAMES, PARTITIONS, error_of, ingesting
 from tests.serving import HOST, ask, read_answer
 from tests.steady import steady
 
@@ -46,7 +46,18 @@ async def test_an_agent_needs_no_model_and_gives_its_name() -> None:
     async with ingesting() as running:
         agent = {"type": "agent_reference", "name": "weather"}
         made = await running.create(model=None, agent_reference=agent)
+        (accepted,) = running.accepted()
     assert (made["model"], made["agent_reference"]) == ("weather", agent)
+    assert (accepted.model, accepted.route, accepted.to_agent) == ("", "weather", True)
+
+
+async def test_an_accepted_names_the_model_asked_for_and_the_route_that_serves_it() -> None:
+    globs = '[[models]]\nmatch = "gpt-*"\nbase_url = "http://127.0.0.1:9"\n'
+    async with ingesting(CONFIG + globs) as running:
+        await running.create(model="gpt-5")
+        await running.create(model="weather")  # an agent's name passes for a model
+        told = {(entry.model, entry.route, entry.to_agent) for entry in running.accepted()}
+    assert told == {("gpt-5", "gpt-*", False), ("weather", "weather", True)}
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ HEADERS = {
     "deleted": BASE | {"accepted_offset"},
 }
 OPTIONAL = {
-    "accepted": {"previous"},
+    "accepted": {"previous", "model", "route", "agent"},
     "event": {"terminal", "upstream_id", "upstream_cursor", "upstream_partial"},
 }
 """The headers that schemas/protocol.md names, by kind."""

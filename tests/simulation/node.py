@@ -175,6 +175,9 @@ class Node:
     async def partitions(self, topic: str) -> int:
         return await self._asked(lambda: self.log.partitions(topic))
 
+    async def topic_id(self, topic: str) -> str:
+        return await self._asked(lambda: self.log.topic_id(topic))
+
     async def fetch(
         self,
         positions: Mapping[TopicPartition, int],
@@ -250,6 +253,9 @@ class NodeMembership:
         self._group = group
         self._topic = topic
         self._told: list[frozenset[int]] = []
+        self._heard_at = -inf
+        self._held: frozenset[int] = frozenset()
+        self._lost_at: dict[int, float] = {}
         self._left = False
 
     async def rejoin(self) -> None:
@@ -261,7 +267,22 @@ class NodeMembership:
     def owned(self) -> frozenset[int]:
         return self.inner.owned
 
+    @property
+    def heard_at(self) -> float:
+        """As its heartbeats tell: now, unless it is held, was expelled, or has not heard yet of a change."""
+        if self._node.held_since is None and self.inner.member and not self._told:
+            self._heard_at = running().time()
+        return self._heard_at
+
+    def owned_at(self, partition: int) -> float:
+        """When the group last held it for the owner of `partition`, whatever it knows of that."""
+        return running().time() if partition in self._held else self._lost_at.get(partition, -inf)
+
     def told(self, owned: frozenset[int]) -> None:
+        if self._node.held_since is None and not self._told:
+            self._heard_at = running().time()
+        self._lost_at |= dict.fromkeys(self._held - owned, running().time())
+        self._held = owned
         self._told.append(owned)
         asyncio.get_running_loop().create_task(self._tell(), context=self._node.context)
 

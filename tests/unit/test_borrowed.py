@@ -72,7 +72,7 @@ ATTRIBUTES = [
     ),
     Borrowed(
         "aiokafka.consumer.group_coordinator.GroupCoordinator",
-        ("_do_commit_offsets", "check_errors", "close", "commit_offsets"),
+        ("_do_commit_offsets", "_do_heartbeat", "check_errors", "close", "commit_offsets"),
         "membership of a group without a consumer",
         "see how AIOKafkaConsumer drives its coordinator now, and do so in kafka_group.py",
     ),

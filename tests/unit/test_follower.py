@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 
 import pytest
 
@@ -228,3 +229,19 @@ async def test_a_batch_that_was_fetched_before_its_partition_began_anew_is_throw
         consumer.free.set()
         await eventually(lambda: sorted(consumer.values) == [b"a", b"x"])
         assert [batch.source.partition for batch in consumer.batches] == [1 - other, other]
+
+
+async def test_it_says_when_a_partition_was_last_known_to_be_owned(
+    log: MemoryLog, memberships: list[MemoryMembership]
+) -> None:
+    loop = asyncio.get_running_loop()
+    assert Follower(log, GROUP, TOPIC, Counting(log)).owned_at(0) == -inf
+    async with following(log) as one:
+        began = loop.time()
+        assert one.follower.owned_at(0) >= began
+        memberships[0].expel()
+        lost = one.follower.owned_at(0)
+        assert began <= lost <= loop.time()
+        await asyncio.sleep(0)
+        assert one.follower.owned_at(0) == lost
+        assert one.follower.owned_at(7) == -inf

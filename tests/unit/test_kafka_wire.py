@@ -1,10 +1,11 @@
 """The requests packed by hand are, byte for byte, what aiokafka's schemas make of them."""
 
+from base64 import urlsafe_b64decode
 from io import BytesIO
 
 import pytest
 from aiokafka.errors import IncompatibleBrokerVersion
-from aiokafka.protocol import fetch, produce
+from aiokafka.protocol import fetch, produce, types
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +61,49 @@ def test_a_fetch_response(
         for partition, code, end, _, _, _, _, records in partitions
     ]
     assert found == wanted
+
+
+TAGS = types.TaggedFields
+BROKERS = types.CompactArray(
+    ("node", types.Int32), ("host", types.CompactString()), ("port", types.Int32),
+    ("rack", types.CompactString()), ("tags", TAGS),
+)  # fmt: skip
+HEAD = types.Schema(
+    ("throttle", types.Int32), ("brokers", BROKERS), ("cluster", types.CompactString()),
+    ("controller", types.Int32),
+)  # fmt: skip
+ASKED = types.Schema(
+    ("count", types.Int8), ("id", types.Int64), ("rest", types.Int64), ("name", types.CompactString()),
+    ("tags", TAGS), ("create", types.Int8), ("cluster_acls", types.Int8), ("acls", types.Int8), ("end", TAGS),
+)  # fmt: skip
+hosts: st.SearchStrategy[list[tuple[object, ...]]] = st.lists(
+    st.tuples(int32, st.text(min_size=1, max_size=200), int32, st.none() | names, st.just({}))
+)
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_a_describe_request_makes_no_topic(topic: str) -> None:
+    ours = wire.DescribeRequest(topic).prepare({3: (0, 13)})
+    assert ours.encode() == ASKED.encode((2, 0, 0, topic, {}, 0, 0, 0, {}))
+    plain = wire.ProbeRequest().build_request_header(7, "me").encode()
+    assert ours.build_request_header(7, "me").encode()[4:] == plain[4:] + b"\x00"
+
+
+@given(hosts, st.none() | names, names, st.binary(min_size=16, max_size=16), error)
+def test_a_describe_response(
+    brokers: list[tuple[object, ...]], cluster: str | None, topic: str, id: bytes, code: int
+) -> None:
+    response = HEAD.encode((0, brokers, cluster, 1)) + b"\x02" + types.Int16.encode(code)
+    response += types.CompactString().encode(topic) + id + b"\x00\x01\x00\x00"
+    found = wire.DescribeRequest.RESPONSE_TYPE.decode(BytesIO(response))
+    assert found.error == code
+    assert urlsafe_b64decode(found.id + "==") == (id if any(id) else b"")
+
+
+def test_the_tags_of_a_header_are_passed_over() -> None:
+    buffer = BytesIO(types.Int32.encode(7) + b"\x02\x00\x01a\x81\x01\x02bc" + b"rest")
+    assert wire.DescribeRequest("x").parse_response_header(buffer) == (7,)
+    assert buffer.read() == b"rest"
 
 
 def test_an_error_of_the_whole_fetch_is_every_partitions_error() -> None:
