@@ -3,14 +3,20 @@
 A check takes a value and the path of its field (`input[2].role`) and raises ApiError (400) with that path as
 `param`, a code and a sentence as OpenAI's API gives them. Checks are built from checks. A caller that allows
 null does not call the check for it.
+
+Each check has the JSON Schema of what it lets pass beside it (`shaped`, `shape_of`), from which the published
+documents are made.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from schemas.errors import ApiError, invalid
 
 Check = Callable[[Any, str], None]
+Shape = dict[str, Any]
+"""A JSON Schema."""
+Shaped = TypeVar("Shaped", bound=Check)
 
 MAX_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader holds exactly."""
@@ -57,6 +63,30 @@ def is_deeper(value: Any, most: int) -> bool:
     return True
 
 
+def shaped(shape: Shape) -> Callable[[Shaped], Shaped]:
+    """Decorates a check: `shape` is the JSON Schema of what it lets pass. Calls of the check cost no more."""
+
+    def with_shape(check: Shaped) -> Shaped:
+        check.__dict__["shape"] = shape
+        return check
+
+    return with_shape
+
+
+def shape_of(check: Check) -> Shape:
+    """The JSON Schema of what `check` lets pass."""
+    found: Shape = check.__dict__["shape"]
+    return found
+
+
+def or_null(shape: Shape) -> Shape:
+    """`shape`, and null."""
+    if isinstance(shape.get("type"), str) and "enum" not in shape and "const" not in shape:
+        return {**shape, "type": [shape["type"], "null"]}
+    return {"anyOf": [*shape.get("anyOf", [shape]), {"type": "null"}]}
+
+
+@shaped({"type": "boolean"})
 def boolean(value: Any, param: str) -> None:
     """A boolean."""
     if not isinstance(value, bool):
@@ -66,6 +96,7 @@ def boolean(value: Any, param: str) -> None:
 def number(least: float, most: float) -> Check:
     """A number from `least` to `most`."""
 
+    @shaped({"type": "number", "minimum": least, "maximum": most})
     def check(value: Any, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong_type(param, "a decimal number", value)
@@ -77,6 +108,7 @@ def number(least: float, most: float) -> Check:
 def integer(least: int, most: int = MAX_INTEGER) -> Check:
     """An integer from `least` to `most`."""
 
+    @shaped({"type": "integer", "minimum": least, "maximum": most})
     def check(value: Any, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong_type(param, "an integer", value)
@@ -87,7 +119,9 @@ def integer(least: int, most: int = MAX_INTEGER) -> Check:
 
 def string(longest: int | None = None, *, empty: bool = True) -> Check:
     """A string of at most `longest` characters."""
+    bounds = {} if longest is None else {"maxLength": longest}
 
+    @shaped({"type": "string", **({} if empty else {"minLength": 1}), **bounds})
     def check(value: Any, param: str) -> None:
         if not isinstance(value, str):
             raise wrong_type(param, "a string", value)
@@ -105,6 +139,7 @@ def one_of(*values: str) -> Check:
     """One of these strings."""
     supported = ", ".join(f"'{value}'" for value in values)
 
+    @shaped({"type": "string", "enum": list(values)})
     def check(value: Any, param: str) -> None:
         if not isinstance(value, str):
             raise wrong_type(param, "a string", value)
@@ -117,6 +152,7 @@ def one_of(*values: str) -> Check:
 def array(of: Check) -> Check:
     """An array whose elements all fit `of`."""
 
+    @shaped({"type": "array", "items": shape_of(of)})
     def check(value: Any, param: str) -> None:
         if not isinstance(value, list):
             raise wrong_type(param, "an array", value)
@@ -128,7 +164,12 @@ def array(of: Check) -> Check:
 
 def fields(known: Mapping[str, Check], required: Collection[str] = ()) -> Check:
     """An object whose known fields fit, when they are there and not null. Unknown fields are anything."""
+    shapes = {name: shape_of(check) for name, check in known.items()}
+    properties = {name: shape if name in required else or_null(shape) for name, shape in shapes.items()}
 
+    needed = {"required": list(required)} if required else {}
+
+    @shaped({"type": "object", **needed, "properties": properties})
     def check(value: Any, param: str) -> None:
         if not isinstance(value, dict):
             raise wrong_type(param, "an object", value)
@@ -146,7 +187,9 @@ def fields(known: Mapping[str, Check], required: Collection[str] = ()) -> Check:
 def text_map(pairs: int, key_length: int, value_length: int) -> Check:
     """An object of at most `pairs` strings; the lengths are the longest names and values, in characters."""
     fits = string(value_length)
+    lengths = {"propertyNames": {"maxLength": key_length}, "additionalProperties": shape_of(fits)}
 
+    @shaped({"type": "object", "maxProperties": pairs, **lengths})
     def check(value: Any, param: str) -> None:
         if not isinstance(value, dict):
             raise wrong_type(param, "an object", value)
@@ -165,6 +208,7 @@ def text_map(pairs: int, key_length: int, value_length: int) -> Check:
 def either(expected: str, by_type: Mapping[type, Check]) -> Check:
     """A value of one of these types that fits the check for it; `expected` says which, with articles."""
 
+    @shaped({"anyOf": [shape_of(check) for check in by_type.values()]})
     def check(value: Any, param: str) -> None:
         fits = by_type.get(type(value))
         if fits is None:

@@ -24,9 +24,9 @@ TOKEN_BYTES = 8
 MAX_ITEMS = 1 << 28
 """Items of the input, or of the output, of a response: no record holds so many."""
 
-_RESPONSE_ID = re.compile(r"resp_[0-9a-f]{36}")
-_CLAIM_ID = re.compile(rf"c[0-9a-f]{{{2 * TOKEN_BYTES}}}")
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
+RESPONSE_ID = re.compile(r"resp_[0-9a-f]{36}")
+CLAIM_ID = re.compile(rf"c[0-9a-f]{{{2 * TOKEN_BYTES}}}")
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _PARTITION = slice(5, 9)
 _PREFIX = re.compile(r"[a-z][a-z0-9]{0,17}")
 _ITEM_ID = re.compile(rf"{_PREFIX.pattern}_([0-9a-f]{{36}})(i?)([0-9a-f]{{4}}|[1-9a-f][0-9a-f]{{4,6}})")
@@ -80,7 +80,7 @@ def idempotent_response_id(tenant: Tenant, key: str, partitions: int) -> Respons
 
 def parse_response_id(text: str, partition: int | None = None) -> ResponseId | None:
     """`text` as a response id, of `partition` if that is given, or None when it is not one of ours."""
-    if not _RESPONSE_ID.fullmatch(text):
+    if not RESPONSE_ID.fullmatch(text):
         return None
     id = ResponseId(text)
     return id if partition is None or partition_of(id) == partition else None
@@ -93,7 +93,7 @@ def partition_of(id: ResponseId) -> int:
 
 def parse_tenant(text: str) -> Tenant | None:
     """`text` as a tenant name (1-128 of letters, digits and `._:@-`), or None."""
-    return Tenant(text) if _TENANT.fullmatch(text) else None
+    return Tenant(text) if TENANT.fullmatch(text) else None
 
 
 def claim_id(entropy: bytes) -> ClaimId:
@@ -103,7 +103,7 @@ def claim_id(entropy: bytes) -> ClaimId:
 
 def parse_claim_id(text: str) -> ClaimId | None:
     """`text` as a claim id, or None: no nonce and no name of a kind is one, so a key cannot be two (P-14)."""
-    return ClaimId(text) if _CLAIM_ID.fullmatch(text) else None
+    return ClaimId(text) if CLAIM_ID.fullmatch(text) else None
 
 
 def executor_id(entropy: bytes) -> ExecutorId:

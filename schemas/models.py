@@ -32,6 +32,13 @@ class ListedModel(Struct, frozen=True):
     owned_by: str = "rejoinder"
 
 
+class ModelList(Struct, frozen=True):
+    """The answer of GET /v1/models."""
+
+    data: Sequence[ListedModel]
+    object: str = "list"
+
+
 class Listing(Struct, frozen=True):
     """What one executor serves, good for `good_s` seconds of log time after the record."""
 

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar, NamedTuple, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from schemas.ids import (
@@ -140,6 +141,20 @@ class Accepted(Struct, frozen=True, gc=False):
         return NewRecord(self.key, value, headers)
 
 
+class ClaimedValue(Struct, frozen=True):
+    """The value of a `claimed`: what its headers say, for human readers."""
+
+    attempt: int
+    claim: ClaimId
+    executor: ExecutorId
+
+
+class OnlyId(Struct, frozen=True):
+    """The value of a record that says all in its kind: whose it is."""
+
+    id: ResponseId
+
+
 class Claimed(Struct, frozen=True, gc=False):
     """`executor` runs attempt `attempt`, if it is the current one + 1 and the first in log order (P-21)."""
 
@@ -152,16 +167,15 @@ class Claimed(Struct, frozen=True, gc=False):
 
     def new(self) -> NewRecord:
         """The record that says so; its value repeats it for human readers."""
-        value = b'{"attempt":%d,"claim":"%b","executor":"%b"}'
-        claim, executor = self.claim.encode(), self.executor.encode()
+        value = ClaimedValue(self.attempt, self.claim, self.executor)
         headers = [
             *_base(self.kind, self.tenant),
             ("attempt", b"%d" % self.attempt),
-            ("claim", claim),
-            ("executor", executor),
+            ("claim", self.claim.encode()),
+            ("executor", self.executor.encode()),
         ]
         key = f"{self.id}/claim/{self.attempt}/{self.claim}".encode()
-        return NewRecord(key, value % (self.attempt, claim, executor), headers)
+        return NewRecord(key, msgspec.json.encode(value), headers)
 
 
 class EventRecord(Struct, frozen=True, gc=False):
@@ -216,7 +230,7 @@ class Deleted(Struct, frozen=True, gc=False):
         """The record that says so."""
         key = f"{self.id}/deleted/{self.nonce}".encode()
         headers = [*_base(self.kind, self.tenant), ("accepted_offset", b"%d" % self.accepted_offset)]
-        return NewRecord(key, b'{"id":"%b"}' % self.id.encode(), headers)
+        return NewRecord(key, msgspec.json.encode(OnlyId(self.id)), headers)
 
 
 class Tombstone(Struct, frozen=True, gc=False):
@@ -299,7 +313,7 @@ def upstream_position(record: LogRecord) -> tuple[str | None, int | None]:
     try:
         headers = dict(record.headers)
         id, cursor = headers.get("upstream_id"), headers.get(UPSTREAM_CURSOR)
-        if cursor is not None and not _cursor.fullmatch(cursor):
+        if cursor is not None and not CURSOR.fullmatch(cursor):
             return None, None
         return None if id is None else id.decode(), None if cursor is None else int(cursor)
     except MALFORMED:
@@ -313,9 +327,9 @@ def is_partial(record: LogRecord) -> bool:
 
 DIGITS = 16
 """A number has no more of them."""
-_number = re.compile(rb"0|[1-9][0-9]{0,%d}" % (DIGITS - 1))
+NUMBER = re.compile(rb"0|[1-9][0-9]{0,%d}" % (DIGITS - 1))
 _ZERO = ord("0")
-_cursor = re.compile(rb"-?[0-9]{1,19}")
+CURSOR = re.compile(rb"-?[0-9]{1,19}")
 """How an upstream numbers is its own affair: by nanoseconds, say."""
 
 
@@ -323,7 +337,7 @@ def plain_number(digits: bytes) -> int:
     """The number that `digits` are: plain decimals, at most `DIGITS`, so that one number has one spelling and
     fits wherever it goes on to (P-11). Raises ValueError or TypeError.
     """
-    if not _number.fullmatch(digits):
+    if not NUMBER.fullmatch(digits):
         raise ValueError(f"not a number from 0 on of at most {DIGITS} digits: {digits[:SHOWN]!r}")
     return int(digits)
 

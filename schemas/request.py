@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from schemas.checks import (
     Check,
+    Shape,
     array,
     boolean,
     either,
@@ -30,6 +31,8 @@ from schemas.checks import (
     missing,
     number,
     one_of,
+    shape_of,
+    shaped,
     shown,
     string,
     text_map,
@@ -90,6 +93,15 @@ _ITEMS: Mapping[str, Check] = {
 _any_item = fields({"id": string(empty=False), "type": string()})
 
 
+def _by_type(checks: Mapping[str, Check]) -> list[Shape]:
+    """What else holds of an object with one of these types."""
+    return [
+        {"if": {"properties": {"type": {"const": type}}, "required": ["type"]}, "then": shape_of(check)}
+        for type, check in checks.items()
+    ]
+
+
+@shaped({**shape_of(_any_item), "allOf": _by_type(_ITEMS)})
 def _item(value: Any, param: str) -> None:
     _any_item(value, param)
     check = _ITEMS.get(item_type(value))
@@ -97,17 +109,22 @@ def _item(value: Any, param: str) -> None:
         check(value, param)
 
 
-_NAMED_TOOLS: Mapping[str, str] = {"function": "name", "custom": "name", "mcp": "server_label"}
-"""Type of a tool to the field that the tool, or the choice of it, must have."""
+_NAMED_TOOLS: Mapping[str, Check] = {
+    type: fields({name: string()}, required=(name,))
+    for type, name in (("function", "name"), ("custom", "name"), ("mcp", "server_label"))
+}
+"""Type of a tool to what must hold of the tool, or of the choice of it: it has a name."""
 
 
+@shaped({**shape_of(_typed), "allOf": _by_type(_NAMED_TOOLS)})
 def _tool(value: Any, param: str) -> None:
     _typed(value, param)
-    name = _NAMED_TOOLS.get(value["type"])
-    if name:
-        fields({name: string()}, required=(name,))(value, param)
+    named = _NAMED_TOOLS.get(value["type"])
+    if named:
+        named(value, param)
 
 
+@shaped({"anyOf": [shape_of(one_of("none", "auto", "required")), shape_of(_tool)]})
 def _tool_choice(value: Any, param: str) -> None:
     modes = one_of("none", "auto", "required")
     either("one of an object or string", {str: modes, dict: _tool})(value, param)
@@ -148,6 +165,8 @@ FIELDS: Mapping[str, Check] = {
     "user": string(),
 }
 _body = fields(FIELDS)
+BODY: Shape = shape_of(_body)
+"""The JSON Schema of a create's body."""
 _Fields = msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw(b"")) for name in FIELDS])
 
 

@@ -17,12 +17,13 @@ response without unpacking a byte. One that cannot be true makes its record unre
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
 import zstandard
 from msgspec import Struct
 
 from schemas.errors import LogError
 from schemas.ids import ResponseId, Tenant, parse_response_id
-from schemas.records import MALFORMED, SHOWN, LogRecord, NewRecord, Unreadable, plain_number
+from schemas.records import MALFORMED, SHOWN, LogRecord, NewRecord, OnlyId, Unreadable, plain_number
 
 CHUNK_BYTES = 256 << 10
 """Raw bytes of a chunk. 256 KiB bounds what the projector holds unpacked per open response and what a
@@ -223,7 +224,7 @@ def transcript_records(
 def gone_record(id: ResponseId, tenant: Tenant) -> NewRecord:
     """The record that hides a deleted response for good (P-72)."""
     headers = [("kind", b"gone"), ("tenant", tenant.encode())]
-    return NewRecord(gone_key(id), b'{"id":"%b"}' % id.encode(), headers)
+    return NewRecord(gone_key(id), msgspec.json.encode(OnlyId(id)), headers)
 
 
 def erasing_records(id: ResponseId, chunks: int) -> list[NewRecord]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from schemas.errors import LogError
 from schemas.ids import ExecutorId
@@ -27,6 +28,20 @@ log = structlog.get_logger()
 
 HISTORY = 2_000
 """Beats before the topic's end that a start reads: minutes of a large fleet."""
+
+
+class BeatValue(Struct, frozen=True):
+    """The value of a beat."""
+
+    executor: ExecutorId
+
+
+def beat_record(executor: ExecutorId, *, leaving: bool = False) -> NewRecord:
+    """A beat of `executor`. `leaving`: its last one, by which its runs are up for takeover at once."""
+    headers = [("kind", b"beat"), ("executor", executor.encode())]
+    if leaving:
+        headers.append(("leaving", b"1"))
+    return NewRecord(executor.encode(), msgspec.json.encode(BeatValue(executor)), headers)
 
 
 class Beats:
@@ -76,7 +91,7 @@ class Beats:
         self._sent_at = asyncio.get_running_loop().time()
         points.at("beat due")
         with suppress(LogError):  # not acknowledged: the next beat is due all the same
-            await self._writer.append(self._topic, 0, self._record())
+            await self._writer.append(self._topic, 0, beat_record(self._me))
             await self._read_back.wait()
 
     async def read(self) -> None:
@@ -93,7 +108,7 @@ class Beats:
         self._has_left = True
         points.at("last beat due")
         with suppress(LogError):  # the missing beats will say it
-            await self._writer.append(self._topic, 0, self._record(leaving=True))
+            await self._writer.append(self._topic, 0, beat_record(self._me, leaving=True))
 
     def count(self, record: LogRecord) -> None:
         """Take a beat that was read for a sign of life; what is none is passed over."""
@@ -113,12 +128,6 @@ class Beats:
             self._liveness.own_beat(self._sent_at, now, self._lease, record.timestamp)
             self._on_own()
             points.at("beat read back")
-
-    def _record(self, *, leaving: bool = False) -> NewRecord:
-        headers = [("kind", b"beat"), ("executor", self._me.encode())]
-        if leaving:
-            headers.append(("leaving", b"1"))
-        return NewRecord(self._me.encode(), msgspec.json.encode({"executor": self._me}), headers)
 
 
 def _parse(record: LogRecord) -> tuple[ExecutorId, bool]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from schemas.errors import LogError, unavailable
-from schemas.models import LONGEST_GOOD_S, ListedModel, model_not_found, together
+from schemas.models import LONGEST_GOOD_S, ListedModel, ModelList, model_not_found, together
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 from services.settings import Settings
@@ -82,7 +82,7 @@ class ModelRoutes:
     async def list(self, request: Request) -> Response:
         """All models."""
         tenant_of(request, self._settings)
-        return json_answer({"object": "list", "data": await self._catalogue.models()})
+        return json_answer(ModelList(await self._catalogue.models()))
 
     async def retrieve(self, request: Request) -> Response:
         """One model. Its name may have slashes."""

@@ -1,9 +1,10 @@
 """Reads what a request names and brings; makes JSON answers and error envelopes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,29 @@ _JSON = "application/json"
 _POLL_AFTER: Mapping[str, str] = {"openai-poll-after-ms": "1000"}
 """Tells a poller that knows the header to wait so many milliseconds until its next GET (A-8)."""
 _NO_HEADERS: Mapping[str, str] = {}
+
+
+class ErrorBody(Struct, frozen=True):
+    """What went wrong. `param` names the field of the request, `code` the class of the error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Envelope(Struct, frozen=True):
+    """The body of every answer that is an error (A-16)."""
+
+    error: ErrorBody
+
+
+class DeletedResponse(Struct, frozen=True):
+    """The body of the answer to a delete (A-12)."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: bool = True
 
 
 def named_in(request: Request) -> ResponseId:
@@ -39,7 +63,7 @@ def object_answer(shown: bytes, *, open: bool) -> Response:
 
 def deleted_answer(id: str) -> Response:
     """The answer to a delete (A-12)."""
-    return json_answer({"id": id, "object": "response", "deleted": True})
+    return json_answer(DeletedResponse(id))
 
 
 def error_answer(error: ApiError) -> Response:
@@ -48,8 +72,8 @@ def error_answer(error: ApiError) -> Response:
     Making one counts it as a refusal, so the caller must send it.
     """
     REFUSED.labels(str(error.status), error.reason).inc()
-    what = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return json_answer({"error": what}, error.status, error.headers)
+    what = ErrorBody(error.message, error.type, error.param, error.code)
+    return json_answer(Envelope(what), error.status, error.headers)
 
 
 def check_body(headers: Headers, bound: int) -> None:

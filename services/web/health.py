@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,19 +25,26 @@ NotReady = Callable[[], Sequence[str]]
 """Returns why a service is not ready, one string a reason; empty when it is ready. Must not block."""
 
 
+class Health(Struct, frozen=True, omit_defaults=True):
+    """The body of an answer of `/livez` or `/readyz`. `status` is `live`, `ready` or `not ready`."""
+
+    status: str
+    reasons: Sequence[str] = ()
+
+
 def routes(not_ready: NotReady) -> list[Route]:
     """The three routes, for an app to put beside its own."""
 
     async def live(_: Request) -> Response:
-        return json_answer({"status": "live"})
+        return json_answer(Health("live"))
 
     def reasons_of(request: Request) -> Sequence[str]:
         return [*not_ready(), *(["draining"] if connection(request.scope).draining else [])]
 
     async def ready(request: Request) -> Response:
         if reasons := reasons_of(request):
-            return json_answer({"status": "not ready", "reasons": reasons}, 503, {"retry-after": "1"})
-        return json_answer({"status": "ready"})
+            return json_answer(Health("not ready", reasons), 503, {"retry-after": "1"})
+        return json_answer(Health("ready"))
 
     async def metrics(request: Request) -> Response:
         READY.set(not reasons_of(request))
