@@ -11,7 +11,7 @@ CODE := $(wildcard schemas services tests bench)
 WORKERS ?= 3
 SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup dev check test lint format bench soak lock clean
+.PHONY: setup dev check test lint format bench soak schemas lock clean
 
 setup: $(TESTS)
 
@@ -66,6 +66,10 @@ soak: setup $(AOT)
 	$(BIN)/python -m tests.simulation --seeds 3000
 	REJOINDER_SOAK=1 $(BIN)/pytest $(SIDE_BY_SIDE) $(LONG)
 	@exec $(BIN)/python -m tests.reliability.soak $(ARGS)
+
+# The published schemas anew, after a change of a record, a route or a check of a request.
+schemas: $(RUNS)
+	$(BIN)/python -m services.published $(ARGS)
 
 # New pins for the dependencies of pyproject.toml. Pins name no registry: pip asks the one that it is set up for.
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml

@@ -32,6 +32,7 @@ from services.replay.library import Library
 from services.replay.models import Catalogue, ModelRoutes
 from services.replay.replay import Replay
 from services.replay.routes import InternalRoutes, PublicRoutes
+from services.replay.schemas import SchemaRoutes, published
 from services.replay.seek import Seeker
 from services.replay.snapshot import Snapshots
 from services.replay.window import Memory
@@ -138,6 +139,8 @@ async def _listen(settings: Settings, service: Service, door: Sequence[BaseRoute
         *ModelRoutes(service.catalogue, settings).routes(),
         *door,
     ]
+    documents = await asyncio.to_thread(published)
+    public += SchemaRoutes(documents).routes()
     internal = InternalRoutes(service.replay, settings).routes()
     edge = Edge([*health_routes, *public], settings.cors_origins, settings.hosts, public=True)
     public_server = Server.of(edge, settings)

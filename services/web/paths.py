@@ -11,6 +11,7 @@ from starlette.routing import compile_path
 
 from schemas.errors import ApiError
 
+SCHEMAS, OPENAPI = "/schemas", "/openapi.json"
 SERVED: Mapping[str, tuple[str, ...]] = {
     "/v1/responses": ("POST",),
     "/v1/responses/{id}": ("GET", "DELETE"),
@@ -18,6 +19,9 @@ SERVED: Mapping[str, tuple[str, ...]] = {
     "/v1/responses/{id}/input_items": ("GET",),
     "/v1/models": ("GET",),
     "/v1/models/{id:path}": ("GET",),
+    SCHEMAS: ("GET",),
+    f"{SCHEMAS}/{{name:path}}": ("GET",),
+    OPENAPI: ("GET",),
 }
 """The methods of every path of the public API, in starlette's notation. A path with GET has HEAD as well."""
 

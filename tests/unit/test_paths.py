@@ -9,6 +9,7 @@ import pytest
 from services.ingest import routes as ingest
 from services.replay import routes as replay
 from services.replay.models import ModelRoutes
+from services.replay.schemas import SchemaRoutes
 from services.web.paths import SERVED, methods_of, refused
 
 SDK = Path(openai.__file__).parent / "resources"
@@ -28,7 +29,8 @@ def test_the_table_is_what_ingest_and_replay_serve() -> None:
     desk = object.__new__(ingest.Desk)
     public = object.__new__(replay.PublicRoutes)
     models = object.__new__(ModelRoutes)
-    routes = [*desk.routes(), *public.routes(), *models.routes()]
+    schemas = object.__new__(SchemaRoutes)
+    routes = [*desk.routes(), *public.routes(), *models.routes(), *schemas.routes()]
     served: dict[str, set[str]] = {}
     for route in routes:
         served.setdefault(route.path, set()).update(set(route.methods or ()) - {"HEAD"})  # type: ignore[attr-defined]

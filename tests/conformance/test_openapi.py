@@ -1,0 +1,109 @@
+"""The API answers as its OpenAPI document says: schemathesis asks what that allows, and what it does not.
+
+Each operation gets requests that fit the document and requests that do not. Ids are unknown ones and those of
+responses in each state. No answer is a 5xx, and each has a status, headers and a body that are published.
+After a 503 the request is sent again, as any client does (A-10).
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode, Response
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from services.published.openapi import OPERATIONS
+from tests.api import Api
+from tests.long import SOAK
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+EXAMPLES = 400 if SOAK else 20
+"""Requests for each operation, of each mode."""
+BUDGET_S = 60.0 if SOAK else 3.0
+"""Seconds for these. On a slow machine fewer are asked; one of each at least."""
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def document(base_url: str) -> BaseSchema:
+    """The document as the system under test serves it."""
+    return schemathesis.openapi.from_url(f"{base_url}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def known(api: Api) -> Iterator[list[str]]:
+    """Ids of responses in each state. The open ones are ended in the end."""
+    running, cancelled, deleted = api.open(), api.open(), api.closed()
+    api.cancel(cancelled)
+    api.delete(deleted)
+    yield [api.closed(), api.closed(fail_after=1), cancelled, deleted, running]
+    api.delete(running)
+
+
+MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+ASKED = [(*name, mode) for name, said in OPERATIONS.items() for mode in (MODES[:1] if said.open else MODES)]
+"""Whatever is asked of an open operation fits: it takes texts only."""
+
+
+@pytest.mark.parametrize("method, path, mode", ASKED, ids=lambda said: getattr(said, "value", said))
+def test_it_answers_as_published(
+    document: BaseSchema, base_url: str, known: list[str], method: str, path: str, mode: GenerationMode
+) -> None:
+    operation = document[path.replace(":path", "")][method]
+    until = time.monotonic() + BUDGET_S
+    asked = 0
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(operation.as_strategy(generation_mode=mode), st.sampled_from([None, *known]), st.booleans())
+    def ask(case: Case[Any], id: str | None, plain: bool) -> None:
+        nonlocal asked
+        if asked and time.monotonic() > until:
+            return
+        asked += 1
+        made_likely(case, id, known[-1], plain=plain)
+        case.validate_response(answered(case, base_url), checks=CHECKS)
+
+    ask()
+    assert asked
+
+
+def made_likely(case: Case[Any], id: str | None, running: str, *, plain: bool) -> None:
+    """Give a request an id or a model that there is: those that come by chance are all unknown."""
+    if id is not None and "id" in case.path_parameters:
+        case.path_parameters["id"] = id if "models" not in case.path else "echo"
+    if id == running:
+        case.query.pop("stream", None)  # that stream would not end
+    if plain and isinstance(case.body, dict):
+        body: dict[str, Any] = case.body
+        body["model"], body["stream"] = "echo", bool(body.get("stream"))
+
+
+def answered(case: Case[Any], base_url: str) -> Response:
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := case.call(base_url=base_url, timeout=PATIENCE_S)).status_code == 503:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(float(answer.headers["retry-after"][0]))
+    return answer
