@@ -152,7 +152,6 @@ def in_order(body: object) -> bytes:
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Keep the garbage collector from the objects of the test run, as a service does with its own."""
-    gc.collect()
     gc.freeze()
     try:
         yield

@@ -74,7 +74,6 @@ class Held:
 
 @asynccontextmanager
 async def watched() -> AsyncIterator[Held]:
-    gc.collect()
     gc.freeze()
     held = Held()
     watch = asyncio.create_task(held.watch())
