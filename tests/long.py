@@ -20,3 +20,8 @@ def some(cases: Mapping[str, Any], every: int) -> list[ParameterSet]:
 def seeds(many: int, few: int) -> range:
     """Seeds of a simulation: `many` when soaking, else `few`."""
     return range(many if SOAK else few)
+
+
+def examples(many: int) -> int:
+    """How many examples a property is tried on: `many` when soaking, else a quarter."""
+    return many if SOAK else many // 4

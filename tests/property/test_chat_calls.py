@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.executor.backends.chat.calls import Call, Calls
 from services.executor.backends.chat.turns import CallTurns
+from tests.long import examples
 
 Piece = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -244,7 +245,7 @@ def expected(said: list[tuple[str, str]]) -> list[str]:
     return sorted(f"{name}({text})" for name, text in said)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.data(), calls, st.sampled_from(STYLES))
 def test_calls_come_out_as_they_were(data: st.DataObject, made: list[tuple[str, Any]], style: Any) -> None:
     said = [(name, json.dumps(given)) for name, given in made]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from services.executor.backends.chat.messages import messages
 from services.executor.backends.chat.tools import Toolbox
+from tests.long import examples
 
 Item = dict[str, Any]
 ids = st.sampled_from(["a", "b", "c", ""])
@@ -39,7 +40,7 @@ conversations = st.lists(said | spoken | thought | call | custom | output, max_s
 
 
 @given(conversations, st.sampled_from([(), ("reasoning_content",)]))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 def test_every_conversation_is_one_that_servers_take(items: list[Item], give_back: tuple[str, ...]) -> None:
     turns = messages("w0.", items, Toolbox([]), give_back)
     roles = [turn["role"] for turn in turns]
@@ -65,7 +66,7 @@ def test_every_conversation_is_one_that_servers_take(items: list[Item], give_bac
 
 
 @given(conversations)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 def test_no_text_and_no_picture_is_lost(items: list[Item]) -> None:
     told = str(messages(None, items, Toolbox([]), ()))
     for word in _words(items):

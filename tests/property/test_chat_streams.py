@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from schemas.ids import ResponseId
 from services.executor.backends.chat.translate import ChatTranslator, MalformedChunkError
 from services.executor.backends.failures import UNFIT
+from tests.long import examples
 from tests.strict import checked
 
 ID = ResponseId("resp_" + "d" * 36)
@@ -62,7 +63,7 @@ chunks = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(chunks, max_size=6))
 def test_odd_chunks_are_refused_or_add_up(stream: list[dict[str, Any]]) -> None:
     translator, events = ChatTranslator(ID), []

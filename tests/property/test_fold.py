@@ -27,6 +27,7 @@ from schemas.records import (
     Unreadable,
     parse,
 )
+from tests.long import examples
 from tests.written import claim_of
 
 T = Tenant("acme")
@@ -394,7 +395,7 @@ def test_p5_compaction_removes_only_what_a_tombstone_names(history: History) -> 
     assert gone <= tombstones
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(short_lived | histories, st.integers(0, 60))
 @example(CLOSED_AND_ACCEPTED_AGAIN, 2)
 def test_p62_a_reader_that_starts_at_a_watermark_agrees_on_everything_accepted_since(

@@ -14,6 +14,7 @@ from schemas.ids import response_id
 from schemas.output import Output
 from services.executor.backend import UpstreamError
 from services.executor.scribe import Draft, Ending, Limits, Scribe
+from tests.long import examples
 
 ID = response_id(0, bytes(16))
 INITIAL = response.initial({"model": "m", "background": True, "input": "hi"}, ID, 1, "m")
@@ -62,7 +63,7 @@ def told(scribe: Scribe, said: list[dict[str, Any]]) -> list[Draft]:
     return drafts + scribe.end(Ending("the upstream ended without a terminal event"))
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(events, max_size=12), st.booleans())
 def test_numbers_have_no_gap_and_the_end_is_one(said: list[dict[str, Any]], passing: bool) -> None:
     scribe = Scribe(dict(INITIAL), origin=1, last=1, limits=Limits(), pass_extensions=passing)
@@ -90,7 +91,7 @@ def test_an_answer_in_one_piece_is_streamed_whatever_its_items_hold(answer: dict
         assert (drafts[-1].type, len(final["output"])) == (f"response.{end}", len(answer["output"]))
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(events, max_size=12))
 def test_the_output_so_far_can_always_be_told(said: list[dict[str, Any]]) -> None:
     output = Output()
