@@ -31,6 +31,7 @@ that code can move and the test stays. Each point is told with its subjects, whi
     run over               run
     request made           lanes                  one Produce request of the writer
     request answered       lanes
+    closings due           partition, dues        before the announcer sends them together, in this order
     checkpoints due        checkpoints            before they are committed
     checkpoints committed  checkpoints
     beat due
@@ -71,6 +72,7 @@ Point = Literal[
     "run over",
     "request made",
     "request answered",
+    "closings due",
     "checkpoints due",
     "checkpoints committed",
     "beat due",

@@ -74,6 +74,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         _takes("bytes of the largest record, 1024 or more; topics need a max.message.bytes 4096 above"),
     ] = 12 << 20
 
+    closings_days: Annotated[
+        int,
+        Meta(ge=30, le=36_500),
+        _takes("days for which a response's closing can be read in the topic closings, 30 or more"),
+    ] = 30
     records: Annotated[
         Literal[1, 2],
         _takes("the form of event records: 1 as long as a process of the version before runs, else 2"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from schemas.errors import TopicMisconfigured
 from services.connect import kafka_settings, projector_group, topic_names
 from services.eventlog.kafka_topics import check_topics, create_topics
-from services.eventlog.topics import Problem, kept_ms
+from services.eventlog.topics import DAY, Problem, kept_ms
 from services.settings import Settings
 
 
@@ -38,6 +38,7 @@ async def make_topics(settings: Settings, *, fix: bool = False, grow: bool = Tru
         settings=kafka_settings(settings),
         max_record_bytes=settings.max_record_bytes,
         kept=_kept(settings),
+        closings_ms=settings.closings_days * DAY,
         projector=projector_group(settings),
     )
 
@@ -56,6 +57,7 @@ async def _check(settings: Settings) -> list[Problem]:
         kafka_settings(settings),
         max_record_bytes=settings.max_record_bytes,
         kept=_kept(settings),
+        closings_ms=settings.closings_days * DAY,
     )
 
 

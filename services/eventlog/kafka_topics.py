@@ -31,6 +31,7 @@ from services.eventlog.kafka_trouble import FORBIDDEN
 from services.eventlog.topics import (
     DAY,
     MAX_RECORD_BYTES,
+    RETENTION,
     ActualTopic,
     Problem,
     Topics,
@@ -57,9 +58,10 @@ async def check_topics(
     *,
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
+    closings_ms: int = RETENTION,
 ) -> list[Problem]:
     """What is wrong with the topics, held against `specs` with these bounds. Raises LogUnavailable."""
-    wanted = specs(names, max_record_bytes, kept)
+    wanted = specs(names, max_record_bytes, kept, closings_ms)
     async with admin_at(KafkaAddress(bootstrap, settings=settings)) as admin:
         return check_all(wanted, await _look(admin, wanted))
 
@@ -75,6 +77,7 @@ async def create_topics(
     settings: KafkaSettings = PLAINTEXT,
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
+    closings_ms: int = RETENTION,
     projector: str | None = None,
 ) -> list[str]:
     """Create the topics that are missing and say what was done, a line each.
@@ -85,7 +88,7 @@ async def create_topics(
     anew its checkpoints are dropped, so that it begins at the log's start (P-77).
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
-    wanted = specs(names, max_record_bytes, kept)
+    wanted = specs(names, max_record_bytes, kept, closings_ms)
     async with admin_at(KafkaAddress(bootstrap, settings=settings)) as admin:
         found = await _look(admin, wanted)
         events = found.get(names.events)

@@ -22,7 +22,7 @@ LONGEST_OUTAGE = 12 * HOUR
 LONGEST_ABSENCE = 7 * DAY
 """Milliseconds that a reader may be away and still meet every tombstone (P-92)."""
 RETENTION = 30 * DAY
-"""Milliseconds that a response can be read."""
+"""Milliseconds that a response can be read, and at least that its closing can."""
 
 
 class Topics(Struct, frozen=True):
@@ -31,6 +31,7 @@ class Topics(Struct, frozen=True):
     events: str
     responses: str
     transcripts: str
+    closings: str
     executors: str
 
 
@@ -40,6 +41,7 @@ def topics(prefix: str = "") -> Topics:
         events=f"{prefix}responses.events",
         responses=f"{prefix}responses",
         transcripts=f"{prefix}transcripts",
+        closings=f"{prefix}closings",
         executors=f"{prefix}responses.executors",
     )
 
@@ -80,11 +82,13 @@ def _as_set(value: str | None) -> frozenset[str]:
 class TopicSpec(Struct, frozen=True):
     """What one topic must be like. `partitions` None: as many as `responses.events` has.
 
-    `view`: the projector made it of `responses.events`, and can make it anew.
+    `view`: the projector made it of `responses.events`, and can make it anew. `users`: the services to be
+    stopped while it is made anew.
     """
 
     name: str
     settings: tuple[TopicSetting, ...]
+    users: str
     partitions: int | None = None
     view: bool = False
 
@@ -124,6 +128,7 @@ _COMPACTED = (
     TopicSetting("segment.bytes", str(256 << 20)),
 )
 _BOTH = "compact,delete"
+_READERS = "replay and the projector"
 _VIEW = (
     TopicSetting("cleanup.policy", _BOTH, "one of", ("compact",)),
     TopicSetting("retention.ms", str(RETENTION)),
@@ -140,10 +145,16 @@ def kept_ms(needed_ms: int = 0) -> int:
     return max(DAY, needed_ms + LONGEST_OUTAGE)
 
 
-def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = DAY) -> list[TopicSpec]:
-    """What our topics must be like. `responses.events` comes first: the views follow its partitions.
+def specs(
+    names: Topics,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+    kept: int = DAY,
+    closings_ms: int = RETENTION,
+) -> list[TopicSpec]:
+    """What our topics must be like. `responses.events` comes first: others follow its partitions.
 
-    `max_record_bytes` is the size of the largest record, `kept` what `kept_ms` says.
+    `max_record_bytes` is the size of the largest record, `kept` what `kept_ms` says, `closings_ms` for how
+    many milliseconds a closing can be read.
     """
     every = (*_ALL, _holding(max_record_bytes))
     lower = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S" if kept > DAY else ""
@@ -159,9 +170,21 @@ def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = D
                 *_COMPACTED,
                 *every,
             ),
+            users="all services",
         ),
-        TopicSpec(names.responses, (*_VIEW, *every), view=True),
-        TopicSpec(names.transcripts, (*_VIEW, *every), view=True),
+        TopicSpec(names.responses, (*_VIEW, *every), _READERS, view=True),
+        TopicSpec(names.transcripts, (*_VIEW, *every), _READERS, view=True),
+        TopicSpec(
+            names.closings,
+            (
+                TopicSetting("cleanup.policy", "delete", "exactly"),  # P-111
+                TopicSetting("retention.ms", str(closings_ms), "at least"),
+                TopicSetting("segment.ms", str(DAY)),
+                TopicSetting("segment.bytes", str(256 << 20)),
+                *every,
+            ),
+            users="the projector and its consumers",
+        ),
         TopicSpec(
             names.executors,
             (
@@ -170,6 +193,7 @@ def specs(names: Topics, max_record_bytes: int = MAX_RECORD_BYTES, kept: int = D
                 TopicSetting("segment.ms", str(HOUR // 2)),
                 *every,
             ),
+            users="the executors",
             partitions=1,
         ),
     ]
@@ -191,13 +215,13 @@ def config(spec: TopicSpec, replication: int) -> dict[str, str]:
 def partitions_for(wanted: Iterable[TopicSpec], found: Mapping[str, ActualTopic], chosen: int | None) -> int:
     """How many partitions `responses.events` has, or gets when it is created.
 
-    It gets no fewer than its views have: they hold ids that name those partitions (P-1).
+    It gets no fewer than its views and `closings` have: they hold ids that name those partitions (P-1).
     """
     events, *others = wanted
     if events.name in found:
         return found[events.name].partitions
-    views = [found[spec.name].partitions for spec in others if spec.view and spec.name in found]
-    return max([chosen or DEFAULT_PARTITIONS, *views])
+    alike = [spec.name for spec in others if spec.partitions is None and spec.name in found]
+    return max([chosen or DEFAULT_PARTITIONS, *(found[name].partitions for name in alike)])
 
 
 def check(spec: TopicSpec, found: ActualTopic | None, partitions: int) -> list[Problem]:
@@ -227,12 +251,9 @@ def _partitions(spec: TopicSpec, found: ActualTopic, partitions: int) -> list[Pr
 
 
 def _made_anew(spec: TopicSpec, first: str = "") -> str:
-    """How to make a topic anew that holds nothing unique: a view, or the beats (P-77)."""
-    if spec.view:
-        users, why = "replay and the projector", ": the projector fills it from responses.events"
-    else:
-        users, why = "the executors", ""
-    return f"stop {users}, {first}run rejoinder topics --create, start them again{why}"
+    """How to make a topic anew. Only a view is filled again (P-77)."""
+    why = ": the projector fills it from responses.events" if spec.view else ""
+    return f"stop {spec.users}, {first}run rejoinder topics --create, start them again{why}"
 
 
 def _settings(spec: TopicSpec, found: ActualTopic) -> list[Problem]:

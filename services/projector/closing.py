@@ -27,6 +27,8 @@ class Closing(Struct, frozen=True, kw_only=True):
 
     id: ResponseId
     tenant: Tenant
+    log: str
+    """The topic id of the `responses.events` in which the offsets are."""
     status: str
     """The status in the record that closed it; `deleted` if it was deleted while open."""
     model: str
@@ -107,12 +109,13 @@ class Counts:
             self.first_output_at = time
         self.last_output_at = time
 
-    def closing(self, state: State, offset: int, terminal: bytes, work: Work | None) -> Closing:
-        """The closing of the response with this `state`, by the record at `offset`."""
+    def closing(self, state: State, log: str, offset: int, terminal: bytes, work: Work | None) -> Closing:
+        """The closing of the response with this `state`, by the record at `offset` of `log`."""
         assert state.accepted is not None
         return Closing(
             id=state.id,
             tenant=state.tenant,
+            log=log,
             status=DELETED if state.deleted else state.status,
             model=state.accepted.model,
             route=state.accepted.route,

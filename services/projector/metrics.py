@@ -9,6 +9,15 @@ PENDING = Gauge("rejoinder_projector_pending_writes", "Closed or deleted respons
 CLOSED = Counter("rejoinder_projector_closed", "Closed responses written to the views")
 ERASED = Counter("rejoinder_projector_erased", "Deleted responses erased from the views")
 RETRIES = Counter("rejoinder_projector_retries", "Appends that failed and were tried again")
+ANNOUNCED = Counter("rejoinder_projector_announced", "Closings announced in the topic closings")
+ANNOUNCEMENTS_FAILED = Counter(
+    "rejoinder_projector_announcements_failed",
+    "Times that closings could not be announced and were tried again",
+)
+UNANNOUNCED = Gauge("rejoinder_projector_unannounced", "Closings that are not announced yet")
+ANNOUNCEMENT_LAG = Gauge(
+    "rejoinder_projector_announcement_lag_seconds", "Seconds for which the oldest of them waits"
+)
 LET_GO = Counter(
     "rejoinder_projector_let_go", "Open responses whose frames were let go to keep the memory's bound"
 )

@@ -87,11 +87,15 @@ class _Kept(Struct, frozen=True):
 class Projection:
     """One partition, from `start` on. It writes responses accepted at `floor` or later.
 
-    `ephemeral_ms`: how long (log time) an ephemeral response is kept after its end.
+    `ephemeral_ms`: how long (log time) an ephemeral response is kept after its end. `log` is the topic id of
+    `responses.events`.
     """
 
-    def __init__(self, partition: int, start: int, floor: int, *, ephemeral_ms: int = 0) -> None:
+    def __init__(
+        self, partition: int, start: int, floor: int, *, ephemeral_ms: int = 0, log: str = ""
+    ) -> None:
         self.partition = partition
+        self.log = log
         self.fold = Fold()
         self.position = start
         """The offset folded next."""
@@ -225,7 +229,7 @@ class Projection:
             work = Erase(id, opened.at, state.tenant, 0, state.offset)
         if state.ephemeral:
             self._kept[id] = _Kept(opened.at, state.accepted.key, state.kept_until(self._ephemeral_ms))
-        return opened.tally.closing(state, record.offset, terminal, work)
+        return opened.tally.closing(state, self.log, record.offset, terminal, work)
 
     def _write(self, record: LogRecord, opened: _Open, state: State, terminal: bytes) -> Write | Regather:
         if opened.packer is None:
@@ -260,7 +264,7 @@ class Projection:
         self._kept.pop(entry.id, None)
         if opened is not None:
             work = Erase(entry.id, opened.at, entry.tenant, 0, state.offset)
-            return opened.tally.closing(state, record.offset, b"", work)
+            return opened.tally.closing(state, self.log, record.offset, b"", work)
         known = state.accepted is not None and state.offset >= self.floor  # else it may be a repetition
         never_written = known and state.accepted is not None and not state.accepted.store
         chunks = 0 if never_written else self._chunks.get(entry.id)

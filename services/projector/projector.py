@@ -1,6 +1,6 @@
 """The projector: folds the partitions it owns and keeps the views of their closed responses.
 
-    fold          follower → projection → ends; every listener hears of each closing, the views first
+    fold          follower → projection → ends; every listener hears of each closing: views and announcer
     read back     `transcripts` and `responses` as they are written: a deleted response stays erased (P-73)
     every second  commits what the watermark passed, forgets, keeps the memory's bound, measures
     follow        begins what is newly owned at its watermark (P-62), drops what is lost
@@ -28,6 +28,7 @@ from services.eventlog.tail import Tail
 from services.eventlog.topics import DAY, Topics
 from services.loops import while_all_run
 from services.projector import metrics
+from services.projector.announcer import Announcer
 from services.projector.closing import Closing, Listener
 from services.projector.projection import End, Projection
 from services.projector.readback import Readback
@@ -47,13 +48,18 @@ MEMORY_BYTES = 512 << 20
 """Bytes that open responses may hold. Beyond it the largest are read again from the log when they close."""
 WAITING_BYTES = 64 << 20
 """Bytes of closed responses under way to the views, beyond which the fold waits."""
+END_BYTES = 4_096
+"""Bytes of these that an end takes however little it holds: its tasks, and what it is announced with."""
 LATE_MS = DAY
 """Milliseconds of log time for which the projector looks out for a deleted response in the views."""
 
 
 class Beginning(Struct, frozen=True):
-    """Where a partition is begun: in the log, and at which offsets of `transcripts` and `responses`."""
+    """Where a partition is begun: in which log, by its topic id, and at which offsets of it, of `transcripts`
+    and of `responses`.
+    """
 
+    log: str
     start: StartingPoint
     transcripts: int
     responses: int
@@ -102,7 +108,7 @@ class Projector:
         listeners: Sequence[Listener] = (),
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        """`listeners` hear of every closing, beside the views."""
+        """`listeners` hear of every closing, beside the views and the announcer."""
         self._settings = settings
         self._log = log_
         self._names = names
@@ -111,8 +117,9 @@ class Projector:
         self._ephemeral_ms = int(settings.ephemeral_s * 1000)
         self._group = projector_group(settings)
         self._views = Views(log_, names, skew_ms=settings.skew_ms)
-        self._listeners: list[Listener] = [self._views, *listeners]
         self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
+        self._announcer = Announcer(log_, names, self._follower.owned_at)
+        self._listeners: list[Listener] = [self._views, self._announcer, *listeners]
         self._transcripts = Tail(log_, names.transcripts)
         self._responses = Tail(log_, names.responses)
         self.partitions: dict[int, Partition] = {}
@@ -171,7 +178,7 @@ class Projector:
                 await self._drain(member)
         finally:
             await member.leave()
-            await self._views.close()
+            await asyncio.gather(self._views.close(), self._announcer.close())
 
     async def _drain(self, member: Member) -> None:
         jobs = [job for partition in self.partitions.values() for job in partition.under_way]
@@ -199,11 +206,14 @@ class Projector:
         since = {number: start.since for number, start in starts.items()}
         transcripts = await log_.offsets_at(names.transcripts, since)
         responses = await log_.offsets_at(names.responses, since)
-        return {n: Beginning(start, transcripts[n], responses[n]) for n, start in starts.items()}
+        id = await log_.topic_id(names.events)
+        return {n: Beginning(id, start, transcripts[n], responses[n]) for n, start in starts.items()}
 
     def begin(self, partition: int, place: Beginning, end: int) -> None:
         """Fold a partition from `place` on, and read its views back; it ends at offset `end` now."""
-        projection = Projection(partition, place.offset, place.floor, ephemeral_ms=self._ephemeral_ms)
+        projection = Projection(
+            partition, place.offset, place.floor, ephemeral_ms=self._ephemeral_ms, log=place.log
+        )
         self.partitions[partition] = Partition(partition, projection, acts_from=end, end=end)
         self._transcripts.follow(partition, place.transcripts)
         self._responses.follow(partition, place.responses)
@@ -359,10 +369,11 @@ class Projector:
         metrics.LAG.set(sum(max(0, p.end - p.projection.position) for p in partitions))
         metrics.OPEN.set(sum(p.projection.open_responses for p in partitions))
         metrics.PENDING.set(sum(len(p.under_way) for p in partitions))
+        self._announcer.measure()
 
 
 def _size(end: End) -> int:
     """Bytes that `end` holds in memory."""
     if isinstance(end, Closing):
-        return len(end.terminal) + (0 if end.work is None else size(end.work))
-    return size(end)
+        return END_BYTES + len(end.terminal) + (0 if end.work is None else size(end.work))
+    return END_BYTES + size(end)

@@ -22,7 +22,7 @@ def names(fresh: Callable[[str], str]) -> Topics:
 
 
 async def test_created_topics_pass_their_check(kafka: str, names: Topics) -> None:
-    assert [problem.what for problem in await check_topics(kafka, names)] == ["does not exist"] * 4
+    assert [problem.what for problem in await check_topics(kafka, names)] == ["does not exist"] * 5
     done = await create_topics(kafka, names, partitions=3)
     assert f"created topic {names.events} with 3 partitions" in done
     assert f"created topic {names.executors} with 1 partitions" in done
@@ -42,6 +42,7 @@ async def test_what_is_wrong_is_told_and_mended_and_the_rest_left_alone(kafka: s
         (names.events, "message.timestamp.type is CreateTime, must be LogAppendTime"),
         (names.responses, "has 2 partitions, must have 4"),
         (names.transcripts, "has 2 partitions, must have 4"),
+        (names.closings, "has 2 partitions, must have 4"),
     ]
     done = await create_topics(kafka, names, fix=True)
     assert f"set message.timestamp.type=LogAppendTime on topic {names.events}" in done
@@ -60,7 +61,7 @@ async def test_partitions_of_the_events_grow_when_asked(kafka: str, names: Topic
     done = await create_topics(kafka, names, partitions=3, fix=True)
     assert done == [
         f"raised topic {topic} to 3 partitions"
-        for topic in (names.events, names.responses, names.transcripts)
+        for topic in (names.events, names.responses, names.transcripts, names.closings)
     ]
 
 

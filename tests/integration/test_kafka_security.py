@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.helpers import create_ssl_context
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.api import Api, insisting, numbers
 from tests.process import REJOINDER, ServerProcess
 from tests.reliability.rig import until
-from tests.secured import GROUP, TOPIC, USER, Acl, Secured, secured, token
+from tests.secured import GROUP, PASSWORD, TOPIC, USER, Acl, Secured, secured, token
 
 NEEDED: list[Acl] = [
     *((TOPIC, "", operation) for operation in ("Read", "Write", "Describe", "DescribeConfigs")),
@@ -31,7 +34,7 @@ def portal() -> Iterator[BlockingPortal]:
 def kafka(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
     with portal.wrap_async_context_manager(secured(folder)) as running:
-        for prefix in ("scram.", "mtls.", "oauth.", "none.", "some.", "reads."):
+        for prefix in ("scram.", "mtls.", "oauth.", "none.", "some.", "reads.", "billing."):
             said = rejoinder("topics", "--create", environ=running.environ("PLAINTEXT"), prefix=prefix)
             assert said.returncode == 0, said.stderr
         yield running
@@ -183,3 +186,33 @@ def test_an_acl_that_is_missed_later_is_told_in_the_log(
         finally:
             running.terminate()
             running.wait(timeout=30)
+
+
+def test_who_reads_closings_needs_no_right_on_any_content(kafka: Secured, portal: BlockingPortal) -> None:
+    """The ACLs of docs/consumers/closings.md."""
+    wanted = [(TOPIC, "closings", "Read"), (TOPIC, "closings", "Describe"), (GROUP, "reader", "Read")]
+    portal.call(kafka.allow, f"User:{USER}", *within("billing.", *wanted))
+    portal.call(_reads, kafka, "billing.closings")
+    for topic in ("responses.events", "responses", "transcripts"):
+        with pytest.raises(TopicAuthorizationFailedError):
+            portal.call(_reads, kafka, f"billing.{topic}")
+
+
+async def _reads(kafka: Secured, topic: str) -> None:
+    """Read a topic to its end, as a member of a group."""
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=kafka.bootstrap["SCRAM"],
+        group_id="billing.reader",
+        security_protocol="SASL_SSL",
+        sasl_mechanism="SCRAM-SHA-512",
+        sasl_plain_username=USER,
+        sasl_plain_password=PASSWORD,
+        ssl_context=create_ssl_context(cafile=str(kafka.ca_file)),
+    )
+    try:
+        await consumer.start()
+        await consumer.getmany(timeout_ms=100)
+        assert consumer.assignment()
+    finally:
+        await consumer.stop()

@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return MemoryLog({NAMES.events: 2, NAMES.transcripts: 2, NAMES.responses: 2})
+    return MemoryLog(dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses, NAMES.closings), 2))
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ async def test_poison_is_counted_and_the_partition_goes_on(log: MemoryLog, view:
 
 
 async def test_a_record_that_no_topic_takes_holds_nothing_up(write: Write) -> None:
-    small = MemoryLog(dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses), 2))
+    small = MemoryLog(dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses, NAMES.closings), 2))
     view, writer = Views(small, NAMES, SETTINGS), small.writer()
     author = await completed(Author(writer, 0), "x" * 5000)
     small.max_record_bytes = 600

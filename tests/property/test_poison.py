@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Struct, structs
 from msgspec.structs import replace
 
-from schemas import records
+from schemas import closings, records
 from schemas.events import frame
 from schemas.fold import State
 from schemas.ids import ExecutorId, ResponseId, Tenant, parse_response_id, response_id
@@ -48,6 +48,7 @@ from services.executor.history import History
 from services.executor.liveness import Liveness
 from services.executor.partition import Partition
 from services.executor.predecessors import Predecessors
+from services.projector.announcer import closing_record
 from services.projector.closing import Closing
 from services.projector.projection import Projection
 from services.projector.readback import Readback
@@ -307,6 +308,9 @@ def projector_folds(log: Sequence[Any]) -> None:
     for end in projection.apply(log, len(log)):
         work = end.work if isinstance(end, Closing) else end
         assert work is None or isinstance(work, Erase | Regather) or len(work.transcript) >= 2
+        if isinstance(end, Closing):
+            announced = closing_record(end)
+            assert closings.parse(_stored(announced.new()), 0) == announced
         projection.done(end)
     projection.shed(1 << 30)
     projection.forget(10**6)

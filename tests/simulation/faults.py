@@ -3,6 +3,8 @@ shrinks.
 
     pause      the process stops (SIGSTOP) and goes on later, with all that came due or came in meanwhile
     isolate    the network is away: the process computes on, and its timers run
+    sleep      a pause that is longer than anybody waits for
+    mute       none of its commits reaches the group for long, so that the watermark grows old
     behind     its tail of the events stands still, and its beats go on
     stun       a pause or an isolation at the worst moment: just when the process is about to act. It ends
                when another process has acted
@@ -23,6 +25,8 @@ from tests.simulation.promises import VIEWS
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+SLEEPS = (45, 70)
+MUTE = (15, 40)
 BROKER_PAUSES = (3, 12, 40)
 STUN = 15.0
 """Seconds after which a stunned process comes back, though no other has acted for it."""
@@ -46,6 +50,8 @@ class Faults:
             "pause": self._pause,
             "isolate": self._isolate,
             "stun": self._stun,
+            "sleep": self._sleep,
+            "mute": self._mute,
             "expel": self._expel,
             "storm": self._storm,
             "restart": self._restart,
@@ -80,6 +86,14 @@ class Faults:
 
     async def _pause(self, process: Process) -> None:
         self.pause(process.node, self._rng.choice((1, 6, 15, 30)))
+
+    async def _sleep(self, process: Process) -> None:
+        self.pause(process.node, self._rng.choice(SLEEPS))
+
+    async def _mute(self, process: Process) -> None:
+        seconds = self._rng.choice(MUTE)
+        self._world.say("mute", process.node, seconds)
+        process.node.mute_until = self._world.loop.time() + seconds
 
     async def _isolate(self, process: Process) -> None:
         self.isolate(process.node, self._rng.choice((1, 6, 15, 30)), wholly=self._rng.random() < 0.5)

@@ -62,6 +62,8 @@ class Node:
         """Mean seconds by which everything that the process fetches is late."""
         self.behind_until = 0.0
         """Until then the process gets no record of `responses.events`, but it gets beats."""
+        self.mute_until = 0.0
+        """Until then none of its commits reaches the group."""
         self.disturbed_at = -1000.0
         """When it last gave others a reason to think it gone: a pause, a beat that failed."""
         self.held_since: float | None = None
@@ -291,6 +293,8 @@ class NodeMembership:
         await self._node.turn()
         if not self.inner.owned >= set(checkpoints):
             raise LogUnavailable("the generation is over")
+        if running().time() < self._node.mute_until:
+            raise LogUnavailable("the commits do not get through")
         trouble = self._node.rng.random() < self._node.trouble
         if not trouble or self._node.rng.random() < 0.5:
             await self.inner.commit(checkpoints, read)

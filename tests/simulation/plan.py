@@ -14,6 +14,8 @@ FAULTS: Mapping[str, int] = {
     "isolate": 3,
     "stun": 6,
     "expel": 3,
+    "sleep": 1,
+    "mute": 1,
     "storm": 1,
     "restart": 2,
     "roll": 1,
@@ -28,7 +30,7 @@ FAULTS: Mapping[str, int] = {
 """How often each fault comes, relative to the others."""
 ACTS: Mapping[str, Sequence[str]] = {
     "x": ("call", "claimed", "event", "tombstone", "commit", "ask"),
-    "p": (TOPICS.transcripts, TOPICS.responses, "commit", "ask"),
+    "p": (TOPICS.transcripts, TOPICS.responses, TOPICS.closings, "commit", "ask"),
     "r": ("ask",),
     "i": ("accepted", "cancelled", "deleted"),
 }

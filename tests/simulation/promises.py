@@ -13,6 +13,7 @@ from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
 from services.executor.backend import RunRequest
 from services.settings import Settings
+from tests.simulation.announcements import Announcements
 from tests.simulation.conduct import Conduct
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS
@@ -52,6 +53,7 @@ class Promises:
         """Log time of the last beat, ms."""
         self.streams: Streams = {}
         self.conduct = Conduct(world, self.streams)
+        self.announcements = Announcements(world)
 
     # As it happens.
 
@@ -63,6 +65,8 @@ class Promises:
             self._beat(record)
         elif source.topic in VIEWS:
             self._view(source.topic, record)
+        elif source.topic == NAMES.closings:
+            self.announcements.appended(source.partition, record)
 
     def _event(self, partition: int, record: MemoryRecord) -> None:
         world, entry = self._world, parse(record)
@@ -194,6 +198,8 @@ class Promises:
         """Check the watermark of a partition that a group commits."""
         world = self._world
         world.say("watermark", group, partition, mark)
+        if group == PROJECTORS:
+            self.announcements.committed(partition, mark)
         for story in world.truth[partition].stories.values():
             if story.accepted is not None and not story.closed and story.offset < mark:
                 world.bad("P-61 a watermark past an open response", group, story.id)
@@ -297,6 +303,7 @@ class Promises:
                     left.append(f"P-70 not projected {story.id}")
                 if (story.deleted or story.unstored) and self._shown(story):
                     left.append(f"P-73 left in the views {story.id} {self._shown(story)}")
+            left.extend(f"P-102 not announced {id}" for id in self.announcements.left(partition))
             still = [group for group in (EXECUTORS, PROJECTORS) if self.mark(group, partition) < end]
             left.extend(f"P-61 the watermark stands still {group} {partition}" for group in still)
         return [*left, *self._running()]

@@ -37,6 +37,12 @@ class Story(Struct):
     closed_offset: int = -1
     closed_at: int = -1
     deleted_offset: int = -1
+    accepted_at: int = -1
+    claimed_at: int | None = None
+    output_at: list[int] = field(default_factory=list)
+    """When each event came that is not of its lifecycle."""
+    told: dict[str, Any] | None = None
+    """What a closing of it must say (P-102, P-107); None while there must be none."""
     keys: dict[bytes, int] = field(default_factory=dict)
     """Where every key with a value was last written, for as long as nothing erased it."""
 
@@ -105,6 +111,8 @@ class Truth:
 
     def __init__(self, ephemeral_ms: int) -> None:
         self.stories: dict[ResponseId, Story] = {}
+        self.ends: list[ResponseId] = []
+        """What was accepted and has closed, or was deleted while open, in that order."""
         self.time = 0
         """Log time of the last record, ms."""
         self._ephemeral_ms = ephemeral_ms
@@ -135,12 +143,14 @@ class Truth:
             case Accepted():
                 return self._accepted(story, record, entry)
             case Claimed():
-                return self._claimed(story, entry)
+                return self._claimed(story, record, entry)
             case EventRecord():
                 return self._event(story, record, entry)
             case Cancelled():
                 return self._cancelled(story, record)
             case Deleted():
+                if story.accepted is not None and not story.closed:
+                    self._end(story, record, "deleted")
                 story.deleted_offset = max(story.deleted_offset, record.offset)
                 return True
         return False
@@ -157,6 +167,7 @@ class Truth:
         if record.timestamp > entry.not_after or story.accepted is not None or story.deleted:
             return False
         story.accepted, story.offset, story.value = entry, record.offset, record.value or b""
+        story.accepted_at = record.timestamp
         story.asked = json.loads(story.value)["request"]
         initial = raw(story.value, b'"response":')
         types = ["response.created", "response.queued"][: 1 + entry.background]
@@ -164,11 +175,12 @@ class Truth:
         return True
 
     @staticmethod
-    def _claimed(story: Story, entry: Claimed) -> bool:
+    def _claimed(story: Story, record: LogRecord, entry: Claimed) -> bool:
         if story.accepted is None or story.closed or entry.attempt != story.attempt + 1:
             return False
         story.attempt, story.claim = entry.attempt, entry.claim
         story.executors[entry.attempt] = entry.executor
+        story.claimed_at = story.claimed_at or record.timestamp
         return True
 
     def _event(self, story: Story, record: LogRecord, entry: EventRecord) -> bool:
@@ -178,6 +190,8 @@ class Truth:
         if entry.claim != story.claim or entry.sequence_number != number:
             return False
         story.frames.append(frame(entry.type, number, record.value or b""))
+        if entry.type.removeprefix("response.") not in ("in_progress", "completed", "failed", "incomplete"):
+            story.output_at.append(record.timestamp)
         if entry.terminal:
             self._close(story, record, entry.terminal, json.loads(record.value or b"")["response"])
         return True
@@ -190,10 +204,45 @@ class Truth:
         self._close(story, record, "cancelled", json.loads(record.value or b""))
         return True
 
-    @staticmethod
-    def _close(story: Story, record: LogRecord, status: str, final: Any) -> None:
+    def _close(self, story: Story, record: LogRecord, status: str, final: Any) -> None:
         story.status, story.final = status, final
+        self._end(story, record, status)
         story.closed_offset, story.closed_at = record.offset, record.timestamp
+
+    def _end(self, story: Story, record: LogRecord, status: str) -> None:
+        self.ends.append(story.id)
+        story.told = told(story, record, status)
+
+
+def told(story: Story, record: LogRecord, status: str) -> dict[str, Any]:
+    """What `closings` must say of a response that `record` closes, but for its log and its tokens."""
+    assert story.accepted is not None
+    final = story.final or {}
+    error, incomplete = final.get("error") or {}, final.get("incomplete_details") or {}
+    return {
+        "id": story.id,
+        "tenant": story.accepted.tenant,
+        "status": status,
+        "model": story.asked["model"],
+        "served": final.get("model"),
+        "route": story.accepted.route,
+        "agent": None,
+        "error_type": error.get("type"),
+        "incomplete_reason": incomplete.get("reason"),
+        "background": story.accepted.background,
+        "store": story.accepted.store,
+        "accepted_at": story.accepted_at,
+        "claimed_at": story.claimed_at,
+        "first_output_at": story.output_at[0] if story.output_at else None,
+        "last_output_at": story.output_at[-1] if story.output_at else None,
+        "closed_at": record.timestamp,
+        "accepted_offset": story.offset,
+        "closed_offset": record.offset,
+        "events": len(story.frames),
+        "deltas": sum(b'"delta":' in frame for frame in story.frames),
+        "attempts": story.attempt,
+        "executors": tuple(dict.fromkeys(story.executors.values())),
+    }
 
 
 def frame(type: str, number: int, data: bytes) -> bytes:

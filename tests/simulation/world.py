@@ -77,7 +77,7 @@ class World:
     async def run(self) -> None:
         """The trouble, then calm, then the reckoning."""
         self.loop, self._context = asyncio.get_running_loop(), copy_context()
-        counts = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.responses: PARTITIONS}
+        counts = dict.fromkeys((NAMES.events, *VIEWS, NAMES.closings), PARTITIONS)
         self.log = SimLog(counts | {NAMES.executors: 1}, self.now, self._appended, self.promises.committed)
         for group in (EXECUTORS, PROJECTORS):
             self.log.watch_checkpoints(group)
@@ -231,7 +231,8 @@ class World:
         self._faults.written(record)
 
     def _written(self, node: Node, source: TopicPartition, record: NewRecord) -> None:
-        """A projector has just asked for an append to a view: perhaps make it a late writer."""
+        """A projector has just asked for an append: perhaps make it a late writer."""
+        self.promises.announcements.asked(node, source)
         shown = source.topic == NAMES.transcripts and record.value is not None
         if not self.plan.overtaken or not shown or record.key.endswith(b"/gone"):
             return
@@ -295,7 +296,7 @@ class World:
         self.log.gate.set()
         for process in list(self.processes.values()):
             process.node.trouble, process.node.lag, process.node.ambush = 0, 0, None
-            process.node.behind_until = 0
+            process.node.behind_until = process.node.mute_until = 0
             process.node.resume()
             await self.background(rejoin(process.node), process.node)
         for role, count in ROLES.items():

@@ -35,7 +35,9 @@ class Clock:
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return MemoryLog({NAMES.events: 2, NAMES.transcripts: 2, NAMES.responses: 2}, clock=Clock())
+    return MemoryLog(
+        dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses, NAMES.closings), 2), clock=Clock()
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The topics as data: what they are created with, and which differences are told (A-23)."""
 
 import pytest
+from msgspec.structs import replace
 
 from services.eventlog.topics import (
     DAY,
@@ -163,8 +164,35 @@ def test_events_that_are_lost_come_back_with_a_partition_for_each_of_their_views
     assert partitions_for(specs(NAMES), found, 3) == 16
 
 
+def test_closings_are_only_ever_appended_and_can_be_read_for_thirty_days_at_least() -> None:
+    spec = SPECS[NAMES.closings]
+    for policy in ("compact", "compact,delete"):
+        [problem] = problems(closings=changed(spec, cleanup_policy=policy))
+        assert problem.setting == ("cleanup.policy", "delete")
+    [problem] = problems(closings=changed(spec, retention_ms=str(30 * DAY - 1)))
+    assert problem.setting == ("retention.ms", str(30 * DAY))
+    assert problems(closings=changed(spec, retention_ms="-1")) == []
+    longer = specs(NAMES, closings_ms=90 * DAY)
+    assert [problem.setting for problem in check_all(longer, cluster())] == [("retention.ms", str(90 * DAY))]
+
+
+def test_closings_have_as_many_partitions_as_the_events_and_are_not_filled_again() -> None:
+    found = cluster()
+    del found[NAMES.closings]
+    assert list(map(str, check_all(specs(NAMES), found))) == [
+        "topic closings: does not exist: rejoinder topics --create"
+    ]
+    few, many = (as_created(SPECS[NAMES.closings], partitions=n) for n in (4, 9))
+    assert str(problems(closings=few)[0]).endswith("must have 8: rejoinder topics --fix")
+    assert str(problems(closings=many)[0]) == (
+        "topic closings: has 9 partitions, must have 8: stop the projector and its consumers, delete it, run "
+        "rejoinder topics --create, start them again"
+    )
+    assert partitions_for(specs(NAMES), {NAMES.closings: many}, 3) == 9
+
+
 def test_beats_have_one_order() -> None:
-    two = as_created(TopicSpec(NAMES.executors, SPECS[NAMES.executors].settings, partitions=2))
+    two = as_created(replace(SPECS[NAMES.executors], partitions=2))
     [problem] = problems(executors=two)
     assert str(problem).endswith(
         "has 2 partitions, must have 1: "

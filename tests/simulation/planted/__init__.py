@@ -11,6 +11,7 @@ two.
 
 from tests.simulation.planted import (
     calling,
+    closings,
     counting,
     door,
     ephemeral,
@@ -29,6 +30,7 @@ __all__ = [
     "RULES",
     "Rule",
     "calling",
+    "closings",
     "counting",
     "door",
     "ephemeral",

@@ -63,6 +63,22 @@ ELSEWHERE = {
         "retention erases whatever the rules are: there is nothing to take away",
         "reliability/test_erasure.py::test_what_has_expired_is_not_found_at_any_cursor_and_never_half_there",
     ),
+    "P-103": Elsewhere(
+        "nothing in the simulation is secret",
+        "unit/test_announcer.py::test_p103_no_content_leaves_with_a_closing",
+    ),
+    "P-109": Elsewhere(
+        "its topics are never made anew",
+        "unit/test_announcer.py::test_p109_a_log_that_is_made_anew_begins_anew",
+    ),
+    "P-110": Elsewhere(
+        "its consumer reads each closing as it is written",
+        "unit/test_closings.py::test_p110_what_was_removed_unread_is_known",
+    ),
+    "P-111": Elsewhere(
+        "nobody in the simulation sets up topics",
+        "unit/test_topics.py::test_closings_are_only_ever_appended_and_can_be_read_for_thirty_days_at_least",
+    ),
     "P-100": Elsewhere(
         "its upstreams end with the stream that is read from them: there is nothing to stop",
         "unit/test_executor.py::test_a_drain_leaves_an_upstream_running_and_a_cancel_does_not",
