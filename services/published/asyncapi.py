@@ -22,6 +22,8 @@ _WHAT = {
     "events": "Everything that happens to a response, in one partition and in its order. The truth.",
     "responses": "The final object of each stored response. A view of responses.events.",
     "transcripts": "Request and stream events of each stored response, packed. A view of responses.events.",
+    "closings": "Each response that has ended: whose it was, how it ended, what it cost. No content. A "
+    "consumer that keeps the last closed_offset that it counted, per partition and log, counts each once.",
     "executors": "Which executors live, and which models each of them serves.",
 }
 _ABOUT = (

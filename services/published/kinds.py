@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.checks import Shape
+from schemas.closings import ClosingRecord
 from schemas.events import KNOWN_EVENTS
 from schemas.fold import TERMINAL_STATUSES, Fold
 from schemas.models import Listing
@@ -39,6 +40,8 @@ from services.eventlog.transcript import (
     transcript_records,
 )
 from services.executor.beats import beat_record
+from services.projector.announcer import closing_record
+from services.projector.closing import Counts
 from services.projector.projection import response_record
 from services.published.sample import CLAIM, EXECUTOR, NONCE, RESPONSE, SHA256, SOURCE, TENANT, TOKENS
 from services.published.shapes import pattern_of, ref, sentence, text_like, whole_text
@@ -130,8 +133,8 @@ _FREE: Mapping[str, type] = {"model": str, "agent": str, "upstream_id": str, "up
 
 def kinds() -> list[RecordKind]:
     """Every kind of record, in the order of the documents."""
-    found = [*_of_events(), *_of_views(), *_of_executors()]
-    erased = dict.fromkeys(kind.topic for kind in found if kind.topic != "executors")
+    found = [*_of_events(), *_of_views(), *_of_closings(), *_of_executors()]
+    erased = dict.fromkeys(kind.topic for kind in found if kind.topic not in ("executors", "closings"))
     return [*found, *(_tombstone(topic, [kind for kind in found if kind.topic == topic]) for topic in erased)]
 
 
@@ -205,6 +208,15 @@ def _of_views() -> list[RecordKind]:
         _kind("transcripts", Chunk, chunks, None, Summary, packed=True),
         _kind("transcripts", Gone, [gone_record(RESPONSE, TENANT)], "OnlyId"),
     ]
+
+
+def _of_closings() -> list[RecordKind]:
+    fold = Fold()
+    fold.apply(0, 0, _accepted(background=True))
+    closing = Counts().closing(fold.responses[RESPONSE], "", 1, b"", None)
+    samples = [closing_record(closing).new()]
+    what = sentence(ClosingRecord.__doc__)
+    return [RecordKind("closings", "closing", what, samples, (ClosingRecord,), "ClosingRecord")]
 
 
 def _of_executors() -> list[RecordKind]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.checks import Shape, shape_of
+from schemas.closings import ClosingRecord
 from schemas.events import KNOWN_EVENTS, LIFECYCLE
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId
@@ -54,7 +55,7 @@ def parts() -> Parts:
     """Every schema that has a name."""
     answered = struct_shapes(DeletedResponse, Envelope, ModelList, SchemaList)
     return {
-        **struct_shapes(ClaimedValue, OnlyId, BeatValue, Listing, ListedModel),
+        **struct_shapes(ClaimedValue, OnlyId, ClosingRecord, BeatValue, Listing, ListedModel),
         **struct_shapes(Health),
         **{name: _always_whole(shape) for name, shape in answered.items()},
         "CreateRequest": {"description": f"The body of a create. {_HANDED_ON}", **BODY},

@@ -140,6 +140,8 @@ def text_like(samples: Sequence[str], kind: Any = None) -> Shape:
 
     A number says how it is spelled, a flag which of its values occur. One text of no known type is constant.
     """
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (choice for choice in get_args(kind) if choice is not type(None))
     if (id := id_shape(kind)) is not None:
