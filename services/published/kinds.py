@@ -79,9 +79,7 @@ class RecordKind(Struct, frozen=True):
                 said.setdefault(name, []).append(text)
         required = [name for name, texts in said.items() if len(texts) == len(found)]
         properties = {name: self._header(name, texts) for name, texts in said.items()}
-        return (
-            {"type": "object", "required": required, "properties": properties} if said else {"type": "object"}
-        )
+        return {"type": "object", "required": required, "properties": properties}
 
     @property
     def value(self) -> Shape:

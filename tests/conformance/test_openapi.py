@@ -57,6 +57,10 @@ def known(api: Api) -> Iterator[list[str]]:
     api.delete(running)
 
 
+def test_the_document_is_openapi(document: BaseSchema) -> None:
+    document.validate()
+
+
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 ASKED = [(*name, mode) for name, said in OPERATIONS.items() for mode in (MODES[:1] if said.open else MODES)]
 """Whatever is asked of an open operation fits: it takes texts only."""

@@ -6,16 +6,15 @@ header, and no member of a value that is Rejoinder's own.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 from schemas.events import encoded_in
-from schemas.records import SEVEN_HEADERS, LogRecord
+from schemas.records import SEVEN_HEADERS, LogRecord, NewRecord
 from services.eventlog.kafka import KafkaLog
 from services.eventlog.port import TopicPartition
 from services.eventlog.topics import topics
@@ -99,7 +98,7 @@ def strict(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     made = {word: strict(part) for word, part in schema.items()}
-    if made.get("properties") and "additionalProperties" not in made and "if" not in made:
+    if "properties" in made and "additionalProperties" not in made and "if" not in made:
         made["additionalProperties"] = False
     return made
 
@@ -109,23 +108,22 @@ class Schema:
 
     def __init__(self, kind: RecordKind) -> None:
         whole = PUBLISHED[f"{RECORDS}{name_of(kind)}.json"]
-        parts = deepcopy(whole["properties"])
-        parts["headers"] = strict(parts["headers"])
+        parts = {**whole["properties"], "headers": strict(whole["properties"]["headers"])}
         defs = whole["$defs"] if kind.holds in FREE else strict(whole["$defs"])
         if "Item" in defs:
             defs["Item"] = whole["$defs"]["Item"]  # of the shape of its type
         self.kind = kind
-        self._whole = Draft202012Validator({**whole, "properties": parts, "$defs": defs})
+        self._record = Draft202012Validator({**whole, "properties": parts, "$defs": defs})
         content = parts["value"].get("contentSchema")
         self._content = None if content is None else Draft202012Validator({**content, "$defs": defs})
 
-    def check(self, record: LogRecord) -> None:
+    def check(self, record: LogRecord | NewRecord) -> None:
         """Fails unless `record`, and what is packed in it, fits."""
         value: Any = None
         if record.value is not None:
             value = "" if self.kind.packed else msgspec.json.decode(record.value)
         headers = {name: text.decode() for name, text in record.headers}
-        self._whole.validate({"key": (record.key or b"").decode(), "headers": headers, "value": value})
+        self._record.validate({"key": (record.key or b"").decode(), "headers": headers, "value": value})
         if self._content is not None and record.value is not None:
             self._content.validate(msgspec.json.decode(unpack(record.value)))
 
@@ -207,3 +205,26 @@ async def test_every_record_of_a_whole_run_fits_its_published_schema(
     written = {name for record in found["events"] for name, _ in record.headers}
     published = [kind.headers.get("properties", {}) for kind in kinds() if kind.topic == "events"]
     assert written == {name for headers in published for name in headers}, "a header that no record has"
+
+
+KIND = next(kind for kind in kinds() if kind.name == "claimed")
+RECORD = KIND.samples[0]
+STRANGE = {
+    "a key": RECORD._replace(key=b"x" + RECORD.key),
+    "a header more": RECORD._replace(headers=[*RECORD.headers, ("strange", b"1")]),
+    "a header less": RECORD._replace(headers=RECORD.headers[1:]),
+    "a header that is no number": RECORD._replace(headers=[*RECORD.headers, ("attempt", b"one")]),
+    "a member more": RECORD._replace(value=(RECORD.value or b"")[:-1] + b',"strange":1}'),
+    "a member less": RECORD._replace(value=b'{"attempt":1}'),
+    "no value": RECORD._replace(value=None),
+}
+
+
+def test_a_record_as_published_fits() -> None:
+    SCHEMAS[KIND.topic, KIND.name].check(RECORD)
+
+
+@pytest.mark.parametrize("record", STRANGE.values(), ids=STRANGE)
+def test_what_is_not_published_would_be_seen(record: NewRecord) -> None:
+    with pytest.raises(ValidationError):
+        SCHEMAS[KIND.topic, KIND.name].check(record)
