@@ -144,6 +144,8 @@ def text_like(samples: Sequence[str], kind: Any = None) -> Shape:
         kind = get_args(kind)[0]
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (choice for choice in get_args(kind) if choice is not type(None))
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if (id := id_shape(kind)) is not None:
         return id
     if kind is int:
