@@ -1,9 +1,11 @@
 """Turns types, sample values and sample texts into JSON Schema 2020-12."""
 
+import ast
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, reduce
+from itertools import pairwise
 from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -80,7 +82,11 @@ def _with_ids(kind: Any) -> Any:
         pattern, meaning = _IDS[kind]
         return Annotated[str, Meta(pattern=whole_text(pattern), description=meaning)]
     if inspect.isclass(kind) and issubclass(kind, Struct):
-        fields = [(one.name, _with_ids(one.type), _default(one)) for one in msgspec.structs.fields(kind)]
+        said = _said_of_fields(kind)
+        fields = [
+            (one.name, _described(_with_ids(one.type), said.get(one.name)), _default(one))
+            for one in msgspec.structs.fields(kind)
+        ]
         return msgspec.defstruct(kind.__name__, fields, namespace={"__doc__": kind.__doc__})
     origin: Any = get_origin(kind)
     arguments: tuple[Any, ...] = get_args(kind)
@@ -89,6 +95,22 @@ def _with_ids(kind: Any) -> Any:
     if origin in (None, Annotated, Literal):
         return kind
     return origin[tuple(argument if argument is ... else _with_ids(argument) for argument in arguments)]
+
+
+def _described(kind: Any, meaning: str | None) -> Any:
+    return kind if meaning is None else Annotated[kind, Meta(description=meaning)]
+
+
+def _said_of_fields(kind: type[Struct]) -> dict[str, str]:
+    """What stands below the fields of a struct in its source, by their names."""
+    body = ast.parse(inspect.getsource(kind)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    said: dict[str, str] = {}
+    for field, below in pairwise(body.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                said[name] = sentence(text)
+    return said
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:
@@ -140,8 +162,6 @@ def text_like(samples: Sequence[str], kind: Any = None) -> Shape:
 
     A number says how it is spelled, a flag which of its values occur. One text of no known type is constant.
     """
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (choice for choice in get_args(kind) if choice is not type(None))
     if get_origin(kind) is Annotated:
