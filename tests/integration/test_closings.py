@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition as KafkaPartition
+from msgspec.structs import asdict
 
 from schemas.closings import ClosingRecord, Marks, parse
 from services.connect import connect, topic_names
@@ -19,8 +22,10 @@ from services.eventlog.follower import Member
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
-from services.settings import Settings
+from services.eventlog.topics import MAX_RECORD_BYTES
+from services.settings import Settings, environment
 from tests.conftest import eventually
+from tests.process import REJOINDER
 from tests.projecting import Views, projecting
 from tests.responses import Author
 
@@ -60,7 +65,13 @@ class Counting:
 
 @pytest.fixture
 async def settings(kafka: str, topic_prefix: str) -> Settings:
-    settings = Settings(kafka=kafka, topic_prefix=topic_prefix, grace_s=5)
+    settings = Settings(
+        kafka=kafka,
+        topic_prefix=topic_prefix,
+        grace_s=5,
+        max_record_bytes=MAX_RECORD_BYTES,
+        max_body_bytes=MAX_RECORD_BYTES,
+    )
     await create_topics(kafka, topic_names(settings), partitions=PARTITIONS)
     return settings
 
@@ -141,6 +152,38 @@ async def _nothing(*_: object) -> None:
 
 async def _all_there(log: Log, settings: Settings, count: int) -> bool:
     return sum(map(len, await announced(log, settings))) >= count
+
+
+def projector_process(settings: Settings) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([REJOINDER, "projector"], env={**os.environ, **environment(asdict(settings))})
+
+
+@pytest.mark.slow
+async def test_projectors_that_are_killed_leave_no_gap_and_nothing_out_of_order(
+    log: Log, settings: Settings
+) -> None:
+    """Each dies amid its announcements, as a process, and the next one takes over."""
+    authors: list[Author] = []
+    for life in range(3):
+        with projector_process(settings) as process:
+            writing = asyncio.create_task(ended(log, settings, range(life * 400, life * 400 + 400)))
+            seen = sum(map(len, await announced(log, settings)))
+            await eventually(partial(_all_there, log, settings, seen + 1), timeout=60)
+            process.kill()
+        authors += await writing
+    async with projecting(log, topic_names(settings), settings):
+        for number in range(PARTITIONS):
+            last = max(author.ack.offset for author in authors[number::PARTITIONS])
+            await eventually(partial(_past, log, settings, number, last), timeout=60)
+    for number, closings in enumerate(await announced(log, settings)):
+        marks = Marks()
+        fresh = [closing.closed_offset for closing in closings if marks.fresh(closing)]
+        assert fresh == sorted(author.ack.offset for author in authors[number::PARTITIONS])
+
+
+async def _past(log: Log, settings: Settings, number: int, offset: int) -> bool:
+    watermark = await Views(log, topic_names(settings), settings).watermark(number)
+    return watermark is not None and watermark > offset
 
 
 async def test_what_retention_took_unread_is_told(log: Log, settings: Settings, counting: Counting) -> None:
