@@ -11,7 +11,8 @@ an append-only topic keeps what it knows; it hears where the partition begins an
 lost.
 
 The follower goes on reading a partition that is not owned any more until the consumer drops it: an executor
-may still run something there (P-48). So such a partition begins anew as well when it is out of range.
+may still run something there (P-48). So such a partition begins anew as well when it is out of range. A
+consumer that has nothing to do in partitions of others says which ones the follower is to `keep`.
 """
 
 import asyncio
@@ -54,7 +55,8 @@ class Consumer(Protocol[P]):
     def assigned(self, owned: frozenset[int]) -> None:
         """The group has assigned these partitions to this process, and no others.
 
-        Ownership of the others ends here. That of new ones begins with `own`.
+        Ownership of the others ends here. That of new ones begins with `own`. A consumer that has nothing to
+        do in the others tells the follower what to `keep`.
         """
         ...
 
@@ -105,6 +107,10 @@ class Follower(Generic[P]):
         """The partitions that have begun and are owned, each with the checkpoint that was committed last."""
         self._again: set[int] = set()
         """The partitions that were out of range, and must begin anew, owned or not."""
+        self._due: dict[int, object] = {}
+        """What is kept of a partition is new each time the group assigns it, and each time it is to begin
+        anew: a place that was looked up before that is out of date.
+        """
         self._stirred = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -133,9 +139,10 @@ class Follower(Generic[P]):
             for number in self._owned_at.keys() | self._owned
             if number not in owned
         }
-        self._owned = owned
         for lost in self._checkpoints.keys() - owned:
             del self._checkpoints[lost]
+        self._due.update((won, object()) for won in owned - self._owned)
+        self._owned = owned
         self._consumer.assigned(owned)
         self._stirred.set()
 
@@ -168,7 +175,13 @@ class Follower(Generic[P]):
         """Stop reading a partition, and begin it anew: its consumer has dropped what it knew of it."""
         self.drop(partition)
         self._again.add(partition)
+        self._due[partition] = object()
         self._stirred.set()
+
+    def keep(self, partitions: Collection[int]) -> None:
+        """Drop all but `partitions`, those included that are to be begun anew."""
+        for number in (self._followed.keys() | self._again) - set(partitions):
+            self.drop(number)
 
     def drop(self, partition: int) -> None:
         """Stop reading a partition that is owned no longer."""
@@ -189,9 +202,12 @@ class Follower(Generic[P]):
         points.at("following", new, self._tail)
         if not new:
             return
+        due = {partition: self._due[partition] for partition in new}
         places = await self._consumer.places(new)
         bounds = await self._log.bounds(self._topic, new)
         for partition in sorted(new & (self._owned | self._again)):  # others were lost meanwhile
+            if self._due[partition] is not due[partition]:
+                continue  # others may have owned it meanwhile: its place and end are looked up anew (P-56)
             place, end = places[partition], bounds[partition].end
             self._again.discard(partition)
             if partition not in self._followed:  # else it is read on where it stands: never rewound (P-60)
@@ -229,7 +245,9 @@ class Member:
         except LogUnavailable as error:
             log.info("checkpoints not committed, will be again", why=str(error))
             return
-        self._committed.update((n, offset) for n, offset in offsets.items() if n in self._committed)
+        for n, offset in offsets.items():
+            if n in self._committed:  # it may be lost by now, or owned anew with a later checkpoint
+                self._committed[n] = max(offset, self._committed[n])
         points.at("checkpoints committed", moved)
 
     async def leave(self) -> None:

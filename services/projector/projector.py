@@ -254,9 +254,9 @@ class Projector:
         return not self._follower.owned and asyncio.get_running_loop().time() - self._assigned_at > seconds
 
     def _drop_all_but(self, owned: frozenset[int]) -> None:
+        self._follower.keep(owned)
         for partition in list(self.partitions.values()):
             if partition.number not in owned:
-                self._follower.drop(partition.number)
                 self._forget(partition)
 
     def _forget(self, partition: Partition) -> None:

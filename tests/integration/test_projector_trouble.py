@@ -283,6 +283,35 @@ async def test_an_offset_out_of_range_drops_the_fold_and_starts_again(
     assert await view.frames(author.id) == author.after(-1)
 
 
+async def test_a_partition_that_is_lost_before_it_begins_anew_is_left_to_its_owner(
+    log: MemoryLog, view: Views, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two projectors would fold it, and tell each closing twice."""
+    looking_up, may = asyncio.Event(), asyncio.Event()
+    offsets_at = log.offsets_at
+
+    async def late(topic: str, times: Mapping[int, int]) -> dict[int, int]:
+        looking_up.set()
+        await may.wait()
+        return await offsets_at(topic, times)
+
+    async with projecting(log, NAMES, SETTINGS) as one:
+        await eventually(lambda: not one.behind())
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "offsets_at", late)
+            lost = [lose_position(log, TopicPartition(NAMES.transcripts, n), patch) for n in (0, 1)]
+            await eventually(lambda: all(lost) and not one.partitions)
+            await looking_up.wait()
+        async with projecting(log, NAMES, SETTINGS) as two:
+            await eventually(lambda: not two.behind())
+            may.set()
+            await eventually(lambda: not one.behind())
+            authors = [await completed(write(number), "one") for number in (0, 1)]
+            for number, author in enumerate(authors):
+                await view.committed(number, author.ack.offset + 1)
+            assert not one.partitions.keys() & two.partitions.keys()
+
+
 async def test_poison_is_counted_and_the_partition_goes_on(log: MemoryLog, view: Views, write: Write) -> None:
     before = _poisoned()
     async with projecting(log, NAMES, SETTINGS):

@@ -33,6 +33,11 @@ class Counting:
         self.free = asyncio.Event()
         """Unset: it is busy with the batch that it has."""
         self.free.set()
+        self.asked = asyncio.Event()
+        """It was asked for places."""
+        self.answers = asyncio.Event()
+        """Unset: it has looked places up, and does not answer yet."""
+        self.answers.set()
 
     def assigned(self, owned: frozenset[int]) -> None:
         self.told.append(owned)
@@ -41,6 +46,8 @@ class Counting:
         committed = await self.log.committed(GROUP, TOPIC, partitions)
         bounds = await self.log.bounds(TOPIC, partitions)
         places = {number: floor(committed[number], bounds[number]) for number in partitions}
+        self.asked.set()
+        await self.answers.wait()
         return {number: StartingPoint(at, at) for number, at in places.items()}
 
     def begin(self, partition: int, place: StartingPoint, end: int) -> None:
@@ -62,6 +69,10 @@ class Counting:
 
     def out_of_range(self, partition: int) -> None:
         self.told.append(("out of range", partition))
+
+    def told_since(self, before: int, what: str) -> list[tuple[object, ...]]:
+        """What it was told of that kind since it had been told `before` things."""
+        return [told for told in self.told[before:] if isinstance(told, tuple) and told[0] == what]
 
     def checkpoints(self) -> dict[int, Checkpoint]:
         return {number: Checkpoint(at, at) for number, at in self.read_to.items()}
@@ -104,6 +115,15 @@ async def put(log: MemoryLog, *values: bytes, partition: int = 0) -> None:
     writer = log.writer()
     for value in values:
         await writer.append(TOPIC, partition, NewRecord(b"k", value))
+
+
+async def other(log: MemoryLog, count: int) -> tuple[int, MemoryMembership]:
+    """Another member, which works a partition off up to offset `count`; its partition."""
+    member = await log.join(GROUP, TOPIC, lambda _: None)
+    (mine,) = member.owned
+    await put(log, *[b"x"] * (count - log.stored[TOPIC][mine].end), partition=mine)
+    await member.commit({mine: count}, {mine: count})
+    return mine, member
 
 
 async def committed(log: MemoryLog) -> Checkpoint | None:
@@ -192,6 +212,78 @@ async def test_what_comes_back_is_read_on_where_it_stands(
         await put(log, b"b")
         await eventually(lambda: one.consumer.values == [b"a", b"b"])
         assert [told for told in one.consumer.told if told == ("begun", 0, 1)] == [("begun", 0, 1)]
+
+
+@pytest.mark.parametrize("followed", [False, True])
+async def test_p56_what_is_lost_and_won_again_while_its_place_is_looked_up_is_looked_up_anew(
+    log: MemoryLog, memberships: list[MemoryMembership], followed: bool
+) -> None:
+    """Place and end are those of the last assignment: others may have worked it off in between."""
+    consumer = Counting(log)
+    if not followed:
+        consumer.answers.clear()
+    async with following(log, consumer):
+        await consumer.asked.wait()
+        if followed:
+            await eventually(lambda: ("owned", 1, 0, 0) in consumer.told)
+            consumer.answers.clear()
+            consumer.asked.clear()
+            memberships[0].become(frozenset())
+            memberships[0].become(frozenset({0, 1}))
+            await consumer.asked.wait()
+        before = len(consumer.told)
+        number, member = await other(log, 3)
+        await member.close()
+        consumer.answers.set()
+        await eventually(lambda: {told[1] for told in consumer.told_since(before, "owned")} == {0, 1})
+        owned = [told[1:] for told in consumer.told_since(before, "owned")]
+        assert [told for told in owned if told[0] == number] == [(number, 3, 3)]
+
+
+async def test_a_commit_under_way_while_a_partition_is_lost_and_won_again_moves_nothing_back(
+    log: MemoryLog, memberships: list[MemoryMembership], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, answered = asyncio.Event(), asyncio.Event()
+    async with following(log) as one:
+        await eventually(lambda: ("owned", 1, 0, 0) in one.consumer.told)
+        with monkeypatch.context() as slow:
+
+            async def commit(*_: object) -> None:
+                sent.set()
+                await answered.wait()
+
+            slow.setattr(memberships[0], "commit", commit)
+            checkpoints = {0: Checkpoint(1, 1), 1: Checkpoint(1, 1)}
+            committing = asyncio.create_task(one.member.commit(checkpoints))
+            await sent.wait()
+            number, member = await other(log, 3)
+            await member.close()
+            await eventually(lambda: ("owned", number, 3, 3) in one.consumer.told)
+            answered.set()
+            await committing
+        await one.member.commit({number: Checkpoint(2, 2)})
+        assert (await log.checkpoints(GROUP, TOPIC, [number]))[number] == Checkpoint(3, 3)
+
+
+@pytest.mark.parametrize("looking_up", [False, True])
+async def test_what_is_not_kept_does_not_begin_anew(log: MemoryLog, looking_up: bool) -> None:
+    consumer = Counting(log)
+    async with following(log, consumer) as one:
+        await eventually(lambda: ("owned", 1, 0, 0) in consumer.told)
+        consumer.answers.clear()
+        consumer.asked.clear()
+        one.follower.again(0)
+        if looking_up:
+            await consumer.asked.wait()
+        number, _ = await other(log, 0)
+        one.follower.again(number)
+        one.follower.keep(one.follower.owned)
+        before = len(consumer.told)
+        consumer.answers.set()
+        await eventually(lambda: consumer.told[before:])
+        await put(log, b"a", partition=1 - number)
+        await eventually(lambda: consumer.values == [b"a"])
+        assert [told[1] for told in consumer.told_since(before, "begun")] in ([], [1 - number])
 
 
 @pytest.mark.parametrize("owned", [True, False])
