@@ -295,6 +295,39 @@ def test_what_only_the_final_object_has_of_an_item_is_in_ours() -> None:
     assert (item["content"][0]["annotations"], item["phase"]) == ([note], "final_answer")
 
 
+def silent(kind: str, parts: int) -> list[Event]:
+    """An item whose parts of `kind` begin, and say nothing."""
+    name = "summary" if kind == "summary_text" else "content"
+    event = "response.reasoning_summary_part" if name == "summary" else "response.content_part"
+    part = {"type": kind, "refusal" if kind == "refusal" else "text": ""}
+    item = message("") if kind in ("output_text", "refusal") else {"type": "reasoning", "id": "msg_1"}
+    at = [{"item_id": "msg_1", "output_index": 0, f"{name}_index": number} for number in range(parts)]
+    return [
+        added(item, output_index=0),
+        *({"type": f"{event}.added", **place, "part": part} for place in at),
+        *({"type": f"response.{kind.removesuffix('_text')}.done", **place, "text": ""} for place in at[1:]),
+    ]
+
+
+@pytest.mark.parametrize("end", ["completed", "incomplete", "cut"])
+@pytest.mark.parametrize("shown", [None, [], [""], ["", "", ""]], ids=["not done", "none", "one", "three"])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("kind", ["output_text", "refusal", "reasoning_text", "summary_text"])
+def test_a_part_that_says_nothing_ends_with_its_item(
+    kind: str, parts: int, shown: list[str] | None, end: str
+) -> None:
+    said, name = silent(kind, parts), "summary" if kind == "summary_text" else "content"
+    if shown is not None:
+        field = "refusal" if kind == "refusal" else "text"
+        said.append(done({**said[0]["item"], name: [{"type": kind, field: text} for text in shown]}))
+    said += [{**completed(), "type": f"response.{end}"}] if end != "cut" else []
+    events = told(said)
+    final = followed(events)
+    assert final["status"] == ("failed" if end == "cut" else end)
+    (item,) = final["output"]
+    assert items.texts(item) == [""] * max(parts, len(shown or []))
+
+
 def noted(text: str, *starts: int) -> dict[str, Any]:
     """A part with a note on the character at each of `starts`."""
     notes = [

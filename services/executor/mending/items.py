@@ -190,10 +190,13 @@ def filled_part(part: dict[str, Any]) -> dict[str, Any]:
 def aligned(said: Sequence[tuple[str, str]], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The parts of an end (`told`), cut as the streamed ones are (`said`: type and text of each).
 
-    Some servers join the parts of a message in its end, or take one apart there.
+    Some servers join the parts of a message in its end, or take one apart there. An end without parts has
+    nothing to cut.
     """
     kinds = {kind for kind, _ in said} | {str(part.get("type")) for part in told}
-    if len(said) == len(told) or not said or len(kinds) != 1 or not kinds <= _PART_TEXT.keys():
+    if not said or not told or len(said) == len(told):
+        return told
+    if len(kinds) != 1 or not kinds <= _PART_TEXT.keys():
         return told
     texts, streamed = [text_of(part) for part in told], [text for _, text in said]
     rest = "".join(texts)
