@@ -75,7 +75,9 @@ class Consumer(Protocol[P]):
         ...
 
     async def read(self, batch: Batch) -> None:
-        """The next batch of a partition that has begun. The next batches wait until this returns."""
+        """The next batch of a partition that has begun. The next batches, of all partitions, wait until this
+        returns. A consumer that can take no more of this one tells the follower to let it `rest`.
+        """
         ...
 
     def out_of_range(self, partition: int) -> None:
@@ -177,6 +179,14 @@ class Follower(Generic[P]):
         self._again.add(partition)
         self._due[partition] = object()
         self._stirred.set()
+
+    def rest(self, partition: int) -> None:
+        """Read no more of a partition until it is to `go_on`, or begins anew."""
+        self._tail.rest(partition)
+
+    def go_on(self, partition: int) -> None:
+        """Read a partition on where it stands."""
+        self._tail.go_on(partition)
 
     def keep(self, partitions: Collection[int]) -> None:
         """Drop all but `partitions`, those included that are to be begun anew."""

@@ -51,6 +51,7 @@ class Tail:
         self._pace = pace
         self._begun = -inf
         self._positions: dict[TopicPartition, int] = {}
+        self._resting: set[TopicPartition] = set()
         self._changed: Future[None] | None = None
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._reads: bool | None = None
@@ -67,12 +68,22 @@ class Tail:
     def follow(self, partition: int, offset: int) -> None:
         """Read `partition` from `offset` on, beginning at once."""
         self._positions[TopicPartition(self._topic, partition)] = offset
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        self.go_on(partition)
 
     def drop(self, partition: int) -> None:
         """Stop reading `partition`; a batch of it that is under way is thrown away."""
         self._positions.pop(TopicPartition(self._topic, partition), None)
+        self._resting.discard(TopicPartition(self._topic, partition))
+
+    def rest(self, partition: int) -> None:
+        """Read `partition` no further until it is to `go_on`. A batch that is under way still comes."""
+        self._resting.add(TopicPartition(self._topic, partition))
+
+    def go_on(self, partition: int) -> None:
+        """Read `partition` on where it stands, beginning at once."""
+        self._resting.discard(TopicPartition(self._topic, partition))
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
     def position(self, partition: int) -> int:
         """The offset that is read next. Raises KeyError when `partition` is not followed."""
@@ -88,7 +99,7 @@ class Tail:
         deadline = loop.time() + max_wait
         while True:
             self._changed = loop.create_future()
-            asked = dict(self._positions)
+            asked = {source: at for source, at in self._positions.items() if source not in self._resting}
             batches = await self._poll(asked, max(0.0, deadline - loop.time()))
             news = [batch for batch in batches if self._positions.get(batch.source) == asked[batch.source]]
             if news or loop.time() >= deadline or not (self._changed.done() or batches):

@@ -19,7 +19,7 @@ import structlog
 from msgspec import Struct, field
 
 from schemas.closings import ClosingRecord, final_facts, word
-from schemas.errors import LogError, RecordTooLarge
+from schemas.errors import RecordTooLarge
 from schemas.ids import ExecutorId
 from schemas.records import NewRecord
 from services import points
@@ -108,20 +108,18 @@ class Announcer:
             if isinstance(result, RecordTooLarge):  # no topic takes it: it must not hold the others up
                 metrics.POISON.labels(self._topic).inc()
                 log.warning("not announced", response=due.record.key.decode(), why=str(result))
-            elif isinstance(result, LogError):
+            elif isinstance(result, BaseException):  # not raised: the closing keeps its place
                 await self._failed(partition, lane, result)
                 return
-            elif isinstance(result, BaseException):
-                raise result
             else:
                 metrics.ANNOUNCED.inc()
             due.made = True
             lane.waiting.pop(due, None)
         lane.backoff.succeeded()
 
-    async def _failed(self, partition: int, lane: _Lane, error: LogError) -> None:
+    async def _failed(self, partition: int, lane: _Lane, error: BaseException) -> None:
         metrics.ANNOUNCEMENTS_FAILED.inc()
-        log.warning("closings not announced, trying again", partition=partition, error=str(error))
+        log.warning("closings not announced, trying again", partition=partition, error=repr(error))
         await lane.backoff.wait()
 
 

@@ -74,8 +74,11 @@ class Listener(Protocol):
 
         Calls begin in the order of `closed_offset` in each partition, and none waits for another to return. A
         call runs undisturbed up to its first await: there a listener that keeps an order takes its place. The
-        call is cancelled when the partition is lost; the next owner tells the closing again. It raises
-        nothing: a listener repeats what fails.
+        call is cancelled when the partition is lost; the next owner tells the closing again.
+
+        A listener repeats what fails. If it raises, the projector calls it again for the same closing, after
+        a pause and behind calls that began meanwhile. As long as it does not return, the partition's closings
+        add up; when the projector holds too many of them, it reads no more of that partition.
         """
         ...
 

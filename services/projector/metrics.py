@@ -9,6 +9,15 @@ PENDING = Gauge("rejoinder_projector_pending_writes", "Closed or deleted respons
 CLOSED = Counter("rejoinder_projector_closed", "Closed responses written to the views")
 ERASED = Counter("rejoinder_projector_erased", "Deleted responses erased from the views")
 RETRIES = Counter("rejoinder_projector_retries", "Appends that failed and were tried again")
+LISTENER_FAILURES = Counter(
+    "rejoinder_projector_listener_failures",
+    "Times that a listener raised, or work for the views did, and was begun again",
+    ["listener"],
+)
+RESTING = Gauge(
+    "rejoinder_projector_resting_partitions",
+    "Partitions that it reads no further, because too much of them is not acknowledged",
+)
 ANNOUNCED = Counter("rejoinder_projector_announced", "Closings announced in the topic closings")
 ANNOUNCEMENTS_FAILED = Counter(
     "rejoinder_projector_announcements_failed",

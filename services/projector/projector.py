@@ -8,11 +8,14 @@
 A rebalance takes all partitions away for a moment. The projector goes on folding meanwhile: a response that
 two projectors write is written the same (P-70). It drops a partition when the new assignment leaves it out,
 and all of them when it has owned none for `REBALANCE_SECONDS`.
-While the log is away work is tried again until it is done. When too much of it waits, the fold waits too.
+While the log is away work is tried again until it is done, and so is what raises. A partition of which too
+much waits is not read on. The bound is shared out among the partitions: where one listener hangs in one of
+them, it holds up that one, and the others have the memory that they need.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from math import inf
 
 import structlog
@@ -20,6 +23,7 @@ from msgspec import Struct, field
 
 from schemas.ids import ResponseId
 from schemas.records import NewRecord
+from services.backoff import Backoff
 from services.connect import projector_group
 from services.eventlog.follower import Follower, Member
 from services.eventlog.port import Batch, Checkpoint, Log
@@ -47,9 +51,11 @@ REBALANCE_SECONDS = 30.0
 MEMORY_BYTES = 512 << 20
 """Bytes that open responses may hold. Beyond it the largest are read again from the log when they close."""
 WAITING_BYTES = 64 << 20
-"""Bytes of closed responses under way to the views, beyond which the fold waits."""
+"""Bytes of ends not acknowledged. A partition that holds more than its share of them is not read on."""
 END_BYTES = 4_096
 """Bytes of these that an end takes however little it holds: its tasks, and what it is announced with."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+"""Seconds between two tries of what raised."""
 LATE_MS = DAY
 """Milliseconds of log time for which the projector looks out for a deleted response in the views."""
 
@@ -89,6 +95,10 @@ class Partition(Struct, eq=False):
     """The last job of each response; the next one waits for it."""
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
     """All jobs."""
+    waiting_bytes: int = 0
+    """Bytes of the ends that are not acknowledged."""
+    rests: bool = False
+    """Whether it is not read on until more of them are."""
 
     @property
     def caught_up(self) -> bool:
@@ -125,8 +135,6 @@ class Projector:
         self.partitions: dict[int, Partition] = {}
         """The partitions that it follows."""
         self._assigned_at = inf
-        self._waiting_bytes = 0
-        self._eased = asyncio.Event()
         self._late: set[asyncio.Task[None]] = set()
         self._served = False
         self._tasks = asyncio.TaskGroup()
@@ -225,13 +233,14 @@ class Projector:
     async def read(self, batch: Batch) -> None:
         """Fold the next batch of a followed partition, and begin what its ends ask for.
 
-        Other tasks get a turn after it. When too much work waits, the reading waits too.
+        Other tasks get a turn after it. When too much of the partition waits, it is read no further.
         """
-        self._project(self.partitions[batch.source.partition], batch)
+        partition = self.partitions[batch.source.partition]
+        self._project(partition, batch)
+        if self._is_full(partition):
+            partition.rests = True
+            self._follower.rest(partition.number)
         await asyncio.sleep(0)
-        while self._waiting_bytes > WAITING_BYTES:
-            self._eased.clear()
-            await self._eased.wait()
 
     def out_of_range(self, partition: int) -> None:
         """Forget a partition, to start again (P-64). Its owner does again what is not finished."""
@@ -267,13 +276,23 @@ class Projector:
         for job in partition.under_way:
             job.cancel()
 
+    def _is_full(self, partition: Partition) -> bool:
+        return partition.waiting_bytes > WAITING_BYTES // max(1, len(self.partitions))
+
+    def _ease(self, partition: Partition) -> None:
+        """Read a partition on that rests, if its share allows that now."""
+        followed = self.partitions.get(partition.number) is partition
+        if partition.rests and followed and not self._is_full(partition):
+            partition.rests = False
+            self._follower.go_on(partition.number)
+
     # Ends under way.
 
     def _begin(self, partition: Partition, end: End) -> None:
         """Begin what an end asks for. Tasks run in the order in which they are made, so closings are heard of
         in the order of the log.
         """
-        self._waiting_bytes += _size(end)
+        partition.waiting_bytes += _size(end)
         before = partition.jobs.get(end.id)
         job = self._tasks.create_task(self._job(partition, end, before), name=f"{end.id}")
         partition.jobs[end.id] = job
@@ -282,19 +301,20 @@ class Projector:
 
     async def _job(self, partition: Partition, end: End, before: asyncio.Task[None] | None) -> None:
         if isinstance(end, Closing):  # the first end of its response: nothing is before it
-            await asyncio.gather(*(listener.closed(partition.number, end) for listener in self._listeners))
+            calls = ((each, partial(each.closed, partition.number, end)) for each in self._listeners)
+            await asyncio.gather(*(_untiring(listener, call) for listener, call in calls))
         else:
             if before is not None:
                 await asyncio.wait([before])
-            await self._views.do(partition.number, end)
+            await _untiring(self._views, partial(self._views.do, partition.number, end))
         partition.projection.done(end)
 
     def _ended(self, partition: Partition, end: End, job: asyncio.Task[None]) -> None:
         if partition.jobs.get(end.id) is job:
             del partition.jobs[end.id]
         partition.under_way.discard(job)
-        self._waiting_bytes -= _size(end)
-        self._eased.set()
+        partition.waiting_bytes -= _size(end)
+        self._ease(partition)
 
     # Reading back.
 
@@ -331,7 +351,8 @@ class Projector:
 
     def _erase_late(self, topic: str, partition: Partition, late: Sequence[NewRecord | None]) -> None:
         for tombstone in filter(None, late):
-            task = self._tasks.create_task(self._views.append(topic, partition.number, tombstone))
+            append = partial(self._views.append, topic, partition.number, tombstone)
+            task = self._tasks.create_task(_untiring(self._views, append))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
@@ -347,6 +368,7 @@ class Projector:
                 time = partition.projection.time
                 partition.projection.forget(time - self._memory_ms)
                 partition.readback.forget(time - LATE_MS, self._memory_ms)
+                self._ease(partition)  # its share is another when partitions come and go
             self._shed()
             self._measure()
 
@@ -368,8 +390,25 @@ class Projector:
         metrics.OWNED.set(len(partitions))
         metrics.LAG.set(sum(max(0, p.end - p.projection.position) for p in partitions))
         metrics.OPEN.set(sum(p.projection.open_responses for p in partitions))
+        metrics.RESTING.set(sum(p.rests for p in partitions))
         metrics.PENDING.set(sum(len(p.under_way) for p in partitions))
         self._announcer.measure()
+
+
+async def _untiring(who: object, do: Callable[[], Awaitable[None]]) -> None:
+    """Do it, and again after a pause as often as it raises: no fault of one listener ends the projector."""
+    backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+    while True:
+        try:
+            await do()
+        except Exception:
+            name = type(who).__name__
+            metrics.LISTENER_FAILURES.labels(name).inc()
+            if not backoff.failing:
+                log.exception("a listener raised, calling it again", listener=name)
+            await backoff.wait()
+        else:
+            return
 
 
 def _size(end: End) -> int:

@@ -164,8 +164,9 @@ async def test_p104_after_a_failure_it_goes_on_from_the_first_that_is_not_acknow
     assert len(appended(log)) == 20 + 3 * (outcome == "unknown-appended")
 
 
+@pytest.mark.parametrize("error", [AppendUnknown("asked for"), ValueError("a bug"), asyncio.CancelledError()])
 async def test_p104_one_in_the_middle_that_fails_lets_nothing_pass_it(
-    log: MemoryLog, announcing: Announcer, monkeypatch: pytest.MonkeyPatch
+    log: MemoryLog, announcing: Announcer, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """Also where a writer acknowledges what was queued behind a failure."""
     closings = await closings_of(log, 9)
@@ -176,7 +177,7 @@ async def test_p104_one_in_the_middle_that_fails_lets_nothing_pass_it(
         nonlocal failing
         if ("closed_offset", b"%d" % failing) in record.headers:
             failing = next(failures, -1)
-            raise AppendUnknown("asked for by the test")
+            raise error
         return await original(self, topic, partition, record, **of)
 
     monkeypatch.setattr(MemoryWriter, "append", append)

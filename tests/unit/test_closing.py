@@ -1,19 +1,21 @@
 """A listener hears of every end: what was accepted and has closed, once for each fold, in order."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
-from schemas.ids import ExecutorId
+from schemas.ids import ExecutorId, partition_of
 from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
-from services.projector import projector
+from services.projector import metrics, projector
 from services.projector.closing import Closing
 from services.projector.projection import Projection
 from services.projector.writes import Erase
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
+from tests.counted import value_of
 from tests.projecting import Views, projecting
 from tests.responses import TENANT, Author
 from tests.written import claim_of
@@ -48,14 +50,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Hearer:
     """Notes what it hears, and acknowledges it when it may."""
 
-    def __init__(self) -> None:
+    def __init__(self, hangs_in: int = 0, raises: bool = False) -> None:
         self.heard: list[Closing] = []
         self.acknowledges = asyncio.Event()
+        self.hangs_in = hangs_in
+        self.raises = raises
 
     async def closed(self, partition: int, closing: Closing) -> None:
-        assert partition == 0
         self.heard.append(closing)
-        await self.acknowledges.wait()
+        if self.raises:
+            raise ValueError("a bug of a listener")
+        if partition == self.hangs_in:
+            await self.acknowledges.wait()
 
 
 def author(log: MemoryLog, number: int) -> Author:
@@ -149,6 +155,62 @@ async def test_listeners_hear_in_the_order_of_the_log_beside_the_views_and_the_w
         assert await view.watermark(0) in (None, 0)
         hearer.acknowledges.set()
         await eventually(lambda: view.watermark(0))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little may wait: one or two ends of each of two partitions."""
+    monkeypatch.setattr(projector, "WAITING_BYTES", 3 * projector.END_BYTES)
+
+
+async def ended(log: MemoryLog, number: int, partition: int, how: str) -> Author:
+    body: dict[str, Any] = {"store": False, "background": False} if how == "unstored" else {}
+    one = await (await Author(log.writer(), number, partition).accept(**body)).take()
+    return await (one.delete() if how == "deleted" else one.complete())
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("how", ["completed", "unstored", "deleted"])
+async def test_a_listener_that_hangs_holds_up_its_partition_and_no_other(log: MemoryLog, how: str) -> None:
+    """Every end counts, also one that holds no bytes: so the tasks of a partition are bounded."""
+    view, hearer = Views(log, NAMES, SETTINGS), Hearer(hangs_in=0)
+    async with projecting(log, NAMES, SETTINGS, listeners=[hearer]) as running:
+        await eventually(lambda: len(running.partitions) == 2)
+        await eventually(lambda: value_of(metrics.RESTING) == 0)
+        held = [await ended(log, 0, 0, how)]
+        await eventually(lambda: hearer.heard)
+        held.append(await ended(log, 2, 0, how))
+        await eventually(lambda: value_of(metrics.RESTING) == 1)
+        held += [await ended(log, number, 0, how) for number in range(4, 14, 2)]
+        others = [await ended(log, number, 1, how) for number in range(1, 21, 2)]
+        await view.committed(1, others[-1].ack.offset + 1)
+        assert len(hearer.heard) in (1 + len(others), 2 + len(others))
+        assert await view.watermark(0) in (None, 0)
+        hearer.acknowledges.set()
+        await view.committed(0, held[-1].ack.offset + 1)
+        await eventually(lambda: value_of(metrics.RESTING) == 0)
+    assert [closing.id for closing in hearer.heard if partition_of(closing.id) == 0] == [
+        one.id for one in held
+    ]
+
+
+async def test_a_listener_that_raises_is_called_again_and_nothing_else_waits_for_it(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector, "LONGEST_PAUSE", 0.01)
+    view, hearer = Views(log, NAMES, SETTINGS), Hearer(raises=True)
+    before = value_of(metrics.LISTENER_FAILURES.labels("Hearer"))
+    async with projecting(log, NAMES, SETTINGS, listeners=[hearer]):
+        for number in (1, 2):
+            one = await ended(log, number, 0, "completed")
+            await eventually(partial(view.object, one.id))
+        await eventually(lambda: len(hearer.heard) > 5)
+        assert await view.watermark(0) in (None, 0)
+        hearer.raises = False
+        hearer.acknowledges.set()
+        await view.committed(0, one.ack.offset + 1)
+    assert len({closing.id for closing in hearer.heard}) == 2
+    assert value_of(metrics.LISTENER_FAILURES.labels("Hearer")) - before == len(hearer.heard) - 2
 
 
 async def test_whoever_follows_on_hears_again_of_what_was_not_acknowledged(log: MemoryLog) -> None:

@@ -72,6 +72,40 @@ async def test_a_dropped_partition_is_not_read(log: MemoryLog, writer: MemoryWri
         tail.position(0)
 
 
+async def test_a_partition_that_rests_is_read_on_where_it_stands_and_at_once(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    await append(writer, 0, b"a")
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    tail.follow(1, 0)
+    assert keys(await tail.read()) == [b"a"]
+    tail.rest(0)
+    await append(writer, 0, b"b")
+    await append(writer, 1, b"c")
+    assert keys(await tail.read()) == [b"c"]
+    assert await tail.read(0) == []
+    tail.rest(1)
+    reading = asyncio.create_task(tail.read(PATIENCE))
+    await asyncio.sleep(0)
+    tail.go_on(0)
+    assert keys(await reading) == [b"b"]
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_a_partition_that_is_followed_anew_rests_no_longer(
+    log: MemoryLog, writer: MemoryWriter, dropped: bool
+) -> None:
+    await append(writer, 0, b"a")
+    tail = Tail(log, TOPIC)
+    tail.follow(0, 0)
+    tail.rest(0)
+    if dropped:
+        tail.drop(0)
+    tail.follow(0, 0)
+    assert keys(await tail.read()) == [b"a"]
+
+
 async def test_following_another_partition_interrupts_a_long_poll(
     log: MemoryLog, writer: MemoryWriter
 ) -> None:
