@@ -62,10 +62,14 @@ async def _watch(over: Callable[[], Awaitable[None]], limit: asyncio.Timeout) ->
 
 
 def while_connected(receive: Receive) -> AbstractAsyncContextManager[None]:
-    """When the client goes, cancel the block and raise Disconnected. Drops the rest of the request's body."""
+    """When the client goes, cancel the block and raise Disconnected. Drops what else the client sends.
+
+    Where that is more than the rest of a body, as on a WebSocket, its reader gives each stream a `receive`
+    of its own, which answers when the client has gone.
+    """
 
     async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
+        while not (await receive())["type"].endswith(".disconnect"):
             pass
 
     return until(gone, lambda: Disconnected("the client went away"))

@@ -98,7 +98,7 @@ class Socket:
 
     async def gone(self) -> Message:
         await self.closed.wait()
-        return {"type": "http.disconnect"}
+        return {"type": "websocket.disconnect", "code": 1005}
 
     async def say(self, stream: Stream) -> None:
         """A response on one of its lanes."""
