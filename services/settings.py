@@ -165,8 +165,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 30
     lease_s: Annotated[
         float,
-        Meta(gt=0, le=6),
-        _takes("seconds for which a claim may start its upstream call, at most 6: less than a takeover"),
+        Meta(ge=3, le=6),
+        _takes(
+            "seconds for which a claim may start its upstream call, 3 to 6: more than a beat and its way "
+            "through the log, less than a takeover"
+        ),
     ] = 5
     max_attempts: Annotated[Count, _takes("claims of one response after which it fails, 1 or more")] = 5
     max_events: Annotated[Count, _takes("events of a response, after which it ends incomplete")] = 1_000_000
@@ -261,8 +264,8 @@ SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _setting
 def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Settings:
     """The settings of `environ` (`REJOINDER_*`), overridden by `flags` (by field name).
 
-    An empty variable counts as unset. Raises SettingsError, which names the variable or flag, its value and
-    what it takes; also for a variable that looks like a misspelt setting.
+    An empty value, also a flag's, stands for the default. Raises SettingsError, which names the variable or
+    flag, its value and what it takes; also for a variable that looks like a misspelt setting.
     """
     sources = {
         name: (setting.variable, environ.get(setting.variable, "")) for name, setting in SETTINGS.items()

@@ -76,3 +76,12 @@ def test_the_longest_lease_ends_before_its_executor_can_be_counted_out() -> None
     assert load({"REJOINDER_LEASE_S": str(longest)}).lease_s == longest
     with pytest.raises(SettingsError):
         load({"REJOINDER_LEASE_S": str(longest + 0.1)})
+
+
+@pytest.mark.parametrize("too_short", [0.0001, BEAT_INTERVAL, BEAT_INTERVAL + 0.9])
+def test_the_shortest_lease_outlasts_a_beat_and_a_slow_way_through_the_log(too_short: float) -> None:
+    """A shorter one is over before its claim is read back, or before the next beat is: it claims for ever."""
+    shortest = BEAT_INTERVAL + 1
+    assert load({"REJOINDER_LEASE_S": str(shortest)}).lease_s == shortest
+    with pytest.raises(SettingsError, match=r"^REJOINDER_LEASE_S: .*more than a beat and its way"):
+        load({"REJOINDER_LEASE_S": str(too_short)})

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from schemas.errors import SettingsError
-from services.settings import SETTINGS, Settings, environment, load, require_secret
+from services.settings import SETTINGS, Setting, Settings, environment, load, require_secret
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVICES = PAGE.parents[1] / "services"
@@ -15,7 +15,16 @@ SERVICES = PAGE.parents[1] / "services"
 
 def test_nothing_set_gives_the_defaults() -> None:
     assert load({}) == Settings()
-    assert load({"REJOINDER_PORT": ""}) == Settings()
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_an_empty_value_is_the_default(setting: Setting) -> None:
+    assert load({setting.variable: ""}) == Settings()
+    assert load({}, {setting.name: ""}) == Settings()
+
+
+def test_an_empty_flag_puts_the_default_back() -> None:
+    assert load({"REJOINDER_PORT": "81"}, {"port": ""}) == Settings()
 
 
 def test_a_flag_wins_over_the_variable() -> None:
