@@ -9,7 +9,9 @@ import asyncio
 import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -192,8 +194,30 @@ def _topics(
     return until_stopped(lambda _: set_up_topics(_settings(options), create=create or fix, fix=fix))
 
 
+def _tail(
+    *,
+    last: Annotated[
+        timedelta | None, Parameter(help="also the ends of this time, such as 30m, 1h or 2d")
+    ] = None,
+    tenant: Annotated[str, Parameter(help="only those of this tenant", show_default=False)] = "",
+    json: Annotated[
+        bool, Parameter(help="print the records of `closings`, a line of JSON each", negative=())
+    ] = False,
+    **options: Any,
+) -> int:
+    """Follow what ends, a line each: when, whose, which model, how, how long it took, its tokens.
+
+    Reads the topic `closings`, until Ctrl-C. Colours show on a terminal, unless NO_COLOR is set.
+    """
+    from services.tail import tail
+
+    settings = _settings(options, "console")
+    return tail(settings, last=last, tenant=tenant, as_json=json, now_ms=int(time.time() * 1000))
+
+
 app.command(with_settings(_dev, CHOSEN_BY_DEV), name="dev")
 app.command(with_settings(_topics), name="topics")
+app.command(with_settings(_tail), name="tail")
 
 if __name__ == "__main__":
     main()

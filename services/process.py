@@ -70,6 +70,19 @@ def until_stopped(main: Main[T], at_once: Callable[[], None] = lambda: None) -> 
         return runner.run(run())
 
 
+async def while_wanted(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """The result of `work`; None if `stop` is set before: `work` is cancelled then. Raises what it raises."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        stopping.cancel()
+        working.cancel()
+        await asyncio.wait({working})
+
+
 def _stop(number: signal.Signals, stop: asyncio.Event, at_once: Callable[[], None]) -> None:
     if stop.is_set():
         at_once()

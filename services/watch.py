@@ -21,7 +21,7 @@ import msgspec
 from schemas.errors import RejoinderError
 from schemas.events import TERMINAL_EVENTS
 from services.backoff import Backoff
-from services.process import until_stopped
+from services.process import until_stopped, while_wanted
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before another try: twice as long for each in a row without an event, up to the longest."""
@@ -103,15 +103,10 @@ class Watching:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Follow the response to its end, or until `stop`. Returns the exit status."""
-        following = asyncio.create_task(self._follow())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not following.done():
-            following.cancel()
+        await while_wanted(self._follow(), stop)
+        if not self.status:
             _note(f"stopped; to go on: --starting-after {self.cursor}")
             return INTERRUPTED
-        following.result()
         _note(self.status)
         return 0 if self.status == "completed" else 1
 
