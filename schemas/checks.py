@@ -90,7 +90,7 @@ def or_null(shape: Shape) -> Shape:
 def boolean(value: Any, param: str) -> None:
     """A boolean."""
     if not isinstance(value, bool):
-        raise wrong_type(param, "a boolean", value)
+        raise wrong_type(param, "a boolean (true or false)", value)
 
 
 def number(least: float, most: float) -> Check:

@@ -157,6 +157,7 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_running: int | None = None
 
 
+LISTED = "GET /v1/models lists what there is."
 UNBOUNDED = Quota(match="*")
 ECHO = Model(match="echo", backend="scripted", repeatable=True, resumable=True)
 Route = Model | Agent
@@ -194,7 +195,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             found = served
         if found is not None:
             return found
-        raise invalid(f"The model '{model}' does not exist.", "model", "model_not_found")
+        raise invalid(f"The model '{model}' does not exist. {self._mend}", "model", "model_not_found")
 
     def validate(self, body: Mapping[str, Any]) -> Route:
         """The route of `body`, as `route`; also checks the body for that backend. Raises ApiError (400)."""
@@ -208,6 +209,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         fitting = (quota for quota in self.tenants if fnmatchcase(tenant, quota.match))
         return next(fitting, UNBOUNDED)
 
+    @property
+    def _mend(self) -> str:
+        """What whoever asks for an unknown model can do. With `echo` alone that is the operator."""
+        if self.models == (ECHO,) and not self.agents:
+            return "There is only 'echo': set OPENAI_API_KEY, or name [[models]] in --config rejoinder.toml."
+        return LISTED
+
     def _agent(self, reference: object) -> Agent:
         if (
             not isinstance(reference, Mapping)
@@ -219,7 +227,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         for agent in self.agents:
             if agent.name == name:
                 return agent
-        what = f"The agent '{str(name)[:MAX_NAME]}' does not exist."
+        what = f"The agent '{str(name)[:MAX_NAME]}' does not exist. {LISTED}"
         raise invalid(what, "agent_reference.name", "agent_not_found")
 
 

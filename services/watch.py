@@ -120,7 +120,8 @@ class Watching:
                     await self._once(session)
                 except Broken as broken:
                     if not self._answered and time.monotonic() - began > NOBODY_S:
-                        raise WatchFailed(f"nothing answers at {self._url}: {broken}") from broken
+                        why = f"nothing answers at {self._url}: {broken}; --url says where Rejoinder is"
+                        raise WatchFailed(why) from broken
                     if self.cursor > before:
                         backoff.succeeded()
                     pause = max(broken.pause_s, backoff.pause())

@@ -5,8 +5,8 @@
 
 Replay's port is the public one; replay hands commands over to ingest. The supervisor starts a service, or the
 broker, again if it ends by itself. SIGINT or SIGTERM stops the services, which drain, and then the broker; a
-second signal ends all at once. If the supervisor itself is killed, the services and the broker end by
-themselves.
+last line says where the responses are stored. A second signal ends all at once. If the supervisor itself is
+killed, the services and the broker end by themselves.
 """
 
 import asyncio
@@ -64,6 +64,8 @@ def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
     kafka = None if "kafka" in chosen else EmbeddedKafka(data)
     system = System(settings, kafka)
     until_stopped(system.run, at_once=system.kill)
+    stored = f"Kafka at {settings.kafka}" if kafka is None else str(data.absolute())
+    sys.stdout.write(f"stopped; all responses are in {stored}\n")
 
 
 class System:

@@ -28,14 +28,14 @@ def parse_cursor(starting_after: str | None, last_event_id: str | None) -> int:
 
 
 def wants_stream(stream: str | None) -> bool:
-    """Whether `stream` in a query asks for SSE. Raises ApiError 400 if it is no boolean."""
+    """Whether `stream` in a query asks for SSE. Raises ApiError 400 if it is neither true nor false."""
     match (stream or "").lower():
         case "true" | "1":
             return True
         case "" | "false" | "0":
             return False
         case _:
-            raise invalid("stream must be a boolean", "stream")
+            raise invalid("stream must be true or false", "stream")
 
 
 def _clamped(digits: str) -> int:

@@ -168,7 +168,7 @@ def check_refusal(status: int, body: bytes) -> None:
 class Report:
     """Logs for the operator that the service at `url` cannot be asked: once per reason, not once per try.
 
-    `where` says what the URL must be: unless the service is not running, a wrong URL is the usual cause.
+    `where` says what the URL must be: where nothing ever answered, it may be wrong.
     """
 
     def __init__(
@@ -179,7 +179,8 @@ class Report:
     ) -> None:
         self._url = url
         self._service = service
-        self._mend = f"{where}; is {service} running?"
+        self._where = where
+        self._answered = False
         self._trouble: str | None = None
 
     def failed(self, why: Exception) -> None:
@@ -188,10 +189,12 @@ class Report:
         if trouble != self._trouble:
             self._trouble = trouble
             event = f"{self._service} cannot be asked, trying again"
-            log.warning(event, url=self._url, why=trouble, mend=self._mend)
+            mend = f"is {self._service} running?" + ("" if self._answered else f" If so, {self._where}")
+            log.warning(event, url=self._url, why=trouble, mend=mend)
 
     def succeeded(self) -> None:
         """Log that the service answers, if it did not before."""
+        self._answered = True
         if self._trouble is not None:
             self._trouble = None
             log.info(f"{self._service} answers again", url=self._url)

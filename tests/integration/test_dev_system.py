@@ -74,6 +74,7 @@ def test_it_says_ready_once_and_stops_with_status_0(kafka: str, tmp_path: Path) 
     assert all(len(system.titled(f"rejoinder {name}")) == 1 for name in SERVICES)
     assert completes(Api(system.base_url))
     assert system.stop() == 0
+    assert system.log.splitlines()[-1] == f"stopped; all responses are in Kafka at {kafka}"
 
 
 def test_the_log_names_who_says_what(own: System) -> None:

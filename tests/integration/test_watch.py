@@ -118,6 +118,7 @@ async def test_a_server_that_never_answers_ends_it() -> None:
     assert (status, out) == (1, "")
     last = err.splitlines()[-1]
     assert last.startswith(f"rejoinder: nothing answers at http://{HOST}:9/v1/responses/{ID}: ")
+    assert last.endswith("; --url says where Rejoinder is")
 
 
 @pytest.mark.parametrize("url", [f"{HOST}:9", "ftp://a", "http://"])

@@ -100,6 +100,20 @@ def test_globs_tell_upper_case_from_lower() -> None:
         parsed(model("")).route({"model": "M"})
 
 
+@pytest.mark.parametrize(
+    ("found", "mend"),
+    [
+        (config.load("", {}), "There is only 'echo': set OPENAI_API_KEY, or name [[models]] in --config"),
+        (parsed(model("")), "GET /v1/models lists what there is."),
+        (parsed('[[agents]]\nname = "a"\nurl = "http://a"\n'), "GET /v1/models lists what there is."),
+    ],
+)
+def test_whoever_asks_for_an_unknown_model_hears_how_to_mend_it(found: Config, mend: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        found.route({"model": "gpt-99"})
+    assert raised.value.message.startswith(f"The model 'gpt-99' does not exist. {mend}")
+
+
 def test_an_agent_reference_needs_no_model() -> None:
     body = {"agent_reference": {"type": "agent_reference", "name": "weather"}, "model": "gpt-5"}
     assert parsed().route(body) == parsed().agents[0]

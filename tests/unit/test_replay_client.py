@@ -76,6 +76,19 @@ async def test_what_is_not_replay_is_no_word_about_a_response(script: Script, as
     assert "REJOINDER_REPLAY_URL" in logs[0]["mend"]
 
 
+async def test_the_url_of_a_replay_that_has_answered_is_not_called_wrong() -> None:
+    answers = [refusing(not_found(ID)), answering(500, b"")]
+
+    async def first_well(call: Call) -> None:
+        await answers.pop(0)(call)
+
+    with capture_logs() as logs:
+        async with asking(first_well) as replay:
+            assert not (await replay.view(ID)).found
+            assert await is_away(LOOK_UPS[0], replay)
+    assert [entry["mend"] for entry in logs] == ["is replay running?"]
+
+
 async def test_a_replay_that_does_not_listen_yet_is_told_when_it_has_had_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -51,7 +51,8 @@ def test_stream_is_a_boolean(text: str | None, wanted: bool) -> None:
     assert wants_stream(text) is wanted
 
 
-def test_stream_that_is_no_boolean_is_refused_by_name() -> None:
+def test_stream_that_is_neither_is_refused_by_name() -> None:
     with pytest.raises(ApiError) as refused:
         wants_stream("maybe")
     assert (refused.value.status, refused.value.param) == (400, "stream")
+    assert refused.value.message == "stream must be true or false"

@@ -180,6 +180,12 @@ def test_a_refusal_reads_as_openais() -> None:
     assert refused(body(input=...)).message == "Missing required parameter: 'input'."
 
 
+def test_the_refusal_of_a_boolean_says_which_there_are() -> None:
+    assert refused(body(stream="yes")).message == (
+        "Invalid type for 'stream': expected a boolean (true or false), but got a string instead."
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [
