@@ -271,8 +271,10 @@ class EventHeaders:
         value: bytes,
         terminal: str | None = None,
         upstream: Headers = (),
+        index: int | None = None,
     ) -> NewRecord:
-        """The record of one event; `upstream` says where a resumable upstream stands (P-34).
+        """The record of one event; `upstream` says where a resumable upstream stands (P-34), `index` is the
+        upstream's of the item or the part that the event begins (P-113).
 
         The upstream's id is left out when an event of this claim before has it: what counts of a claim is a
         prefix of what was posted under it (P-22), so where this event counts, that one does.
@@ -284,6 +286,8 @@ class EventHeaders:
         if upstream:
             headers = [*headers, *(upstream[1:] if upstream[0] == self.said else upstream)]
             self.said = upstream[0] if self._seven is None else None
+        if index is not None:
+            headers = [*headers, (UPSTREAM_INDEX, b"%d" % index)]
         if terminal:
             headers = [*headers, ("terminal", terminal.encode())]
         return NewRecord(key, value, headers)
@@ -297,6 +301,9 @@ class EventHeaders:
 UPSTREAM_CURSOR = "upstream_cursor"
 UPSTREAM_PARTIAL = ("upstream_partial", b"1")
 """Beside a cursor: what counts up to here is not just what the upstream said up to the cursor (P-38)."""
+
+
+UPSTREAM_INDEX = "upstream_index"
 
 
 def upstream_headers(response_id: str, cursor: int | None) -> Headers:
@@ -318,6 +325,17 @@ def upstream_position(record: LogRecord) -> tuple[str | None, int | None]:
         return None if id is None else id.decode(), None if cursor is None else int(cursor)
     except MALFORMED:
         return None, None
+
+
+def upstream_index(record: LogRecord) -> int | None:
+    """The upstream's index of the item or the part that an event begins, -1 if the upstream gave none; None
+    if the event does not say it: then it is ours (P-113).
+    """
+    try:
+        index = dict(record.headers).get(UPSTREAM_INDEX)
+        return None if index is None else (-1 if index == b"-1" else plain_number(index))
+    except MALFORMED:
+        return None
 
 
 def is_partial(record: LogRecord) -> bool:

@@ -12,7 +12,16 @@ from msgspec import Struct
 
 from schemas.fold import Fold, Verdict
 from schemas.ids import ResponseId
-from schemas.records import Accepted, EventRecord, Extension, LogRecord, is_partial, parse, upstream_position
+from schemas.records import (
+    Accepted,
+    EventRecord,
+    Extension,
+    LogRecord,
+    is_partial,
+    parse,
+    upstream_index,
+    upstream_position,
+)
 from services import points
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
@@ -96,7 +105,8 @@ class _Reader:
             self.past.accepted = record.value
         elif isinstance(entry, EventRecord) and counts and record.value is not None:
             upstream_id, cursor = upstream_position(record)
-            self.past.add(Ahead(record.value), upstream_id, cursor, partial=is_partial(record))
+            told = Ahead(record.value, index=upstream_index(record))
+            self.past.add(told, upstream_id, cursor, partial=is_partial(record))
         elif isinstance(entry, Extension) and record.value is not None and self._is_current(entry):
             self.past.add(Ahead(record.value, extension=True), None, None, partial=False)
 

@@ -15,16 +15,20 @@ from msgspec import Struct
 
 from schemas.events import IN_PROGRESS, UNDECODABLE, Event
 from schemas.output import Output
+from services.executor.mending.places import Place, begun_by
 from services.web.internal import Name, name_in
 
 _event = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Ahead(Struct, frozen=True, gc=False):
-    """The value of an event, or of an extension, that counts behind the point of rest."""
+    """The value of an event, or of an extension, that counts behind the point of rest. `index`: the
+    upstream's of the item or the part that the event begins, where that is not ours (P-113).
+    """
 
     value: bytes
     extension: bool = False
+    index: int | None = None
 
 
 class Past(Struct):
@@ -43,6 +47,8 @@ class Past(Struct):
     """The last cursor of all: the other executor had the upstream's events up to there, told or not."""
     names: dict[str, Name] = msgspec.field(default_factory=dict)
     """The upstream's names of the items of the output, by id."""
+    indexes: dict[Place, int] = msgspec.field(default_factory=dict)
+    """The upstream's indexes of the items and parts of the output, where they are not ours."""
     extensions: int = 0
     bytes: int = 0
     """The bytes of the values of its events."""
@@ -64,8 +70,14 @@ class Past(Struct):
 
     def whole(self) -> "Past":
         """The same response with its point of rest behind all that counts, and nothing ahead."""
-        output, names, ahead = self.output.copy(), dict(self.names), list(self.ahead)
-        past = msgspec.structs.replace(self, output=output, names=names, ahead=ahead, cursor=self.heard)
+        past = msgspec.structs.replace(
+            self,
+            output=self.output.copy(),
+            names=dict(self.names),
+            indexes=dict(self.indexes),
+            ahead=list(self.ahead),
+            cursor=self.heard,
+        )
         past.settle()
         return past
 
@@ -76,13 +88,15 @@ class Past(Struct):
             if not told.extension:
                 self.bytes += len(told.value)
                 with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output comes of it
-                    self._apply(_event(told.value))
+                    self._apply(_event(told.value), told.index)
         self.ahead.clear()
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: Event, index: int | None) -> None:
         shown = event.get("response")
         if event.get("type") == IN_PROGRESS and isinstance(shown, dict):
             self.response = shown
         if (named := name_in(event)) is not None:
             self.names[named[0]] = named[1]
+        if index is not None and (place := begun_by(event)) is not None:
+            self.indexes[place] = index
         self.output.apply(event)

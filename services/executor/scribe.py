@@ -17,6 +17,7 @@ import msgspec
 from schemas import response
 from schemas.events import (
     IN_PROGRESS,
+    ITEM_ADDED,
     ITEM_DONE,
     LIFECYCLE,
     TERMINAL_EVENTS,
@@ -25,13 +26,14 @@ from schemas.events import (
     is_streamed,
 )
 from schemas.ids import ResponseId
-from schemas.output import Output
+from schemas.output import PARTS, Output
 from schemas.pictures import PREVIEW, fitting, without_picture
 from schemas.records import UPSTREAM_PARTIAL, EventHeaders, Headers, NewRecord
 from schemas.steps import ENCODED_BYTES, Steps, finished
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.endings import cut_by
 from services.executor.mending.identity import Mint, kept
+from services.executor.mending.places import Place
 from services.executor.mending.surrogates import mended
 from services.executor.mending.whole import Whole, end_of
 from services.web.internal import Name
@@ -44,6 +46,8 @@ _MARGIN = 1024
 """Bytes by which the error of a final object may make it larger."""
 STEP_DRAFTS = 500
 """Drafts that are written in one go: 10 ms."""
+_BEGIN = frozenset({ITEM_ADDED, *(type for type in PARTS if type.endswith(".added"))})
+"""Types of the events that begin an item or a part."""
 _TYPE = re.compile(r"[!-~]{1,128}")
 """An event's type is a header too: short, and of one line."""
 
@@ -57,7 +61,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """An event to be appended; an extension's `number` counts extensions instead."""
+    """An event to be appended; an extension's `number` counts extensions instead. `index`: the upstream's of
+    the item or the part that it begins, where that is not ours (P-113).
+    """
 
     number: int
     type: str
@@ -65,12 +71,13 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     terminal: str | None = None
     upstream: Headers = ()
     extension: bool = False
+    index: int | None = None
 
     def record(self, headers: EventHeaders) -> NewRecord:
         """The record of this draft under the claim of `headers`."""
         if self.extension:
             return headers.extension(self.number, self.type, self.value)
-        return headers.event(self.number, self.type, self.value, self.terminal, self.upstream)
+        return headers.event(self.number, self.type, self.value, self.terminal, self.upstream, self.index)
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -97,7 +104,8 @@ class Scribe:
 
     `initial` is the initial object, `last` the last number that counts, `origin` the last derived one;
     `output` is what counted so far, in `written` bytes and `extensions` beside it. `mint` gives items their
-    ids; `names` are what the upstream `names_at` (`mending.names`) calls those of `output`.
+    ids; `names` are what the upstream `names_at` (`mending.names`) calls those of `output`, `indexes` where
+    it counts them (`mending.places`).
     """
 
     def __init__(
@@ -114,13 +122,15 @@ class Scribe:
         mint: Mint | None = None,
         names: Mapping[str, Name] = {},
         names_at: str | None = None,
+        indexes: Mapping[Place, int] = {},
     ) -> None:
         self._initial = initial
         self._begun = last > origin
         self._next = last + 1
         self._limits = limits
         self._output = output or Output()
-        self._whole = Whole(self._output, mint or kept(ResponseId(str(initial.get("id")))), names, names_at)
+        mint = mint or kept(ResponseId(str(initial.get("id"))))
+        self._whole = Whole(self._output, mint, names, names_at, indexes)
         self._extensions = extensions
         self._pass_extensions = pass_extensions
         self._bytes = written
@@ -261,7 +271,8 @@ class Scribe:
         if ending := self._over(type, value):
             return ending
         self._output.apply(event)
-        return [self._number(type, value, upstream)]
+        index = self._whole.other_index(event) if upstream and type in _BEGIN else None
+        return [self._number(type, value, upstream, index=index)]
 
     def end(self, ending: Ending) -> list[Draft]:
         """End the response ourselves: items cut short are done as `incomplete` (A-19), then the terminal
@@ -374,8 +385,15 @@ class Scribe:
         self._output.apply(event)
         return [self._number(event["type"], value)]
 
-    def _number(self, type: str, value: bytes, upstream: Headers = (), terminal: str | None = None) -> Draft:
-        draft = Draft(self._next, type, value, terminal, upstream)
+    def _number(
+        self,
+        type: str,
+        value: bytes,
+        upstream: Headers = (),
+        terminal: str | None = None,
+        index: int | None = None,
+    ) -> Draft:
+        draft = Draft(self._next, type, value, terminal, upstream, index=index)
         self._next += 1
         self._bytes += len(value)
         return draft

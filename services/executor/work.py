@@ -210,6 +210,7 @@ class Worker:
             pass_extensions=route is not None and self._registry.backend(route).pass_extensions,
             names=past.names,
             names_at=at,
+            indexes=past.indexes,
         )
 
     def _blank(self, job: Job) -> Scribe:

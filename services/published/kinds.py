@@ -44,7 +44,7 @@ from services.projector.announcer import closing_record
 from services.projector.closing import Counts
 from services.projector.projection import response_record
 from services.published.sample import CLAIM, EXECUTOR, NONCE, RESPONSE, SHA256, SOURCE, TENANT, TOKENS
-from services.published.shapes import pattern_of, ref, sentence, text_like, whole_text
+from services.published.shapes import NUMBERS, pattern_of, ref, sentence, text_like, whole_text
 
 TOMBSTONE = "tombstone"
 
@@ -118,6 +118,10 @@ _MORE: Mapping[str, Shape] = {
         "pattern": whole_text(CURSOR.pattern.decode()),
         "description": "The last event of a resumable upstream of which this was made.",
     },
+    "upstream_index": {
+        "pattern": whole_text(f"-1|{NUMBERS}"),
+        "description": "The upstream's index of the item or the part that this begins; -1: it gave none.",
+    },
     "upstream_id": {"description": "The id of the response at a resumable upstream."},
     "response model": {"description": "The model that answered; empty if the object names none."},
     "accepted model": {"description": "The model asked for."},
@@ -125,7 +129,9 @@ _MORE: Mapping[str, Shape] = {
     "agent": {"description": "The agent to which the route leads."},
 }
 """What else is known of headers, by kind and name or by name."""
-_FREE: Mapping[str, type] = {"model": str, "agent": str, "upstream_id": str, "upstream_cursor": str}
+_FREE: Mapping[str, type] = dict.fromkeys(
+    ("model", "agent", "upstream_id", "upstream_cursor", "upstream_index"), str
+)
 """Headers that no struct has a field for, and that are not the same in every record."""
 
 
@@ -183,6 +189,8 @@ def _events() -> Sequence[NewRecord]:
             headers.event(2, "response.in_progress", b"{}"),
             headers.event(3, "response.output_text.delta", b"{}", upstream=upstream_headers("resp_1", 3)),
             headers.event(3, "x", b"{}", upstream=[*upstream_headers("resp_1", 4), UPSTREAM_PARTIAL]),
+            headers.event(3, "x", b"{}", upstream=upstream_headers("resp_1", 4), index=-1),
+            headers.event(3, "x", b"{}", upstream=upstream_headers("resp_1", 4), index=1),
             headers.event(4, "response.completed", b"{}", "completed", upstream_headers("resp_2", None)),
             headers.event(4, "response.failed", b"{}", "failed"),
         ]

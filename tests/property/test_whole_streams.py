@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from schemas.events import Event
 from schemas.output import DELTAS, Output
+from schemas.records import upstream_headers
+from services.executor.mending.places import Place, begun_by
 from tests.whole import followed, scribe, told
 
 USAGE = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
@@ -141,6 +143,7 @@ cuts = st.one_of(
     st.tuples(st.just("move"), events_at, events_at),
     st.tuples(st.just("set"), events_at, st.sampled_from(FIELDS), odd),
     st.tuples(st.just("drop"), events_at, st.sampled_from(FIELDS)),
+    st.tuples(st.just("silence"), events_at),
     st.tuples(st.just("within"), events_at, st.sampled_from(INNER), odd),
     st.tuples(st.just("all without"), st.sampled_from(["added", "done", "part", "item_id", "output_index"])),
     st.tuples(st.just("final"), st.sampled_from(["none", "empty", "short", "renamed", "bare", "cut"])),
@@ -161,6 +164,8 @@ def _cut(events: list[Event], cut: tuple[Any, ...]) -> list[Event]:
             body[at % len(body)] |= {field: value} if field in body[at % len(body)] else {}
         case ("drop", int(at), field) if body:
             body[at % len(body)].pop(field, None)
+        case ("silence", int(at)) if body:
+            body = _silenced(body, body[at % len(body)])
         case ("within", int(at), field, value) if body:
             _set_within(body[at % len(body)], field, value)
         case ("all without", "added" | "done" | "part" as what):
@@ -171,6 +176,25 @@ def _cut(events: list[Event], cut: tuple[Any, ...]) -> list[Event]:
         case ("final", how):
             terminal["response"]["output"] = _final(terminal["response"].get("output") or [], how)
     return [*body, terminal]
+
+
+def _silenced(body: list[Event], about: Event) -> list[Event]:
+    """`body` in which the part that the event `about` is about says nothing. An event about an item, or about
+    a text without parts, changes nothing.
+    """
+    place = [about.get(name) for name in ("item_id", "content_index", "summary_index")]
+    if not {"content_index", "summary_index"} & about.keys():
+        return body
+    said = []
+    for event in body:
+        if [event.get(name) for name in ("item_id", "content_index", "summary_index")] == place:
+            if event["type"] in DELTAS:
+                continue
+            for holder in (event, event.get("part")):  # the end of its item has the same part
+                if isinstance(holder, dict):
+                    holder |= dict.fromkeys(holder.keys() & {"text", "refusal"}, "")
+        said.append(event)
+    return said
 
 
 def _set_within(event: Event, field: str, value: Any) -> None:
@@ -251,15 +275,17 @@ def test_an_executor_that_takes_over_goes_on_with_the_output_so_far(
         said = _cut(said, accident)
     first = scribe()
     drafts = first.begin()
-    for event in said[: end % len(said)]:
-        drafts += first.write(copy.deepcopy(event), now=1.0)
+    for number, event in enumerate(said[: end % len(said)]):
+        drafts += first.write(copy.deepcopy(event), upstream_headers("up_1", number), now=1.0)
     if first.ended:
         return
-    output = Output()
+    output, indexes = Output(), dict[Place, int]()
     before = [json.loads(draft.value) for draft in drafts]
-    for event in before:
+    for event, draft in zip(before, drafts, strict=True):
         output.apply(event)
-    rest = told(said[end % len(said) :], scribe(last=len(drafts), output=output))
+        if draft.index is not None and (place := begun_by(event)) is not None:
+            indexes[place] = draft.index
+    rest = told(said[end % len(said) :], scribe(last=len(drafts), output=output, indexes=indexes))
     final = followed([*before, *rest])
     shown = json.dumps(final["output"])
     assert [piece for event in said if (piece := _said_in(event)) and piece not in shown] == []

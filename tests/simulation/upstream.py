@@ -4,7 +4,7 @@ resumable    goes on where another executor stood
 terse        the same, and leaves out all that the executor can fill in: one event of it comes to several in
              the log (U-11)
 mixed        the same, with two calls whose inputs take turns: the words of one wait while the other is told
-             (U-16)
+             (U-16). It counts its items from FIRST, and names them by nothing else
 repeatable   may be run again while no output counted
 fragile      neither
 silent       says nothing until the deadline
@@ -33,6 +33,8 @@ from tests.simulation.truth import Story
 
 KINDS = ("resumable", "terse", "mixed", "repeatable", "fragile", "silent", "stubborn")
 _RESUMABLE = ("resumable", "terse", "mixed")
+FIRST = 3
+"""Index that a mixed upstream gives to its first item."""
 STUBBORN = 30.0
 """Seconds that a stubborn upstream takes to stop."""
 Streams = dict[int, tuple[ResponseId, Node, str]]
@@ -141,7 +143,7 @@ def _mixed(event: Event, number: int) -> Event:
 
 
 def _call_event(type: str, call: int, **more: Any) -> Event:
-    return {"type": f"response.{type}", "output_index": call, "item_id": f"ctc_{call}", **more}
+    return {"type": f"response.{type}", "output_index": FIRST + call, **more}
 
 
 def _call(number: int, text: str | None = None) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def _call(number: int, text: str | None = None) -> dict[str, Any]:
     whole = {"input": "", "status": "in_progress"}
     if text is not None:
         whole = {"input": inputs_of(text)[number], "status": "completed"}
-    names = {"id": f"ctc_{number}", "call_id": f"call_{number}", "name": "f"}
+    names = {"call_id": f"call_{number}", "name": "f"}
     return {"type": "custom_tool_call", **names, **whole}
 
 

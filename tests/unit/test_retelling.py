@@ -1,14 +1,21 @@
 """Who goes on with a resumable upstream says what the log lacks, once and in its pieces (U-11, P-34)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from schemas import ids
 from schemas.events import Event
-from schemas.records import EventHeaders, NewRecord, is_partial, upstream_headers, upstream_position
+from schemas.records import (
+    EventHeaders,
+    NewRecord,
+    is_partial,
+    upstream_headers,
+    upstream_index,
+    upstream_position,
+)
 from schemas.steps import finished
 from services.executor.past import Ahead, Past
 from services.executor.retelling import Retelling
@@ -27,7 +34,55 @@ UNNAMED = [
     {**event, "item": {**event["item"], "name": ""}} if event["type"].endswith("item.added") else event
     for event in call_events(0, pieces=PIECES)
 ]
+
+
+def counted_from(events: Sequence[Event], index: int | None, part: int | None = 0) -> list[Event]:
+    """`events` of an upstream that counts its items from `index` and its parts from `part`; None: it gives no
+    indexes.
+    """
+    told: list[Event] = json.loads(json.dumps(events))
+    for event in told:
+        for name, first in ("output_index", index), ("content_index", part):
+            if name in event and (at := event.pop(name)) is not None and first is not None:
+                event[name] = at + first
+    return told
+
+
+def without_ids(events: Sequence[Event]) -> list[Event]:
+    told: list[Event] = json.loads(json.dumps(events))
+    for event in told:
+        event.pop("item_id", None)
+        event.get("item", {}).pop("id", None)
+    return told
+
+
+def with_fresh_ids(events: Sequence[Event]) -> list[Event]:
+    """As of a server that makes an id up for each event."""
+    told: list[Event] = json.loads(json.dumps(events))
+    for number, event in enumerate(told):
+        if "item" in event:
+            event["item"]["id"] = f"x_{number}"
+        else:
+            event["item_id"] = f"x_{number}"
+    return told
+
+
+def said_twice(events: Sequence[Event]) -> list[Event]:
+    """Each beginning and each end of an item is said twice."""
+    return [event for one in events for event in [one] * (1 + ("item" in one))]
+
+
 FOREIGN = [{"type": "vendor.step", "n": n} for n in range(4)]
+COUNTED = {
+    "texts": [*message_events(0, "a", "b"), *message_events(1, "c", "d")],
+    "calls": [*call_events(0, pieces=PIECES), *call_events(1, pieces=PIECES)],
+}
+NAMING: dict[str, Callable[[Sequence[Event]], list[Event]]] = {
+    "by their ids": list,
+    "said twice": said_twice,
+    "without ids": without_ids,
+    "under fresh ids": with_fresh_ids,
+}
 UPSTREAMS: dict[str, list[Event]] = {
     "calls that take turns": mixed(*(call_events(n, pieces=PIECES) for n in range(3))),
     "custom calls": mixed(*(call_events(n, "custom_tool_call", PIECES) for n in range(3))),
@@ -36,6 +91,12 @@ UPSTREAMS: dict[str, list[Event]] = {
     "a call that is named at its end": UNNAMED,
     "halves of pairs": HALVED,
     "deltas alone": [event for event in mixed(message_events(0, *"abcd")) if "delta" in event],
+    **{
+        f"{what} {how}, items from {index}, parts from {part}": change(counted_from(said, index, part))
+        for what, said in COUNTED.items()
+        for how, change in NAMING.items()
+        for index, part in ((1, 0), (0, 1), (3, 2), (None, 0), (None, None))
+    },
     "steps of its own": mixed(call_events(0, pieces=PIECES), call_events(1, pieces=PIECES), FOREIGN),
 }
 
@@ -65,7 +126,8 @@ def past_of(counted: Sequence[Draft], records: Sequence[NewRecord]) -> Past:
     for draft, record in zip(counted, records, strict=True):
         upstream_id, cursor = upstream_position(record)  # type: ignore[arg-type]
         partial = is_partial(record)  # type: ignore[arg-type]
-        past.add(Ahead(draft.value, draft.extension), upstream_id, cursor, partial=partial)
+        told = Ahead(draft.value, draft.extension, upstream_index(record))  # type: ignore[arg-type]
+        past.add(told, upstream_id, cursor, partial=partial)
     return past
 
 
@@ -81,6 +143,7 @@ def goer(past: Past, last: int) -> Goer:
             output=past.output,
             extensions=past.extensions,
             written=past.bytes,
+            indexes=past.indexes,
         )
 
     at_rest = of(past)

@@ -13,6 +13,7 @@ from schemas.events import Event
 from schemas.ids import ResponseId, item_id, item_prefix
 from schemas.output import Item, Output
 from services.executor.mending import items
+from services.executor.mending.places import NO_INDEX, Indexes, Place
 from services.web.internal import Name
 
 Mint = Callable[[str, str | None, int], str]
@@ -101,9 +102,11 @@ class NamedItem:
 
 
 class Table:
-    """The items of one response. `output` is the output so far, `names` the upstream's names of its items."""
+    """The items of one response. `output` is the output so far, `names` and `indexes` are the upstream's of
+    its items; an item without an index has ours.
+    """
 
-    def __init__(self, mint: Mint, output: Output, names: Mapping[str, Name]) -> None:
+    def __init__(self, mint: Mint, output: Output, names: Mapping[str, Name], indexes: Indexes) -> None:
         self._mint = mint
         self.entries: list[NamedItem] = []
         """The items that are open, or done, in the order of their places."""
@@ -120,14 +123,15 @@ class Table:
         self._next = max(output.held(), default=-1) + 1
         """The place of the item that is opened next."""
         for index, item in zip(sorted(output.held()), output.items(), strict=True):
-            self._take_over(index, item, names)
+            theirs = indexes.get(Place(index), index)
+            self._take_over(index, item, names, None if theirs == NO_INDEX else theirs)
 
-    def _take_over(self, index: int, item: Item, names: Mapping[str, Name]) -> None:
-        entry = NamedItem({**item, "type": items.kind_of(item)}, index, implied=False)
+    def _take_over(self, index: int, item: Item, names: Mapping[str, Name], theirs: int | None) -> None:
+        entry = NamedItem({**item, "type": items.kind_of(item)}, theirs, implied=False)
         entry.id, entry.index, entry.opened = str(item.get("id") or ""), index, True
         self.entries.append(entry)
         self._names.add(entry.id)
-        self._known_as(entry, item, index)
+        self._known_as(entry, item, theirs)
         if (name := names.get(entry.id)) is not None:
             self._names.add(name.id)
             self._known_as(entry, {"id": name.id}, None)

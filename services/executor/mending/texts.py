@@ -13,6 +13,7 @@ from schemas.events import Event
 from schemas.output import DELTAS, DONES, Held, Item, Output
 from services.executor.mending import items
 from services.executor.mending.identity import LOOKED_AT, NamedItem, index_of
+from services.executor.mending.places import Indexes, Place
 from services.executor.mending.surrogates import Seam, whole
 
 _PART_EVENTS = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
@@ -26,7 +27,7 @@ class Text:
     no events.
     """
 
-    __slots__ = ("at", "entry", "field", "kind", "parts", "seam", "stem", "told")
+    __slots__ = ("at", "entry", "field", "kind", "parts", "seam", "stem", "theirs", "told")
 
     def __init__(
         self, entry: NamedItem, stem: str, kind: str, parts: str | None, at: int, field: str
@@ -37,6 +38,8 @@ class Text:
         self.parts = parts
         self.at = at
         self.field = field
+        self.theirs = at
+        """The upstream's index of the part; ours if it gave none."""
         self.seam = Seam()
         self.told = ""
         """The text that came before its deltas: it counts only if nothing else comes."""
@@ -100,11 +103,16 @@ class Texts:
         part = listed[text.at] if isinstance(listed, list) and text.at < len(listed) else None
         return dict(part) if isinstance(part, dict) else {}
 
-    def take_over(self, entry: NamedItem) -> None:
-        """Learn the parts of an item that another executor streamed."""
+    def take_over(self, entry: NamedItem, indexes: Indexes) -> None:
+        """Learn the parts of an item that another executor streamed, and the upstream's indexes of them."""
         for name in items.streamed_lists(entry.kind):
-            for part in items.whole_parts(entry.item, name):
-                self._new_part(entry, name, items.without_text(part), None)
+            for at, part in enumerate(items.whole_parts(entry.item, name)):
+                theirs = indexes.get(Place(entry.index, name, at))
+                self._new_part(entry, name, items.without_text(part), theirs)
+
+    def index_of(self, place: Place) -> int:
+        """The upstream's index of the part at our `place`."""
+        return self._lists[place.item, place.parts][place.at].theirs
 
     # Opened before they are used (U-1).
 
@@ -263,8 +271,9 @@ class Texts:
         field = "refusal" if kind == "refusal" else "text"
         text = Text(entry, items.PART_STEMS.get(kind, ""), kind, parts, len(listed), field)
         text.told = items.text_of(part)
+        text.theirs = text.at if theirs is None else theirs
         listed.append(text)
-        self._places[entry.index, parts, text.at if theirs is None else theirs, kind] = text
+        self._places[entry.index, parts, text.theirs, kind] = text
         return text
 
     def _holds(self, text: Text, told: str) -> bool:

@@ -20,6 +20,7 @@ from services.executor.mending.annotations import annotation_of
 from services.executor.mending.identity import Mint, NamedItem, Table, index_of, kind_of_event
 from services.executor.mending.lanes import Named
 from services.executor.mending.order import ItemOrder
+from services.executor.mending.places import NO_INDEX, Indexes, begun_by
 from services.executor.mending.texts import Text, Texts
 from services.web.internal import Name
 
@@ -47,14 +48,20 @@ def end_of(type: str, event: Event) -> str:
 
 class Whole:
     """One run's stage. `output` is the output so far, which the caller folds. `mint` gives items their ids.
-    `names` are the items' names at the upstream `names_at` (None: the upstream gives no names).
+    `names` are the items' names at the upstream `names_at` (None: the upstream gives no names), `indexes` its
+    indexes of items and parts.
     """
 
     def __init__(
-        self, output: Output, mint: Mint, names: Mapping[str, Name] = {}, names_at: str | None = None
+        self,
+        output: Output,
+        mint: Mint,
+        names: Mapping[str, Name],
+        names_at: str | None,
+        indexes: Indexes,
     ) -> None:
         self._output = output
-        self._table = Table(mint, output, names)
+        self._table = Table(mint, output, names, indexes)
         self._names_at = names_at
         self._texts = Texts(output)
         self._order = ItemOrder(self._texts)
@@ -63,7 +70,7 @@ class Whole:
         self._last: tuple[str, str, int, Text] | None = None
         """The upstream's type, item id and index of the last delta, and the text of that."""
         for entry in self._table.entries:
-            self._texts.take_over(entry)
+            self._texts.take_over(entry, indexes)
             self._order.begun(entry)
 
     def passes(self, type: str, event: Event) -> bool:
@@ -94,6 +101,20 @@ class Whole:
         (U-1), or for the other half of a surrogate pair (U-12).
         """
         return bool(self._order.lanes or self._table.unopened or self._texts.halved)
+
+    def other_index(self, event: Event) -> int | None:
+        """The upstream's index of the item, or of the part, that `event` begins, the last one that the stage
+        told; NO_INDEX if the upstream gave none. None if it is ours, or if the event begins neither.
+        """
+        place = begun_by(event)
+        if place is None:
+            return None
+        if place.parts:
+            theirs, mine = self._texts.index_of(place), place.at
+        else:
+            given, mine = self._table.entries[-1].theirs, place.item
+            theirs = NO_INDEX if given is None else given
+        return None if theirs == mine else theirs
 
     def events(self, type: str, event: Event) -> Iterator[Event]:
         """The events that `event` becomes: those that it presupposes, itself in its place, and those that

@@ -135,6 +135,13 @@ def gone_on_with_all_that_counts() -> Iterator[None]:
         yield
 
 
+@rule("P-113", "A-3", plan=MIXED)
+def counted_as_we_count() -> Iterator[None]:
+    """The log does not say how the upstream counts its items."""
+    with patch.object(Whole, "other_index", lambda *_: None):
+        yield
+
+
 @rule("P-40", "A-19", "P-43", "P-42", "P-54", plan=DYING)
 def reused_executor_id() -> Iterator[None]:
     """A fresh process has the id of an older one."""
