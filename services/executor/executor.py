@@ -47,7 +47,7 @@ from services.executor.predecessors import Predecessors
 from services.executor.run import Job, Run
 from services.executor.scribe import Limits
 from services.executor.steward import Steward
-from services.executor.stopper import stop_upstreams
+from services.executor.stopper import AT_ONCE, stop_upstream
 from services.executor.work import Worker
 from services.loops import while_all_run
 from services.settings import Settings
@@ -226,21 +226,34 @@ class Executor:
             self._orphaned.set()
 
     async def _erase(self) -> None:
-        """A task of its own: a long scan must not hold up takeovers."""
-        while True:
-            await self._erasable.wait()
-            self._erasable.clear()
-            for partition, erasures in self.steward.erasures():
-                await erase(self._log, self._writer, self._topic, partition, erasures)
-            partitions = list(self.engine.partitions.values())
-            await erased_by_others(self._log, self._group, self._topic, partitions)
+        """A task of its own for each partition, one at a time: a long scan must not hold up takeovers, and a
+        partition whose leader is away must not hold up the others.
+        """
+        erasing = dict[int, asyncio.Task[None]]()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._erasable.wait()
+                self._erasable.clear()
+                for partition, erasures in self.steward.erasures():
+                    before = erasing.get(partition.number)
+                    if before is None or before.done():
+                        work = erase(self._log, self._writer, self._topic, partition, erasures)
+                        erasing[partition.number] = tasks.create_task(work)
+                partitions = list(self.engine.partitions.values())
+                await erased_by_others(self._log, self._group, self._topic, partitions)
 
     async def _stop_orphans(self) -> None:
-        """A task of its own: a long scan and an upstream that is away must not hold up takeovers."""
-        while True:
-            await self._orphaned.wait()
-            self._orphaned.clear()
-            await stop_upstreams(self._history, self._registry, self.steward.orphans())
+        """A task of its own for each orphan: a long scan must not hold up takeovers, and neither a partition
+        whose leader is away nor an upstream that is away must hold up the others.
+        """
+        places = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._orphaned.wait()
+                self._orphaned.clear()
+                for partition, orphan in self.steward.orphans():  # History reads the log once for all of them
+                    stop = stop_upstream(self._history, self._registry, places, partition, orphan)
+                    tasks.create_task(stop)
 
     def _on_beat(self) -> None:
         self._beaten.set()

@@ -9,7 +9,6 @@ It tries once: if the upstream is away, or the owner dies in between, the upstre
 """
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -30,18 +29,12 @@ AT_ONCE = 16
 _body = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-async def stop_upstreams(
-    history: History, registry: Registry, orphans: Iterable[tuple[Partition, Orphan]]
-) -> None:
-    """Stop the upstreams of all `orphans`, as far as the log knows of any. Raises nothing."""
-    places = asyncio.Semaphore(AT_ONCE)
-    # All at once: the log is read once for those of a partition.
-    await asyncio.gather(*(_stop(history, registry, places, *orphan) for orphan in orphans))
-
-
-async def _stop(
+async def stop_upstream(
     history: History, registry: Registry, places: asyncio.Semaphore, partition: Partition, orphan: Orphan
 ) -> None:
+    """Stop the upstream of `orphan`, if the log knows of one, when one of the `places` is free. Waits as long
+    as the log of its partition is away. Raises nothing.
+    """
     try:
         past = await history.past(partition.number, orphan.id, orphan.start, orphan.end)
         if past.upstream_id is None or past.accepted is None:

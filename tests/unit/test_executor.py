@@ -4,13 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from schemas.errors import LogUnavailable
 from schemas.events import accepted_value
-from schemas.ids import response_id
+from schemas.ids import ResponseId, response_id
 from schemas.records import Accepted, Cancelled, Deleted, NewRecord
 from schemas.steps import Steps
 from services.config import load
@@ -29,7 +30,7 @@ from services.loops import in_turns
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
 from tests.counted import value_of
-from tests.executing import DEAD, FAR, NAMES, TENANT, Rig
+from tests.executing import DEAD, FAR, NAMES, TENANT, Rig, away
 from tests.following import joining, lose_position
 from tests.points import when
 from tests.steady import steady
@@ -698,6 +699,33 @@ async def test_a_deadline_in_the_middle_of_a_long_event_loses_nothing_of_it(
     async with rig.executor(registry):
         assert (await rig.closed(id)).status == "completed"
     assert len(rig.events(id)[-1]["response"]["output"]) == STEP_DRAFTS
+
+
+async def test_a_partition_whose_leader_is_away_holds_up_no_erasure_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(MemoryLog({NAMES.events: 3, NAMES.executors: 1}))
+    first, *others = [await rig.accept(partition=number) for number in range(3)]
+    with away(rig.log, TopicPartition(NAMES.events, 0), monkeypatch) as leave:
+        async with rig.executor():
+            for id in (first, *others):
+                await rig.closed(id)
+            with when("response closed", lambda id: leave.set() if id == first else None):
+                await rig.put(Deleted(first, "n", TENANT, 0).new())
+                await eventually(leave.is_set)
+            for round_ in range(2):  # also what is deleted while the first scan waits
+                for number, id in enumerate(others, 1):
+                    id = id if round_ == 0 else await rig.accept(partition=number)
+                    await rig.put(Deleted(id, "n", TENANT, 0).new(), number)
+                    await eventually(partial(_is_erased, rig, id, number))
+            assert not _is_erased(rig, first, 0)
+            leave.clear()
+            await eventually(lambda: _is_erased(rig, first, 0))
+
+
+def _is_erased(rig: Rig, id: ResponseId, partition: int) -> bool:
+    records = rig.log.records(NAMES.events, partition)
+    return any(r.key == f"{id}/accepted/n".encode() and r.value is None for r in records)
 
 
 async def test_what_came_late_is_erased_by_the_next_owner_whatever_holds_the_watermark(

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from schemas.ids import ResponseId
+from schemas.ids import ResponseId, partition_of
 from schemas.records import Cancelled, Deleted, EventHeaders, NewRecord, upstream_headers
+from services.eventlog.port import TopicPartition
 from services.executor import liveness
 from services.executor.backends import Registry
 from services.executor.conversation import Conversation
+from services.executor.executor import Executor
 from tests.conftest import PATIENCE, eventually
-from tests.executing import DEAD, NAMES, TENANT, Rig
+from tests.executing import DEAD, NAMES, TENANT, Rig, away
 from tests.upstreams import Call, Raw, raw, registry
 from tests.written import claim_of
 
@@ -53,13 +55,14 @@ async def orphan(rig: Rig, **body: Any) -> ResponseId:
     begun = EventHeaders(id, claim_of("dead"), 1, TENANT).event(
         2, "response.in_progress", b"{}", upstream=upstream_headers(THEIRS, 0)
     )
-    await rig.put(begun)
+    await rig.put(begun, partition_of(id))
     return id
 
 
 async def close(rig: Rig, id: ResponseId, how: str) -> None:
     entry = Cancelled(id, "n", TENANT).new(b"{}") if how == "cancelled" else None
-    await rig.put(entry or Deleted(id, "n", TENANT, rig.state(id).offset).new())
+    record = entry or Deleted(id, "n", TENANT, rig.state(id).offset).new()
+    await rig.put(record, partition_of(id))
 
 
 async def beat(rig: Rig, times: int) -> None:
@@ -166,3 +169,33 @@ async def test_what_cannot_be_told_keeps_nobody_else_from_it(rig: Rig) -> None:
         async with rig.executor(backends):
             await eventually(lambda: told(server) == [f"/v1/responses/{THEIRS}/cancel"])
             assert (await rig.closed(await rig.accept("fine"))).status == "completed"
+
+
+async def known(executor: Executor, id: ResponseId) -> None:
+    """Wait until the executor knows of an orphan."""
+    number = partition_of(id)
+    await eventually(lambda: id in executor.engine.partitions[number].orphans)
+
+
+async def test_a_partition_whose_leader_is_away_keeps_no_orphan_of_another_from_being_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with thinking() as (server, backends):
+        first = await orphan(rig)
+        await close(rig, first, "cancelled")
+        with away(rig.log, TopicPartition(NAMES.events, 0), monkeypatch) as leave:
+            async with rig.executor(backends) as executor:
+                with monkeypatch.context() as patched:
+                    patched.setattr(liveness, "BEATS_TO_GONE", math.inf)
+                    await eventually(lambda: set(executor.engine.partitions) == {0, 1})
+                    await known(executor, first)
+                    leave.set()
+                await eventually(lambda: first not in executor.engine.partitions[0].orphans)
+                with monkeypatch.context() as patched:
+                    patched.setattr(liveness, "BEATS_TO_GONE", math.inf)
+                    second = await orphan(rig, partition=1)
+                    await close(rig, second, "cancelled")
+                    await known(executor, second)
+                await eventually(lambda: len(told(server)) == 1)
+                leave.clear()
+                await eventually(lambda: len(told(server)) == 2)
