@@ -10,11 +10,11 @@ from prometheus_client import REGISTRY
 from schemas.events import response_in
 from schemas.ids import partition_of
 from schemas.records import NewRecord
-from services.eventlog.memory import MemoryLog
+from services.eventlog.memory import MemoryLog, MemoryWriter
 from services.eventlog.metrics import READS_FAILING
-from services.eventlog.port import Batch, TopicPartition
+from services.eventlog.port import Ack, Batch, TopicPartition
 from services.eventlog.topics import Topics, topics
-from services.projector import projector, views
+from services.projector import metrics, projector, views
 from services.projector.projector import Projector
 from services.settings import Settings
 from tests.conftest import eventually
@@ -310,6 +310,35 @@ async def test_a_partition_that_is_lost_before_it_begins_anew_is_left_to_its_own
             for number, author in enumerate(authors):
                 await view.committed(number, author.ack.offset + 1)
             assert not one.partitions.keys() & two.partitions.keys()
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("topic", [NAMES.transcripts, NAMES.responses])
+async def test_whatever_raises_is_begun_again_and_ends_nothing(
+    log: MemoryLog, view: Views, write: Write, topic: str, deleted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work of a closing, that of a delete behind it, and whatever a writer may raise."""
+    original, bugs = MemoryWriter.append, [ValueError("a bug"), KeyError("another")]
+
+    async def append(self: MemoryWriter, to: str, *of: Any, **terms: Any) -> Ack:
+        if to == topic and bugs:
+            raise bugs.pop()
+        return await original(self, to, *of, **terms)
+
+    monkeypatch.setattr(projector, "FIRST_PAUSE", 0.01)
+    before = value_of(metrics.LISTENER_FAILURES.labels("Views"))
+    async with projecting(log, NAMES, SETTINGS):
+        author = await completed(write(0), "one")
+        await view.committed(0, author.ack.offset + 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryWriter, "append", append)
+            await (author.delete() if deleted else completed(write(2), "two"))
+            await eventually(lambda: not bugs)
+        last = await completed(write(4), "three")
+        await view.committed(0, last.ack.offset + 1)
+    assert await view.frames(last.id) == last.after(-1)
+    assert await view.gone(author.id) == deleted
+    assert value_of(metrics.LISTENER_FAILURES.labels("Views")) > before
 
 
 async def test_poison_is_counted_and_the_partition_goes_on(log: MemoryLog, view: Views, write: Write) -> None:
