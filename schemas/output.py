@@ -11,6 +11,7 @@ from copy import deepcopy
 from typing import Any, TypeGuard
 
 from schemas.events import Event
+from schemas.steps import Steps, each
 
 Item = dict[str, Any]
 
@@ -112,10 +113,13 @@ class Output:
     def __repr__(self) -> str:
         return f"<Output of {len(self._items)} items, {sum(1 for _ in self._unfinished())} under way>"
 
-    def copy(self) -> "Output":
-        """A copy that goes on by itself."""
+    def copying(self) -> Steps["Output"]:
+        """A copy that goes on by itself. Nothing may be folded meanwhile."""
         output = Output()
-        output._items = {index: held.copy() for index, held in self._items.items()}
+        for (index, held), pause in each(self._items.items()):
+            output._items[index] = held.copy()
+            if pause:
+                yield
         return output
 
     def apply(self, event: Event) -> None:

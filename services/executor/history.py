@@ -26,6 +26,7 @@ from services import points
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 from services.executor.past import Ahead, Past
+from services.loops import in_turns
 
 _ID_BYTES = 41
 
@@ -80,6 +81,10 @@ class History:
                 reader = readers.get((record.key or b"")[:_ID_BYTES])
                 if reader is not None and record.offset < reader.stop:
                     reader.read(record)
+                    if reader.past.is_due:
+                        await in_turns(reader.past.folding())
+            for reader in readers.values():
+                await in_turns(reader.past.folding())
         except Exception as error:
             for want in wanted.values():
                 if not want.future.done():

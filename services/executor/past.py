@@ -5,6 +5,9 @@
     ahead     the events that count behind that: a part of what the upstream says from there on
 
 If the upstream cannot be resumed, nothing is ahead.
+
+A response may have a million events, so they are folded in steps (`folding`): between two of them others have
+a turn.
 """
 
 from contextlib import suppress
@@ -15,6 +18,7 @@ from msgspec import Struct
 
 from schemas.events import IN_PROGRESS, UNDECODABLE, Event
 from schemas.output import Output
+from schemas.steps import ENCODED_BYTES, ENCODED_ELEMENTS, Steps
 from services.executor.mending.places import Place, begun_by
 from services.web.internal import Name, name_in
 
@@ -33,7 +37,7 @@ class Ahead(Struct, frozen=True, gc=False):
 
 class Past(Struct):
     """A response as the log has it: its `accepted` value; its output and its upstream's place as of the point
-    of rest; and the events `ahead` of that.
+    of rest, once `folding` is done; and the events `ahead` of that.
     """
 
     accepted: bytes | None = None
@@ -51,8 +55,10 @@ class Past(Struct):
     """The upstream's indexes of the items and parts of the output, where they are not ours."""
     extensions: int = 0
     bytes: int = 0
-    """The bytes of the values of its events."""
+    """The bytes of the values of its events and extensions."""
     ahead: list[Ahead] = msgspec.field(default_factory=list)
+    unfolded: list[Ahead] = msgspec.field(default_factory=list)
+    """Events behind the point of rest that the output does not have yet."""
 
     @property
     def events_ahead(self) -> int:
@@ -68,28 +74,48 @@ class Past(Struct):
             self.cursor = cursor
             self.settle()
 
-    def whole(self) -> "Past":
-        """The same response with its point of rest behind all that counts, and nothing ahead."""
+    def whole(self) -> Steps["Past"]:
+        """The same response with its point of rest behind all that counts, folded, and nothing ahead."""
         past = msgspec.structs.replace(
             self,
-            output=self.output.copy(),
+            output=(yield from self.output.copying()),
             names=dict(self.names),
             indexes=dict(self.indexes),
             ahead=list(self.ahead),
+            unfolded=list(self.unfolded),
             cursor=self.heard,
         )
         past.settle()
+        yield from past.folding()
         return past
 
     def settle(self) -> None:
-        """Move the point of rest behind all events that are ahead."""
-        for told in self.ahead:
-            self.extensions += told.extension
-            if not told.extension:
-                self.bytes += len(told.value)
-                with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output comes of it
-                    self._apply(_event(told.value), told.index)
+        """Move the point of rest behind all events that are ahead. What they say is folded later."""
+        self.unfolded += self.ahead
         self.ahead.clear()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much is to be folded that it should be now."""
+        return len(self.unfolded) >= ENCODED_ELEMENTS
+
+    def folding(self) -> Steps[None]:
+        """Fold what is behind the point of rest into the output."""
+        unfolded, self.unfolded = self.unfolded, []
+        number = size = 0
+        for told in unfolded:
+            self._fold(told)
+            number, size = number + 1, size + len(told.value)
+            if number >= ENCODED_ELEMENTS or size >= ENCODED_BYTES:
+                number = size = 0
+                yield
+
+    def _fold(self, told: Ahead) -> None:
+        self.bytes += len(told.value)
+        self.extensions += told.extension
+        if not told.extension:
+            with suppress(*UNDECODABLE):  # it counts, whatever its value is (P-4); no output comes of it
+                self._apply(_event(told.value), told.index)
 
     def _apply(self, event: Event, index: int | None) -> None:
         shown = event.get("response")

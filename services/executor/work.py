@@ -32,6 +32,7 @@ from services.executor.retelling import Retelling
 from services.executor.run import Job
 from services.executor.said import Said
 from services.executor.scribe import Ending, Limits, Scribe
+from services.loops import in_turns
 
 log = structlog.get_logger()
 
@@ -109,7 +110,7 @@ class Worker:
             accepted, past = await self._logged(job)
             value = accepted_value(accepted)
             initial: dict[str, Any] = msgspec.json.decode(value.response)
-            narrator = self._narrator(job, self._scribe(job, initial, past))
+            narrator = self._narrator(job, await self._scribe(job, initial, past))
             await asyncio.sleep(0)  # each of them takes up to 20 ms (`schemas.steps`)
             asked = _Asked(msgspec.json.decode(value.request), initial, past)
             await asyncio.sleep(0)
@@ -186,12 +187,13 @@ class Worker:
     def _narrator(self, job: Job, scribe: Scribe | Retelling) -> Narrator:
         return Narrator(job.run, scribe, self._outlet, job.partition.number)
 
-    def _scribe(self, job: Job, initial: dict[str, Any], past: Past) -> Scribe | Retelling:
+    async def _scribe(self, job: Job, initial: dict[str, Any], past: Past) -> Scribe | Retelling:
         """The scribe that goes on with what counted before."""
         at_rest = self._scribe_of(job, initial, past)
-        return (
-            Retelling(past, at_rest, self._scribe_of(job, initial, past.whole())) if past.ahead else at_rest
-        )
+        if not past.ahead:
+            return at_rest
+        whole = await in_turns(past.whole())
+        return Retelling(past, at_rest, self._scribe_of(job, initial, whole))
 
     def _scribe_of(self, job: Job, initial: dict[str, Any], past: Past) -> Scribe:
         """Whose last number is that of the point of rest in `past`."""

@@ -8,6 +8,7 @@ import pytest
 
 from schemas import ids
 from schemas.events import Event
+from schemas.output import Output
 from schemas.records import (
     EventHeaders,
     NewRecord,
@@ -16,10 +17,11 @@ from schemas.records import (
     upstream_index,
     upstream_position,
 )
-from schemas.steps import finished
+from schemas.steps import ENCODED_ELEMENTS, Steps, finished
 from services.executor.past import Ahead, Past
 from services.executor.retelling import Retelling
 from services.executor.scribe import Draft, Ending, Limits, Scribe
+from tests.bodies import longest, uncollected
 from tests.unit.test_order import call_events, completed, deltas_of, message_events, mixed
 from tests.whole import ID, INITIAL, followed, scribe
 
@@ -128,6 +130,7 @@ def past_of(counted: Sequence[Draft], records: Sequence[NewRecord]) -> Past:
         partial = is_partial(record)  # type: ignore[arg-type]
         told = Ahead(draft.value, draft.extension, upstream_index(record))  # type: ignore[arg-type]
         past.add(told, upstream_id, cursor, partial=partial)
+    finished(past.folding())
     return past
 
 
@@ -147,7 +150,7 @@ def goer(past: Past, last: int) -> Goer:
         )
 
     at_rest = of(past)
-    return Retelling(past, at_rest, of(past.whole())) if past.ahead else at_rest
+    return Retelling(past, at_rest, of(finished(past.whole()))) if past.ahead else at_rest
 
 
 def last_of(counted: Sequence[Draft]) -> int:
@@ -230,3 +233,64 @@ def test_an_end_of_ours_has_all_that_counts(heard: int) -> None:
     final = followed(values([*alone[:count], *finished(writer.ending(Ending("gone")))]))
     assert final["status"] == "failed"
     assert final["output"][0]["arguments"] == "".join(PIECES)
+
+
+def a_long_past(said: Sequence[Event]) -> Past:
+    """The past of a response that said `said` and never came to rest, then did."""
+    past = Past()
+    for number, event in enumerate(said):
+        value = json.dumps({**event, "sequence_number": number}).encode()
+        past.add(Ahead(value), None if number else "up_1", number, partial=True)
+    return past
+
+
+PICTURE = "A" * 500_000
+LONG: dict[str, list[Event]] = {
+    "deltas": [
+        {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "x" * 20}
+        for _ in range(20 * ENCODED_ELEMENTS)
+    ],
+    "items": [event for number in range(4 * ENCODED_ELEMENTS) for event in call_events(number)],
+    "open items": [call_events(number)[0] for number in range(10 * ENCODED_ELEMENTS)],
+    "large events": [
+        {
+            "type": "response.output_item.done",
+            "output_index": n,
+            "item": {"type": "x", "result": "A" * 500_000},
+        }
+        for n in range(60)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("rests", [False, True], ids=["never at rest", "at rest at last"])
+def test_a_long_past_is_folded_in_steps(name: str, rests: bool) -> None:
+    said = LONG[name]
+    pasts: list[Past] = []
+
+    def steps() -> Steps[Any]:
+        past = Past()
+        for number, event in enumerate(said):
+            past.add(Ahead(json.dumps(event).encode()), "up_1", number, partial=True)
+        if rests:
+            past.settle()
+        pasts.append(past)
+        return past.folding() if rests else past.whole()
+
+    with uncollected():
+        assert longest(steps, 0.02) < 0.1
+    output = Output()
+    for event in said:
+        output.apply(event)
+    whole = pasts[-1] if rests else finished(pasts[-1].whole())
+    assert whole.output.items() == output.items()
+
+
+def test_a_past_counts_all_bytes_that_were_written() -> None:
+    """What came beside the stream counts towards the bound of the output as well."""
+    writer = scribe()
+    drafts = said(writer, stream("steps of its own"))[:-1]
+    past = finished(past_of(drafts, records_of(drafts)).whole())
+    assert past.bytes == sum(len(draft.value) for draft in drafts)
+    assert past.extensions == len(FOREIGN)
