@@ -30,6 +30,8 @@ What lives where, in the order in which a response meets it:
                 stopper         cancels responses at upstreams whose run is gone
     beside      app             builds it all; `listing` names the models that the executor serves; `metrics`
 
-Decisions are pure: `engine`, `steward`, `decide`, `run` and all beside the fold read no clock, start no task
-and touch no log. A record or a beat goes in, acts come out, and `Executor.do` does them in order.
+Decisions read no clock and touch no log: `engine`, `steward`, `decide`, `run` and all beside the fold. A
+record or a beat goes in, acts come out, and `Executor.do` does them in order. They start no task, but for
+one: where no fold knows whether a predecessor has closed, the steward's question has `predecessors` ask
+replay. Until the answer is there, the response waits.
 """

@@ -6,8 +6,11 @@
     event, mine      → read back; if it does not count: Claim the next attempt
     close, delete    → the run is over; Stop its upstream; note what is to be erased
 
-Pure: it reads no clock, starts no task and touches no log. Only this module changes partitions and runs. It
-believes what was sent only when that is read back (P-30).
+Pure: it reads no clock, starts no task and touches no log. It believes what was sent only when that is read
+back (P-30). Only this module folds partitions, makes runs and takes them out. Others note what they alone
+know: the steward, which claims are lost for good and what is long closed; a run's own task (`work`,
+`narrator`), what it told, whether it called, and that its claim has lapsed; the eraser, what is erased; the
+conversation, the turns that it read.
 """
 
 import asyncio
