@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 
 from schemas.fold import Verdict
 from schemas.records import ONE_HEADER, SEVEN_HEADERS, Cancelled, Deleted, EventHeaders, EventRecord, parse
-from tests.property.test_fold import History, Stored, T, histories, read
+from tests.long import examples
+from tests.property.test_fold import IDS, History, Stored, T, histories, read
 
 PAGE = Path(__file__).parents[2] / "docs" / "consumers" / "events.md"
 (PROGRAM,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -48,7 +49,37 @@ def expected(records: list[Stored]) -> list[dict[str, Any]]:
     return lines
 
 
+def taken_over() -> History:
+    """A takeover, and a cancel. Among what counts stand a zombie's event with the next number, events behind
+    a gap, one of a claim whose attempt is too high, and a repeated create. More of all that follows the end.
+    """
+    history, (id, *_) = History(), IDS
+    history.accept(id)
+    history.claim(id, 1)
+    history.event(id, history.claims[id][0][0], 2)
+    history.claim(id, 2)
+    history.claim(id, 4)
+    (zombie, _), (winner, _), (early, _) = history.claims[id]
+    for claim in (zombie, early):
+        history.event(id, claim, 3)
+    history.accept(id)
+    for number in (5, 3, 4):
+        history.event(id, winner, number)
+    history.event(id, zombie, 5, "failed")
+    history.event(id, winner, 9, "completed")
+    history.cancel(id)
+    history.event(id, winner, 6, "completed")
+    history.claim(id, 3)
+    history.accept(id)
+    history.cancel(id)
+    history.delete(id)
+    history.cancel(id)
+    return history
+
+
 @pytest.mark.parametrize("form", [ONE_HEADER, SEVEN_HEADERS])
+@settings(max_examples=examples(1_000))
+@example(history=taken_over())
 @given(history=histories)
 def test_the_pages_fold_prints_what_counts(form: int, history: History) -> None:
     names: dict[str, Any] = {}
