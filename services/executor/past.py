@@ -19,7 +19,7 @@ from msgspec import Struct
 from schemas.events import IN_PROGRESS, UNDECODABLE, Event
 from schemas.output import Output
 from schemas.steps import ENCODED_BYTES, ENCODED_ELEMENTS, Steps
-from services.executor.mending.places import Place, begun_by
+from services.executor.mending.places import OurPlace, begun_by
 from services.web.internal import Name, name_in
 
 _event = msgspec.json.Decoder(dict[str, Any]).decode
@@ -51,7 +51,7 @@ class Past(Struct):
     """The last cursor of all: the other executor had the upstream's events up to there, told or not."""
     names: dict[str, Name] = msgspec.field(default_factory=dict)
     """The upstream's names of the items of the output, by id."""
-    indexes: dict[Place, int] = msgspec.field(default_factory=dict)
+    indexes: dict[OurPlace, int] = msgspec.field(default_factory=dict)
     """The upstream's indexes of the items and parts of the output, where they are not ours."""
     extensions: int = 0
     bytes: int = 0

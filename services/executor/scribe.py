@@ -33,7 +33,7 @@ from schemas.steps import ENCODED_BYTES, Steps, finished
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.endings import cut_by
 from services.executor.mending.identity import Mint, kept
-from services.executor.mending.places import Place
+from services.executor.mending.places import OurPlace
 from services.executor.mending.surrogates import mended
 from services.executor.mending.whole import Whole, end_of
 from services.web.internal import Name
@@ -122,7 +122,7 @@ class Scribe:
         mint: Mint | None = None,
         names: Mapping[str, Name] = {},
         names_at: str | None = None,
-        indexes: Mapping[Place, int] = {},
+        indexes: Mapping[OurPlace, int] = {},
     ) -> None:
         self._initial = initial
         self._begun = last > origin

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemas.events import Event
 from schemas.output import DELTAS, Output
 from schemas.records import upstream_headers
-from services.executor.mending.places import Place, begun_by
+from services.executor.mending.places import OurPlace, begun_by
 from tests.whole import followed, scribe, told
 
 USAGE = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
@@ -279,7 +279,7 @@ def test_an_executor_that_takes_over_goes_on_with_the_output_so_far(
         drafts += first.write(copy.deepcopy(event), upstream_headers("up_1", number), now=1.0)
     if first.ended:
         return
-    output, indexes = Output(), dict[Place, int]()
+    output, indexes = Output(), dict[OurPlace, int]()
     before = [json.loads(draft.value) for draft in drafts]
     for event, draft in zip(before, drafts, strict=True):
         output.apply(event)

@@ -13,7 +13,7 @@ from schemas.events import Event
 from schemas.ids import ResponseId, item_id, item_prefix
 from schemas.output import Item, Output
 from services.executor.mending import items
-from services.executor.mending.places import NO_INDEX, Indexes, Place
+from services.executor.mending.places import NO_INDEX, Indexes, OurPlace
 from services.web.internal import Name
 
 Mint = Callable[[str, str | None, int], str]
@@ -123,7 +123,7 @@ class Table:
         self._next = max(output.held(), default=-1) + 1
         """The place of the item that is opened next."""
         for index, item in zip(sorted(output.held()), output.items(), strict=True):
-            theirs = indexes.get(Place(index), index)
+            theirs = indexes.get(OurPlace(index), index)
             self._take_over(index, item, names, None if theirs == NO_INDEX else theirs)
 
     def _take_over(self, index: int, item: Item, names: Mapping[str, Name], theirs: int | None) -> None:

@@ -15,7 +15,7 @@ NO_INDEX = -1
 """In place of an index, where the upstream gave none."""
 
 
-class Place(NamedTuple):
+class OurPlace(NamedTuple):
     """Our place of an item (`parts` is ""): its `output_index`. Or of the `at`th part of its list `parts`."""
 
     item: int
@@ -23,19 +23,19 @@ class Place(NamedTuple):
     at: int = 0
 
 
-Indexes = Mapping[Place, int]
+Indexes = Mapping[OurPlace, int]
 """By our place of an item or of a part, the upstream's index of it."""
 
 
-def begun_by(event: Event) -> Place | None:
+def begun_by(event: Event) -> OurPlace | None:
     """Our place of the item or the part that `event`, one of ours, begins; None if it begins neither."""
     type, index = event.get("type"), event.get("output_index")
     if index.__class__ is not int:
         return None
     if type == ITEM_ADDED:
-        return Place(index)
+        return OurPlace(index)
     if isinstance(type, str) and type in PARTS and type.endswith(".added"):
         parts, name = PARTS[type]
         at = event.get(name)
-        return Place(index, parts, at) if at.__class__ is int else None
+        return OurPlace(index, parts, at) if at.__class__ is int else None
     return None

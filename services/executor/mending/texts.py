@@ -13,7 +13,7 @@ from schemas.events import Event
 from schemas.output import DELTAS, DONES, Held, Item, Output
 from services.executor.mending import items
 from services.executor.mending.identity import LOOKED_AT, NamedItem, index_of
-from services.executor.mending.places import Indexes, Place
+from services.executor.mending.places import Indexes, OurPlace
 from services.executor.mending.surrogates import Seam, whole
 
 _PART_EVENTS = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
@@ -107,10 +107,10 @@ class Texts:
         """Learn the parts of an item that another executor streamed, and the upstream's indexes of them."""
         for name in items.streamed_lists(entry.kind):
             for at, part in enumerate(items.whole_parts(entry.item, name)):
-                theirs = indexes.get(Place(entry.index, name, at))
+                theirs = indexes.get(OurPlace(entry.index, name, at))
                 self._new_part(entry, name, items.without_text(part), theirs)
 
-    def index_of(self, place: Place) -> int:
+    def index_of(self, place: OurPlace) -> int:
         """The upstream's index of the part at our `place`."""
         return self._lists[place.item, place.parts][place.at].theirs
 
