@@ -3,6 +3,7 @@ events says what the long one says."""
 
 import re
 from collections.abc import Sequence
+from typing import Any
 from unittest.mock import patch
 
 from hypothesis import example, given
@@ -16,6 +17,7 @@ from schemas.records import (
     ONE_HEADER,
     SEVEN_HEADERS,
     UPSTREAM_CURSOR,
+    UPSTREAM_INDEX,
     Accepted,
     Cancelled,
     Claimed,
@@ -26,6 +28,7 @@ from schemas.records import (
     Unreadable,
     parse,
     upstream_headers,
+    upstream_index,
     upstream_position,
 )
 from tests.written import claim_of
@@ -227,3 +230,20 @@ def test_a_cursor_that_is_no_number_is_nothing_to_go_on_at() -> None:
         headers = [("upstream_id", b"resp_theirs"), (UPSTREAM_CURSOR, said)]
         known = upstream_position(Stored(DELTA.key, b"{}", headers))  # type: ignore[arg-type]
         assert known == ("resp_theirs" if said is None else None, None)
+
+
+@given(st.sampled_from([ONE_HEADER, SEVEN_HEADERS]), st.none() | st.integers(-1, (1 << 31) - 1))
+def test_p113_where_an_upstream_counts_an_item_changes_nothing_that_counts(
+    form: int, index: int | None
+) -> None:
+    events = EventHeaders(ID, CLAIM, 1, TENANT, form)
+    said = events.event(7, TYPE, b"{}", upstream=upstream_headers("resp_theirs", 3), index=index)
+    record: Any = Stored(said.key, said.value, list(said.headers))
+    delta: Any = Stored(DELTA.key, DELTA.value, list(DELTA.headers))
+    assert (parse(record), upstream_index(record)) == (parse(delta), index)
+    assert upstream_position(record) == ("resp_theirs", 3)
+
+
+def test_an_index_that_is_no_number_is_ours() -> None:
+    for said in (b"", b"-2", b"07", b"1.0", "٧".encode(), b"\xff", None):
+        assert upstream_index(Stored(DELTA.key, b"{}", [(UPSTREAM_INDEX, said)])) is None  # type: ignore[arg-type]
