@@ -22,6 +22,7 @@ from services.executor.past import Ahead, Past
 from services.executor.retelling import Retelling
 from services.executor.scribe import Draft, Ending, Limits, Scribe
 from tests.bodies import longest, uncollected
+from tests.property.test_whole_streams import whole_stream
 from tests.unit.test_order import call_events, completed, deltas_of, message_events, mixed
 from tests.whole import ID, INITIAL, followed, scribe
 
@@ -69,6 +70,11 @@ def with_fresh_ids(events: Sequence[Event]) -> list[Event]:
     return told
 
 
+def with_all_in_the_first(events: Sequence[Event]) -> list[Event]:
+    """As of a server that says all of an item in its beginning, and nothing of it later."""
+    return [{**events[0], "item": {**events[-1]["item"], "status": "in_progress"}}]
+
+
 def said_twice(events: Sequence[Event]) -> list[Event]:
     """Each beginning and each end of an item is said twice."""
     return [event for one in events for event in [one] * (1 + ("item" in one))]
@@ -99,6 +105,17 @@ UPSTREAMS: dict[str, list[Event]] = {
         for how, change in NAMING.items()
         for index, part in ((1, 0), (0, 1), (3, 2), (None, 0), (None, None))
     },
+    "a text in its beginning": with_all_in_the_first(message_events(0, "a", "b")),
+    "arguments in their beginning": with_all_in_the_first(call_events(0, pieces=PIECES)),
+    "a text in the beginning of its part": [
+        {**event, "part": {**event["part"], "text": "ab"}} if "part" in event else event
+        for event in message_events(0, "a", "b")[:2]
+    ],
+    "texts in their beginnings": [
+        *with_all_in_the_first(message_events(0, "a", "b")),
+        *with_all_in_the_first(call_events(1, pieces=PIECES)),
+        *message_events(2, "c", "d"),
+    ],
     "steps of its own": mixed(call_events(0, pieces=PIECES), call_events(1, pieces=PIECES), FOREIGN),
 }
 
@@ -294,3 +311,13 @@ def test_a_past_counts_all_bytes_that_were_written() -> None:
     past = finished(past_of(drafts, records_of(drafts)).whole())
     assert past.bytes == sum(len(draft.value) for draft in drafts)
     assert past.extensions == len(FOREIGN)
+
+
+def test_a_whole_stream_is_at_rest_behind_each_event() -> None:
+    """What its items begin with is told at once: a takeover has next to nothing to pass over."""
+    events = [stream("calls that take turns")[0], *whole_stream()]
+    writer, partial = scribe(), []
+    for cursor, event in enumerate(events):
+        for record in records_of(writer.write(event, upstream_headers("up_1", cursor), now=1)):
+            partial += [event["type"]] if is_partial(record) else []  # type: ignore[arg-type]
+    assert partial == []

@@ -281,6 +281,11 @@ def overridden(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, An
     return {**told, **{name: value for name, value in more.items() if _says(value) or name not in told}}
 
 
+def says_more(item: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:
+    """Whether `item` says anything that the same item, as it is `shown`, does not; its status aside."""
+    return any(_says(value) and value != shown.get(name) for name, value in item.items() if name != "status")
+
+
 def completed_by(told: Item, final: Mapping[str, Any]) -> Item:
     """`told`, which was streamed, with the fields that only the `final` version has. Identity, status
     and texts stay; only a text that goes on in the final object becomes longer (U-6).

@@ -65,6 +65,8 @@ class Whole:
         self._names_at = names_at
         self._texts = Texts(output)
         self._order = ItemOrder(self._texts)
+        self._ahead: set[NamedItem] = set()
+        """Items under way that came with more than their beginning tells, such as their whole text."""
         self._finals: dict[int, Item] = {}
         """By our index, the items of the final object."""
         self._last: tuple[str, str, int, Text] | None = None
@@ -98,9 +100,10 @@ class Whole:
     @property
     def holds_back(self) -> bool:
         """Whether some input of the upstream was not told yet: it waits for its turn (U-16), for a name
-        (U-1), or for the other half of a surrogate pair (U-12).
+        (U-1), for the other half of a surrogate pair (U-12), or for the end of its item, since an end that
+        says more overrules it (U-6).
         """
-        return bool(self._order.lanes or self._table.unopened or self._texts.halved)
+        return bool(self._order.lanes or self._table.unopened or self._texts.halved or self._ahead)
 
     def other_index(self, event: Event) -> int | None:
         """The upstream's index of the item, or of the part, that `event` begins, the last one that the stage
@@ -217,6 +220,9 @@ class Whole:
         entry.implied = False
         self._table.learn(entry, item)
         yield from self._open(entry, event)
+        under_way = entry.opened and not self._is_done(entry)
+        if under_way and items.says_more(entry.item, self._texts.held(entry).item):
+            self._ahead.add(entry)
 
     def _open(self, entry: NamedItem, event: Event) -> Iterator[Event]:
         """Begin an item once all fields are known that cannot be invented (U-1), then tell the deltas that
@@ -269,6 +275,7 @@ class Whole:
         streamed = self._texts.held(entry).item
         kept = {name: streamed[name] for name in items.streamed_names(entry.kind) if name in streamed}
         item = items.as_done({**told, **kept, **entry.identity()}, status)
+        self._ahead.discard(entry)
         yield {**event, "type": ITEM_DONE, "output_index": entry.index, "item": item}
 
     def _is_done(self, entry: NamedItem) -> bool:
@@ -330,6 +337,8 @@ class Whole:
             text = yield from self._texts.part(entry, parts, part, index_of(event.get(name)), event)
             if type.endswith(".done"):
                 yield from self._texts.part_ended(text, part, event)
+            elif text.told:
+                self._ahead.add(entry)
 
     def _about(self, type: str, kind: str, event: Event) -> Iterator[Event]:
         """Tell an event about an item: its progress, a preview, an annotation."""
