@@ -50,6 +50,7 @@ OPEN_STATUSES = frozenset({QUEUED, IN_PROGRESS})
 """Any other status closes, also one that a later version brings: no reader decides by its version (P-4)."""
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 """What reading a key or a header may raise: one lacks, is null, or is not what it is to be."""
+UPSTREAM_CURSOR, UPSTREAM_INDEX = "upstream_cursor", "upstream_index"
 SHOWN = 80
 """Characters of what cannot be read that are told."""
 
@@ -296,51 +297,6 @@ class EventHeaders:
         """The record of the n-th upstream event outside the Responses API of this claim."""
         headers = [*self._run, ("type", type.encode())]
         return NewRecord(self._prefix + b"x/%d" % n, value, headers)
-
-
-UPSTREAM_CURSOR = "upstream_cursor"
-UPSTREAM_PARTIAL = ("upstream_partial", b"1")
-"""Beside a cursor: what counts up to here is not just what the upstream said up to the cursor (P-38)."""
-
-
-UPSTREAM_INDEX = "upstream_index"
-
-
-def upstream_headers(response_id: str, cursor: int | None) -> Headers:
-    """Where a resumable upstream stands: its own response id, and the last event read from it."""
-    id_header = ("upstream_id", response_id.encode())
-    return [id_header] if cursor is None else [id_header, (UPSTREAM_CURSOR, b"%d" % cursor)]
-
-
-def upstream_position(record: LogRecord) -> tuple[str | None, int | None]:
-    """Where an event says that a resumable upstream stands: the upstream's id, and the cursor there.
-
-    Either is None where the event does not say it: then what an event before it said holds (P-34).
-    """
-    try:
-        headers = dict(record.headers)
-        id, cursor = headers.get("upstream_id"), headers.get(UPSTREAM_CURSOR)
-        if cursor is not None and not CURSOR.fullmatch(cursor):
-            return None, None
-        return None if id is None else id.decode(), None if cursor is None else int(cursor)
-    except MALFORMED:
-        return None, None
-
-
-def upstream_index(record: LogRecord) -> int | None:
-    """The upstream's index of the item or the part that an event begins, -1 if the upstream gave none; None
-    if the event does not say it: then it is ours (P-113).
-    """
-    try:
-        index = dict(record.headers).get(UPSTREAM_INDEX)
-        return None if index is None else (-1 if index == b"-1" else plain_number(index))
-    except MALFORMED:
-        return None
-
-
-def is_partial(record: LogRecord) -> bool:
-    """Whether an event says that no executor can go on at its cursor with what counts up to it (P-38)."""
-    return UPSTREAM_PARTIAL in record.headers
 
 
 DIGITS = 16

@@ -12,16 +12,8 @@ from msgspec import Struct
 
 from schemas.fold import Fold, Verdict
 from schemas.ids import ResponseId
-from schemas.records import (
-    Accepted,
-    EventRecord,
-    Extension,
-    LogRecord,
-    is_partial,
-    parse,
-    upstream_index,
-    upstream_position,
-)
+from schemas.records import Accepted, EventRecord, Extension, LogRecord, parse
+from schemas.upstream_headers import is_partial, upstream_index, upstream_position
 from services import points
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan

@@ -14,8 +14,9 @@ import structlog
 from msgspec import Struct
 
 from schemas.events import ITEM_DONE, TERMINAL_EVENTS
-from schemas.records import NewRecord, upstream_headers
+from schemas.records import NewRecord
 from schemas.steps import Steps, finished
+from schemas.upstream_headers import upstream_headers
 from services import points
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
 from services.executor.retelling import Retelling

@@ -28,8 +28,9 @@ from schemas.events import (
 from schemas.ids import ResponseId
 from schemas.output import PARTS, Output
 from schemas.pictures import PREVIEW, fitting, without_picture
-from schemas.records import UPSTREAM_PARTIAL, EventHeaders, Headers, NewRecord
+from schemas.records import EventHeaders, Headers, NewRecord
 from schemas.steps import ENCODED_BYTES, Steps, finished
+from schemas.upstream_headers import UPSTREAM_PARTIAL
 from services.executor.backend import Refusal, UpstreamError
 from services.executor.backends.endings import cut_by
 from services.executor.mending.identity import Mint, kept

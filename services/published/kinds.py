@@ -19,7 +19,6 @@ from schemas.records import (
     CURSOR,
     ONE_HEADER,
     SEVEN_HEADERS,
-    UPSTREAM_PARTIAL,
     Accepted,
     Cancelled,
     Claimed,
@@ -28,8 +27,8 @@ from schemas.records import (
     EventRecord,
     Extension,
     NewRecord,
-    upstream_headers,
 )
+from schemas.upstream_headers import UPSTREAM_PARTIAL, upstream_headers
 from services.eventlog.transcript import (
     Chunk,
     Gone,

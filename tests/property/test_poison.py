@@ -30,6 +30,7 @@ from schemas.records import (
     NewRecord,
     Unreadable,
 )
+from schemas.upstream_headers import upstream_headers
 from services.eventlog import transcript
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Batch, TopicPartition
@@ -101,7 +102,7 @@ def written(n: int) -> list[NewRecord]:
     form = SEVEN_HEADERS if n % 4 == 3 else ONE_HEADER
     accepted = Accepted(id, "n", TENANT, "sha", FAR, FAR, background=True, store=kind < 2, keyed=True)
     accepted = replace(accepted, model="echo", route="echo", to_agent=kind == 1)
-    event, upstream = EventHeaders(id, claim, 1, TENANT, form), records.upstream_headers("up_1", 7)
+    event, upstream = EventHeaders(id, claim, 1, TENANT, form), upstream_headers("up_1", 7)
     begun = [
         replace(accepted, previous=id_of(n - 3)).new(value),
         Claimed(id, 1, claim, EXECUTOR, TENANT).new(),

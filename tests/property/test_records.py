@@ -27,10 +27,8 @@ from schemas.records import (
     EventRecord,
     Unreadable,
     parse,
-    upstream_headers,
-    upstream_index,
-    upstream_position,
 )
+from schemas.upstream_headers import upstream_headers, upstream_index, upstream_position
 from tests.written import claim_of
 
 ID, CLAIM = ResponseId("resp_0000" + "a" * 32), claim_of("1")

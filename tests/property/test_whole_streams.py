@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.events import Event
 from schemas.output import DELTAS, Output
-from schemas.records import upstream_headers
+from schemas.upstream_headers import upstream_headers
 from services.executor.mending.places import OurPlace, begun_by
 from tests.whole import followed, scribe, told
 

@@ -9,15 +9,9 @@ import pytest
 from schemas import ids
 from schemas.events import Event
 from schemas.output import Output
-from schemas.records import (
-    EventHeaders,
-    NewRecord,
-    is_partial,
-    upstream_headers,
-    upstream_index,
-    upstream_position,
-)
+from schemas.records import EventHeaders, NewRecord
 from schemas.steps import ENCODED_ELEMENTS, Steps, finished
+from schemas.upstream_headers import is_partial, upstream_headers, upstream_index, upstream_position
 from services.executor.past import Ahead, Past
 from services.executor.retelling import Retelling
 from services.executor.scribe import Draft, Ending, Limits, Scribe

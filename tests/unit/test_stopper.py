@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from schemas.ids import ResponseId, partition_of
-from schemas.records import Cancelled, Deleted, EventHeaders, NewRecord, upstream_headers
+from schemas.records import Cancelled, Deleted, EventHeaders, NewRecord
+from schemas.upstream_headers import upstream_headers
 from services.eventlog.port import TopicPartition
 from services.executor import liveness
 from services.executor.backends import Registry

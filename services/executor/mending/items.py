@@ -281,7 +281,7 @@ def overridden(told: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, An
     return {**told, **{name: value for name, value in more.items() if _says(value) or name not in told}}
 
 
-def says_more(item: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:
+def tells_more(item: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:
     """Whether `item` says anything that the same item, as it is `shown`, does not; its status aside."""
     return any(_says(value) and value != shown.get(name) for name, value in item.items() if name != "status")
 

@@ -221,7 +221,7 @@ class Whole:
         self._table.learn(entry, item)
         yield from self._open(entry, event)
         under_way = entry.opened and not self._is_done(entry)
-        if under_way and items.says_more(entry.item, self._texts.held(entry).item):
+        if under_way and items.tells_more(entry.item, self._texts.held(entry).item):
             self._ahead.add(entry)
 
     def _open(self, entry: NamedItem, event: Event) -> Iterator[Event]:
