@@ -19,12 +19,12 @@ import structlog
 from msgspec import Struct, field
 
 from schemas.closings import ClosingRecord, final_facts, word
-from schemas.errors import RecordTooLarge
+from schemas.errors import RecordTooLarge, Unsent
 from schemas.ids import ExecutorId
 from schemas.records import NewRecord
 from services import points
 from services.backoff import Backoff
-from services.eventlog.port import Log
+from services.eventlog.port import Ack, Log
 from services.eventlog.topics import Topics
 from services.projector import metrics
 from services.projector.closing import Closing
@@ -98,11 +98,11 @@ class Announcer:
     async def _send(self, partition: int, lane: _Lane) -> None:
         """Send what waits in a lane, in order, and wait for all of it."""
         looks = Backoff(LOOK_S, LOOK_S)
-        while asyncio.get_running_loop().time() - self._owned_at(partition) > SEND_S:
+        while not self._is_owner(partition):
             await looks.wait()
         group = list(islice(lane.waiting, MOST))
         points.at("closings due", partition, group)
-        appends = (self._writer.append(self._topic, partition, due.record) for due in group)
+        appends = (self._append(partition, due.record) for due in group)
         results = await asyncio.gather(*appends, return_exceptions=True)
         for due, result in zip(group, results, strict=True):
             if isinstance(result, RecordTooLarge):  # no topic takes it: it must not hold the others up (A-22)
@@ -116,6 +116,16 @@ class Announcer:
             due.made = True
             lane.waiting.pop(due, None)
         lane.backoff.succeeded()
+
+    async def _append(self, partition: int, record: NewRecord) -> Ack:
+        """Append in the step that looks at the ownership: a process may be stopped between two steps."""
+        if not self._is_owner(partition):
+            raise Unsent("the group has not answered for too long")
+        return await self._writer.append(self._topic, partition, record)
+
+    def _is_owner(self, partition: int) -> bool:
+        """Whether the group knew this process for the owner a short while ago (P-106)."""
+        return asyncio.get_running_loop().time() - self._owned_at(partition) <= SEND_S
 
     async def _failed(self, partition: int, lane: _Lane, error: BaseException) -> None:
         metrics.ANNOUNCEMENTS_FAILED.inc()

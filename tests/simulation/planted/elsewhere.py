@@ -73,7 +73,7 @@ ELSEWHERE = {
     ),
     "P-110": Elsewhere(
         "its consumer reads each closing as it is written",
-        "unit/test_closings.py::test_p110_what_was_removed_unread_is_known",
+        "unit/test_closing_records.py::test_p110_what_was_removed_unread_is_known",
     ),
     "P-111": Elsewhere(
         "nobody in the simulation sets up topics",
