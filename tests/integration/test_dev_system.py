@@ -93,7 +93,7 @@ def test_the_log_says_where_the_metrics_are(system: System) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_that_is_killed_is_started_again(own: System, name: str) -> None:
     api = Api(own.base_url)
-    assert completes(api)
+    eventually(lambda: _safely(completes, api), timeout=100)
     [service] = own.titled(f"rejoinder {name}")
     service.kill()
     eventually(lambda: [p.pid for p in own.titled(f"rejoinder {name}")] not in ([], [service.pid]))
@@ -123,7 +123,7 @@ def test_a_broker_that_comes_back_without_its_data_is_gone_on_with(
     whole: ServerProcess, folder: Path
 ) -> None:
     api = Api(whole.base_url)
-    assert completes(api)
+    eventually(lambda: _safely(completes, api), timeout=100)
     [broker] = [process for process in whole.tree() if "java" in process.name()]
     (folder / "data").rename(folder / "removed")
     broker.kill()

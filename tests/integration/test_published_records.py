@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from schemas.events import encoded_in
+from schemas.events import Encoded, encoded_in
 from schemas.records import SEVEN_HEADERS, LogRecord, NewRecord
 from services.eventlog.kafka import KafkaLog
 from services.eventlog.port import TopicPartition
@@ -53,7 +53,7 @@ async def upstream(call: Call) -> None:
         return
     asked = call.body["input"][-1]["content"][0]["text"]
     response = {"id": "up_1", "object": "response", "status": "in_progress", "output": []}
-    at = {"item_id": "m", "output_index": 0, "content_index": 0}
+    at = {"item_id": "m", "output_index": 1, "content_index": 0}  # it counts from 1
     await call.head()
     await call.events(
         {"type": "response.created", "sequence_number": 0, "response": response},
@@ -166,11 +166,14 @@ def seen(found: Mapping[str, list[LogRecord]]) -> Counter[tuple[str, str]]:
     return Counter((topic, kind_in(record)) for topic in found for record in found[topic])
 
 
+def packed_in(record: LogRecord) -> list[Encoded]:
+    return list(encoded_in(unpack(record.value or b""))) if kind_in(record) == "chunk" else []
+
+
 def check(topic: str, record: LogRecord) -> int:
     """Fails unless `record` fits; returns how many events are packed in it, which fit as well."""
-    kind = kind_in(record)
-    SCHEMAS[topic, kind].check(record)
-    packed = list(encoded_in(unpack(record.value or b""))) if kind == "chunk" else []
+    SCHEMAS[topic, kind_in(record)].check(record)
+    packed = packed_in(record)
     for event in packed:
         EVENT.validate(msgspec.json.decode(event.value))
     return len(packed)
@@ -192,10 +195,12 @@ async def test_every_record_of_a_whole_run_fits_its_published_schema(
         api.take(running, 40)
         api.cancel(running)
 
-        async def all_kinds() -> bool:
-            return seen(await records(kafka, first.prefix)).keys() >= SCHEMAS.keys()
+        async def all_written() -> bool:
+            written = await records(kafka, first.prefix)
+            packed = sum(len(packed_in(record)) for record in written["transcripts"])
+            return seen(written).keys() >= SCHEMAS.keys() and packed >= seen(written)["events", "event"]
 
-        await eventually(all_kinds, timeout=60)
+        await eventually(all_written, timeout=60)
     found = await records(kafka, first.prefix)
 
     counts = seen(found)
