@@ -138,7 +138,7 @@ def not_read_back() -> AbstractContextManager[object]:
     )
 
 
-@rule("P-73", plan=OVERTAKEN, seeds=150)
+@rule("P-73", plan=OVERTAKEN, seeds=400)
 def object_read_before_its_gone() -> Iterator[None]:
     """The projector passes over an object when it reads `responses` sooner than `transcripts`."""
     with patch.object(Readback, "overtaken", lambda _: []):
