@@ -6,34 +6,18 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.closings import ClosingRecord, TokenCounts
-from schemas.ids import ExecutorId, Tenant, response_id
+from schemas.ids import Tenant
 from services.closing_line import COLOURS, PLAIN, line_of, span
+from tests import closings
 
 AT = 1_796_058_000_000  # 2026-11-30 17:00:00 UTC
-CLOSING = ClosingRecord(
-    id=response_id(0, b"\x01" * 16),
-    tenant=Tenant("acme"),
-    log="topic-1",
-    status="completed",
-    model="gpt-5",
-    served="gpt-5-2026",
-    route="gpt-*",
-    agent=None,
-    error_type=None,
-    incomplete_reason=None,
-    background=True,
-    store=True,
+CLOSING = replace(
+    closings.CLOSING,
     accepted_at=AT - 7_125,
     claimed_at=AT - 7_113,
     first_output_at=AT - 6_694,
     last_output_at=AT - 5,
     closed_at=AT,
-    accepted_offset=1,
-    closed_offset=9,
-    events=8,
-    deltas=4,
-    attempts=1,
-    executors=(ExecutorId("exec_1"),),
     usage=TokenCounts(input_tokens=912, output_tokens=561, total_tokens=1473),
 )
 
