@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from msgspec.structs import asdict
 
 from schemas.closings import ClosingRecord, Marks, parse
-from services.connect import connect, topic_names
+from services.connect import topic_names
 from services.eventlog.follower import Member
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Log, TopicPartition
@@ -74,13 +74,6 @@ async def settings(kafka: str, topic_prefix: str) -> Settings:
     )
     await create_topics(kafka, topic_names(settings), partitions=PARTITIONS)
     return settings
-
-
-@pytest.fixture
-async def log(settings: Settings) -> AsyncIterator[Log]:
-    log = connect(settings, "test")
-    yield log
-    await log.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import re
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from schemas.events import encoded_in
 from schemas.ids import ClaimId
 from schemas.records import EventHeaders, NewRecord
-from services.connect import connect, topic_names
+from services.connect import topic_names
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Log
 from services.settings import Settings
@@ -32,13 +31,6 @@ async def settings(kafka: str, topic_prefix: str) -> Settings:
     settings = Settings(kafka=kafka, topic_prefix=topic_prefix)
     await create_topics(kafka, topic_names(settings), partitions=2)
     return settings
-
-
-@pytest.fixture
-async def log(settings: Settings) -> AsyncIterator[Log]:
-    log = connect(settings, "test")
-    yield log
-    await log.close()
 
 
 async def said(settings: Settings, folder: Path, ends: int, program: str = PROGRAM) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from schemas.closings import ClosingRecord, parse
 from schemas.records import NewRecord
-from services.connect import connect, topic_names
+from services.connect import topic_names
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
@@ -44,13 +43,6 @@ async def settings(kafka: str, topic_prefix: str) -> Settings:
     settings = Settings(kafka=kafka, topic_prefix=topic_prefix, grace_s=5)
     await create_topics(kafka, topic_names(settings), partitions=PARTITIONS)
     return settings
-
-
-@pytest.fixture
-async def log(settings: Settings) -> AsyncIterator[Log]:
-    log = connect(settings, "test")
-    yield log
-    await log.close()
 
 
 async def ended(log: Log, settings: Settings) -> None:
