@@ -87,20 +87,19 @@ async def test_a_living_claimants_response_is_left_alone(rig: Rig) -> None:
 async def test_an_append_error_costs_a_claim_and_no_event(rig: Rig, log: MemoryLog) -> None:
     id = await rig.accept("a b c d e f g h", metadata={"echo.interval_ms": "20"})
 
-    def failing(outcome: Outcome, attempt: int) -> bool:
-        """The next append fails so, a beat's or an event's, until it has cost the run a claim."""
-        done = rig.state(id).attempt >= attempt or rig.state(id).closed
-        if not done:
-            log.fail_next(outcome)
-        return done
+    failures: dict[int, Outcome] = {1: "unknown-appended", 2: "lost"}
 
-    async with rig.executor():
-        await eventually(lambda: len(rig.events(id)) > 4)
-        await eventually(lambda: failing("unknown-appended", 2))
-        await eventually(lambda: failing("lost", 3))
-        state = await rig.closed(id)
+    def heard(_: object) -> None:
+        """The next append fails, a beat's or an event's, until that has cost two attempts their claims."""
+        outcome = failures.get(rig.state(id).attempt)
+        if outcome is not None and len(rig.events(id)) > 4:
+            log.fail_next(outcome)
+
+    with when("upstream heard", heard):
+        async with rig.executor():
+            state = await rig.closed(id)
     assert state.status == "completed"
-    assert state.attempt >= 2
+    assert state.attempt >= 3
     assert text(rig.events(id)) == "a b c d e f g h"
 
 
