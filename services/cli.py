@@ -22,7 +22,7 @@ from cyclopts import App, Parameter
 from schemas.errors import RejoinderError, SettingsError
 from services import logs
 from services.process import Run, serve, until_stopped
-from services.settings import SETTINGS, Setting, Settings, load, require_secret
+from services.settings import SERVICE_URLS, SETTINGS, Setting, Settings, load, require_secret
 
 SERVICES = {
     "ingest": "Carry out what the front door asks: validate, append to the log.",
@@ -30,7 +30,7 @@ SERVICES = {
     "replay": "Serve clients: reads and streams from the log, and commands through ingest.",
     "projector": "Pack closed responses into the topics `responses` and `transcripts`.",
 }
-CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", "replay_url", "ingest_url"})
+CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERVICE_URLS})
 """Settings that `rejoinder dev` chooses for its services: they are no flags of it."""
 FAILED, BAD_SETTINGS = 1, 2
 """Exit statuses of a command that could not do its work."""

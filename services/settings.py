@@ -102,11 +102,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         _takes("where replay finds ingest's internal port, an http(s) URL; empty: it only answers reads"),
     ] = ""
+    analytics_url: Annotated[
+        str, _takes("where replay finds analytics' internal port, an http(s) URL; empty: there is none")
+    ] = ""
+    webhooks_url: Annotated[
+        str, _takes("where replay finds webhooks' internal port, an http(s) URL; empty: there is none")
+    ] = ""
     internal_secret: Annotated[
         str,
         _takes(
             "16 to 256 characters that services show each other at internal ports, the same for all; needed "
-            "unless internal_host, replay_url and ingest_url are loopback; a flag would show it to others"
+            "unless internal_host and the URLs of services are loopback; a flag would show it to others"
         ),
     ] = ""
     cors_origins: Annotated[
@@ -128,6 +134,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     api_keys: Annotated[
         tuple[str, ...],
         _takes("TENANT=KEY pairs with commas between, keys of 16 to 256 characters; empty: no key is asked"),
+    ] = ()
+    admin_keys: Annotated[
+        tuple[str, ...],
+        _takes("keys that may read what all tenants used, of 16 to 256 characters, with commas between"),
     ] = ()
     config: Annotated[str, _takes("the path of rejoinder.toml (models, agents, quotas); empty: none")] = ""
 
@@ -221,7 +231,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 _DEFAULTS = Settings()
-SECRETS = frozenset({"kafka_password", "kafka_oauth_client_secret", "api_keys", "internal_secret"})
+SECRETS = frozenset(
+    {"kafka_password", "kafka_oauth_client_secret", "api_keys", "admin_keys", "internal_secret"}
+)
 """Settings whose values no log line and no error shows."""
 
 
@@ -330,11 +342,13 @@ def _fits(name: str, value: Any) -> bool:
             return all(_ADDRESS.fullmatch(address.strip()) for address in value.split(","))
         case "host" | "internal_host":
             return bool(_HOST.fullmatch(value))
-        case "replay_url" | "ingest_url" | "kafka_oauth_url":
+        case "replay_url" | "ingest_url" | "analytics_url" | "webhooks_url" | "kafka_oauth_url":
             return _is_url(value)
         case "api_keys":
             pairs = [_API_KEY.fullmatch(pair) for pair in value]
             return all(pair is not None and parse_tenant(pair[1]) is not None for pair in pairs)
+        case "admin_keys":
+            return all(_SECRET.fullmatch(key) for key in value)
         case "internal_secret":
             return bool(_SECRET.fullmatch(value))
         case "hosts":
@@ -345,12 +359,16 @@ def _fits(name: str, value: Any) -> bool:
             return True
 
 
+SERVICE_URLS = ("replay_url", "ingest_url", "analytics_url", "webhooks_url")
+"""Settings that say where services of ours find each other."""
+
+
 def require_secret(settings: Settings) -> None:
     """Raise SettingsError if services would ask each other over a network without a secret.
 
     On loopback they need none: only this machine's own processes can ask.
     """
-    urls = {"replay_url": settings.replay_url, "ingest_url": settings.ingest_url}
+    urls = {name: getattr(settings, name) for name in SERVICE_URLS}
     hosts = {name: urlsplit(url).hostname or "" for name, url in urls.items() if url}
     for name, host in {"internal_host": settings.internal_host, **hosts}.items():
         if not settings.internal_secret and not is_loopback(host):
@@ -384,6 +402,9 @@ def _check_together(settings: Settings) -> None:
     if settings.max_body_bytes > settings.max_record_bytes:
         what = f"{settings.max_body_bytes} is over max_record_bytes ({settings.max_record_bytes})"
         raise SettingsError(f"{PREFIX}MAX_BODY_BYTES: {what}; a request must fit into a record")
+    if {pair.partition("=")[2] for pair in settings.api_keys} & set(settings.admin_keys):
+        what = "a key in it is a tenant's in REJOINDER_API_KEYS as well: give admins keys of their own"
+        raise SettingsError(f"{PREFIX}ADMIN_KEYS: {what}")
     _check_sasl(settings)
 
 

@@ -18,6 +18,7 @@ It is the front door as well: it hands commands over to ingest. What lives where
                 models          the models that executors list; `schemas`: the published documents
     commands    door            a create: an id, the hop to ingest, the answer from our own fold
                 ingest_client   the hop
+                forwarding      routes of the services behind the front door
     HTTP        routes          reads, public and internal; `door_routes`: commands
     beside      app             builds it all; `metrics`
 """

@@ -27,6 +27,7 @@ from services.replay.door import FrontDoor, Terms
 from services.replay.door_routes import DoorRoutes
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
+from services.replay.forwarding import Forwarding, behind
 from services.replay.ingest_client import IngestClient
 from services.replay.library import Library
 from services.replay.models import Catalogue, ModelRoutes
@@ -66,17 +67,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event) -> None:
     """Follow the log and answer on both ports until `stop` is set, then drain."""
     service = Service(settings, eventlog, names, await eventlog.partitions(names.events))
+    forwarding = Forwarding(behind(settings), settings, service.room)
     door = Door(service, settings, eventlog, names, stop) if settings.ingest_url else None
     try:
         async with asyncio.TaskGroup() as tasks:
             feed = tasks.create_task(service.feed.run(), name="Feed.run")
-            servers = await _listen(settings, service, door.routes if door else [])
+            more = [*(door.routes if door else []), *forwarding.routes()]
+            servers = await _listen(settings, service, more)
             await while_all_run([feed], stop)
             await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
             if door is not None:
                 await door.close()
             feed.cancel()
     finally:
+        await forwarding.close()
         if door is not None:
             await door.peer.close()
 
@@ -131,13 +135,13 @@ class Door:
         await self._tasks.close(LEAVE_S)
 
 
-async def _listen(settings: Settings, service: Service, door: Sequence[BaseRoute]) -> list[Server]:
-    """Open both ports. Raises CannotListen."""
+async def _listen(settings: Settings, service: Service, more: Sequence[BaseRoute]) -> list[Server]:
+    """Open both ports; the public one has `more` routes as well. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
     public = [
         *PublicRoutes(service.replay, settings).routes(),
         *ModelRoutes(service.catalogue, settings).routes(),
-        *door,
+        *more,
     ]
     documents = await asyncio.to_thread(published)
     public += SchemaRoutes(documents).routes()

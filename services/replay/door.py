@@ -33,11 +33,12 @@ from schemas.refusal import refusal
 from services import points
 from services.placement import Places
 from services.replay.cursor import START
-from services.replay.ingest_client import BrokenOff, IngestClient, Unheard
+from services.replay.ingest_client import IngestClient
 from services.replay.metrics import CREATES_MOVED, CREATES_REPEATED
 from services.replay.replay import Deleted, Packed, Replay, Stored
 from services.replay.turn import request_body
 from services.replay.window import Window
+from services.web.ask import BrokenOff, Unheard
 from services.web.commands import ABANDON_PAUSES_S, Answer, Elsewhere, Made, Order
 
 AGAIN_S = 3.0

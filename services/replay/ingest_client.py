@@ -7,53 +7,22 @@
 An answer may have `bound` bytes; the body of the command was bounded when it was read.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
-import aiohttp
 import msgspec
-import structlog
-from structlog.contextvars import get_contextvars
 
-from schemas.errors import ApiError, RejoinderError
+from schemas.errors import ApiError
 from schemas.ids import ResponseId, Tenant
+from services.web.ask import BrokenOff, PeerAnswer, Question, Unheard, ask
 from services.web.commands import DRAINING, ORDER, TENANT, Command, Elsewhere, Made, Order, command_path
 from services.web.internal import Report
 from services.web.peer import Peer
-from services.web.pulse import Silent
 from services.web.secret import MEND
 
 COMMAND_S = 19.5
 """Seconds from a request's arrival by which ingest has answered, whatever Kafka does: 20 for clients."""
-PIECE_BYTES = 256 << 10
-"""Bytes that are written at once: a large body must not hold the loop."""
-_KEPT = ("retry-after", "x-should-retry")
-"""Headers of a refusal that are passed on to the client."""
-
-log = structlog.get_logger()
-
-
-class Unheard(RejoinderError):
-    """Ingest has not heard of a command. The message says why."""
-
-
-class BrokenOff(RejoinderError):
-    """Ingest may have taken a command, and no answer came. The message says why."""
-
-
-class _Error(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class _Envelope(msgspec.Struct):
-    error: _Error
-
 
 _created = msgspec.json.Decoder(Made | Elsewhere).decode
-_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 class IngestClient:
@@ -93,9 +62,9 @@ class IngestClient:
         within_s: float = COMMAND_S,
     ) -> bytes:
         try:
-            status, kept, body = await self.read(command_path(command, id), headers, raw, within_s)
-            if status not in (200, 204):
-                raise _refusal(status, kept, body)
+            answered = await self.read(command_path(command, id), headers, raw, within_s)
+            if answered.status not in (200, 204):
+                raise _refusal(answered)
         except (Unheard, BrokenOff) as error:
             self.report.failed(error)
             raise
@@ -103,45 +72,11 @@ class IngestClient:
             self.report.succeeded()
             raise
         self.report.succeeded()
-        return body
+        return answered.body
 
-    async def read(
-        self, path: str, headers: Mapping[str, str], raw: bytes, within_s: float
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers for the client, and body of one answer. Raises Unheard, BrokenOff."""
-        sent = _Body(raw)
-        named = {"x-request-id": str(get_contextvars().get("request_id", ""))}
-        request = self._peer.session.post(
-            self._peer.url(path),
-            data=raw if len(raw) <= PIECE_BYTES else sent,
-            headers={**headers, **named, "content-length": str(len(raw))},
-            allow_redirects=False,
-        )
-        try:
-            async with asyncio.timeout(within_s), self._peer.while_alive(sent.gone), request as answer:
-                body = await self._peer.read(answer, self._bound)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Unheard(str(error) or "no connection in time") from error
-        except (aiohttp.ClientError, OSError, Silent) as error:  # TimeoutError is one of the second
-            raise BrokenOff(str(error) or "no answer in time") from error
-        return answer.status, {name: answer.headers[name] for name in _KEPT if name in answer.headers}, body
-
-
-class _Body:
-    """Sends a large body in pieces."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = memoryview(raw)
-        self._left = len(raw) if len(raw) > PIECE_BYTES else 0
-
-    def gone(self) -> bool:
-        """Whether the whole body was handed to the connection."""
-        return not self._left
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._raw), PIECE_BYTES):
-            yield bytes(self._raw[start : start + PIECE_BYTES])
-        self._left = 0
+    async def read(self, path: str, headers: Mapping[str, str], raw: bytes, within_s: float) -> PeerAnswer:
+        """One answer. Raises Unheard, BrokenOff."""
+        return await ask(self._peer, Question("POST", path, headers, raw, within_s, self._bound))
 
 
 def _decoded(body: bytes) -> Made | Elsewhere:
@@ -152,15 +87,15 @@ def _decoded(body: bytes) -> Made | Elsewhere:
     return came_of_it
 
 
-def _refusal(status: int, kept: Mapping[str, str], body: bytes) -> ApiError:
+def _refusal(answered: PeerAnswer) -> ApiError:
     """The refusal in an answer, for the client. Raises Unheard or BrokenOff if the answer is not ingest's
     word on the command: a proxy's 502, for example, may come after ingest has taken it.
     """
-    try:
-        error = _envelope(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    status, envelope = answered.status, answered.envelope()
+    if envelope is None:
         what = f"what is there is not ingest: it answered {status} in words of its own"
-        raise (Unheard(what) if status < 500 else BrokenOff(what)) from None
+        raise Unheard(what) if status < 500 else BrokenOff(what)
+    error = envelope.error
     if status >= 500 and status != 503:
         raise BrokenOff(f"answered {status} ({error.code})")
     if error.code == DRAINING:
@@ -169,12 +104,4 @@ def _refusal(status: int, kept: Mapping[str, str], body: bytes) -> ApiError:
         raise Unheard(f"it does not know our secret: {MEND}")
     if status in (405, 421) or (status == 404 and error.param is None):
         raise Unheard("what is there is not ingest's internal port: it does not know the path")
-    return ApiError(
-        status,
-        error.message,
-        type=error.type,
-        param=error.param,
-        code=error.code,
-        headers=kept,
-        reason="ingest",
-    )
+    return answered.refusal(envelope, "ingest")

@@ -12,6 +12,11 @@ from starlette.routing import compile_path
 from schemas.errors import ApiError
 
 SCHEMAS, OPENAPI = "/schemas", "/openapi.json"
+BEHIND: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "analytics": {},
+    "webhooks": {},
+}
+"""The methods of every path that the front door forwards, by the service that answers it."""
 SERVED: Mapping[str, tuple[str, ...]] = {
     "/v1/responses": ("POST",),
     "/v1/responses/{id}": ("GET", "DELETE"),
@@ -22,6 +27,7 @@ SERVED: Mapping[str, tuple[str, ...]] = {
     SCHEMAS: ("GET",),
     f"{SCHEMAS}/{{name:path}}": ("GET",),
     OPENAPI: ("GET",),
+    **{path: methods for table in BEHIND.values() for path, methods in table.items()},
 }
 """The methods of every path of the public API, in starlette's notation. A path with GET has HEAD as well."""
 
@@ -68,10 +74,10 @@ def refused(method: str, path: str, here: Iterable[str]) -> ApiError:
 
     `here` are the methods for which this service has a route at `path`.
     """
-    if (instead := _instead(path)) is not None:
+    allowed = methods_of(path) | set(here)
+    if (instead := _instead(path, below=not allowed)) is not None:
         what = f"Rejoinder does not offer {method} {path}. {instead} It serves {_ALL}."
         return ApiError(404, what, code="not_offered")
-    allowed = methods_of(path) | set(here)
     if method in allowed:
         what = f"{method} {path} is answered by another service of Rejoinder: ask the front door."
         return ApiError(421, what, code="misdirected")
@@ -85,9 +91,12 @@ def refused(method: str, path: str, here: Iterable[str]) -> ApiError:
     return ApiError(404, f"There is no route {method} {path}.{hint}", code="not_found")
 
 
-def _instead(path: str) -> str | None:
-    """What to use instead of a path of OpenAI's that is not offered; None for any other path."""
+def _instead(path: str, *, below: bool = True) -> str | None:
+    """What to use instead of a path of OpenAI's that is not offered; None for any other path.
+
+    `below`: a path counts too if it only begins with one that is not offered.
+    """
     root, _, rest = path.removeprefix("/").partition("/")
     if root != "v1":
         return None
-    return _NOT_OFFERED.get(rest) or _NOT_OFFERED.get(rest.partition("/")[0])
+    return _NOT_OFFERED.get(rest) or (_NOT_OFFERED.get(rest.partition("/")[0]) if below else None)

@@ -15,11 +15,12 @@ from schemas.ids import partition_of
 from services.broker.tcp import free_port
 from services.eventlog.memory import MemoryLog
 from services.points import Point
-from services.replay import door, ingest_client
+from services.replay import door
 from services.replay.door import Visit
 from services.replay.ingest_client import IngestClient
 from services.replay.replay import Replay
 from services.web import pulse
+from services.web.ask import PIECE_BYTES
 from services.web.commands import Elsewhere
 from services.web.replay_client import ReplayClient
 from tests.conftest import PATIENCE, eventually
@@ -343,7 +344,7 @@ async def test_what_is_not_ingest_has_heard_nothing_and_the_log_says_how_to_mend
 
 async def test_a_body_larger_than_a_piece_comes_whole() -> None:
     async with wired() as (running, _):
-        text = "x" * (2 * ingest_client.PIECE_BYTES + 1)
+        text = "x" * (2 * PIECE_BYTES + 1)
         made = await running.create(input=text)
         (record,) = running.records()
         assert json.loads(record.value or b"")["request"]["input"] == text

@@ -17,9 +17,10 @@ from schemas.request import parse
 from services.placement import Places
 from services.replay.door import FrontDoor, Terms
 from services.replay.door_routes import DoorRoutes
-from services.replay.ingest_client import BrokenOff, IngestClient, Unheard
+from services.replay.ingest_client import IngestClient
 from services.settings import Settings
 from services.web.answers import error_answer
+from services.web.ask import BrokenOff, PeerAnswer, Unheard
 from services.web.commands import ORDER, TENANT, Order
 from services.web.connection import EXTENSION
 from services.web.edge import Edge
@@ -65,9 +66,7 @@ class Line(IngestClient):
         self._background = background
         self.report = Report("ingest", "ingest", "")
 
-    async def read(
-        self, path: str, headers: Mapping[str, str], raw: bytes, within_s: float
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    async def read(self, path: str, headers: Mapping[str, str], raw: bytes, within_s: float) -> PeerAnswer:
         breaks = self._node.rng.random() < self._node.trouble
         how = self._node.rng.choice(("refused", "request", "answer")) if breaks else None
         try:
@@ -86,8 +85,7 @@ class Line(IngestClient):
             raise BrokenOff("no answer in time") from error
         if task.cancelled() or how == "answer":
             raise BrokenOff("the answer was lost")
-        status, kept, body = task.result()
-        return status, kept, body
+        return PeerAnswer(*task.result())
 
 
 async def _carried_out(

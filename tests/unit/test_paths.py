@@ -8,9 +8,12 @@ import pytest
 
 from services.ingest import routes as ingest
 from services.replay import routes as replay
+from services.replay.forwarding import Forwarding, behind
 from services.replay.models import ModelRoutes
 from services.replay.schemas import SchemaRoutes
+from services.settings import Settings
 from services.web.paths import SERVED, methods_of, refused
+from services.web.room import Room
 
 SDK = Path(openai.__file__).parent / "resources"
 _PATH = re.compile(
@@ -30,7 +33,8 @@ def test_the_table_is_what_ingest_and_replay_serve() -> None:
     public = object.__new__(replay.PublicRoutes)
     models = object.__new__(ModelRoutes)
     schemas = object.__new__(SchemaRoutes)
-    routes = [*desk.routes(), *public.routes(), *models.routes(), *schemas.routes()]
+    forwarding = Forwarding(behind(Settings()), Settings(), Room())
+    routes = [*desk.routes(), *public.routes(), *models.routes(), *schemas.routes(), *forwarding.routes()]
     served: dict[str, set[str]] = {}
     for route in routes:
         served.setdefault(route.path, set()).update(set(route.methods or ()) - {"HEAD"})  # type: ignore[attr-defined]

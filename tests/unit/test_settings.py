@@ -100,6 +100,8 @@ def test_a_bad_internal_secret_is_not_shown(value: str) -> None:
         ("REJOINDER_INTERNAL_HOST", "::"),
         ("REJOINDER_REPLAY_URL", "http://replay:8001"),
         ("REJOINDER_INGEST_URL", "http://10.0.0.1:8001"),
+        ("REJOINDER_ANALYTICS_URL", "http://10.0.0.1:8001"),
+        ("REJOINDER_WEBHOOKS_URL", "http://10.0.0.1:8001"),
     ],
 )
 def test_services_that_ask_each_other_over_a_network_need_a_secret(variable: str, value: str) -> None:

@@ -9,7 +9,8 @@ from schemas.errors import ApiError, void
 from services.ingest import routes
 from services.replay import door, door_routes
 from services.replay.door import Visit
-from services.replay.ingest_client import BrokenOff, IngestClient
+from services.replay.ingest_client import IngestClient
+from services.web.ask import BrokenOff
 from services.web.commands import ABANDON_PAUSES_S, Elsewhere, Made, Order
 from services.web.sse import EventStream
 from tests.points import when

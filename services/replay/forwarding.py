@@ -1,0 +1,171 @@
+"""Forwards the routes of the services behind the front door. One table says which service has which routes.
+
+    request → who calls → the same method, query and body at the service's internal port → its answer
+
+The client gets the answer of the service as it is. If the service cannot be asked, the client gets a 503. If
+this installation does not run it, the client gets a 404 that says so (A-29).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from schemas.errors import ApiError, unavailable
+from schemas.ids import Tenant
+from services.settings import PREFIX, Settings
+from services.web.answers import read_body
+from services.web.ask import KEPT, BrokenOff, PeerAnswer, Question, Unheard, ask
+from services.web.edge import route
+from services.web.forwarded import INSIDE, caller_header
+from services.web.internal import Report
+from services.web.paths import BEHIND
+from services.web.peer import Peer
+from services.web.room import Room
+from services.web.secret import MEND
+from services.web.tenant import who_calls
+
+BODY_BYTES = 1 << 20
+"""Bytes of the largest body that is forwarded: no service behind the front door takes a large one."""
+ANSWER_BYTES = 16 << 20
+"""Bytes of the largest answer that is passed on."""
+WITHIN_S = 15.0
+"""Seconds that a service has to answer."""
+NOBODY = Tenant("")
+"""In whose place the body of an admin is counted."""
+_KEPT = (*KEPT, "content-type", "cache-control")
+
+
+class Behind(Struct, frozen=True):
+    """A service behind the front door, and what the logs know of whether it can be asked."""
+
+    name: str
+    peer: Peer | None
+    report: Report
+
+
+def behind(settings: Settings) -> Sequence[Behind]:
+    """The services that `BEHIND` names. One whose URL is not set has no `peer`."""
+    urls = {"analytics": settings.analytics_url, "webhooks": settings.webhooks_url}
+    found = []
+    for name in BEHIND:
+        url = urls[name]
+        where = f"{_variable(name)} must be the URL of the internal port of {name}"
+        peer = Peer(url, secret=settings.internal_secret) if url else None
+        found.append(Behind(name, peer, Report(url, name, where)))
+    return found
+
+
+class Forwarding:
+    """The routes of `services`, the services behind the front door."""
+
+    def __init__(self, services: Sequence[Behind], settings: Settings, room: Room) -> None:
+        self._services = services
+        self._settings = settings
+        self._room = room
+
+    def routes(self, table: Mapping[str, Mapping[str, Sequence[str]]] = BEHIND) -> Sequence[BaseRoute]:
+        """The routes, for an `Edge`. `table` has the methods of each path, by service."""
+        return [
+            route(method, path, _Forward(self, service))
+            for service in self._services
+            for path, methods in table[service.name].items()
+            for method in methods
+        ]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for service in self._services:
+            if service.peer is not None:
+                await service.peer.close()
+
+    async def forward(self, service: Behind, request: Request) -> Response:
+        """The answer of `service` to `request`. Raises ApiError."""
+        caller = who_calls(request, self._settings)
+        if service.peer is None:
+            mend = f"its operator can start it and set {_variable(service.name)}"
+            what = f"This installation runs no {service.name}: {mend}."
+            raise ApiError(404, what, code="not_offered")
+        with self._room.seat(caller.tenant or NOBODY) as seat:
+            body = await read_body(request, BODY_BYTES, seat.take)
+            question = Question(
+                "GET" if request.method == "HEAD" else request.method,
+                _path(request),
+                {**caller_header(caller), **_content_type(request)},
+                body,
+                WITHIN_S,
+                ANSWER_BYTES,
+                _KEPT,
+            )
+            answered = await _asked(service, service.peer, question)
+        return Response(answered.body, answered.status, dict(answered.headers))
+
+
+def _variable(name: str) -> str:
+    """The setting with the URL of a service."""
+    return f"{PREFIX}{name.upper()}_URL"
+
+
+class _Forward:
+    """The handler of the routes of one service."""
+
+    def __init__(self, forwarding: Forwarding, service: Behind) -> None:
+        self._forwarding = forwarding
+        self._service = service
+
+    async def __call__(self, request: Request) -> Response:
+        return await self._forwarding.forward(self._service, request)
+
+
+def _path(request: Request) -> str:
+    """Path and query at the service, as the client wrote them: its percent signs stay as they are."""
+    raw: bytes = request.scope["raw_path"]
+    query: bytes = request.scope["query_string"]
+    text = INSIDE + raw.decode("latin-1")
+    return f"{text}?{query.decode('latin-1')}" if query else text
+
+
+def _content_type(request: Request) -> Mapping[str, str]:
+    given = request.headers.get("content-type")
+    return {} if given is None else {"content-type": given}
+
+
+async def _asked(service: Behind, peer: Peer, question: Question) -> PeerAnswer:
+    """The answer of a service. A GET is sent again once. Raises ApiError."""
+    try:
+        try:
+            answered = await ask(peer, question)
+        except BrokenOff:
+            if question.method != "GET":
+                raise
+            answered = await ask(peer, question)
+        _check(answered)
+    except (Unheard, BrokenOff) as error:
+        service.report.failed(error)
+        raise _away(service.name, error, question.method) from error
+    service.report.succeeded()
+    return answered
+
+
+def _check(answered: PeerAnswer) -> None:
+    """Raise Unheard or BrokenOff if an answer is not the service's word on the request."""
+    status = answered.status
+    if status < 400:
+        return
+    envelope = answered.envelope()
+    if envelope is None:
+        what = f"what is there is no service of ours: it answered {status} in words of its own"
+        raise Unheard(what) if status < 500 else BrokenOff(what)
+    if envelope.error.code == "wrong_internal_secret":
+        raise Unheard(f"it does not know our secret: {MEND}")
+    if status in (405, 421) or (status == 404 and envelope.error.param is None):
+        raise Unheard("what is there is not its internal port: it does not know the path")
+
+
+def _away(name: str, error: Unheard | BrokenOff, method: str) -> ApiError:
+    if isinstance(error, BrokenOff) and method != "GET":
+        what = f"The service {name} broke off: look whether it did what was asked before you repeat it."
+        return unavailable(what, outcome_unknown=True, reason=f"{name}_broke_off")
+    return unavailable(f"The service {name} cannot be asked now.", reason=f"{name}_away")

@@ -1,0 +1,44 @@
+"""What the front door tells a service behind it of a request that it forwards.
+
+Replay is the front door: it works out who calls, and hands the request over with the method, the query and
+the body of the client. The service serves each public path below `INSIDE`, on its internal port, to callers
+that show the secret. It checks no key of a tenant.
+"""
+
+import msgspec
+from starlette.requests import Request
+
+from schemas.errors import ApiError
+from schemas.ids import Tenant
+
+INSIDE = "/internal"
+"""Put before a public path, it is the path at the service's internal port."""
+CALLER = "x-rejoinder-caller"
+"""The header that names who calls: a `Caller` as JSON."""
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who calls: a tenant, an admin, who may read what all tenants used, or both where no key is asked for.
+
+    An admin's key belongs to no tenant.
+    """
+
+    tenant: Tenant | None
+    admin: bool
+
+
+_caller = msgspec.json.Decoder(Caller).decode
+
+
+def caller_header(caller: Caller) -> dict[str, str]:
+    """The header that names `caller`."""
+    return {CALLER: msgspec.json.encode(caller).decode()}
+
+
+def caller_of(request: Request) -> Caller:
+    """Who calls, as the front door says. Raises ApiError (400) if it does not say so."""
+    try:
+        return _caller(request.headers.get(CALLER, ""))
+    except msgspec.DecodeError:
+        what = f"The header {CALLER} must name who calls: ask the front door, not this port."
+        raise ApiError(400, what, param=CALLER, code="invalid_request") from None
