@@ -155,7 +155,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Count,
         _takes("open responses above which a POST is refused (429); 1.25 times all slots keep waits short"),
     ] = 625
-    window_ms: Annotated[
+    acceptance_ms: Annotated[
         Milliseconds, _takes("milliseconds within which an accepted request must reach the log, or is void")
     ] = 60_000
     skew_ms: Annotated[Milliseconds, _takes("milliseconds by which clocks may differ, 1 or more")] = 10_000
@@ -279,9 +279,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> 
     An empty value, also a flag's, stands for the default. Raises SettingsError, which names the variable or
     flag, its value and what it takes; also for a variable that looks like a misspelt setting.
     """
-    sources = {
-        name: (setting.variable, environ.get(setting.variable, "")) for name, setting in SETTINGS.items()
-    }
+    sources = {name: _source(setting, environ) for name, setting in SETTINGS.items()}
     _refuse_misspelt(environ)
     sources |= {name: (SETTINGS[name].flag, text) for name, text in (flags or {}).items()}
     values = {name: _value(name, source, text) for name, (source, text) in sources.items() if text}
@@ -299,9 +297,21 @@ def environment(settings: Mapping[str, object]) -> dict[str, str]:
     return {SETTINGS[name].variable: _text(value) for name, value in settings.items()}
 
 
+RENAMED: Mapping[str, str] = {"acceptance_ms": "window_ms"}
+"""By setting, the name that it had in the version before. Its variable is taken for one more version, so that
+old and new processes can run on one environment."""
+
+
+def _source(setting: Setting, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that a setting is read from, and its text; "" if there is none."""
+    text = environ.get(setting.variable, "")
+    before = PREFIX + RENAMED.get(setting.name, setting.name).upper()
+    return (setting.variable, text) if text else (before, environ.get(before, ""))
+
+
 def _refuse_misspelt(environ: Mapping[str, str]) -> None:
     """Only what is close to a setting: Kubernetes adds variables of its own for a service `rejoinder`."""
-    known = [name.upper() for name in SETTINGS]
+    known = [name.upper() for name in (*SETTINGS, *RENAMED.values())]
     for variable in environ:
         name = variable.removeprefix(PREFIX)
         if name != variable and name not in known:

@@ -63,7 +63,7 @@ async def _check(settings: Settings) -> list[Problem]:
 
 def _kept(settings: Settings) -> int:
     needed = int((settings.run_deadline_s + settings.ephemeral_s) * 1000)
-    return kept_ms(needed + settings.window_ms + settings.skew_ms)
+    return kept_ms(needed + settings.acceptance_ms + settings.skew_ms)
 
 
 def _say(lines: Sequence[object]) -> None:

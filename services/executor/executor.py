@@ -90,7 +90,7 @@ class Executor:
         self._registry = registry
         self._beside = beside
         self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
-        self._memory_ms = settings.window_ms + settings.skew_ms
+        self._memory_ms = settings.acceptance_ms + settings.skew_ms
         ephemeral_ms, lease = int(settings.ephemeral_s * 1000), settings.lease_s
         self.liveness = Liveness(self.me)
         form = settings.records

@@ -104,7 +104,7 @@ class Service:
         replay = ReplayClient(self._peer)
         gauge = Gauge(replay, admission)
         deadline_ms = int(settings.run_deadline_s * 1000)
-        terms = Terms(partitions, settings.window_ms, settings.skew_ms, deadline_ms)
+        terms = Terms(partitions, settings.acceptance_ms, settings.skew_ms, deadline_ms)
         commands = Commands(
             configuration,
             terms,

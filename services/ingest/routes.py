@@ -142,7 +142,7 @@ class Desk:
         """Mint an id and create once. A create that belongs elsewhere is refused: only the front door tries
         another id.
         """
-        patience, not_after = Patience(), self._clock() + self._settings.window_ms
+        patience, not_after = Patience(), self._clock() + self._settings.acceptance_ms
         order = Order(tenant, keyed=key is not None, not_after=not_after)
         created = await self._commands.create(self._commands.id(asked, tenant, key), order, asked, patience)
         if isinstance(created, Elsewhere):

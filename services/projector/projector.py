@@ -123,7 +123,7 @@ class Projector:
         self._log = log_
         self._names = names
         self._memory_bytes = memory_bytes
-        self._memory_ms = settings.window_ms + settings.skew_ms
+        self._memory_ms = settings.acceptance_ms + settings.skew_ms
         self._ephemeral_ms = int(settings.ephemeral_s * 1000)
         self._group = projector_group(settings)
         self._views = Views(log_, names, skew_ms=settings.skew_ms)

@@ -125,7 +125,7 @@ class Door:
         self.peer = Peer(settings.ingest_url, stall_s=stall_s, secret=secret)
         ingest = IngestClient(self.peer, settings.max_record_bytes + ANSWER_BYTES)
         places = Places(len(service.foldings), partial(eventlog.leader, names.events))
-        terms = Terms(settings.window_ms, settings.skew_ms)
+        terms = Terms(settings.acceptance_ms, settings.skew_ms)
         door = FrontDoor(service.replay, ingest, places, terms, clock=_now_ms, entropy=secrets.token_bytes)
         self._tasks = Tasks()
         self.routes = DoorRoutes(door, settings, service.room, stop, self._tasks.spawn).routes()
@@ -159,7 +159,7 @@ async def _listen(settings: Settings, service: Service, more: Sequence[BaseRoute
 
 
 def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) -> Sources:
-    memory_ms = settings.window_ms + settings.skew_ms
+    memory_ms = settings.acceptance_ms + settings.skew_ms
 
     async def watermarks() -> dict[int, int | None]:
         return await eventlog.committed(projector_group(settings), names.events, range(partitions))

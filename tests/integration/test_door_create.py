@@ -288,7 +288,7 @@ async def test_a_413_for_what_is_stored_twice_names_the_field_and_the_true_numbe
 
 
 async def test_a_request_that_reached_the_log_too_late_is_void() -> None:
-    async with ingesting(window_ms=1) as running:
+    async with ingesting(acceptance_ms=1) as running:
         clock = running.log.clock
         running.log.clock = lambda: clock() + 1000
         answer = await running.post({"background": True})

@@ -173,7 +173,7 @@ async def _until_taken(running: Ingesting) -> None:
 
 
 async def test_a_void_request_may_be_repeated_with_its_key() -> None:
-    async with ingesting(window_ms=500) as running:
+    async with ingesting(acceptance_ms=500) as running:
         clock = running.log.clock
         running.log.clock = lambda: clock() + 1000
         assert (await running.post({"background": True}, KEY)).status == 503

@@ -42,7 +42,7 @@ def open_door(
     assert process.reader is not None
     node, loop = process.node, asyncio.get_running_loop()
     places = Places(PARTITIONS, lambda partition: node.leader(NAMES.events, partition), clock=loop.time)
-    terms = Terms(settings.window_ms, settings.skew_ms)
+    terms = Terms(settings.acceptance_ms, settings.skew_ms)
     line = Line(node, find, background)
     entropy = node.rng.randbytes
     door = FrontDoor(process.reader.replay, line, places, terms, clock=clock, entropy=entropy)

@@ -99,7 +99,7 @@ def start(
     appends = Appends(writer, NAMES.events, places)
     gauge = Gauge(line, admission)
     deadline_s = SHORT_S if brief(name) else LONG_S
-    terms = Terms(PARTITIONS, settings.window_ms, settings.skew_ms, deadline_s * 1000)
+    terms = Terms(PARTITIONS, settings.acceptance_ms, settings.skew_ms, deadline_s * 1000)
     entropy = node.rng.randbytes
     commands = Commands(CONFIG, terms, admission, appends, places, line, gauge, clock=clock, entropy=entropy)
     stop, connections = asyncio.Event(), list[asyncio.Task[Any]]()

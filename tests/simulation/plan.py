@@ -101,7 +101,7 @@ class Plan(Struct, frozen=True):
     slots: int = 50
     places: int = 50
     """Calls that an executor may have at once at an upstream of each kind."""
-    window_ms: int = 20_000
+    acceptance_ms: int = 20_000
     seven: float = 0.3
     """The chance that an executor writes the form of events that was before today's (P-15)."""
     upgraded_s: float = 0

@@ -278,7 +278,7 @@ class Promises:
         times = [record.timestamp for record in records if record.offset >= mark]
         if not times:
             times = [record.timestamp for record in records[-1:]]
-        since = min(times, default=0) - settings.window_ms - settings.skew_ms
+        since = min(times, default=0) - settings.acceptance_ms - settings.skew_ms
         return next((record.offset for record in records if record.timestamp >= since), mark)
 
     def needed(self, partition: int) -> int:

@@ -51,7 +51,7 @@ class World:
         self.rng = Random(seed)
         self.plan = plan
         self.settings = Settings(
-            window_ms=plan.window_ms,
+            acceptance_ms=plan.acceptance_ms,
             skew_ms=2_000,
             slots=plan.slots,
             grace_s=plan.grace,

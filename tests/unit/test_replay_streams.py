@@ -371,7 +371,7 @@ async def test_it_starts_where_the_projector_says_and_knows_the_rest_from_transc
     old = await (await Author(log.writer(), 1).accept()).take()
     await old.complete()
     await old.pack()
-    now[0] += 10 * (Settings().window_ms + Settings().skew_ms)
+    now[0] += 10 * (Settings().acceptance_ms + Settings().skew_ms)
     fresh = await (await Author(log.writer(), 2).accept()).take()
     await fresh.say("a")
     projector = await log.join(projector_group(Settings()), NAMES.events, lambda _: None)
@@ -393,7 +393,7 @@ async def test_what_was_accepted_before_the_watermark_has_no_second_life() -> No
     now[0] += 1_000
     await deleted.accept()
     await (await (await Author(log.writer(), 3).accept()).take()).complete()
-    now[0] += Settings().window_ms + Settings().skew_ms - 500
+    now[0] += Settings().acceptance_ms + Settings().skew_ms - 500
     last = await Author(log.writer(), 2).accept()
     projector = await log.join(projector_group(Settings()), NAMES.events, lambda _: None)
     await projector.commit({0: last.accepted.offset})

@@ -86,6 +86,19 @@ def test_api_keys_are_not_shown_in_logs() -> None:
     assert "sesame" not in repr(chosen)
 
 
+def test_a_setting_is_taken_by_its_earlier_name_unless_it_has_the_new_one() -> None:
+    assert load({"REJOINDER_WINDOW_MS": "7"}).acceptance_ms == 7
+    assert load({"REJOINDER_WINDOW_MS": "7", "REJOINDER_ACCEPTANCE_MS": "8"}).acceptance_ms == 8
+    with pytest.raises(SettingsError, match="REJOINDER_WINDOW_MS: 'soon' does not fit"):
+        load({"REJOINDER_WINDOW_MS": "soon"})
+
+
+def test_an_admins_key_is_no_tenants_key() -> None:
+    with pytest.raises(SettingsError, match="REJOINDER_ADMIN_KEYS") as caught:
+        load({"REJOINDER_API_KEYS": "acme=sesame-open-sesame", "REJOINDER_ADMIN_KEYS": "sesame-open-sesame"})
+    assert "sesame" not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", ["short", "sesame open sesame", "s" * 257])
 def test_a_bad_internal_secret_is_not_shown(value: str) -> None:
     with pytest.raises(SettingsError, match="REJOINDER_INTERNAL_SECRET: the value does not fit") as caught:

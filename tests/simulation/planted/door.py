@@ -19,7 +19,9 @@ from tests.simulation.planted.registry import rule
 
 BROKEN = Plan(breaks=0.6, keyed=0, repeats=0, leaves=0, deletes=0, responses=14, max_queue=20)
 """The hop breaks more often than not."""
-LATE = Plan(breaks=0.5, unsure=0.5, keyed=0, repeats=0, leaves=0, window_ms=1_000, responses=14, max_queue=20)
+LATE = Plan(
+    breaks=0.5, unsure=0.5, keyed=0, repeats=0, leaves=0, acceptance_ms=1_000, responses=14, max_queue=20
+)
 """The same, and much reaches the log too late."""
 DOUBTFUL = Plan(breaks=0.8, unsure=0.9, keyed=0, repeats=0, leaves=0, responses=24, max_queue=40)
 """Hardly any client hears at once what became of an attempt."""

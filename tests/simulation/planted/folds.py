@@ -40,7 +40,9 @@ QUIET = replace(
 )
 
 
-@rule("P-60", "P-28", "P-42", "P-54", "P-43", "P-45", "P-48", "P-62", plan=replace(QUIET, window_ms=6_000))
+@rule(
+    "P-60", "P-28", "P-42", "P-54", "P-43", "P-45", "P-48", "P-62", plan=replace(QUIET, acceptance_ms=6_000)
+)
 def rewound_fold() -> Iterator[None]:
     """An executor that gets a partition back reads it again, into the same fold."""
 
@@ -106,7 +108,7 @@ def replay_without_a_floor() -> Iterator[None]:
     "P-42",
     "P-54",
     "P-62",
-    plan=replace(TARDY, window_ms=20_000, background=1, streams=0, leaves=0, breaks=0, unsure=0.3),
+    plan=replace(TARDY, acceptance_ms=20_000, background=1, streams=0, leaves=0, breaks=0, unsure=0.3),
 )
 def forgotten_too_early() -> Iterator[None]:
     """A closed response is forgotten at once."""
@@ -134,7 +136,7 @@ def forgotten_by_another_clock() -> Iterator[None]:
     "P-80",
     "P-81",
     "P-72",
-    plan=Plan(faults=only(pause=6, retain=6), targets="r", seconds=90, responses=14, window_ms=3_000),
+    plan=Plan(faults=only(pause=6, retain=6), targets="r", seconds=90, responses=14, acceptance_ms=3_000),
 )
 def skipped_what_expired() -> Iterator[None]:
     """A reader that was away too long keeps its fold, and goes on behind the gap."""

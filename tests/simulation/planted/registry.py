@@ -50,7 +50,7 @@ TARDY = Plan(
     acts={"i": ("accepted",)},
     targets="i",
     rate=1,
-    window_ms=3_000,
+    acceptance_ms=3_000,
     repeats=1,
     responses=12,
     max_queue=20,
@@ -67,7 +67,7 @@ NARROW = Plan(
     words=20,
 )
 """Each executor may make one call at a time of each upstream, and executors die."""
-LASTING = Plan(window_ms=2_000, words=40, max_queue=40)
+LASTING = Plan(acceptance_ms=2_000, words=40, max_queue=40)
 """Responses outlive the acceptance window: a reader that starts has not seen where some of them began."""
 UPGRADING = Plan(
     upgraded_s=25,
@@ -112,7 +112,7 @@ READING = Plan(faults=only(follow=12, kill=3, pause=3, expel=3, slow=3, reader=3
 EPHEMERAL = Plan(
     unstored=1,
     ephemeral=1,
-    window_ms=3_000,
+    acceptance_ms=3_000,
     words=3,
     responses=14,
     max_queue=20,

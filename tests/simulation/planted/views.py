@@ -48,7 +48,7 @@ FORGETFUL = Plan(
     deletes=0,
     returns=1,
     absence=15,
-    window_ms=3_000,
+    acceptance_ms=3_000,
     words=2,
     seconds=60,
 )
@@ -110,7 +110,7 @@ def forgotten_gone() -> Iterator[None]:
         yield
 
 
-@rule("P-72", plan=replace(LATE_WRITERS, window_ms=3_000))
+@rule("P-72", plan=replace(LATE_WRITERS, acceptance_ms=3_000))
 def gone_not_heeded() -> Iterator[None]:
     """A reader shows what a late writer brought back, until it is erased again."""
 
