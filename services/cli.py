@@ -157,7 +157,7 @@ def _watch(
     header
         A header to send, such as "x-rejoinder-tenant: acme"; may be repeated.
     """
-    from services.watch import watch
+    from services.terminal.watch import watch
 
     logs.setup("warning", "console")
     return watch(id, url, starting_after, as_json=json, headers=header, api_key=api_key)
@@ -209,7 +209,7 @@ def _tail(
 
     Reads the topic `closings`, until Ctrl-C. Colours show on a terminal, unless NO_COLOR is set.
     """
-    from services.tail import tail
+    from services.terminal.tail import tail
 
     settings = _settings(options, "console")
     return tail(settings, last=last, tenant=tenant, as_json=json, now_ms=int(time.time() * 1000))

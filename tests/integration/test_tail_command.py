@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.closing_line import COLOURS
 from services.connect import connect, topic_names
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Log
 from services.settings import Settings
+from services.terminal.closing_line import COLOURS
 from tests.conftest import eventually
 from tests.process import REJOINDER
 from tests.projecting import Views, projecting

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from schemas.errors import not_found, unavailable
 from schemas.events import frame
-from services.watch import WatchFailed
-from services.watch import watch as watching
+from services.terminal.watch import WatchFailed
+from services.terminal.watch import watch as watching
 from services.web.answers import json_answer
 from services.web.edge import route
 from services.web.sse import EventStream

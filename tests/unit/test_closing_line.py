@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from schemas.closings import ClosingRecord, TokenCounts
 from schemas.ids import Tenant
-from services.closing_line import COLOURS, PLAIN, line_of, span
+from services.terminal.closing_line import COLOURS, PLAIN, line_of, span
 from tests import closings
 
 AT = 1_796_058_000_000  # 2026-11-30 17:00:00 UTC

@@ -14,7 +14,7 @@ from schemas.ids import response_id
 from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog
 from services.eventlog.memory_partition import MemoryPartition
-from services.tail import ClosingsReader
+from services.terminal.tail import ClosingsReader
 from tests.conftest import eventually
 from tests.unit.test_closing_line import CLOSING
 

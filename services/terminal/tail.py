@@ -18,12 +18,12 @@ import structlog
 from schemas.closings import ClosingRecord, Marks, lost, parse
 from schemas.errors import LogError, LogUnavailable, SettingsError
 from schemas.records import LogRecord, Unreadable
-from services.closing_line import line_of
 from services.connect import connect, topic_names
 from services.eventlog.port import Batch, Log
 from services.eventlog.tail import Tail
 from services.process import until_stopped, while_wanted
 from services.settings import Settings
+from services.terminal.closing_line import line_of
 
 LOOK_S = 10.0
 """Seconds after which the reader looks again for partitions that were added."""
