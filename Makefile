@@ -73,7 +73,8 @@ schemas: $(RUNS)
 	$(BIN)/python -m services.published $(ARGS)
 
 # New pins for the dependencies of pyproject.toml. Pins name no registry: pip asks the one that it is set up for.
-LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml
+LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade \
+	--extra analytics pyproject.toml
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --group build --output-file requirements.txt

@@ -28,6 +28,7 @@ SERVICES = {
     "ingest": "Carry out what the front door asks: validate, append to the log.",
     "executor": "Run accepted responses against models and agents.",
     "replay": "Serve clients: reads and streams from the log, and commands through ingest.",
+    "analytics": "Count what has ended into the topic `usage`, and answer for usage and costs.",
     "projector": "Pack closed responses into the topics `responses` and `transcripts`.",
 }
 CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERVICE_URLS})

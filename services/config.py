@@ -1,4 +1,4 @@
-"""Reads the operator's file `rejoinder.toml`: models and agents, where they are, and the bounds of tenants.
+"""Reads the operator's file `rejoinder.toml`: models and agents, where they are, bounds of tenants, prices.
 
     [[models]]                              # the first whose `match` fits a request's `model` serves it
     match = "gpt-*"
@@ -15,6 +15,14 @@
     max_open = 20
     max_running = 2
 
+    [[prices]]                              # the first whose `model` fits a response's model prices it
+    model = "gpt-*"
+    input = 1.25                            # per million tokens
+    cached_input = 0.125
+    output = 10
+    currency = "usd"
+    valid_from = 2026-08-01                 # of equal globs the latest that is in force
+
 Model `echo` is built in. Without a file, and with OPENAI_API_KEY set, every other model is OpenAI's (or
 OPENAI_BASE_URL's). URLs come from here only, never from a request. Ingest asks `Config.validate` before it
 accepts a request, an executor asks `Config.route` for the backend, both ask `Config.quota`; all are pure. The
@@ -23,7 +31,8 @@ file is strict: an unknown key, or a bad value, stops the start with an error th
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +70,7 @@ KEYS: Mapping[str, str] = {
     "models": "a list of [[models]] tables",
     "agents": "a list of [[agents]] tables",
     "tenants": "a list of [[tenants]] tables",
+    "prices": "a list of [[prices]] tables",
     "match": 'a glob over the names of models, or of tenants, such as "gpt-*"; the first that fits wins',
     "name": "the name that requests give in agent_reference.name",
     "backend": '"responses", "chat" or "scripted"',
@@ -80,6 +90,13 @@ KEYS: Mapping[str, str] = {
     '"thought_signature" (backend "chat")',
     "max_open": "how many responses of one tenant may be open, 1 or more; above, its POSTs are refused (429)",
     "max_running": "how many responses of one tenant an executor runs at once, 1 or more; the others wait",
+    "model": 'a glob over the names of models, such as "gpt-*"; the first that fits and is in force wins',
+    "input": "the price of a million input tokens, 0 or more, with at most 6 decimals",
+    "cached_input": "the price of a million of them that came from the cache; else that of `input`",
+    "cache_write": "the price of a million of them that were written to the cache; else that of `input`",
+    "output": "the price of a million output tokens, 0 or more, with at most 6 decimals",
+    "currency": 'three letters, such as "usd"',
+    "valid_from": "a date (from midnight UTC) or a date with a time, such as 2026-08-01; else: from ever",
 }
 """Every key of the file and what it takes: the text of errors, and of the docs."""
 REQUIRED: Mapping[str, str] = {
@@ -87,9 +104,14 @@ REQUIRED: Mapping[str, str] = {
     "base_url": 'base_url = "https://models.example/v1"',
     "name": 'name = "weather"',
     "url": 'url = "http://127.0.0.1:8088"',
+    "model": 'model = "gpt-*"',
+    "input": "input = 1.25",
+    "output": "output = 10",
 }
-"""By required key of a table, an example. The values are strings."""
+"""By required key of a table, an example."""
 
+MAX_PRICE = 1e9
+"""Above all prices of a million tokens."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -157,6 +179,29 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_running: int | None = None
 
 
+class Price(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a million tokens cost of models whose name fits the glob `model`, from `valid_from` on."""
+
+    model: str
+    input: float
+    cached_input: float | None = None
+    cache_write: float | None = None
+    output: float
+    currency: str = "usd"
+    valid_from: Any = None
+
+    @property
+    def since(self) -> int:
+        """When it is in force from, in ms since the epoch. Raises ValueError for what is no time."""
+        if self.valid_from is None:
+            return 0
+        given = self.valid_from if isinstance(self.valid_from, date) else str(self.valid_from)
+        moment = datetime.fromisoformat(str(given))
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0, round(moment.timestamp() * 1000))
+
+
 LISTED = "GET /v1/models lists what there is."
 UNBOUNDED = Quota(match="*")
 ECHO = Model(match="echo", backend="scripted", repeatable=True, resumable=True)
@@ -170,6 +215,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     models: tuple[Model, ...] = ()
     agents: tuple[Agent, ...] = ()
     tenants: tuple[Quota, ...] = ()
+    prices: tuple[Price, ...] = ()
 
     def routes(self) -> Iterator[Route]:
         """All models and agents."""
@@ -302,6 +348,9 @@ def _wrongs(config: Config) -> Iterator[str]:
         yield from (f"agents[{index}].{wrong}" for wrong in wrongs if wrong)
     for index, quota in enumerate(config.tenants):
         yield from (f"tenants[{index}].{wrong}" for wrong in _wrong_quota(quota))
+    for index, price in enumerate(config.prices):
+        yield from (f"prices[{index}].{wrong}" for wrong in _wrong_price(price))
+    yield from _same_prices(config.prices)
 
 
 def _wrong_model(model: Model) -> Iterator[str]:
@@ -349,6 +398,32 @@ def _wrong_quota(quota: Quota) -> Iterator[str]:
             yield f"{key}: {bound} does not fit; it takes {KEYS[key]}"
 
 
+def _wrong_price(price: Price) -> Iterator[str]:
+    if not price.model:
+        yield f"model: '' fits no model; it takes {KEYS['model']}"
+    for key in ("input", "cached_input", "cache_write", "output"):
+        amount = getattr(price, key)
+        if amount is not None and not (amount >= 0 and round(amount, 6) == amount < MAX_PRICE):
+            yield f"{key}: {amount} does not fit; it takes {KEYS[key]}"
+    if not re.fullmatch("[A-Za-z]{3}", price.currency):
+        yield f"currency: {price.currency!r} does not fit; it takes {KEYS['currency']}"
+    try:
+        _ = price.since
+    except ValueError:
+        yield f"valid_from: {price.valid_from} does not fit; it takes {KEYS['valid_from']}"
+
+
+def _same_prices(prices: Sequence[Price]) -> Iterator[str]:
+    """Two prices of one glob from one time on: nobody could say which counts."""
+    first: dict[tuple[str, int], int] = {}
+    for index, price in enumerate(prices):
+        earlier = first.setdefault((price.model, price.since), index)
+        if earlier != index:
+            when = "no valid_from" if price.valid_from is None else f"valid_from = {price.valid_from}"
+            what = f"both have model = {price.model!r} and {when}"
+            yield f"prices[{earlier}] and prices[{index}]: {what}; remove one, or give it another valid_from"
+
+
 def _wrong_url(key: str, url: str) -> str | None:
     """What is wrong with `url`, without the URL itself (it may hold a password); None if nothing."""
     takes = f"it takes {KEYS.get(key, KEYS['base_url'])}"
@@ -368,7 +443,8 @@ def _missing(table: str, key: str) -> str:
     """The error of a table without a `key` that it needs."""
     article = "an" if table == "agents" else "a"
     what = f"{KEYS[key]}; such as {REQUIRED[key]}"
-    return f"{key}: missing; {article} [[{table}]] table needs it, a string: {what}"
+    kind = "a number" if key in ("input", "output") else "a string"
+    return f"{key}: missing; {article} [[{table}]] table needs it, {kind}: {what}"
 
 
 _MISSING = re.compile(r"Object missing required field `(?P<key>[^`]*)` - at `\$\.(?P<at>[^`]*)`")
@@ -376,7 +452,7 @@ _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]
 _AT = re.compile(r"(?P<why>.*) - at `\$\.?(?P<at>[^`]*)`")
 
 
-_TABLES: Mapping[str, type[Struct]] = {"models": Model, "agents": Agent, "tenants": Quota}
+_TABLES: Mapping[str, type[Struct]] = {"models": Model, "agents": Agent, "tenants": Quota, "prices": Price}
 
 
 def _table(at: str) -> str:

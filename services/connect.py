@@ -82,3 +82,8 @@ def executors_group(settings: Settings) -> str:
 def projector_group(settings: Settings) -> str:
     """The consumer group of the projectors. A starting replay begins at its watermark (P-75)."""
     return f"{settings.topic_prefix}rejoinder-projector"
+
+
+def analytics_group(settings: Settings) -> str:
+    """The consumer group of the processes that count `closings`."""
+    return f"{settings.topic_prefix}rejoinder-analytics"

@@ -32,6 +32,10 @@ that code can move and the test stays. Each point is told with its subjects, whi
     request made           lanes                  one Produce request of the writer
     request answered       lanes
     closings due           partition, dues        before the announcer sends them together, in this order
+    usage counted          changes                a batch of closings is counted, and nothing of it is written
+    usage due              group, pairs           before names, rows or the mark are appended
+    usage written          group, pairs           and when they are acknowledged
+    usage acknowledged     changes                the batch is: its offsets may be committed
     checkpoints due        checkpoints            before they are committed
     checkpoints committed  checkpoints
     beat due
@@ -73,6 +77,10 @@ Point = Literal[
     "request made",
     "request answered",
     "closings due",
+    "usage counted",
+    "usage due",
+    "usage written",
+    "usage acknowledged",
     "checkpoints due",
     "checkpoints committed",
     "beat due",

@@ -79,10 +79,24 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(ge=30, le=36_500),
         _takes("days for which a response's closing can be read in the topic closings, 30 or more"),
     ] = 30
+    usage_days: Annotated[
+        int,
+        Meta(ge=32, le=36_500),
+        _takes("days for which usage and costs can be asked for, 32 or more"),
+    ] = 90
     records: Annotated[
         Literal[1, 2],
         _takes("the form of event records: 1 as long as a process of the version before runs, else 2"),
     ] = 2
+
+    analytics_instance: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$"),
+        _takes(
+            "a name of this analytics process that it keeps over restarts and no other has, such as its pod's: "
+            "it is back at once then; up to 100 letters, digits and ._-; empty: none"
+        ),
+    ] = ""
 
     host: Annotated[str, _takes("the address to listen on for clients")] = "127.0.0.1"
     port: Annotated[Port, _takes("the public port of replay, and ingest's, 0 to 65535; 0: any free one")] = (

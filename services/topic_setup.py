@@ -39,6 +39,7 @@ async def make_topics(settings: Settings, *, fix: bool = False, grow: bool = Tru
         max_record_bytes=settings.max_record_bytes,
         kept=_kept(settings),
         closings_ms=settings.closings_days * DAY,
+        usage_ms=settings.usage_days * DAY,
         projector=projector_group(settings),
     )
 
@@ -58,6 +59,7 @@ async def _check(settings: Settings) -> list[Problem]:
         max_record_bytes=settings.max_record_bytes,
         kept=_kept(settings),
         closings_ms=settings.closings_days * DAY,
+        usage_ms=settings.usage_days * DAY,
     )
 
 

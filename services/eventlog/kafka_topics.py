@@ -32,6 +32,7 @@ from services.eventlog.topics import (
     DAY,
     MAX_RECORD_BYTES,
     RETENTION,
+    USAGE_RETENTION,
     ActualTopic,
     Problem,
     Topics,
@@ -59,9 +60,10 @@ async def check_topics(
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
     closings_ms: int = RETENTION,
+    usage_ms: int = USAGE_RETENTION,
 ) -> list[Problem]:
     """What is wrong with the topics, held against `specs` with these bounds. Raises LogUnavailable."""
-    wanted = specs(names, max_record_bytes, kept, closings_ms)
+    wanted = specs(names, max_record_bytes, kept, closings_ms, usage_ms)
     async with admin_at(KafkaAddress(bootstrap, settings=settings)) as admin:
         return check_all(wanted, await _look(admin, wanted))
 
@@ -78,6 +80,7 @@ async def create_topics(
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
     closings_ms: int = RETENTION,
+    usage_ms: int = USAGE_RETENTION,
     projector: str | None = None,
 ) -> list[str]:
     """Create the topics that are missing and say what was done, a line each.
@@ -88,7 +91,7 @@ async def create_topics(
     anew its checkpoints are dropped, so that it begins at the log's start (P-77).
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
-    wanted = specs(names, max_record_bytes, kept, closings_ms)
+    wanted = specs(names, max_record_bytes, kept, closings_ms, usage_ms)
     async with admin_at(KafkaAddress(bootstrap, settings=settings)) as admin:
         found = await _look(admin, wanted)
         events = found.get(names.events)

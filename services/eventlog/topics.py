@@ -23,6 +23,8 @@ LONGEST_ABSENCE = 7 * DAY
 """Milliseconds that a reader may be away and still meet every tombstone (P-92)."""
 RETENTION = 30 * DAY
 """Milliseconds that a response can be read, and at least that its closing can."""
+USAGE_RETENTION = 90 * DAY
+"""Milliseconds that what closings come to can be read, where nothing else is chosen."""
 
 
 class Topics(Struct, frozen=True):
@@ -32,6 +34,7 @@ class Topics(Struct, frozen=True):
     responses: str
     transcripts: str
     closings: str
+    usage: str
     executors: str
 
 
@@ -42,6 +45,7 @@ def topics(prefix: str = "") -> Topics:
         responses=f"{prefix}responses",
         transcripts=f"{prefix}transcripts",
         closings=f"{prefix}closings",
+        usage=f"{prefix}usage",
         executors=f"{prefix}responses.executors",
     )
 
@@ -150,11 +154,12 @@ def specs(
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
     closings_ms: int = RETENTION,
+    usage_ms: int = USAGE_RETENTION,
 ) -> list[TopicSpec]:
     """What our topics must be like. `responses.events` comes first: others follow its partitions.
 
     `max_record_bytes` is the size of the largest record, `kept` what `kept_ms` says, `closings_ms` for how
-    many milliseconds a closing can be read.
+    many milliseconds a closing can be read, `usage_ms` for how many what it came to.
     """
     every = (*_ALL, _holding(max_record_bytes))
     lower = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S" if kept > DAY else ""
@@ -185,6 +190,7 @@ def specs(
             ),
             users="the projector and its consumers",
         ),
+        TopicSpec(names.usage, (*_usage(closings_ms, usage_ms), *every), users="analytics"),
         TopicSpec(
             names.executors,
             (
@@ -197,6 +203,20 @@ def specs(
             partitions=1,
         ),
     ]
+
+
+def _usage(closings_ms: int, usage_ms: int) -> tuple[TopicSetting, ...]:
+    """A mark must outlive the closings that it has counted, and a record that another has overtaken must be
+    there until it is written again (P-117).
+    """
+    return (
+        TopicSetting("cleanup.policy", _BOTH, "one of", ("compact",)),
+        TopicSetting("retention.ms", str(max(usage_ms, closings_ms + LONGEST_ABSENCE)), "at least"),
+        TopicSetting("min.compaction.lag.ms", str(HOUR), "at least"),
+        TopicSetting("min.cleanable.dirty.ratio", "0.1"),
+        TopicSetting("segment.ms", str(HOUR)),
+        TopicSetting("segment.bytes", str(64 << 20)),
+    )
 
 
 def _holding(max_record_bytes: int) -> TopicSetting:

@@ -24,6 +24,9 @@ _WHAT = {
     "transcripts": "Request and stream events of each stored response, packed. A view of responses.events.",
     "closings": "Each response that has ended: whose it was, how it ended, what it cost. No content. A "
     "consumer that keeps the last closed_offset that it counted, per partition and log, counts each once.",
+    "usage": "What the closings come to, by partition, tenant, model, agent and minute. Rows add up. Of two "
+    "records with one key the one that has counted more stands: a row with more responses, a mark that has "
+    "passed more, more names.",
     "executors": "Which executors live, and which models each of them serves.",
 }
 _ABOUT = (

@@ -29,6 +29,7 @@ from schemas.records import (
     NewRecord,
 )
 from schemas.upstream_headers import UPSTREAM_PARTIAL, upstream_headers
+from schemas.usage import UsageMark, UsageNames, UsageRow
 from services.eventlog.transcript import (
     Chunk,
     Gone,
@@ -61,10 +62,14 @@ class RecordKind(Struct, frozen=True):
     says: Sequence[type[Struct]]
     holds: str | None
     packed: bool = False
+    keyed: str = ""
+    """The pattern of the key, where samples do not tell it."""
 
     @property
     def key(self) -> Shape:
         """The schema of the key."""
+        if self.keyed:
+            return {"type": "string", "pattern": whole_text(self.keyed)}
         patterns = dict.fromkeys(pattern_of(sample.key.decode(), TOKENS) for sample in self.samples)
         return {"type": "string", "pattern": whole_text("|".join(patterns))}
 
@@ -134,10 +139,13 @@ _FREE: Mapping[str, type] = dict.fromkeys(
 """Headers that no struct has a field for, and that are not the same in every record."""
 
 
+_NEVER_ERASED = ("executors", "closings", "usage")
+
+
 def kinds() -> list[RecordKind]:
     """Every kind of record, in the order of the documents."""
-    found = [*_of_events(), *_of_views(), *_of_closings(), *_of_executors()]
-    erased = dict.fromkeys(kind.topic for kind in found if kind.topic not in ("executors", "closings"))
+    found = [*_of_events(), *_of_views(), *_of_closings(), *_of_usage(), *_of_executors()]
+    erased = dict.fromkeys(kind.topic for kind in found if kind.topic not in _NEVER_ERASED)
     return [*found, *(_tombstone(topic, [kind for kind in found if kind.topic == topic]) for topic in erased)]
 
 
@@ -222,6 +230,28 @@ def _of_closings() -> list[RecordKind]:
     samples = [closing_record(closing).new()]
     what = sentence(ClosingRecord.__doc__)
     return [RecordKind("closings", "closing", what, samples, (ClosingRecord,), "ClosingRecord")]
+
+
+def _of_usage() -> list[RecordKind]:
+    text = r'"(?:[^"\\]|\\.)*"'
+    maybe = f"(?:{text}|null)"
+    keys = {
+        UsageRow: rf"\[{NUMBERS},{text},{maybe},{maybe},{NUMBERS}\]",
+        UsageNames: rf"\[{NUMBERS},{text},{text}\]",
+        UsageMark: rf"\[{NUMBERS}\]",
+    }
+    return [
+        RecordKind(
+            "usage",
+            str(kind.__struct_config__.tag),
+            sentence(kind.__doc__),
+            [NewRecord(b"", b"")],
+            (),
+            kind.__name__,
+            keyed=pattern,
+        )
+        for kind, pattern in keys.items()
+    ]
 
 
 def _of_executors() -> list[RecordKind]:

@@ -16,6 +16,7 @@ from schemas.models import ListedModel, Listing, ModelList
 from schemas.records import OPEN_STATUSES, ClaimedValue, OnlyId
 from schemas.request import BODY, FIELDS
 from schemas.response import ERROR_CODES, INCOMPLETE_REASONS, final_response, initial
+from schemas.usage import UsageMark, UsageNames, UsageRow
 from services.executor.beats import BeatValue
 from services.published.sample import RESPONSE
 from services.published.shapes import Parts, id_shape, inferred, ref, struct_shapes, types_in
@@ -55,7 +56,7 @@ def parts() -> Parts:
     """Every schema that has a name."""
     answered = struct_shapes(DeletedResponse, Envelope, ModelList, SchemaList)
     return {
-        **struct_shapes(ClaimedValue, OnlyId, ClosingRecord, BeatValue, Listing, ListedModel),
+        **struct_shapes(ClaimedValue, OnlyId, ClosingRecord, UsageRow, UsageNames, UsageMark, BeatValue, Listing, ListedModel),
         **struct_shapes(Health),
         **{name: _always_whole(shape) for name, shape in answered.items()},
         "CreateRequest": {"description": f"The body of a create. {_HANDED_ON}", **BODY},

@@ -84,7 +84,7 @@ def test_the_first_match_bounds_a_tenant() -> None:
 
 
 def test_every_key_says_what_it_takes() -> None:
-    tables = (Model, Agent, Quota, Config)
+    tables = (Model, Agent, Quota, Price, Config)
     assert {key for table in tables for key in table.__struct_fields__} == set(config.KEYS)
 
 

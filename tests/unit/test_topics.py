@@ -172,8 +172,19 @@ def test_closings_are_only_ever_appended_and_can_be_read_for_thirty_days_at_leas
     [problem] = problems(closings=changed(spec, retention_ms=str(30 * DAY - 1)))
     assert problem.setting == ("retention.ms", str(30 * DAY))
     assert problems(closings=changed(spec, retention_ms="-1")) == []
-    longer = specs(NAMES, closings_ms=90 * DAY)
-    assert [problem.setting for problem in check_all(longer, cluster())] == [("retention.ms", str(90 * DAY))]
+    longer = specs(NAMES, closings_ms=60 * DAY)
+    assert [problem.setting for problem in check_all(longer, cluster())] == [("retention.ms", str(60 * DAY))]
+
+
+def test_what_is_counted_outlives_the_closings_and_what_was_overtaken_is_not_compacted_at_once() -> None:
+    spec = SPECS[NAMES.usage]
+    [problem] = problems(usage=changed(spec, min_compaction_lag_ms="0"))
+    assert problem.setting == ("min.compaction.lag.ms", "3600000")
+    [problem] = problems(usage=changed(spec, retention_ms=str(90 * DAY - 1)))
+    assert problem.setting == ("retention.ms", str(90 * DAY))
+    assert problems(usage=changed(spec, cleanup_policy="compact")) == []
+    longer = [problem.setting for problem in check_all(specs(NAMES, closings_ms=120 * DAY), cluster())]
+    assert longer == [("retention.ms", str(120 * DAY)), ("retention.ms", str(127 * DAY))]
 
 
 def test_closings_have_as_many_partitions_as_the_events_and_are_not_filled_again() -> None:
