@@ -67,13 +67,9 @@ def _seconds(*bounds: float) -> tuple[int, ...]:
 
 # The bounds (µs) are OpenTelemetry's: gen_ai.server.time_to_first_token, .time_per_output_token and
 # .request.duration.
-FIRST_OUTPUT = _seconds(
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10
-)
+FIRST_OUTPUT = _seconds(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 BETWEEN_OUTPUTS = _seconds(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
-DURATION = _seconds(
-    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92
-)
+DURATION = _seconds(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 
 
 class Histogram(Struct):
@@ -139,7 +135,7 @@ class UsageMark(Struct, tag_field="kind", tag="mark", kw_only=True):
 
 
 UsageValue = UsageRow | UsageNames | UsageMark
-_value = msgspec.json.Decoder(UsageValue).decode
+_values: msgspec.json.Decoder[UsageValue] = msgspec.json.Decoder(UsageValue)
 _OF: Mapping[type, type] = {RowKey: UsageRow, NamesKey: UsageNames, MarkKey: UsageMark}
 
 
@@ -173,8 +169,7 @@ def read_pair(key: bytes, value: bytes, partition: int) -> UsageRecord | Unreada
     known = _KEYS.get(len(_any_array(key)))
     if known is None:
         return Unreadable(f"unknown key: {key[:SHOWN]!r}")
-    found = known.decode(key)
-    said = _value(value)
+    found, said = known.decode(key), _values.decode(value)
     if found.partition != partition or not isinstance(said, _OF[type(found)]):
         return Unreadable(f"a key of another partition or kind: {key[:SHOWN]!r}")
     return UsageRecord(found, said)
@@ -236,7 +231,7 @@ def _one_more(counts: dict[str, int], what: str) -> None:
 
 
 def _times(closing: ClosingRecord) -> Iterator[tuple[str, int]]:
-    """The times of a closing, in microseconds. One that is negative is 0: another leader's clock was behind."""
+    """The times of a closing (µs). One that is negative is 0: another leader's clock was behind."""
     first, last, deltas = closing.first_output_at, closing.last_output_at, closing.deltas
     if first is not None:
         yield "first_output", max(0, first - closing.accepted_at) * 1000

@@ -93,8 +93,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$"),
         _takes(
-            "a name of this analytics process that it keeps over restarts and no other has, such as its pod's: "
-            "it is back at once then; up to 100 letters, digits and ._-; empty: none"
+            "a name that this analytics process keeps over restarts and no other has, such as its pod's: it "
+            "is back at once then; up to 100 letters, digits and ._-; empty: none"
         ),
     ] = ""
 

@@ -29,7 +29,7 @@ class UsageTable(faust.Table[bytes, bytes]):
             message = event.message
             self.changelog.restore(message.partition, message.key, message.value, message.offset)
 
-    def persisted_offset(self, tp: TP) -> int | None:
+    def persisted_offset(self, _: TP) -> int | None:
         """From where on a partition is to be restored. Faust's own note may be of an earlier generation."""
         return FROM_THE_START
 
@@ -82,7 +82,7 @@ class Changelog:
             self._keys.setdefault(partition, set()).add(key)
 
     async def write(self, partition: int, pairs: Sequence[Pair]) -> None:
-        """Append records to a partition, and keep them when all are acknowledged. Raises what kept one out."""
+        """Append records to a partition; keep them when all are acknowledged. Raises what kept one out."""
         sent = [self._table.send_changelog(partition, key, value) for key, value in pairs]
         await asyncio.gather(*sent)
         for key, value in pairs:

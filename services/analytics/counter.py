@@ -2,13 +2,14 @@
 
     a batch of closings, of all partitions → names, rows, marks, each acknowledged → the batch is acknowledged
 
-Faust gives the group, the stream and the table, whose changelog is the topic `usage`. What it does not promise
-is made sure of here (docs/decisions):
+Faust gives the group, the stream and the table, whose changelog is the topic `usage`. What it does not
+promise is made sure of here (docs/decisions):
 
 - A partition begins with all that stands in `usage`, whether Faust's recovery has seen it or not.
 - Each offset is looked at: what is counted already is passed over, and a gap that retention did not make ends
   the process.
-- Events of an earlier generation of the group are dropped, unacknowledged, and so is what was counted of them.
+- Events of an earlier generation of the group are dropped, unacknowledged, and so is what was counted of
+  them.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any
 
 import faust
 import structlog
+from faust import Stream
 from faust.types import EventT, StreamT
 from mode.supervisors import CrashingSupervisor
 
@@ -28,7 +30,8 @@ from services import points
 from services.analytics import metrics
 from services.analytics.changelog import Changelog
 from services.analytics.counting import Changes, Pair, PartitionCount
-from services.analytics.faust_settings import faust_settings
+from services.analytics.faust_settings import faust_settings, quieten
+from services.analytics.mended import mend_faust
 from services.analytics.prices import Prices
 from services.connect import analytics_group, topic_names
 from services.eventlog.port import Bounds, Log, TopicPartition
@@ -74,6 +77,8 @@ class Counter:
     """Counts what Faust's group assigns to this process."""
 
     def __init__(self, settings: Settings, eventlog: Log, prices: Prices, partitions: int) -> None:
+        mend_faust()
+        quieten()
         self._log = eventlog
         self._names = topic_names(settings)
         self._prices = prices
@@ -119,6 +124,7 @@ class Counter:
             crashed.cancel()
 
     async def _agent(self, stream: StreamT[bytes]) -> None:
+        assert isinstance(stream, Stream)
         try:
             async for events in stream.noack_take(MOST_EVENTS, within=WITHIN_S):
                 await self._batch(stream, events)
@@ -127,7 +133,7 @@ class Counter:
                 self._failed.set_exception(error)
             raise
 
-    async def _batch(self, stream: StreamT[bytes], events: Sequence[Any]) -> None:
+    async def _batch(self, stream: Stream[bytes], events: Sequence[Any]) -> None:
         """Count a batch, unless the group moves on meanwhile: then whoever owns its partitions reads it."""
         generation = self._app.consumer_generation_id
         if generation != self._generation:
@@ -161,7 +167,9 @@ class Counter:
     async def _write(self, changed: Mapping[int, Changes], generation: int) -> bool:
         """Write names, then rows, then marks, each when all before are acknowledged (P-115)."""
         for group in ("names", "rows", "mark"):
-            pairs: dict[int, list[Pair]] = {number: getattr(found, group) for number, found in changed.items()}
+            pairs: dict[int, list[Pair]] = {
+                number: getattr(found, group) for number, found in changed.items()
+            }
             points.at("usage due", group, pairs)
             await asyncio.gather(*(self.changelog.write(number, found) for number, found in pairs.items()))
             if self._moved(generation):

@@ -3,9 +3,9 @@
     take      each record of `closings`, in the order of its offsets
     written   names, then rows, then the mark: what has changed since
 
-Whoever writes waits for the acknowledgements of each group before the next (P-115). If it dies in between, the
-next one begins at the mark. It counts the same closings again, in the same order, and comes to the same rows:
-names were written before any row that needs them, and a row knows what it has counted (P-116).
+Whoever writes waits for the acknowledgements of each group before the next (P-115). If it dies in between,
+the next one begins at the mark. It counts the same closings again, in the same order, and comes to the same
+rows: names were written before any row that needs them, and a row knows what it has counted (P-116).
 """
 
 from collections.abc import Iterable

@@ -64,5 +64,8 @@ def _credentials(settings: Settings) -> Any:
     if chosen.tokens is not None:
         return OAuthCredentials(oauth_cb=chosen.tokens, ssl_context=context)
     return SASLCredentials(
-        username=chosen.username, password=chosen.password, mechanism=chosen.sasl_mechanism, ssl_context=context
+        username=chosen.username,
+        password=chosen.password,
+        mechanism=chosen.sasl_mechanism,
+        ssl_context=context,
     )

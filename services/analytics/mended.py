@@ -20,6 +20,7 @@ _CALL = """\
 _NOTE = """\
                             set_read_offset(tp, offset)
 """
+METHOD = "_drain_messages"
 _MENDED = "rejoinder_mended"
 
 
@@ -27,9 +28,9 @@ class FaustUnknown(RejoinderError):
     """The installed Faust is not the one that is mended here: what to install instead."""
 
 
-def mend_faust() -> None:
-    """Mend the class, once. Raises FaustUnknown if its source is not as expected."""
-    function = consumer.Consumer._drain_messages
+def mend_faust(kind: type = consumer.Consumer) -> None:
+    """Mend a class, once. Raises FaustUnknown if its source is not as expected."""
+    function = getattr(kind, METHOD)
     if hasattr(function, _MENDED):
         return
     source = inspect.getsource(function)
@@ -38,6 +39,5 @@ def mend_faust() -> None:
     found: dict[str, object] = {}
     text = textwrap.dedent(source.replace(_CALL + _NOTE, _NOTE + _CALL))
     exec(compile(text, consumer.__file__, "exec"), vars(consumer), found)  # noqa: S102  # its own source
-    mended = found["_drain_messages"]
-    setattr(mended, _MENDED, True)
-    consumer.Consumer._drain_messages = mended  # type: ignore[method-assign,assignment]
+    setattr(found[METHOD], _MENDED, True)
+    setattr(kind, METHOD, found[METHOD])

@@ -1,8 +1,8 @@
 """What a closing costs, by the operator's `[[prices]]`. Pure.
 
-The first price that fits the model and is in force when the response closed counts; of equal globs the latest.
-Amounts are whole numbers of 10^-12 of the currency's unit: a price per million has at most six decimals, so
-each token costs a whole number of these, and sums are exact.
+The first price that fits the model and is in force when the response closed counts; of equal globs the
+latest. Amounts are whole numbers of 10^-12 of the currency's unit: a price per million has at most six
+decimals, so each token costs a whole number of these, and sums are exact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from schemas.closings import ClosingRecord, TokenCounts
 from services.config import Price
 
 MICRO = 1_000_000
-"""The decimals of a price: a million tokens at 1.0 are a million times 10^-6, and each 10^6 of our amounts."""
+"""What a token costs, of our amounts, if a million of them cost 1."""
 NOTHING: Mapping[str, int] = {}
 
 

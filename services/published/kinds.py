@@ -29,7 +29,16 @@ from schemas.records import (
     NewRecord,
 )
 from schemas.upstream_headers import UPSTREAM_PARTIAL, upstream_headers
-from schemas.usage import UsageMark, UsageNames, UsageRow
+from schemas.usage import (
+    MarkKey,
+    NamesKey,
+    RowKey,
+    UsageKey,
+    UsageMark,
+    UsageNames,
+    UsageRow,
+    encoded_key,
+)
 from services.eventlog.transcript import (
     Chunk,
     Gone,
@@ -234,23 +243,23 @@ def _of_closings() -> list[RecordKind]:
 
 def _of_usage() -> list[RecordKind]:
     text = r'"(?:[^"\\]|\\.)*"'
-    maybe = f"(?:{text}|null)"
-    keys = {
-        UsageRow: rf"\[{NUMBERS},{text},{maybe},{maybe},{NUMBERS}\]",
-        UsageNames: rf"\[{NUMBERS},{text},{text}\]",
-        UsageMark: rf"\[{NUMBERS}\]",
-    }
+    maybe, number = f"(?:{text}|null)", f"(?:{NUMBERS})"
+    found: Sequence[tuple[type[Struct], UsageKey, str]] = [
+        (UsageRow, RowKey(0, TENANT, "echo", None, 0), rf"{number},{text},{maybe},{maybe},{number}"),
+        (UsageNames, NamesKey(0, TENANT, "*"), rf"{number},{text},{text}"),
+        (UsageMark, MarkKey(0), number),
+    ]
     return [
         RecordKind(
             "usage",
             str(kind.__struct_config__.tag),
             sentence(kind.__doc__),
-            [NewRecord(b"", b"")],
+            [NewRecord(encoded_key(key), b"")],
             (),
             kind.__name__,
-            keyed=pattern,
+            keyed=rf"\[{pattern}\]",
         )
-        for kind, pattern in keys.items()
+        for kind, key, pattern in found
     ]
 
 

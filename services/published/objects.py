@@ -56,7 +56,17 @@ def parts() -> Parts:
     """Every schema that has a name."""
     answered = struct_shapes(DeletedResponse, Envelope, ModelList, SchemaList)
     return {
-        **struct_shapes(ClaimedValue, OnlyId, ClosingRecord, UsageRow, UsageNames, UsageMark, BeatValue, Listing, ListedModel),
+        **struct_shapes(
+            ClaimedValue,
+            OnlyId,
+            ClosingRecord,
+            UsageRow,
+            UsageNames,
+            UsageMark,
+            BeatValue,
+            Listing,
+            ListedModel,
+        ),
         **struct_shapes(Health),
         **{name: _always_whole(shape) for name, shape in answered.items()},
         "CreateRequest": {"description": f"The body of a create. {_HANDED_ON}", **BODY},

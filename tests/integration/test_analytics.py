@@ -18,7 +18,7 @@ from schemas.closings import ClosingRecord
 from schemas.records import Unreadable
 from schemas.usage import RowKey, UsageRow, read_usage
 from services.broker.tcp import free_port
-from services.connect import topic_names
+from services.connect import analytics_group, topic_names
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
@@ -112,7 +112,9 @@ class Workers:
     def start(self, instance: str = "one", dying: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """One more; `dying` says where it kills itself."""
         own = replace(self._settings, analytics_instance=instance, internal_port=free_port())
-        command = [sys.executable, "-m", "tests.dying", "analytics", *dying] if dying else [REJOINDER, "analytics"]
+        command = (
+            [sys.executable, "-m", "tests.dying", "analytics", *dying] if dying else [REJOINDER, "analytics"]
+        )
         process = subprocess.Popen(command, env={**os.environ, **environment(asdict(own))})
         self.running.append(process)
         return process
@@ -232,3 +234,21 @@ async def test_workers_that_come_and_go_count_each_end_once(
 
 async def some_counted(log: Log, settings: Settings, least: int) -> bool:
     return (await counted(log, settings))["responses"] >= least
+
+
+@pytest.mark.slow
+async def test_p119_closings_that_are_passed_over_end_the_process(
+    log: Log, settings: Settings, announcer: Announcer, workers: Workers, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await announcer.announce(30, again=False)
+    topics = topic_names(settings)
+    bounds = (await log.bounds(topics.closings, [0]))[0]
+    membership = await log.join(analytics_group(settings), topics.closings, lambda _: None)
+    await eventually(lambda: membership.owned)
+    await membership.commit({0: bounds.end - 1})
+    await membership.close()
+    process = workers.start()
+    assert await asyncio.to_thread(process.wait, SLOWLY) == 1
+    told = f"closings 0 to {bounds.end - 2} of partition 0 were not delivered, though they are there"
+    assert told in capfd.readouterr().err
+    assert 0 not in {key.partition for key, _ in await rows(log, settings)}

@@ -81,7 +81,7 @@ class Partition:
         return count.next or 0
 
     def _die(self, changes: Changes) -> None:
-        """Of what it had sent some is appended by and by: it was paused, say. What it sent before was there."""
+        """Of what it had sent last some is appended by and by: it was paused, say."""
         groups = [changes.names, changes.rows, changes.mark]
         if self.without == "P-115":
             groups = [[pair for group in groups for pair in group]]

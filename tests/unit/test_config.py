@@ -8,7 +8,7 @@ import pytest
 from schemas.errors import ApiError, SettingsError
 from schemas.ids import Tenant
 from services import config
-from services.config import ECHO, UNBOUNDED, Agent, Config, Model, Quota
+from services.config import ECHO, UNBOUNDED, Agent, Config, Model, Price, Quota
 
 FILE = """
 [[models]]

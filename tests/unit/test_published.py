@@ -39,6 +39,9 @@ ALSO = {
     "responses.response",
     "responses.tombstone",
     "closings.closing",
+    "usage.mark",
+    "usage.names",
+    "usage.row",
 }
 """Kinds that are the only ones of their topic, or have no type of their own."""
 

@@ -11,6 +11,7 @@ class Elsewhere(Struct, frozen=True):
 
 
 _SIZES = "nothing in the simulation is large"
+_COUNTED = "it ends with the closings: what they come to is counted from these alone"
 _KAFKA = "of Kafka's own doing, which the log in memory has not"
 
 ELSEWHERE = {
@@ -78,6 +79,17 @@ ELSEWHERE = {
     "P-111": Elsewhere(
         "nobody in the simulation sets up topics",
         "unit/test_topics.py::test_closings_are_only_ever_appended_and_can_be_read_for_thirty_days_at_least",
+    ),
+    "P-114": Elsewhere(_COUNTED, "property/test_usage.py::test_the_sum_over_any_split_is_the_sum_of_all"),
+    "P-115": Elsewhere(_COUNTED, "property/test_usage.py::test_without_the_rule_some_sum_is_wrong"),
+    "P-116": Elsewhere(_COUNTED, "property/test_usage.py::test_without_the_rule_some_sum_is_wrong"),
+    "P-117": Elsewhere(_COUNTED, "property/test_usage.py::test_without_the_rule_some_sum_is_wrong"),
+    "P-118": Elsewhere(
+        _COUNTED, "property/test_usage.py::test_p118_what_is_told_late_is_counted_in_the_oldest_open_minute"
+    ),
+    "P-119": Elsewhere(
+        _COUNTED,
+        "integration/test_analytics.py::test_p119_closings_that_are_passed_over_end_the_process",
     ),
     "P-100": Elsewhere(
         "its upstreams end with the stream that is read from them: there is nothing to stop",
