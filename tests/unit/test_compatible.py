@@ -118,6 +118,30 @@ def test_a_change_is_found_behind_a_reference_and_a_circle_ends(side: Side) -> N
     assert not list(Comparison(before, before, side).of("it", ref, ref))
 
 
+BEHIND: Mapping[str, Callable[[Shape], Shape]] = {
+    "a member": lambda ref: of(a=ref),
+    "elements": lambda ref: {"type": "array", "items": ref},
+    "other members": lambda ref: {"type": "object", "additionalProperties": ref},
+    "names of members": lambda ref: {"type": "object", "propertyNames": ref},
+    "what is packed": lambda ref: {**TEXT, "contentEncoding": "zstd", "contentSchema": ref},
+    "a branch": lambda ref: {"anyOf": [ref, {"type": "null"}]},
+    "what holds together": lambda ref: {"type": "object", "allOf": [ref]},
+    "a consequence": lambda ref: {"type": "object", "if": of(a=TEXT), "then": ref},
+    "an alternative": lambda ref: {"type": "object", "if": of(a=TEXT), "else": ref},
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("side", Side)
+def test_a_change_is_found_wherever_the_reference_to_it_stands(
+    behind: Callable[[Shape], Shape], side: Side
+) -> None:
+    before, after = {"$defs": {"part": of(a=TEXT)}}, {"$defs": {"part": of(a=NUMBER)}}
+    shape = behind({"$ref": "#/$defs/part"})
+    assert any(change.breaks for change in Comparison(before, after, side).of("it", shape, shape))
+    assert not list(Comparison(before, before, side).of("it", shape, shape))
+
+
 DOCUMENTS = generated()
 EVENT = f"{RECORDS}responses.events.event.json"
 CREATE = ("paths", "/v1/responses", "post")
@@ -283,6 +307,27 @@ EDITS: Mapping[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a version": (lambda docs: api("info")(docs).update(version="9.9.9"), "1.4.2"),
 }
+
+
+def parts_of(name: str) -> dict[str, Any]:
+    """What a document has under a name of its own."""
+    document = DOCUMENTS[name]
+    found: dict[str, Any] = document["$defs"] if name.startswith(RECORDS) else document["components"]["schemas"]
+    return found
+
+
+PARTS = [(name, part) for name in sorted(DOCUMENTS) if name != ASYNCAPI for part in parts_of(name)]
+
+
+@pytest.mark.parametrize("name, part", PARTS)
+def test_no_part_of_a_document_changes_unseen(name: str, part: str) -> None:
+    """Records have their parts in documents of their own, so those of the topics' document are not looked at."""
+    whole = parts_of(name)
+    document = deepcopy(DOCUMENTS[name])
+    section = document["$defs"] if name.startswith(RECORDS) else document["components"]["schemas"]
+    section[part] = {"type": "string", "const": "another"}
+    found = changes({name: DOCUMENTS[name]}, {name: document})
+    assert any(change.breaks for change in found), whole[part]
 
 
 @pytest.mark.parametrize("edit, version", EDITS.values(), ids=EDITS)
