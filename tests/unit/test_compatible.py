@@ -305,6 +305,23 @@ EDITS: Mapping[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda docs: api("paths", "/livez", "get")(docs).update(security=[{"key": []}]),
         "2.0.0",
     ),
+    "a key is shown otherwise": (
+        lambda docs: api("components", "securitySchemes", "key")(docs).update(scheme="basic"),
+        "2.0.0",
+    ),
+    "a way to show a key goes": (
+        lambda docs: api("paths", "/v1/models", "get")(docs).update(security=[{}]),
+        "2.0.0",
+    ),
+    "another way to show a key comes": (
+        lambda docs: api("paths", "/v1/models", "get")(docs).update(security=[{}, {"key": []}, {"other": []}]),
+        "1.4.2",
+    ),
+    "an operation is renamed": (
+        lambda docs: api("paths", "/livez", "get")(docs).update(operationId="alive"),
+        "2.0.0",
+    ),
+    "the paths are elsewhere": (lambda docs: docs[OPENAPI].update(servers=[{"url": "/api"}]), "2.0.0"),
     "a version": (lambda docs: api("info")(docs).update(version="9.9.9"), "1.4.2"),
 }
 
