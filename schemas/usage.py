@@ -23,6 +23,8 @@ from schemas.closings import ClosingRecord, Count, Offset
 from schemas.records import MALFORMED, SHOWN, LogRecord, Unreadable
 
 MINUTE_MS = 60_000
+UNIT = 10**12
+"""Amounts of a cost in one unit of its currency."""
 MOST_ERRORS = 32
 """Types of errors, and statuses, that one row tells apart; further ones are counted as OTHER."""
 OTHER = "other"
@@ -112,11 +114,21 @@ class UsageRow(Struct, tag_field="kind", tag="row", omit_defaults=True, kw_only=
     cost: dict[str, Count] = msgspec.field(default_factory=dict)
     """By currency, in 10^-12 of its unit, by the prices that held when it was counted."""
 
+    @property
+    def progress(self) -> int:
+        """How much it has counted (P-117)."""
+        return self.responses
+
 
 class UsageNames(Struct, tag_field="kind", tag="names"):
     """Models that have rows of their own under a route. Further ones are counted under the route's name."""
 
     names: list[str]
+
+    @property
+    def progress(self) -> int:
+        """How much it has counted (P-117)."""
+        return len(self.names)
 
 
 class UsageMark(Struct, tag_field="kind", tag="mark", kw_only=True):
@@ -132,6 +144,11 @@ class UsageMark(Struct, tag_field="kind", tag="mark", kw_only=True):
     """How many records of `closings` were gone through so far, over all topics of that name."""
     minute: Minute
     """The latest minute that a closing was counted in."""
+
+    @property
+    def progress(self) -> int:
+        """How much it has counted (P-117)."""
+        return self.passed
 
 
 UsageValue = UsageRow | UsageNames | UsageMark
@@ -175,19 +192,18 @@ def read_pair(key: bytes, value: bytes, partition: int) -> UsageRecord | Unreada
     return UsageRecord(found, said)
 
 
+def decoded_key(key: bytes) -> UsageKey:
+    """A key that was read before."""
+    return _KEYS[len(_any_array(key))].decode(key)
+
+
+decoded_row = msgspec.json.Decoder(UsageRow).decode
+"""A row of a value that was read before."""
+
+
 def counted_more(value: UsageValue, than: UsageValue) -> bool:
     """Whether `value` has counted more than another record with its key: then it stands (P-117)."""
-    return _progress(value) > _progress(than)
-
-
-def _progress(value: UsageValue) -> int:
-    match value:
-        case UsageRow():
-            return value.responses
-        case UsageNames():
-            return len(value.names)
-        case UsageMark():
-            return value.passed
+    return value.progress > than.progress
 
 
 # Counting.

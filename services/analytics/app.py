@@ -1,18 +1,35 @@
-"""The process of analytics: builds the adapters and serves until told to stop."""
+"""The process of analytics: it counts what it owns, reads what all have counted, and answers questions.
+
+closings → counter → usage → reader → routes
+             ▲─── records that stand, appended again ───┘
+"""
 
 import asyncio
 import os
+import time
+
+import structlog
+from msgspec.structs import replace
 
 from schemas.errors import SettingsError
 from services import config
 from services.analytics.prices import Prices
+from services.analytics.reader import UsageReader
+from services.analytics.routes import usage_routes
 from services.connect import connect, topic_names
-from services.process import while_wanted
+from services.eventlog.topics import DAY
+from services.loops import while_all_run
 from services.settings import Settings
+from services.web import health
+from services.web.edge import Edge
+from services.web.hosts import names_inside
+from services.web.server import Server
+
+log = structlog.get_logger()
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Count until `stop` is set.
+    """Count and answer until `stop` is set.
 
     Raises SettingsError, LogUnavailable, TopicMissing or CannotListen when it cannot start.
     """
@@ -24,10 +41,32 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         raise SettingsError(f"{what} ({error})") from error
     configuration = config.load(settings.config, os.environ)
-    log = connect(settings, "analytics")
+    eventlog = connect(settings, "analytics")
+    names = topic_names(settings)
     try:
-        partitions = await log.partitions(topic_names(settings).closings)
-        counter = Counter(settings, log, Prices(configuration.prices), partitions)
-        await while_wanted(counter.run(), stop)
+        partitions = await eventlog.partitions(names.closings)
+        reader = UsageReader(eventlog, names.usage, settings.usage_days * DAY, _now_ms)
+        counter = Counter(settings, eventlog, Prices(configuration.prices), partitions, reader.index)
+        routes = [
+            *health.routes(lambda: [*counter.not_ready(), *reader.not_ready()]),
+            *usage_routes(reader, _now_ms),
+        ]
+        edge = Edge(routes, hosts=names_inside(settings.internal_host), secret=settings.internal_secret)
+        server = Server.of(edge, replace(settings, max_connections_per_address=0))
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(loop(), name=loop.__qualname__)
+                for loop in (counter.run, reader.run, counter.watch)
+            ]
+            port = await server.start(settings.internal_host, settings.internal_port)
+            log.info("listening", host=settings.internal_host, internal_port=port)
+            await while_all_run(loops, stop)
+            await server.drain(settings.grace_s / 2)
+            for loop in loops:
+                loop.cancel()
     finally:
-        await log.close()
+        await eventlog.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -89,6 +89,11 @@ class Changelog:
             self._table.data[key] = value
         self._keys.setdefault(partition, set()).update(key for key, _ in pairs)
 
+    async def again(self, partition: int, pairs: Sequence[Pair]) -> None:
+        """Append records that stand once more; of a row that is open its newest."""
+        newest = [(key, self._table.data.get(key, value)) for key, value in pairs]
+        await asyncio.gather(*(self._table.send_changelog(partition, key, value) for key, value in newest))
+
     def forget(self, partition: int, keys: Iterable[bytes]) -> None:
         """Let go of rows that are never written again."""
         for key in keys:

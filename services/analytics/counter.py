@@ -23,7 +23,7 @@ from faust.types import EventT, StreamT
 from mode.supervisors import CrashingSupervisor
 
 from schemas.closings import Lost, lost, parse
-from schemas.errors import RejoinderError
+from schemas.errors import LogError, RejoinderError
 from schemas.records import Headers, Unreadable
 from schemas.usage import UsageRecord
 from services import points
@@ -31,6 +31,8 @@ from services.analytics import metrics
 from services.analytics.changelog import Changelog
 from services.analytics.counting import Changes, Pair, PartitionCount
 from services.analytics.faust_settings import faust_settings, quieten
+from services.analytics.index import UsageIndex
+from services.analytics.lag import LagWatch
 from services.analytics.mended import mend_faust
 from services.analytics.prices import Prices
 from services.connect import analytics_group, topic_names
@@ -43,6 +45,8 @@ MOST_EVENTS = 5000
 WITHIN_S = 1.0
 """Seconds that a batch gathers: so long a row waits to be written, and so often at most it is."""
 
+LOOK_S = 5.0
+"""Seconds between two looks at the lag."""
 FEW = 100
 """Closings after which other tasks get a turn: each takes some 20 µs."""
 
@@ -76,16 +80,22 @@ class App(faust.App):
 class Counter:
     """Counts what Faust's group assigns to this process."""
 
-    def __init__(self, settings: Settings, eventlog: Log, prices: Prices, partitions: int) -> None:
+    def __init__(
+        self, settings: Settings, eventlog: Log, prices: Prices, partitions: int, index: UsageIndex
+    ) -> None:
         mend_faust()
         quieten()
         self._log = eventlog
         self._names = topic_names(settings)
         self._prices = prices
+        self._index = index
         self._group = analytics_group(settings)
         self._topic_id = ""
         self._counts: dict[int, PartitionCount] = {}
         self._generation = 0
+        self._started = False
+        self._acknowledged = 0
+        self._watch = LagWatch()
         self._checked: set[int] = set()
         """The partitions of which this batch had something that was known, and the topic was looked at."""
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -98,10 +108,9 @@ class Counter:
     def __repr__(self) -> str:
         return f"<Counter of {list(self._counts.values())}>"
 
-    @property
-    def owned(self) -> Collection[int]:
-        """The partitions that are counted here."""
-        return self._counts.keys()
+    def not_ready(self) -> Sequence[str]:
+        """Why nothing is counted yet."""
+        return [] if self._started else ["Faust has not started yet"]
 
     async def run(self) -> None:
         """Count until cancelled. Raises what keeps it from counting right."""
@@ -112,6 +121,7 @@ class Counter:
             await asyncio.wait({starting, self._failed}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
+                self._started = True
                 await asyncio.wait({self._failed, crashed}, return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
@@ -122,6 +132,44 @@ class Counter:
             starting.cancel()
             await self._app.stop()
             crashed.cancel()
+
+    async def watch(self) -> None:
+        """Tell the lag, and mend what was overtaken, for ever. Raises Stuck if the lag does not move."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self._started:
+                continue
+            owned = {
+                tp.partition for tp in self._app.consumer.assignment() if tp.topic == self._names.closings
+            }
+            metrics.OWNED.set(len(owned))
+            try:
+                await self._mend(owned)
+                lag = await self._lag(owned)
+            except LogError as error:
+                log.info("cannot look at the lag, trying again", why=str(error))
+                continue
+            metrics.LAG.set(lag)
+            self._watch.look(lag, self._acknowledged, asyncio.get_running_loop().time())
+
+    async def _mend(self, owned: Collection[int]) -> None:
+        """Append what stands again, behind what was overtaken (P-117)."""
+        for number, pairs in self._index.overtaken(owned & self._counts.keys()).items():
+            log.warning(
+                "an earlier owner wrote late, its records are overtaken", partition=number, records=len(pairs)
+            )
+            metrics.OVERTAKEN.inc(len(pairs))
+            await self.changelog.again(number, pairs)
+
+    async def _lag(self, owned: Collection[int]) -> int:
+        """Closings that are there and not counted."""
+        bounds = await self._log.bounds(self._names.closings, owned)
+        committed = await self._log.committed(self._group, self._names.closings, owned)
+        begun = {number: count.next for number, count in self._counts.items()}
+        return sum(
+            max(0, found.end - max(found.start, begun.get(number) or committed[number] or 0))
+            for number, found in bounds.items()
+        )
 
     async def _agent(self, stream: StreamT[bytes]) -> None:
         assert isinstance(stream, Stream)
@@ -153,8 +201,10 @@ class Counter:
         if await self._write(changed, generation):
             for event in ours:
                 await stream.ack(event)
+            self._acknowledged += len(ours)
             points.at("usage acknowledged", changed)
             metrics.COUNTED.inc(len(ours))
+            metrics.count(closing for found in changed.values() for closing in found.counted)
 
     def _moved(self, generation: int) -> bool:
         """Whether the group has moved on: what was counted since is dropped."""

@@ -8,7 +8,7 @@ the next one begins at the mark. It counts the same closings again, in the same 
 rows: names were written before any row that needs them, and a row knows what it has counted (P-116).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from schemas.closings import ClosingRecord, Marks
@@ -46,6 +46,8 @@ class Changes(NamedTuple):
     mark: list[Pair]
     closed: list[bytes]
     """Keys of rows that are never written again."""
+    counted: list[tuple[ClosingRecord, Mapping[str, int]]]
+    """What was counted, and its cost."""
 
 
 class PartitionCount:
@@ -63,6 +65,7 @@ class PartitionCount:
         self._marks = Marks(self._mark.marks)
         self._closed = self._close()
         self._changed: dict[UsageKey, UsageValue] = {}
+        self._counted: list[tuple[ClosingRecord, Mapping[str, int]]] = []
 
     def __repr__(self) -> str:
         return f"<count of partition {self.partition} at {self._mark.next}, {len(self._rows)} rows>"
@@ -106,8 +109,10 @@ class PartitionCount:
         minute = max(minute, self._mark.minute - OPEN_MINUTES)
         key = RowKey(self.partition, closing.tenant, self._model(closing), closing.agent, minute)
         row = self._rows.setdefault(key, UsageRow(counted={}))
-        if counts_in(row, closing, self._prices.cost(closing)):
+        cost = self._prices.cost(closing)
+        if counts_in(row, closing, cost):
             self._changed[key] = row
+            self._counted.append((closing, cost))
 
     def written(self) -> Changes:
         """What has changed since the last call, and where the partition stands now."""
@@ -118,7 +123,8 @@ class PartitionCount:
         self._mark.marks = self._marks.kept
         mark = [(encoded_key(MarkKey(self.partition)), encoded_value(self._mark))]
         closed, self._closed = [*self._closed, *self._close()], []
-        return Changes(groups[NamesKey], groups[RowKey], mark, closed)
+        counted, self._counted = self._counted, []
+        return Changes(groups[NamesKey], groups[RowKey], mark, closed, counted)
 
     def _close(self) -> list[bytes]:
         """Forget the rows that are not open any more. Returns their keys."""

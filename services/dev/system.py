@@ -1,7 +1,7 @@
 """`rejoinder dev`: everything on one machine, under one supervisor.
 
     port free? → Kafka (embedded, or the one that was named) → topics created and checked
-    → ingest, replay, executor, projector as child processes → all ready: prints `ready URL`
+    → ingest, replay, executor, projector, analytics as child processes → all ready: prints `ready URL`
 
 Replay's port is the public one; replay hands commands over to ingest. The supervisor starts a service, or the
 broker, again if it ends by itself. SIGINT or SIGTERM stops the services, which drain, and then the broker; a
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ GRACE_S = 5.0
 STOP_MARGIN_S = 5.0
 """Seconds over the grace period after which a service is killed."""
 POLL_S = 0.1
+FAUST = "pip install 'rejoinder[analytics]', with Python 3.11 to 3.13"
 TELL_S = 10.0
 """Seconds between two log lines that say what is not ready yet."""
 
@@ -121,6 +123,8 @@ class System:
 
     async def _serve(self, settings: Settings) -> None:
         plan = plan_of(settings, os.environ, colors=sys.stderr.isatty())
+        if not analytics_installed():
+            log.warning("usage and costs are not known here: analytics needs faust-streaming", mend=FAUST)
         self._children = [
             Child(name, service_command(name), environ, sys.stderr) for name, environ, _ in plan
         ]
@@ -141,9 +145,15 @@ Plan = Sequence[tuple[str, Mapping[str, str], str]]
 """The services to run: name, environment, and the base URL of /readyz and /metrics."""
 
 
+def analytics_installed() -> bool:
+    """Whether there is Faust, which analytics alone needs."""
+    return find_spec("faust") is not None
+
+
 def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> Plan:
-    """The four services of `settings`, connected over loopback ports that are free now."""
+    """The services of `settings`, connected over loopback ports that are free now."""
     ingest, ingest_inside, ingest_admin, internal, executor, projector = (free_port() for _ in range(6))
+    analytics = free_port()
     common = {
         "replay_url": _url(internal),
         "internal_host": LOOPBACK,
@@ -156,10 +166,20 @@ def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> 
             {"host": LOOPBACK, "port": ingest, "internal_port": ingest_inside, "admin_port": ingest_admin},
             _url(ingest),
         ),
-        "replay": ({"ingest_url": _url(ingest_inside), "admin_port": 0}, _url(internal)),
+        "replay": (
+            {
+                "ingest_url": _url(ingest_inside),
+                "analytics_url": _url(analytics) if analytics_installed() else "",
+                "admin_port": 0,
+            },
+            _url(internal),
+        ),
         "executor": ({"admin_port": executor}, _url(executor)),
         "projector": ({"admin_port": projector}, _url(projector)),
     }
+    if analytics_installed():
+        named = {"internal_port": analytics, "analytics_instance": settings.analytics_instance or "dev"}
+        own["analytics"] = (named, _url(analytics))
     inherited = {**environ, **({"FORCE_COLOR": "1"} if colors else {})}
     given = msgspec.structs.asdict(settings)
     return [

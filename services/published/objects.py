@@ -17,6 +17,7 @@ from schemas.records import OPEN_STATUSES, ClaimedValue, OnlyId
 from schemas.request import BODY, FIELDS
 from schemas.response import ERROR_CODES, INCOMPLETE_REASONS, final_response, initial
 from schemas.usage import UsageMark, UsageNames, UsageRow
+from services.analytics.answers import UsagePage
 from services.executor.beats import BeatValue
 from services.published.sample import RESPONSE
 from services.published.shapes import Parts, id_shape, inferred, ref, struct_shapes, types_in
@@ -54,7 +55,7 @@ _GIVEN: Mapping[str, Any] = {
 
 def parts() -> Parts:
     """Every schema that has a name."""
-    answered = struct_shapes(DeletedResponse, Envelope, ModelList, SchemaList)
+    answered = struct_shapes(DeletedResponse, Envelope, ModelList, SchemaList, UsagePage)
     return {
         **struct_shapes(
             ClaimedValue,

@@ -12,6 +12,7 @@ from msgspec import Struct
 from schemas import ids
 from schemas.checks import Shape
 from schemas.refusal import LONGEST_RETRY_AFTER, RESPONSE_ID
+from services.analytics.queries import COSTS, LATEST, USAGE, UsageQuestion
 from services.published.shapes import NUMBERS, Parts, as_components, needed, ref, whole_text
 from services.replay.input_items import DEFAULT_LIMIT, MAX_LIMIT
 from services.replay.schemas import ASYNCAPI_TYPE, OPENAPI_TYPE, SCHEMA_TYPE
@@ -149,6 +150,31 @@ _PAGED = (
     _query("after", "The id of the item after which the page begins.", _text()),
     _query("include", "Taken, without effect.", _text()),
 )
+_MANY = {"type": "array", "items": _text()}
+
+
+def _usage(kind: UsageQuestion) -> Sequence[Object]:
+    """The query of a question about usage."""
+    most = max(width.most for width in kind.widths.values())
+    usual = {name: width.usual for name, width in kind.widths.items()}
+    grouped = {"type": "array", "items": _text(enum=list(kind.groups))}
+    return (
+        {**_query("start_time", "Unix seconds; rows are of whole minutes.", _TIME), "required": True},
+        _query("end_time", "Unix seconds; not in it. Without it: the end of the bucket of now.", _TIME),
+        _query("bucket_width", "How long a bucket is.", _text(enum=list(kind.widths), default="1d")),
+        _query("group_by[]", "By what results are told apart; also as group_by, and with commas.", grouped),
+        *(_query(f"{name}[]", f"Only these; also as {name}.", _MANY) for name in kind.filters),
+        _query(
+            "limit",
+            f"How many buckets; without it {usual}, at most {most}, fewer of longer ones.",
+            {"type": "integer", "minimum": 1, "maximum": most},
+        ),
+        _query("page", "The next_page of the answer before.", _text()),
+    )
+
+
+_TIME: Object = {"type": "integer", "minimum": 0, "maximum": LATEST}
+_PAGE = (Content(JSON, ref("UsagePage")),)
 _STREAM = Content(
     STREAM,
     {
@@ -233,6 +259,27 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "One model. Its name may have slashes.",
         {200: (Content(JSON, ref("ListedModel")),)},
         errors=(*KEYED, 404),
+    ),
+    ("GET", "/v1/organization/usage/completions"): Operation(
+        "getCompletionsUsage",
+        "Responses that have ended, and their tokens, by time. A tenant is a project_id.",
+        {200: _PAGE},
+        errors=(*KEYED, 404),
+        query=_usage(USAGE),
+    ),
+    ("GET", "/v1/organization/costs"): Operation(
+        "getCosts",
+        "What they cost, by day and the operator's prices.",
+        {200: _PAGE},
+        errors=(*KEYED, 404),
+        query=_usage(COSTS),
+    ),
+    ("GET", "/v1/usage/latency"): Operation(
+        "getLatency",
+        "How long they took and how they ended, by time.",
+        {200: _PAGE},
+        errors=(*KEYED, 404),
+        query=_usage(USAGE),
     ),
     ("GET", SCHEMAS): Operation(
         "listSchemas",

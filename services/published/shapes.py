@@ -87,7 +87,10 @@ def _with_ids(kind: Any) -> Any:
             (one.name, _described(_with_ids(one.type), said.get(one.name)), _default(one))
             for one in msgspec.structs.fields(kind)
         ]
-        return msgspec.defstruct(kind.__name__, fields, namespace={"__doc__": kind.__doc__})
+        config, namespace = kind.__struct_config__, {"__doc__": kind.__doc__}
+        return msgspec.defstruct(
+            kind.__name__, fields, namespace=namespace, tag_field=config.tag_field, tag=config.tag
+        )
     origin: Any = get_origin(kind)
     arguments: tuple[Any, ...] = get_args(kind)
     if origin in (Union, UnionType):
@@ -216,5 +219,6 @@ def as_components(shape: Any) -> Any:
         return {
             name: part.replace(DEFS, COMPONENTS) if name == "$ref" else as_components(part)
             for name, part in shape.items()
+            if name != "discriminator"  # it repeats what each alternative says of its own `object`
         }
     return [as_components(part) for part in shape] if isinstance(shape, list) else shape

@@ -13,7 +13,11 @@ from schemas.errors import ApiError
 
 SCHEMAS, OPENAPI = "/schemas", "/openapi.json"
 BEHIND: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "analytics": {},
+    "analytics": {
+        "/v1/organization/usage/completions": ("GET",),
+        "/v1/organization/costs": ("GET",),
+        "/v1/usage/latency": ("GET",),
+    },
     "webhooks": {},
 }
 """The methods of every path that the front door forwards, by the service that answers it."""

@@ -189,10 +189,14 @@ def test_an_acl_that_is_missed_later_is_told_in_the_log(
 
 
 def test_who_reads_closings_needs_no_right_on_any_content(kafka: Secured, portal: BlockingPortal) -> None:
-    """The ACLs of docs/consumers/closings.md."""
-    wanted = [(TOPIC, "closings", "Read"), (TOPIC, "closings", "Describe"), (GROUP, "reader", "Read")]
+    """The ACLs of docs/consumers/closings.md and docs/consumers/usage.md."""
+    topics = [
+        (TOPIC, name, operation) for name in ("closings", "usage") for operation in ("Read", "Describe")
+    ]
+    wanted = [*topics, (GROUP, "reader", "Read")]
     portal.call(kafka.allow, f"User:{USER}", *within("billing.", *wanted))
     portal.call(_reads, kafka, "billing.closings")
+    portal.call(_reads, kafka, "billing.usage")
     for topic in ("responses.events", "responses", "transcripts"):
         with pytest.raises(TopicAuthorizationFailedError):
             portal.call(_reads, kafka, f"billing.{topic}")

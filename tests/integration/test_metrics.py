@@ -20,7 +20,7 @@ def sample(name: str, **labels: str) -> float:
 
 def ours() -> set[str]:
     """The names of all that the services show."""
-    for module in ("web", "ingest", "replay", "executor", "projector"):
+    for module in ("web", "ingest", "replay", "executor", "projector", "analytics"):
         import_module(f"services.{module}.metrics")
     shown = {f"{metric.name}{'_total' * (metric.type == 'counter')}" for metric in REGISTRY.collect()}
     return {name for name in shown if name.startswith("rejoinder_")}
