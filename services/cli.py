@@ -31,6 +31,7 @@ SERVICES = {
     "analytics": "Count what has ended into the topic `usage`, and answer for usage and costs.",
     "projector": "Pack closed responses into the topics `responses` and `transcripts`.",
 }
+WEBHOOKS = "Tell tenants' webhook endpoints of what has ended; without a command, as a service."
 CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERVICE_URLS})
 """Settings that `rejoinder dev` chooses for its services: they are no flags of it."""
 FAILED, BAD_SETTINGS = 1, 2
@@ -121,6 +122,9 @@ async def _checked(run: Run, settings: Settings, stop: asyncio.Event) -> None:
 
 for _name, _what in SERVICES.items():
     app.command(_service(_name, _what), name=_name)
+_webhooks = App(name="webhooks", help=WEBHOOKS, version_flags=[], result_action="return_value")
+_webhooks.default(_service("webhooks", WEBHOOKS))
+app.command(_webhooks)
 
 
 @app.command

@@ -79,6 +79,13 @@ def executors_group(settings: Settings) -> str:
     return f"{settings.topic_prefix}rejoinder-executors"
 
 
+def webhooks_group(settings: Settings) -> str:
+    """The consumer group of the webhooks' workers: it assigns partitions of `closings`, and keeps
+    checkpoints.
+    """
+    return f"{settings.topic_prefix}rejoinder-webhooks"
+
+
 def projector_group(settings: Settings) -> str:
     """The consumer group of the projectors. A starting replay begins at its watermark (P-75)."""
     return f"{settings.topic_prefix}rejoinder-projector"

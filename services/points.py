@@ -36,6 +36,9 @@ that code can move and the test stays. Each point is told with its subjects, whi
     usage due              group, pairs           before names, rows or the mark are appended
     usage written          group, pairs           and when they are acknowledged
     usage acknowledged     changes                the batch is: its offsets may be committed
+    deliveries due         partition, records     of webhooks, before they are appended
+    attempt due            delivery               of a webhook, before it is sent
+    attempt over           delivery               before its outcome is appended
     checkpoints due        checkpoints            before they are committed
     checkpoints committed  checkpoints
     beat due
@@ -81,6 +84,9 @@ Point = Literal[
     "usage due",
     "usage written",
     "usage acknowledged",
+    "deliveries due",
+    "attempt due",
+    "attempt over",
     "checkpoints due",
     "checkpoints committed",
     "beat due",

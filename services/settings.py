@@ -6,6 +6,7 @@ unit.
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
@@ -20,6 +21,8 @@ from schemas.ids import parse_tenant
 from schemas.request import MAX_VALUES
 
 PREFIX = "REJOINDER_"
+SEALING_KEY_BYTES = 32
+"""Bytes of an operator's key for the secrets of webhooks."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -205,6 +208,25 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 64 << 20
     slots: Annotated[Count, _takes("responses that one executor runs at once, 1 or more")] = 500
 
+    webhooks_keys: Annotated[
+        tuple[str, ...],
+        _takes(
+            "ID=KEY pairs with commas between, each key 32 bytes in base64, which seal secrets of webhook "
+            "endpoints: the first seals, all open; empty: no endpoint can be made"
+        ),
+    ] = ()
+    webhooks_allow_private: Annotated[
+        Literal[0, 1],
+        _takes("1: webhook endpoints may be on private addresses, there with http too; for development"),
+    ] = 0
+    webhooks_endpoints: Annotated[Count, _takes("webhook endpoints that a tenant may have, 1 or more")] = 20
+    webhooks_timeout_s: Annotated[
+        float, Meta(gt=0, le=14), _takes("seconds that a webhook endpoint has to answer, above 0, at most 14")
+    ] = 10
+    webhooks_attempts: Annotated[
+        Count, _takes("webhooks that a worker sends at once, an eighth of them to one endpoint at most")
+    ] = 256
+
     replay_memory_bytes: Annotated[
         Bytes, _takes("bytes of recent events that replay keeps in memory, 1024 or more")
     ] = 512 << 20
@@ -246,7 +268,14 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 _DEFAULTS = Settings()
 SECRETS = frozenset(
-    {"kafka_password", "kafka_oauth_client_secret", "api_keys", "admin_keys", "internal_secret"}
+    {
+        "kafka_password",
+        "kafka_oauth_client_secret",
+        "api_keys",
+        "admin_keys",
+        "internal_secret",
+        "webhooks_keys",
+    }
 )
 """Settings whose values no log line and no error shows."""
 
@@ -356,6 +385,7 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]/]+):[0-9]{1,5}")
 _HOST = re.compile(r"[0-9A-Za-z.:_-]+")
 _NAME = re.compile(r"[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?")
 _API_KEY = re.compile(r"([^=]+)=([!-~]{16,256})")
+_KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SECRET = re.compile(r"[!-~]{16,256}")
 
 
@@ -373,6 +403,9 @@ def _fits(name: str, value: Any) -> bool:
             return all(pair is not None and parse_tenant(pair[1]) is not None for pair in pairs)
         case "admin_keys":
             return all(_SECRET.fullmatch(key) for key in value)
+        case "webhooks_keys":
+            ids = {pair.partition("=")[0] for pair in value}
+            return all(map(_is_sealing_key, value)) and len(ids) == len(value)
         case "internal_secret":
             return bool(_SECRET.fullmatch(value))
         case "hosts":
@@ -381,6 +414,15 @@ def _fits(name: str, value: Any) -> bool:
             return all(_is_url(origin) and not urlsplit(origin).path for origin in value)
         case _:
             return True
+
+
+def _is_sealing_key(pair: str) -> bool:
+    """Whether `pair` is an id and a key of 32 bytes in base64."""
+    id, _, key = pair.partition("=")
+    try:
+        return bool(_KEY_ID.fullmatch(id)) and len(b64decode(key, validate=True)) == SEALING_KEY_BYTES
+    except ValueError:
+        return False
 
 
 SERVICE_URLS = ("replay_url", "ingest_url", "analytics_url", "webhooks_url")

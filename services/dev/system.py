@@ -1,7 +1,8 @@
 """`rejoinder dev`: everything on one machine, under one supervisor.
 
     port free? → Kafka (embedded, or the one that was named) → topics created and checked
-    → ingest, replay, executor, projector, analytics as child processes → all ready: prints `ready URL`
+    → ingest, replay, executor, projector, webhooks, analytics as child processes
+    → all ready: prints `ready URL`
 
 Replay's port is the public one; replay hands commands over to ingest. The supervisor starts a service, or the
 broker, again if it ends by itself. SIGINT or SIGTERM stops the services, which drain, and then the broker; a
@@ -15,6 +16,7 @@ import secrets
 import signal
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -32,7 +34,7 @@ from services.broker import BrokerError, EmbeddedKafka
 from services.broker.tcp import LOOPBACK, free_port
 from services.dev.child import Child, service_command
 from services.process import until_stopped
-from services.settings import Settings, environment
+from services.settings import SEALING_KEY_BYTES, Settings, environment
 from services.topic_setup import make_topics, require_topics
 from services.web.edge import Edge
 from services.web.hosts import LOOPBACK_NAMES
@@ -45,6 +47,8 @@ STOP_MARGIN_S = 5.0
 """Seconds over the grace period after which a service is killed."""
 POLL_S = 0.1
 FAUST = "pip install 'rejoinder[analytics]', with Python 3.11 to 3.13"
+KEY_FILE = "webhooks.key"
+"""Where a data directory has the key that seals the secrets of webhooks."""
 TELL_S = 10.0
 """Seconds between two log lines that say what is not ready yet."""
 
@@ -63,6 +67,10 @@ def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
         settings = msgspec.structs.replace(settings, grace_s=GRACE_S)
     if "hosts" not in chosen:
         settings = msgspec.structs.replace(settings, hosts=LOOPBACK_NAMES)
+    if "webhooks_allow_private" not in chosen:
+        settings = msgspec.structs.replace(settings, webhooks_allow_private=1)
+    if "webhooks_keys" not in chosen:
+        settings = msgspec.structs.replace(settings, webhooks_keys=(sealing_key(data),))
     kafka = None if "kafka" in chosen else EmbeddedKafka(data)
     system = System(settings, kafka)
     until_stopped(system.run, at_once=system.kill)
@@ -141,6 +149,20 @@ class System:
             sys.stdout.flush()
 
 
+def sealing_key(data: Path) -> str:
+    """The key that seals the secrets of webhooks: made once, it stays as long as the directory `data`."""
+    path = data / KEY_FILE
+    data.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        made = data / f"{KEY_FILE}.{os.getpid()}"
+        made.touch(0o600)
+        made.write_text(f"dev={b64encode(secrets.token_bytes(SEALING_KEY_BYTES)).decode()}\n")
+        with suppress(FileExistsError):  # another process was faster: its key holds
+            path.hardlink_to(made)
+        made.unlink()
+    return path.read_text().strip()
+
+
 Plan = Sequence[tuple[str, Mapping[str, str], str]]
 """The services to run: name, environment, and the base URL of /readyz and /metrics."""
 
@@ -153,7 +175,7 @@ def analytics_installed() -> bool:
 def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> Plan:
     """The services of `settings`, connected over loopback ports that are free now."""
     ingest, ingest_inside, ingest_admin, internal, executor, projector = (free_port() for _ in range(6))
-    analytics = free_port()
+    analytics, webhooks = free_port(), free_port()
     common = {
         "replay_url": _url(internal),
         "internal_host": LOOPBACK,
@@ -170,12 +192,14 @@ def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> 
             {
                 "ingest_url": _url(ingest_inside),
                 "analytics_url": _url(analytics) if analytics_installed() else "",
+                "webhooks_url": _url(webhooks),
                 "admin_port": 0,
             },
             _url(internal),
         ),
         "executor": ({"admin_port": executor}, _url(executor)),
         "projector": ({"admin_port": projector}, _url(projector)),
+        "webhooks": ({"internal_port": webhooks, "admin_port": 0}, _url(webhooks)),
     }
     if analytics_installed():
         named = {"internal_port": analytics, "analytics_instance": settings.analytics_instance or "dev"}

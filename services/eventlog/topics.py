@@ -36,6 +36,7 @@ class Topics(Struct, frozen=True):
     closings: str
     usage: str
     executors: str
+    webhooks: str
 
 
 def topics(prefix: str = "") -> Topics:
@@ -47,6 +48,7 @@ def topics(prefix: str = "") -> Topics:
         closings=f"{prefix}closings",
         usage=f"{prefix}usage",
         executors=f"{prefix}responses.executors",
+        webhooks=f"{prefix}webhooks",
     )
 
 
@@ -191,6 +193,15 @@ def specs(
             users="the projector and its consumers",
         ),
         TopicSpec(names.usage, (*_usage(closings_ms, usage_ms), *every), users="analytics"),
+        TopicSpec(
+            names.webhooks,
+            (
+                TopicSetting("cleanup.policy", "compact", "exactly"),  # P-120
+                *_COMPACTED,
+                *every,
+            ),
+            users="webhooks",
+        ),
         TopicSpec(
             names.executors,
             (

@@ -27,6 +27,8 @@ _WHAT = {
     "usage": "What the closings come to, by partition, tenant, model, agent and minute. Rows add up. Of two "
     "records with one key the one that has counted more stands: a row with more responses, a mark that has "
     "passed more, more names.",
+    "webhooks": "Which endpoints hear of which ends, with sealed secrets, and what became of each delivery. "
+    "Private: it names endpoints' URLs.",
     "executors": "Which executors live, and which models each of them serves.",
 }
 _ABOUT = (

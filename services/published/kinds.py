@@ -39,6 +39,17 @@ from schemas.usage import (
     UsageRow,
     encoded_key,
 )
+from schemas.webhooks import (
+    EVENT_TYPES,
+    DeliveryRecord,
+    EndpointRecord,
+    MarkRecord,
+    RetryRecord,
+    SealedSecret,
+    SecretRecord,
+    SettingsRecord,
+    WebhookRecord,
+)
 from services.eventlog.transcript import (
     Chunk,
     Gone,
@@ -52,7 +63,18 @@ from services.executor.beats import beat_record
 from services.projector.announcer import closing_record
 from services.projector.closing import Counts
 from services.projector.projection import response_record
-from services.published.sample import CLAIM, EXECUTOR, NONCE, RESPONSE, SHA256, SOURCE, TENANT, TOKENS
+from services.published.sample import (
+    CLAIM,
+    DELIVERY,
+    ENDPOINT,
+    EXECUTOR,
+    NONCE,
+    RESPONSE,
+    SHA256,
+    SOURCE,
+    TENANT,
+    TOKENS,
+)
 from services.published.shapes import NUMBERS, pattern_of, ref, sentence, text_like, whole_text
 
 TOMBSTONE = "tombstone"
@@ -153,7 +175,7 @@ _NEVER_ERASED = ("executors", "closings", "usage")
 
 def kinds() -> list[RecordKind]:
     """Every kind of record, in the order of the documents."""
-    found = [*_of_events(), *_of_views(), *_of_closings(), *_of_usage(), *_of_executors()]
+    found = [*_of_events(), *_of_views(), *_of_closings(), *_of_usage(), *_of_executors(), *_of_webhooks()]
     erased = dict.fromkeys(kind.topic for kind in found if kind.topic not in _NEVER_ERASED)
     return [*found, *(_tombstone(topic, [kind for kind in found if kind.topic == topic]) for topic in erased)]
 
@@ -269,6 +291,39 @@ def _of_executors() -> list[RecordKind]:
     return [
         RecordKind("executors", "beat", "An executor's sign of life.", beats, (Claimed,), "BeatValue"),
         RecordKind("executors", "listing", sentence(Listing.__doc__), listings, (), "Listing"),
+    ]
+
+
+def _of_webhooks() -> list[RecordKind]:
+    sealed = SealedSecret("k", "")
+    delivery = DeliveryRecord(
+        id=DELIVERY,
+        endpoint=ENDPOINT,
+        tenant=TENANT,
+        response=RESPONSE,
+        type=EVENT_TYPES[0],
+        closed_at=0,
+        since=0,
+        next_at=0,
+    )
+    samples: list[WebhookRecord] = [
+        EndpointRecord(ENDPOINT, TENANT),
+        SettingsRecord(ENDPOINT, TENANT, "a", "https://a.example", EVENT_TYPES),
+        SecretRecord(ENDPOINT, TENANT, (sealed,), ""),
+        delivery,
+        RetryRecord(DELIVERY, TENANT, 1),
+        MarkRecord({}),
+    ]
+    return [
+        RecordKind(
+            "webhooks",
+            sample.kind.decode(),
+            sentence(sample.__doc__),
+            [sample.new()],
+            (type(sample),),
+            type(sample).__name__,
+        )
+        for sample in samples
     ]
 
 

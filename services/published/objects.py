@@ -17,14 +17,31 @@ from schemas.records import OPEN_STATUSES, ClaimedValue, OnlyId
 from schemas.request import BODY, FIELDS
 from schemas.response import ERROR_CODES, INCOMPLETE_REASONS, final_response, initial
 from schemas.usage import UsageMark, UsageNames, UsageRow
+from schemas.webhooks import (
+    DeliveryRecord,
+    EndpointRecord,
+    MarkRecord,
+    RetryRecord,
+    SecretRecord,
+    SettingsRecord,
+)
 from services.analytics.answers import UsagePage
 from services.executor.beats import BeatValue
 from services.published.sample import RESPONSE
 from services.published.shapes import Parts, id_shape, inferred, ref, struct_shapes, types_in
-from services.replay.input_items import Paging, page
 from services.replay.schemas import SchemaList
 from services.web.answers import DeletedResponse, Envelope
 from services.web.health import Health
+from services.web.paging import Paging, page
+from services.webhooks.bodies import body_shapes
+from services.webhooks.routes import (
+    DeletedWebhookEndpoint,
+    WebhookEndpoint,
+    WebhookEndpointWithSecret,
+    WebhookEventTypes,
+    WebhookTest,
+)
+from services.webhooks.signing import WebhookEvent
 
 _USAGE = {"input_tokens": 1, "output_tokens": 1}
 _ERROR = {
@@ -42,6 +59,13 @@ _PASSED_ON = "Fields that an upstream adds to its object are passed on."
 _HANDED_ON = "Fields that are not named here are kept and handed on."
 
 
+_OF_WEBHOOKS = (
+    WebhookEndpoint,
+    WebhookEndpointWithSecret,
+    DeletedWebhookEndpoint,
+    WebhookTest,
+    WebhookEventTypes,
+)
 _GIVEN: Mapping[str, Any] = {
     "agent_reference": {"type": "agent_reference", "name": "a"},
     "background": True,
@@ -55,7 +79,7 @@ _GIVEN: Mapping[str, Any] = {
 
 def parts() -> Parts:
     """Every schema that has a name."""
-    answered = struct_shapes(DeletedResponse, Envelope, ModelList, SchemaList, UsagePage)
+    answered = struct_shapes(DeletedResponse, Envelope, ModelList, SchemaList, UsagePage, *_OF_WEBHOOKS)
     return {
         **struct_shapes(
             ClaimedValue,
@@ -68,7 +92,10 @@ def parts() -> Parts:
             Listing,
             ListedModel,
         ),
-        **struct_shapes(Health),
+        **struct_shapes(
+            EndpointRecord, SettingsRecord, SecretRecord, DeliveryRecord, RetryRecord, MarkRecord
+        ),
+        **struct_shapes(Health, WebhookEvent),
         **{name: _always_whole(shape) for name, shape in answered.items()},
         "CreateRequest": {"description": f"The body of a create. {_HANDED_ON}", **BODY},
         "Response": _response(),
@@ -80,6 +107,8 @@ def parts() -> Parts:
             "description": "An upstream's event of a type outside the Responses API, as it came.",
         },
         "InputItems": _input_items(),
+        "WebhookEndpoints": _webhook_endpoints(),
+        **body_shapes(),
     }
 
 
@@ -117,6 +146,13 @@ def _input_items() -> Shape:
     shape["properties"]["object"] = {"const": "list"}
     shape["properties"]["data"] = {"type": "array", "items": ref("Item")}
     return {"description": "A page of a response's input items.", **shape}
+
+
+def _webhook_endpoints() -> Shape:
+    shape = inferred(page([{"id": "we_1"}], Paging()), page([], Paging()))
+    shape["properties"]["object"] = {"const": "list"}
+    shape["properties"]["data"] = {"type": "array", "items": ref("WebhookEndpoint")}
+    return {"description": "A page of a tenant's webhook endpoints.", **shape}
 
 
 def _event() -> Shape:

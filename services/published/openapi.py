@@ -12,13 +12,14 @@ from msgspec import Struct
 from schemas import ids
 from schemas.checks import Shape
 from schemas.refusal import LONGEST_RETRY_AFTER, RESPONSE_ID
+from schemas.webhooks import DELIVERY_ID
 from services.analytics.queries import COSTS, LATEST, USAGE, UsageQuestion
 from services.published.shapes import NUMBERS, Parts, as_components, needed, ref, whole_text
-from services.replay.input_items import DEFAULT_LIMIT, MAX_LIMIT
 from services.replay.schemas import ASYNCAPI_TYPE, OPENAPI_TYPE, SCHEMA_TYPE
 from services.settings import Settings
 from services.web.edge import OPEN_PATHS
 from services.web.keys import IDEMPOTENCY_KEY, MAX_KEY
+from services.web.paging import DEFAULT_LIMIT, MAX_LIMIT
 from services.web.paths import OPENAPI, SCHEMAS, SERVED
 from services.web.sse import HEADERS as STREAM_HEADERS
 
@@ -59,6 +60,9 @@ EVERY = (400, 408, 421, 431, 500, 503)
 KEYED = (401,)
 WRITES = (403,)
 """A page of another origin."""
+_FORWARDED = (*KEYED, 403, 404, 429)
+"""Of a route that a service behind the front door answers (A-29): an admin's key where a tenant's is needed,
+what is not there or not run, no room for the body."""
 
 
 def _text(**more: Any) -> Object:
@@ -209,6 +213,75 @@ _CREATE = {
 _FILE_HEADERS = ("etag", "cache-control")
 _DOCUMENT: Shape = {"type": "object"}
 
+_WEBHOOKS = "/v1/webhook_endpoints"
+_ENDPOINT = Content(JSON, ref("WebhookEndpoint"))
+_WITH_SECRET = Content(JSON, ref("WebhookEndpointWithSecret"))
+
+
+def _asks(name: str, example: Object) -> Object:
+    return {
+        "required": True,
+        "content": {JSON: {"schema": ref(name), "examples": {"usual": {"value": example}}}},
+    }
+
+
+_HOOKED = {"name": "builds", "url": "https://hooks.example/rejoinder", "event_types": ["response.completed"]}
+_OF_WEBHOOKS: Mapping[tuple[str, str], Operation] = {
+    ("POST", _WEBHOOKS): Operation(
+        "createWebhookEndpoint",
+        "Make a webhook endpoint. Its secret is shown here, and never again.",
+        {200: (_WITH_SECRET,)},
+        errors=(*_FORWARDED, *WRITES, 413, 415),
+        body=_asks("CreateWebhookEndpoint", _HOOKED),
+    ),
+    ("GET", _WEBHOOKS): Operation(
+        "listWebhookEndpoints",
+        "The tenant's webhook endpoints, in pages, the newest first.",
+        {200: (Content(JSON, ref("WebhookEndpoints")),)},
+        errors=_FORWARDED,
+        query=_PAGED[:3],
+    ),
+    ("GET", f"{_WEBHOOKS}/{{id}}"): Operation(
+        "getWebhookEndpoint",
+        "One webhook endpoint.",
+        {200: (_ENDPOINT,)},
+        errors=_FORWARDED,
+    ),
+    ("POST", f"{_WEBHOOKS}/{{id}}"): Operation(
+        "updateWebhookEndpoint",
+        "Change what is given of name, URL and types of events.",
+        {200: (_ENDPOINT,)},
+        errors=(*_FORWARDED, *WRITES, 413, 415),
+        body=_asks("UpdateWebhookEndpoint", {"name": "nightly builds"}),
+    ),
+    ("DELETE", f"{_WEBHOOKS}/{{id}}"): Operation(
+        "deleteWebhookEndpoint",
+        "Delete a webhook endpoint. What is due to it is not delivered.",
+        {200: (Content(JSON, ref("DeletedWebhookEndpoint")),)},
+        errors=(*_FORWARDED, *WRITES),
+    ),
+    ("POST", f"{_WEBHOOKS}/{{id}}/rotate_secret"): Operation(
+        "rotateWebhookSecret",
+        "Give a webhook endpoint a new secret, which is shown here, and never again.",
+        {200: (_WITH_SECRET,)},
+        errors=(*_FORWARDED, *WRITES, 413, 415),
+        body=_asks("RotateWebhookSecret", {"keep_old_secret_active_for_24_hours": True}),
+    ),
+    ("POST", f"{_WEBHOOKS}/{{id}}/test"): Operation(
+        "testWebhookEndpoint",
+        "Send a webhook endpoint a sample event, and tell the status of its answer.",
+        {200: (Content(JSON, ref("WebhookTest")),)},
+        errors=(*_FORWARDED, *WRITES, 413, 415),
+        body=_asks("TestWebhookEndpoint", {"event_type": "response.completed"}),
+    ),
+    ("GET", "/v1/webhook_event_types"): Operation(
+        "listWebhookEventTypes",
+        "The types of events that an endpoint may ask for.",
+        {200: (Content(JSON, ref("WebhookEventTypes")),)},
+        errors=_FORWARDED,
+    ),
+}
+
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/responses"): Operation(
         "createResponse",
@@ -281,6 +354,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         errors=(*KEYED, 404),
         query=_usage(USAGE),
     ),
+    **_OF_WEBHOOKS,
     ("GET", SCHEMAS): Operation(
         "listSchemas",
         "The published documents.",
@@ -334,6 +408,33 @@ def api_document(version: str, parts: Parts) -> Shape:
     return found
 
 
+_TOLD: Mapping[str, Object] = {
+    "response": {
+        "post": {
+            "operationId": "responseEnded",
+            "summary": "A response in the background has ended. The type says how.",
+            "parameters": [
+                {
+                    "name": name,
+                    "in": "header",
+                    "required": True,
+                    "description": what,
+                    "schema": _text(pattern=whole_text(pattern)),
+                }
+                for name, what, pattern in (
+                    ("webhook-id", "The same for all attempts of a delivery.", DELIVERY_ID),
+                    ("webhook-timestamp", "When this attempt was made, in seconds.", NUMBERS),
+                    ("webhook-signature", "One for each secret that holds.", "v1,[^ ]+( v1,[^ ]+)*"),
+                )
+            ],
+            "requestBody": {"required": True, "content": {JSON: {"schema": ref("WebhookEvent")}}},
+            "responses": {"2XX": {"description": "Taken. Any other answer is a failure: it comes again."}},
+        }
+    }
+}
+"""What is sent to webhook endpoints, by what it is about."""
+
+
 def _document(version: str, paths: Object, parts: Parts) -> Shape:
     return {
         "openapi": "3.1.0",
@@ -346,8 +447,9 @@ def _document(version: str, paths: Object, parts: Parts) -> Shape:
         },
         "servers": [{"url": "/"}],
         "paths": paths,
+        "webhooks": _TOLD,
         "components": {
-            "schemas": needed(paths, parts),
+            "schemas": needed({**paths, **_TOLD}, parts),
             "headers": {name: dict(header) for name, header in _HEADERS.items()},
             "securitySchemes": {
                 "key": {
@@ -385,7 +487,10 @@ def _operation(path: str, operation: Operation) -> Object:
 
 def _in_path(path: str) -> list[Object]:
     names = [part.partition(":")[0] for part in path.replace("}", "{").split("{")[1::2]]
-    what = {"id": "The id of a response, or the name of a model.", "name": "The name of a document."}
+    what = {
+        "id": "The id of a response or a webhook endpoint, or the name of a model.",
+        "name": "The name of a document.",
+    }
     return [
         {"name": name, "in": "path", "required": True, "description": what[name], "schema": _text()}
         for name in names

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from schemas import ids
+from schemas import ids, webhooks
 from services.published.shapes import EXECUTOR_ID, HEX_TOKEN
 
 RESPONSE = ids.response_id(0, bytes(ids.ENTROPY_BYTES))
@@ -13,6 +13,8 @@ SOURCE = f"models_{NONCE}"
 """Who lists models."""
 TENANT = ids.Tenant("default")
 SHA256 = bytes(32).hex()
+ENDPOINT = webhooks.endpoint_id(bytes(ids.ENTROPY_BYTES))
+DELIVERY = webhooks.delivery_id(ENDPOINT, RESPONSE, webhooks.EVENT_TYPES[0])
 
 TOKENS: Mapping[str, str] = {
     RESPONSE: ids.RESPONSE_ID.pattern,
@@ -20,5 +22,7 @@ TOKENS: Mapping[str, str] = {
     EXECUTOR: EXECUTOR_ID,
     NONCE: HEX_TOKEN,
     SOURCE: rf"models_{HEX_TOKEN}",
+    ENDPOINT: webhooks.ENDPOINT_ID,
+    DELIVERY: webhooks.DELIVERY_ID,
 }
 """By a part of a sample's key, the pattern of such parts."""

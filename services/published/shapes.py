@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from schemas import ids
+from schemas import ids, webhooks
 from schemas.checks import Shape
 from schemas.records import NUMBER
 
@@ -37,6 +37,8 @@ _IDS: Mapping[Any, tuple[str, str]] = {
     ids.ClaimId: (ids.CLAIM_ID.pattern, "A claim's id."),
     ids.Tenant: (ids.TENANT.pattern, "A tenant's name."),
     ids.ExecutorId: (EXECUTOR_ID, "An executor's id, fresh per process."),
+    webhooks.EndpointId: (webhooks.ENDPOINT_ID, "A webhook endpoint's id."),
+    webhooks.DeliveryId: (webhooks.DELIVERY_ID, "A delivery's id, which each attempt has as `webhook-id`."),
 }
 """The types of ids: pattern and meaning."""
 _TYPES: Mapping[type, str] = {

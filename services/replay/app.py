@@ -21,7 +21,6 @@ from services.eventlog.topics import Topics
 from services.loops import Tasks, while_all_run
 from services.placement import Places
 from services.replay import metrics
-from services.replay.barrier import Barrier, Position
 from services.replay.beats import LastBeat
 from services.replay.door import FrontDoor, Terms
 from services.replay.door_routes import DoorRoutes
@@ -39,6 +38,7 @@ from services.replay.snapshot import Snapshots
 from services.replay.window import Memory
 from services.settings import Settings
 from services.web import health
+from services.web.barrier import Barrier, Position
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer

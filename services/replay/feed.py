@@ -21,9 +21,9 @@ from services.eventlog.port import Batch, Bounds, Log, TopicPartition
 from services.eventlog.start import StartingPoint
 from services.eventlog.tail import Tail
 from services.loops import while_all_run
-from services.replay.barrier import Position
 from services.replay.folding import Folding
 from services.replay.library import Library
+from services.web.barrier import Position
 
 SWEEP = 10.0
 """Seconds between two sweeps, which forget what may be forgotten."""

@@ -22,7 +22,6 @@ from schemas.events import UNDECODABLE, initial_object
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
 from services.eventlog.transcript import Summary
-from services.replay.barrier import Barrier
 from services.replay.beats import LastBeat
 from services.replay.cursor import START
 from services.replay.folding import Folding
@@ -32,6 +31,7 @@ from services.replay.reader import chunks_so_far, live_chunks, packed_chunks
 from services.replay.seek import Seeker
 from services.replay.snapshot import Snapshots, status_of
 from services.replay.window import Window
+from services.web.barrier import Barrier
 from services.web.internal import Load, ResponseView
 
 log = structlog.get_logger()

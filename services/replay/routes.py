@@ -24,7 +24,6 @@ from schemas.references import is_reference
 from schemas.request import listing
 from services.loops import in_turns
 from services.replay.cursor import START, parse_cursor, wants_stream
-from services.replay.input_items import page, parse_paging
 from services.replay.items import Items
 from services.replay.replay import Deleted, Packed, Replay, Stored
 from services.replay.turn import Item, previous_in, request_body
@@ -34,6 +33,7 @@ from services.web.answers import json_answer, named_in, object_answer, read_body
 from services.web.connection import connection
 from services.web.edge import route
 from services.web.internal import ITEMS_PATH, LOAD_PATH, Wanted
+from services.web.paging import page, parse_paging
 from services.web.sse import EventStream
 from services.web.stream import Disconnected, while_connected
 from services.web.tenant import tenant_of

@@ -24,7 +24,6 @@ from services.eventlog.tail import Tail
 from services.process import until_stopped, while_wanted
 from services.settings import Settings
 from services.terminal.closing_line import line_of
-from services.terminal.printing import say, say_json, until_enough
 
 LOOK_S = 10.0
 """Seconds after which the reader looks again for partitions that were added."""
@@ -47,12 +46,16 @@ def tail(settings: Settings, *, last: timedelta | None, tenant: str, as_json: bo
 
     def show(closing: ClosingRecord, value: bytes) -> None:
         if tenant in ("", closing.tenant):
-            if as_json:
-                say_json(value)
-            else:
-                say(f"{line_of(closing, coloured=coloured)}\n")
+            text = value.decode() if as_json else line_of(closing, coloured=coloured)
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
 
-    until_enough(lambda: until_stopped(lambda stop: _tail(settings, show, since, stop)))
+    try:
+        until_stopped(lambda stop: _tail(settings, show, since, stop))
+    except (
+        BrokenPipeError
+    ):  # who read this has enough, such as `head`; Python would flush once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

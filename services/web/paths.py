@@ -18,7 +18,13 @@ BEHIND: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "/v1/organization/costs": ("GET",),
         "/v1/usage/latency": ("GET",),
     },
-    "webhooks": {},
+    "webhooks": {
+        "/v1/webhook_endpoints": ("POST", "GET"),
+        "/v1/webhook_endpoints/{id}": ("GET", "POST", "DELETE"),
+        "/v1/webhook_endpoints/{id}/rotate_secret": ("POST",),
+        "/v1/webhook_endpoints/{id}/test": ("POST",),
+        "/v1/webhook_event_types": ("GET",),
+    },
 }
 """The methods of every path that the front door forwards, by the service that answers it."""
 SERVED: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +58,6 @@ _NOT_OFFERED: Mapping[str, str] = {
     "agents": "Name a hosted agent in 'agent_reference' of POST /v1/responses.",
     **dict.fromkeys(("files", "uploads", "containers", "vector_stores"), _FILES),
     "batches": "Send each request by itself, with 'background': true.",
-    **dict.fromkeys(("webhook_endpoints", "webhook_event_types"), "Poll the response, or follow its stream."),
     **dict.fromkeys(_WITHOUT.split(), "There is nothing in its place."),
 }
 """Beginnings of OpenAI's paths below /v1/ that Rejoinder does not offer, and what to use instead."""

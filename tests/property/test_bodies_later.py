@@ -30,12 +30,12 @@ from services.executor.backends.scripted import ScriptedBackend
 from services.executor.backends.upstream import Upstream
 from services.executor.scribe import Ending, Limits, Scribe
 from services.loops import FEW
-from services.replay.input_items import Paging, page
 from services.replay.objects import begun, first_object
 from services.replay.snapshot import events_in
 from services.replay.turn import request_body
 from services.settings import Settings
 from services.web.internal import Turn
+from services.web.paging import Paging, page
 from tests.bodies import FITTING, REFUSED, Shape, longest, seconds, uncollected
 from tests.long import some
 

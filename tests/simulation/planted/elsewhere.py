@@ -12,6 +12,7 @@ class Elsewhere(Struct, frozen=True):
 
 _SIZES = "nothing in the simulation is large"
 _COUNTED = "it ends with the closings: what they come to is counted from these alone"
+_HOOKS = "its consumers send nothing over HTTP: a worker is killed on a log in memory, with real receivers"
 _KAFKA = "of Kafka's own doing, which the log in memory has not"
 
 ELSEWHERE = {
@@ -90,6 +91,41 @@ ELSEWHERE = {
     "P-119": Elsewhere(
         _COUNTED,
         "integration/test_analytics.py::test_p119_closings_that_are_passed_over_end_the_process",
+    ),
+    "P-120": Elsewhere(
+        _HOOKS,
+        "unit/test_webhook_records.py::test_p120_what_stands_in_a_partition_that_is_not_its_own_is_passed_over",
+    ),
+    "P-121": Elsewhere(
+        _HOOKS,
+        "unit/test_webhook_records.py::test_p121_a_change_that_comes_after_the_delete_brings_nothing_back",
+    ),
+    "P-122": Elsewhere(_HOOKS, "integration/test_webhooks.py::test_p122_the_log_holds_no_secret"),
+    "P-123": Elsewhere(
+        _HOOKS,
+        "integration/test_webhooks.py"
+        "::test_p123_a_worker_may_die_anywhere_and_every_end_is_delivered_under_one_id",
+    ),
+    "P-124": Elsewhere(
+        _HOOKS, "unit/test_webhook_records.py::test_p124_who_asked_for_it_and_was_there_hears_of_it"
+    ),
+    "P-125": Elsewhere(
+        _HOOKS,
+        "integration/test_webhooks.py"
+        "::test_p125_an_endpoint_hears_of_every_end_after_it_was_made_whoever_owns_the_partition",
+    ),
+    "P-126": Elsewhere(
+        _HOOKS, "unit/test_webhook_schedule.py::test_p126_a_delivery_is_tried_for_72_hours_and_no_longer"
+    ),
+    "P-127": Elsewhere(
+        _HOOKS, "integration/test_webhooks.py::test_p127_a_closing_that_is_told_again_is_delivered_once"
+    ),
+    "P-128": Elsewhere(
+        _HOOKS, "integration/test_webhooks.py::test_p128_what_leads_to_a_private_address_is_not_called"
+    ),
+    "P-129": Elsewhere(
+        _HOOKS,
+        "integration/test_webhooks.py::test_p129_a_worker_whose_group_has_not_answered_begins_nothing",
     ),
     "P-100": Elsewhere(
         "its upstreams end with the stream that is read from them: there is nothing to stop",

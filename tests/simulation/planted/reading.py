@@ -7,12 +7,12 @@ from unittest.mock import patch
 from schemas.events import frame
 from schemas.records import EventRecord, LogRecord, parse
 from services.replay import frames, replay, seek
-from services.replay.barrier import Barrier
 from services.replay.frames import found_frames
 from services.replay.library import Library
 from services.replay.reader import live_chunks
 from services.replay.seek import Seeker
 from services.replay.window import Page, Window
+from services.web.barrier import Barrier
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import READING, ZOMBIES, rule
 

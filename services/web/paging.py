@@ -1,4 +1,4 @@
-"""Cuts the pages of `GET /v1/responses/{id}/input_items` (A-14)."""
+"""Cuts the pages of lists: input items (A-14), webhook endpoints (A-35)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,13 +26,13 @@ def parse_paging(query: Mapping[str, str]) -> Paging:
     return Paging(_limit(query.get("limit")), _descending(query.get("order")), query.get("after") or None)
 
 
-def page(items: Sequence[Item], paging: Paging) -> Item:
-    """The list object with the page of `items`, which are in the order of the conversation.
+def page(items: Sequence[Item], paging: Paging, what: str = "input item") -> Item:
+    """The list object with the page of `items`, the oldest first; `what` is the word for one.
 
     Raises ApiError 400 if no item has the id `after`.
     """
     ordered = list(reversed(items)) if paging.descending else list(items)
-    rest = ordered[_start(ordered, paging.after) :]
+    rest = ordered[_start(ordered, paging.after, what) :]
     data = rest[: paging.limit]
     return {
         "object": "list",
@@ -43,13 +43,13 @@ def page(items: Sequence[Item], paging: Paging) -> Item:
     }
 
 
-def _start(ordered: Sequence[Item], after: str | None) -> int:
+def _start(ordered: Sequence[Item], after: str | None, what: str) -> int:
     if after is None:
         return 0
     for index, item in enumerate(ordered):
         if item["id"] == after:
             return index + 1
-    raise invalid(f"No input item with id '{after}'.", "after")
+    raise invalid(f"No {what} with id '{after}'.", "after")
 
 
 def _limit(text: str | None) -> int:

@@ -1,11 +1,11 @@
-"""Pages of input items."""
+"""Pages of lists."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ApiError
-from services.replay.input_items import Paging, page, parse_paging
+from services.web.paging import Paging, page, parse_paging
 
 
 def items_of(count: int) -> list[dict[str, str]]:

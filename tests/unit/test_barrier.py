@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from schemas.errors import ApiError, LogUnavailable
-from services.replay.barrier import Barrier, Position
+from services.web.barrier import Barrier, Position
 from tests.conftest import eventually
 
 ALL = "one broker"
