@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from msgspec.structs import asdict
 
 from schemas.closings import ClosingRecord, Marks, parse
+from schemas.records import NewRecord
 from services.connect import topic_names
 from services.eventlog.follower import Member
 from services.eventlog.kafka_topics import create_topics
@@ -107,6 +108,33 @@ async def announced(log: Log, settings: Settings) -> list[list[ClosingRecord]]:
         entries = [parse(record, number) async for record in scan(log, source, bounds.start, bounds.end)]
         found.append([entry for entry in entries if isinstance(entry, ClosingRecord)])
     return found
+
+
+NO_CLOSING: Mapping[str, NewRecord] = {
+    "no kind": NewRecord(b"x", b"{}"),
+    "another kind": NewRecord(b"x", b"{}", [("kind", b"opening")]),
+    "no value": NewRecord(b"x", None, [("kind", b"closing")]),
+    "no JSON": NewRecord(b"x", b"{", [("kind", b"closing")]),
+    "no UTF-8": NewRecord(b"x", b'{"log":"\xff"}', [("kind", b"closing")]),
+    "no object": NewRecord(b"x", b"[1]", [("kind", b"closing")]),
+    "very deep": NewRecord(b"x", b"[" * 100_000, [("kind", b"closing")]),
+    "without what it is known by": NewRecord(b"x", b'{"log":"x"}', [("kind", b"closing")]),
+    "an offset that is none": NewRecord(b"x", b'{"log":"x","closed_offset":[]}', [("kind", b"closing")]),
+}
+
+
+async def test_what_is_no_closing_is_told_and_passed_over(
+    log: Log, settings: Settings, counting: Counting
+) -> None:
+    writer = log.writer()
+    for record in NO_CLOSING.values():
+        await writer.append(topic_names(settings).closings, 0, record)
+    await writer.close()
+    counting.start()
+    async with projecting(log, topic_names(settings), settings):
+        await ended(log, settings, range(1, 5))
+        await eventually(lambda: counting.totals() == {"default completed": 4}, timeout=30)
+    assert counting.kill().count("UNREADABLE: partition 0, offset ") == len(NO_CLOSING) - 2
 
 
 async def test_every_end_is_announced_in_order_and_counted_once_though_all_is_told_again(
