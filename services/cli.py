@@ -29,7 +29,7 @@ SERVICES = {
     "executor": "Run accepted responses against models and agents.",
     "replay": "Serve clients: reads and streams from the log, and commands through ingest.",
     "analytics": "Count what has ended into the topic `usage`, and answer for usage and costs.",
-    "projector": "Pack closed responses into the topics `responses` and `transcripts`.",
+    "projector": "Write what closed to `responses` and `transcripts`, and announce each end in `closings`.",
 }
 WEBHOOKS = "Tell tenants' webhook endpoints of what has ended; without a command, as a service."
 CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERVICE_URLS})

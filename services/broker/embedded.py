@@ -50,18 +50,21 @@ class EmbeddedKafka:
         data: Path,
         *,
         port: int = 0,
+        usual_port: int = 0,
         heap_mb: int = 512,
         properties: Mapping[str, str] = _NO_PROPERTIES,
         member: ClusterNode | None = None,
         format_options: Sequence[str] = (),
     ) -> None:
-        """`port` 0: a free one, kept over restarts; `properties`: Kafka's own, over our defaults.
+        """`port` 0: a free one, `usual_port` if that is free, kept over restarts. `properties`: Kafka's own,
+        over our defaults.
 
         `member`: which node of which cluster it is; None: the only one of its own. `format_options` are for
         Kafka's `kafka-storage format`, such as the users of SCRAM (`--add-scram`).
         """
         self._data = DataDir(data.absolute())
         self._asked_port = port
+        self._usual_port = usual_port
         self._port = port
         self._heap_mb = heap_mb
         self._properties = dict(properties)
@@ -181,7 +184,8 @@ class EmbeddedKafka:
     def _choose_port(self) -> None:
         """Choose a free port. One that was asked for, or kept from an earlier start, must be free."""
         if self._port == 0:
-            self._port = free_port()
+            usual = self._usual_port
+            self._port = usual if usual and is_free(usual) else free_port()
         elif not is_free(self._port):
             raise PortInUse(self._port)
 

@@ -52,6 +52,9 @@ KEY_FILE = "webhooks.key"
 TELL_S = 10.0
 """Seconds between two log lines that say what is not ready yet."""
 
+USUAL_PORT = int(Settings().kafka.rpartition(":")[2])
+"""Where every other command, and whoever reads the topics, looks for Kafka when nobody names it."""
+
 log = structlog.get_logger()
 
 
@@ -71,7 +74,7 @@ def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
         settings = msgspec.structs.replace(settings, webhooks_allow_private=1)
     if "webhooks_keys" not in chosen:
         settings = msgspec.structs.replace(settings, webhooks_keys=(sealing_key(data),))
-    kafka = None if "kafka" in chosen else EmbeddedKafka(data)
+    kafka = None if "kafka" in chosen else EmbeddedKafka(data, usual_port=USUAL_PORT)
     system = System(settings, kafka)
     until_stopped(system.run, at_once=system.kill)
     stored = f"Kafka at {settings.kafka}" if kafka is None else str(data.absolute())

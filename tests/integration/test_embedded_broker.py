@@ -19,7 +19,7 @@ from aiokafka.structs import TopicPartition
 from services.broker import EmbeddedKafka, data
 from services.broker.errors import DataUnusable, PortInUse, StartFailed
 from services.broker.probe import serving_cluster
-from services.broker.tcp import LOOPBACK
+from services.broker.tcp import LOOPBACK, free_port
 from tests.conftest import eventually
 
 HEAP_MB = 256
@@ -174,6 +174,19 @@ async def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=rf"port {port} on 127.0.0.1 is in use: stop what listens there"):
             await EmbeddedKafka(tmp_path, port=port).start()
+
+
+async def test_the_usual_port_is_its_own_if_that_is_free(tmp_path: Path) -> None:
+    """People look for Kafka there; who comes second gets another port, and starts all the same."""
+    usual = free_port()
+    first, second = (
+        EmbeddedKafka(tmp_path / name, heap_mb=HEAP_MB, usual_port=usual) for name in ("first", "second")
+    )
+    try:
+        assert await first.start() == f"{LOOPBACK}:{usual}"
+        assert await second.start() != first.bootstrap
+    finally:
+        await asyncio.gather(first.kill(), second.kill())
 
 
 async def test_data_that_cannot_be_written_is_named(tmp_path: Path) -> None:
