@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from schemas.events import UNDECODABLE, response_in
+from schemas.fold import DELETED, TERMINAL_STATUSES
 from schemas.ids import ExecutorId, ResponseId, Tenant, parse_response_id
 from schemas.records import MALFORMED, SHOWN, LogRecord, NewRecord, Unreadable, plain_number
 from schemas.response import whole_usage
@@ -29,22 +30,24 @@ MOST_LOGS = 8
 
 Offset = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
-Time = Annotated[int, Meta(ge=0)]
-"""Log time in milliseconds since the epoch."""
+Time = Annotated[int, Meta(ge=0, description="Log time, in milliseconds since the epoch.")]
 
 
 class TokenCounts(Struct, frozen=True):
     """Tokens as the upstream counted them."""
 
     input_tokens: Count = 0
+    """All of the input."""
     cached_tokens: Count = 0
     """Of the input, those that came from the upstream's cache."""
     cache_write_tokens: Count = 0
     """Of the input, those that were written into the upstream's cache."""
     output_tokens: Count = 0
+    """All of the output."""
     reasoning_tokens: Count = 0
-    """Of the output."""
+    """Of the output, those of the model's thoughts."""
     total_tokens: Count = 0
+    """As the upstream has the sum; of input and output where it has none."""
 
 
 class FinalFacts(Struct, frozen=True):
@@ -64,35 +67,48 @@ class ClosingRecord(Struct, frozen=True, kw_only=True):
     tenant: Tenant
     log: str
     """The topic id of the `responses.events` in which the offsets are; "" where brokers give topics none."""
-    status: str
+    status: Annotated[str, Meta(examples=sorted({*TERMINAL_STATUSES, DELETED}))]
     """The status in the record that closed it; `deleted` if it was deleted while open."""
     model: str | None
-    """The model asked for; None if the request names an agent only."""
+    """The model asked for; null if the request names an agent only."""
     served: str | None
     """The model that served, as the final object has it."""
     route: str | None
     """The route by which ingest accepted it: the `match` of a model's table, or the agent's name."""
     agent: str | None
-    """The agent to which the route leads; None: to a model."""
+    """The agent to which the route leads; null: to a model."""
     error_type: str | None
+    """The `type` of the final object's error, or else its `code`; null without an error."""
     incomplete_reason: str | None
+    """The reason in the final object's `incomplete_details`; null without one."""
     background: bool
+    """Whether it was asked for in the background."""
     store: bool
+    """Whether it was to be stored."""
     accepted_at: Time
+    """When its request was in the log: log time, in milliseconds since the epoch."""
     claimed_at: Time | None
     """When its first claim won."""
     first_output_at: Time | None
+    """When the first of its events came that bring output: all but those of its lifecycle."""
     last_output_at: Time | None
+    """When the last of them came."""
     closed_at: Time
+    """When it closed: log time, in milliseconds since the epoch."""
     accepted_offset: Offset
+    """Where its request is, in its partition of `responses.events`."""
     closed_offset: Offset
+    """Where the record is that closed it. In a partition the closings stand in this order."""
     events: Count
     """Its stream events, the derived ones included."""
     deltas: Count
+    """Those of its events that bring a piece: of a text, of arguments, of audio."""
     attempts: Count
+    """How many claims of it won."""
     executors: tuple[ExecutorId, ...]
     """The executors whose claims won, each once, in that order."""
     usage: TokenCounts | None
+    """Null if the upstream told none."""
 
     def new(self) -> NewRecord:
         """The record that says so."""

@@ -180,7 +180,7 @@ class Claimed(Struct, frozen=True, gc=False):
 
 
 class EventRecord(Struct, frozen=True, gc=False):
-    """One stream event. `terminal` is the status it closes the response with, or None."""
+    """One stream event. A header `terminal` is the status with which it closes the response."""
 
     kind: ClassVar[str] = "event"
     id: ResponseId

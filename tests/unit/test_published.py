@@ -1,6 +1,7 @@
 """The published schemas are what the code says now. They break no consumer unless their version says so."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,6 +173,33 @@ def test_no_two_kinds_of_a_topic_can_be_taken_for_each_other() -> None:
                 headers = {name: value.decode() for name, value in sample.headers}
                 key_fits = Draft202012Validator(other.key).is_valid(sample.key.decode())
                 assert not (key_fits and Draft202012Validator(other.headers).is_valid(headers)), (one, other)
+
+
+def described(shape: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """What a schema says to people, and where it says so."""
+    if isinstance(shape, dict):
+        if isinstance(text := shape.get("description"), str):
+            yield where, text
+        for name, part in shape.items():
+            yield from described(part, f"{where}.{name}")
+    elif isinstance(shape, list):
+        for number, part in enumerate(shape):
+            yield from described(part, f"{where}[{number}]")
+
+
+def test_what_is_said_to_people_speaks_of_json_and_not_of_python() -> None:
+    texts = [found for name, document in DOCUMENTS.items() for found in described(document, name)]
+    assert [found for found in texts if re.search(r"\b(None|True|False)\b", found[1])] == []
+
+
+def test_a_closing_says_of_each_member_what_it_is_and_of_times_their_unit() -> None:
+    """Who counts or bills has nothing else to go by."""
+    parts = RECORD_SCHEMAS[f"{RECORDS}closings.closing.json"]["$defs"]
+    members = [(name, member) for part in parts.values() for name, member in part["properties"].items()]
+    assert [name for name, member in members if "description" not in member] == []
+    times = [msgspec.json.encode(member) for name, member in members if name.endswith("_at")]
+    assert times
+    assert [text for text in times if b"milliseconds since the epoch" not in text] == []
 
 
 def statuses_raised() -> Iterator[int]:
