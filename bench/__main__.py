@@ -4,6 +4,7 @@ throughput   events per CPU-second of the whole system and of the rival, their r
 latency      from the backend to a client, at a steady pace
 overload     five times more requests than there is room for: the admitted, the refused, a neighbour, memory
 limits       the log's client by itself
+counting     closings that analytics counts per CPU-second
 """
 
 import argparse
@@ -15,10 +16,10 @@ import time
 
 import psutil
 
-from bench import latency, limits, overload, target, throughput
+from bench import counting, latency, limits, overload, target, throughput
 from bench.throughput import Bounds, Cell
 
-SECTIONS = ("throughput", "latency", "overload", "limits")
+SECTIONS = ("throughput", "latency", "overload", "limits", "counting")
 COMPILED_S = 40.0
 """Seconds of load until the broker's Java is compiled, on two cores: before, that is half of its CPU."""
 
@@ -40,6 +41,8 @@ def main() -> None:
             overload.run(rejoinder, given.seconds or (15 if given.quick else 40))
     if "limits" in sections:
         asyncio.run(limits.run(40_000 if given.quick else 200_000))
+    if "counting" in sections:
+        asyncio.run(counting.run(40_000 if given.quick else 100_000))
     print(f"\n{time.monotonic() - began:.0f} s in all")
 
 

@@ -220,9 +220,29 @@ def _tail(
     return tail(settings, last=last, tenant=tenant, as_json=json, now_ms=int(time.time() * 1000))
 
 
+def _usage(
+    *,
+    last: Annotated[timedelta, Parameter(help="how far back, such as 30m, 1h or 2d")] = timedelta(hours=1),
+    tenant: Annotated[str, Parameter(help="only this tenant", show_default=False)] = "",
+    json: Annotated[
+        bool, Parameter(help="print what each group came to, a line of JSON each", negative=())
+    ] = False,
+    **options: Any,
+) -> int:
+    """Show what has ended, by tenant and model: responses, failures, tokens, cost.
+
+    Reads the topic `usage` to its end. Colours show on a terminal, unless NO_COLOR is set.
+    """
+    from services.terminal.usage import usage
+
+    settings = _settings(options, "console")
+    return usage(settings, last=last, tenant=tenant, as_json=json, now_ms=int(time.time() * 1000))
+
+
 app.command(with_settings(_dev, CHOSEN_BY_DEV), name="dev")
 app.command(with_settings(_topics), name="topics")
 app.command(with_settings(_tail), name="tail")
+app.command(with_settings(_usage), name="usage")
 
 if __name__ == "__main__":
     main()

@@ -15,8 +15,8 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from msgspec.structs import asdict, replace
 
 from schemas.closings import ClosingRecord
-from schemas.records import Unreadable
-from schemas.usage import RowKey, UsageRow, read_usage
+from schemas.records import NewRecord, Unreadable
+from schemas.usage import RowKey, UsageRow, encoded_key, encoded_value, read_usage
 from services.broker.tcp import free_port
 from services.connect import analytics_group, topic_names
 from services.eventlog.kafka_topics import create_topics
@@ -200,6 +200,28 @@ async def test_what_retention_took_after_it_was_counted_stays_counted_and_what_b
 async def the_ends(log: Log, settings: Settings) -> dict[int, int]:
     found = await log.bounds(topic_names(settings).closings, range(PARTITIONS))
     return {number: bounds.end for number, bounds in found.items()}
+
+
+@pytest.mark.slow
+async def test_p117_what_an_earlier_owner_wrote_late_is_written_right_again(
+    log: Log, settings: Settings, announcer: Announcer, workers: Workers
+) -> None:
+    await announcer.announce(300)
+    workers.start()
+    await eventually(partial(all_counted, log, settings, announcer), SLOWLY)
+    (key, row), *_ = await rows(log, settings)
+    late = replace(row, responses=row.responses - 1)
+    writer, topic = log.writer(), topic_names(settings).usage
+    await writer.append(topic, key.partition, NewRecord(encoded_key(key), encoded_value(late)))
+    await writer.close()
+
+    async def is_right() -> bool:
+        end = (await log.bounds(topic, [key.partition]))[key.partition].end
+        found = [record async for record in scan(log, TopicPartition(topic, key.partition), 0, end)]
+        values = [record.value for record in found if record.key == encoded_key(key)]
+        return values[-1] == encoded_value(row)
+
+    await eventually(is_right, SLOWLY)
 
 
 async def forget(settings: Settings, before: dict[int, int]) -> None:

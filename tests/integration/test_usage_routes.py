@@ -1,5 +1,10 @@
 """Usage and costs, as an unmodified openai SDK asks a whole system for them."""
 
+import json
+import os
+import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -24,19 +29,16 @@ VISIBLE_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def system(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def own(kafka: str) -> list[str]:
+    """Where Kafka is, and which topics are ours."""
+    return ["--kafka", kafka, "--topic-prefix", f"t{secrets.token_hex(6)}."]
+
+
+@pytest.fixture(scope="module")
+def system(own: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("usage")
     (folder / "rejoinder.toml").write_text(PRICES)
-    command = [
-        REJOINDER,
-        "dev",
-        "--kafka",
-        kafka,
-        "--topic-prefix",
-        f"{folder.name}.",
-        "--port",
-        str(free_port()),
-    ]
+    command = [REJOINDER, "dev", *own, "--port", str(free_port())]
     environ = {
         "REJOINDER_CONFIG": str(folder / "rejoinder.toml"),
         "REJOINDER_API_KEYS": f"acme={ACME},blue={BLUE}",
@@ -123,6 +125,37 @@ def test_a32_latency_is_ours(system: str, begun: int) -> None:
     (result,) = (result for bucket in answer.json()["data"] for result in bucket["results"])
     assert (result["project_id"], result["responses"], result["outcomes"]) == ("acme", 3, {"completed": 3})
     assert 0 <= result["duration"]["p50_ms"] <= result["duration"]["max_ms"]
+
+
+def shown(*command: str) -> str:
+    environ = {**os.environ, "NO_COLOR": "1"}
+    said = subprocess.run([REJOINDER, *command], check=True, capture_output=True, text=True, env=environ)
+    return said.stdout
+
+
+def test_rejoinder_usage_shows_what_has_ended(own: list[str], begun: int) -> None:
+    lines = shown("usage", "--last", "1h", *own).splitlines()
+    assert [line.split()[:2] for line in lines] == [["acme", "echo"], ["blue", "echo"], ["all", "5"]]
+    assert all("failed" in line and line.endswith("usd") for line in lines)
+    (told,) = map(json.loads, shown("usage", "--json", "--tenant", "blue", *own).splitlines())
+    assert (told["tenant"], told["model"], told["responses"]) == ("blue", "echo", 2)
+    assert told["outcomes"] == {"completed": 2}
+    assert shown("usage", "--tenant", "nobody", *own) == "nothing has ended\n"
+
+
+NO_FAUST = (
+    "import sys; sys.modules['faust'] = None; from services.cli import run; sys.exit(run(sys.argv[1:]))"
+)
+
+
+def test_without_faust_analytics_says_so_in_one_line(own: list[str], system: str) -> None:
+    command = [sys.executable, "-c", NO_FAUST, "analytics", *own]
+    said = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert said.returncode == 2
+    (line,) = said.stderr.splitlines()
+    assert line.startswith(
+        "rejoinder: analytics needs faust-streaming 0.15.3 (Python 3.11 to 3.13): pip install"
+    )
 
 
 def test_other_routes_of_the_organization_are_not_offered(system: str) -> None:

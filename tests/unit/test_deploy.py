@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 FILES = [path for path in sorted(DEPLOY.rglob("*")) if path.is_file()]
 VARIABLES = {setting.variable for setting in SETTINGS.values()}
-SERVICES = {"ingest", "replay", "executor", "projector"}
+PORTS = {"ingest": 8000, "replay": 8000, "executor": 8002, "projector": 8002, "analytics": 8001}
+"""By service, where it says that it is alive."""
+SERVICES = set(PORTS)
 COMMANDS = SERVICES | {"topics"}
 IMAGE = "rejoinder:" + tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -29,7 +31,7 @@ def manifests(kind: str) -> dict[str, Any]:
 
 
 def pods() -> Iterator[tuple[str, Any]]:
-    for kind in ("Deployment", "Job"):
+    for kind in ("Deployment", "StatefulSet", "Job"):
         for name, found in manifests(kind).items():
             yield name, found["spec"]["template"]["spec"]
 
@@ -39,7 +41,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
     maps = manifests("ConfigMap")
     refs = [source["configMapRef"]["name"] for source in container["envFrom"] if "configMapRef" in source]
     told = {name: value for ref in refs for name, value in maps[ref]["data"].items()}
-    return told | {own["name"]: own["value"] for own in container.get("env", ())}
+    return told | {own["name"]: own.get("value", "") for own in container.get("env", ())}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -70,7 +72,7 @@ def test_kafka_writes_to_its_volume_and_comes_back() -> None:
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_a_service_is_asked_whether_it_is_alive_where_it_listens(name: str) -> None:
-    port = Settings().port if name in ("ingest", "replay") else 8002
+    port = PORTS[name]
     assert f"http://127.0.0.1:{port}/livez" in COMPOSE["services"][name]["healthcheck"]["test"][-1]
     assert int(COMPOSE["services"][name]["environment"]["REJOINDER_ADMIN_PORT"]) == 8002
     container = dict(pods())[name]["containers"][0]
@@ -114,7 +116,7 @@ def test_upstreams_can_be_named_where_they_are_read() -> None:
         assert [repr(route) for route in parse(text, "as deployed").routes()] == [ECHO]
         uncommented = re.sub(r"^# (?=[\[a-z_]+( =|\]))", "", text, flags=re.MULTILINE)
         assert len(list(parse(uncommented, "uncommented").routes())) > 1
-    for name in ("ingest", "executor"):
+    for name in ("ingest", "executor", "analytics"):
         path = "/etc/rejoinder/rejoinder.toml"
         assert COMPOSE["services"][name]["environment"]["REJOINDER_CONFIG"] == path
         assert COMPOSE["services"][name]["volumes"] == [f"./rejoinder.toml:{path}:ro"]
