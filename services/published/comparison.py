@@ -94,7 +94,8 @@ class Comparison:
         yield from self._lists(where, old, new)
         for word in sorted((old.keys() | new.keys()) - _SAID - _OWN_RULE):
             before, after = old.get(word), new.get(word)
-            if before != after and not word.startswith("x-"):
+            # Two equal schemas may refer to what has changed.
+            if word in _WITHIN or (before != after and not word.startswith("x-")):
                 yield from self._keyword(where, word, before, after)
 
     def _wider(self, where: str, what: str) -> Change:

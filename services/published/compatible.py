@@ -3,7 +3,7 @@
 Pure: documents in, changes out, and the least version that the later documents may have.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from services.published.comparison import NONE, Change, Comparison, Object, Side
 from services.published.documents import ASYNCAPI, OPENAPI, RECORDS, Documents
@@ -88,6 +88,9 @@ def _settings(channel: Object) -> Object:
 
 def _api(before: Object, after: Object) -> Iterator[Change]:
     """The changes of an OpenAPI document."""
+    if before.get("servers") != after.get("servers"):
+        yield Change(f"{OPENAPI} servers", "are others: a caller joins the paths to them", breaks=True)
+    yield from _schemes(before["components"].get("securitySchemes", NONE), after["components"])
     old, new = _operations(before), _operations(after)
     asked, answered = Comparison(before, after, Side.REQUEST), Comparison(before, after, Side.ANSWER)
     for name in sorted(old.keys() | new.keys()):
@@ -100,8 +103,11 @@ def _api(before: Object, after: Object) -> Iterator[Change]:
             yield from _parameters(where, old[name], new[name], asked)
             yield from _body(where, old[name].get("requestBody"), new[name].get("requestBody"), asked)
             yield from _answers(where, old[name]["responses"], new[name]["responses"], answered)
-            if _anonymous(old[name]) and not _anonymous(new[name]):
-                yield Change(where, "asks for a key now", breaks=True)
+            if any(way not in _ways(new[name]) for way in _ways(old[name])):
+                yield Change(where, "asks for another key, or for one at all", breaks=True)
+            if old[name].get("operationId") != new[name].get("operationId"):
+                what = f"is called {new[name].get('operationId')}: generated clients have its name"
+                yield Change(where, what, breaks=True)
 
 
 def _operations(document: Object) -> Object:
@@ -112,8 +118,19 @@ def _operations(document: Object) -> Object:
     }
 
 
-def _anonymous(operation: Object) -> bool:
-    return not operation["security"] or {} in operation["security"]
+def _schemes(before: Object, components: Object) -> Iterator[Change]:
+    """The changes of the ways to show a key. A new one breaks nobody who goes on with another."""
+    after = components.get("securitySchemes", NONE)
+    for name, scheme in before.items():
+        now = after.get(name, NONE)
+        if {**scheme, "description": None} != {**now, "description": None}:
+            yield Change(f"{OPENAPI} security {name}", "is another way to show a key", breaks=True)
+
+
+def _ways(operation: Object) -> Sequence[Object]:
+    """The ways to call an operation: each is what has to be shown; without one, nothing has."""
+    found: Sequence[Object] = operation["security"]
+    return found or [NONE]
 
 
 def _parameters(where: str, old: Object, new: Object, asked: Comparison) -> Iterator[Change]:

@@ -24,6 +24,7 @@ from services.eventlog.tail import Tail
 from services.process import until_stopped, while_wanted
 from services.settings import Settings
 from services.terminal.closing_line import line_of
+from services.terminal.printing import say, say_json, until_enough
 
 LOOK_S = 10.0
 """Seconds after which the reader looks again for partitions that were added."""
@@ -46,16 +47,12 @@ def tail(settings: Settings, *, last: timedelta | None, tenant: str, as_json: bo
 
     def show(closing: ClosingRecord, value: bytes) -> None:
         if tenant in ("", closing.tenant):
-            text = value.decode() if as_json else line_of(closing, coloured=coloured)
-            sys.stdout.write(f"{text}\n")
-            sys.stdout.flush()
+            if as_json:
+                say_json(value)
+            else:
+                say(f"{line_of(closing, coloured=coloured)}\n")
 
-    try:
-        until_stopped(lambda stop: _tail(settings, show, since, stop))
-    except (
-        BrokenPipeError
-    ):  # who read this has enough, such as `head`; Python would flush once more at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    until_enough(lambda: until_stopped(lambda stop: _tail(settings, show, since, stop)))
     return 0
 
 

@@ -22,6 +22,7 @@ from schemas.errors import RejoinderError
 from schemas.events import TERMINAL_EVENTS
 from services.backoff import Backoff
 from services.process import until_stopped, while_wanted
+from services.terminal.printing import say, say_json, until_enough
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before another try: twice as long for each in a row without an event, up to the longest."""
@@ -36,8 +37,8 @@ INTERRUPTED = 130
 OPEN = frozenset({"queued", "in_progress"})
 DELTAS = frozenset({"response.output_text.delta", "response.refusal.delta"})
 
-Tell = Callable[["Told"], str]
-"""Returns what to print of an event."""
+Tell = Callable[["Told"], None]
+"""Prints an event, or what is to be printed of it."""
 
 
 class WatchFailed(RejoinderError):
@@ -81,13 +82,17 @@ _response = msgspec.json.Decoder(Response).decode
 def watch(
     id: str, url: str, starting_after: int, *, as_json: bool, headers: Sequence[str], api_key: str = ""
 ) -> int:
-    """Follow `id` to its end. Returns 0 if it completed, 1 if it ended otherwise. Raises WatchFailed."""
+    """Follow `id` to its end. Returns 0 if it completed, 1 if it ended otherwise, and INTERRUPTED if a signal
+    came, or nobody reads the output any more. Raises WatchFailed.
+    """
     pairs = [header.partition(":") for header in headers]
     if not all(name.strip() and value.strip() for name, _, value in pairs):
         raise WatchFailed("--header takes NAME: VALUE")
     sent = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     sent |= {name.strip(): value.strip() for name, _, value in pairs}
-    return until_stopped(Watching(id, url, starting_after, sent, _as_json if as_json else _as_text).run)
+    watching = Watching(id, url, starting_after, sent, _as_json if as_json else _as_text)
+    status = until_enough(lambda: until_stopped(watching.run))
+    return INTERRUPTED if status is None else status
 
 
 class Watching:
@@ -149,9 +154,8 @@ class Watching:
 
     def _take(self, data: bytes) -> None:
         event = _event(data)
+        self._tell(Told(event, data))
         self.cursor = event.sequence_number
-        sys.stdout.write(self._tell(Told(event, data)))
-        sys.stdout.flush()
         if event.type in TERMINAL_EVENTS and event.response is not None:
             self.status = event.response.status
 
@@ -184,14 +188,15 @@ def _message(body: bytes) -> str:
         return ""
 
 
-def _as_json(told: Told) -> str:
-    return told.data.decode(errors="replace") + "\n"
+def _as_json(told: Told) -> None:
+    say_json(told.data)
 
 
-def _as_text(told: Told) -> str:
+def _as_text(told: Told) -> None:
     if told.event.type in DELTAS and isinstance(told.event.delta, str):
-        return told.event.delta
-    return "\n" if told.event.type in TERMINAL_EVENTS else ""
+        say(told.event.delta)
+    elif told.event.type in TERMINAL_EVENTS:
+        say("\n")
 
 
 def _note(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
@@ -72,9 +73,9 @@ class Storyteller:
             raise RuntimeError("broken off on purpose")
 
 
-async def start(port: int, *arguments: str) -> Process:
+async def start(port: int, *arguments: str, stdout: int = PIPE) -> Process:
     command = [REJOINDER, "watch", *arguments, "--url", f"http://{HOST}:{port}"]
-    return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    return await asyncio.create_subprocess_exec(*command, stdout=stdout, stderr=PIPE)
 
 
 async def watch(port: int, *arguments: str) -> tuple[int | None, str, str]:
@@ -139,6 +140,27 @@ async def test_the_api_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("REJOINDER_WATCH_API_KEY", "open")
         assert (await watch(port, ID))[0] == 0
     assert set(keys) == {"Bearer sesame", "Bearer open"}
+
+
+async def test_words_that_the_terminal_has_no_letters_for_end_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    words = [event(0, "response.output_text.delta", delta="你好"), *story()[4:]]
+    async with serving(Storyteller(words).routes()) as (_, port):
+        status, out, err = await watch(port, ID)
+    assert (status, out, err) == (0, "\\u4f60\\u597d\n", "completed\n")
+
+
+async def test_a_reader_that_has_enough_ends_it() -> None:
+    """`rejoinder watch … | head`: it does not take the broken pipe for a broken connection."""
+    teller = Storyteller(story() * 100)
+    async with serving(teller.routes()) as (_, port):
+        process = await start(port, ID, stdout=(pipe := os.pipe())[1])
+        os.close(pipe[1])
+        os.close(pipe[0])
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, err, teller.cursors) == (130, b"", [-1])
 
 
 async def test_an_unknown_response_is_one_line() -> None:

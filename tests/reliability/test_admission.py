@@ -18,13 +18,14 @@ from schemas.fold import Fold, Verdict
 from schemas.records import Accepted, Cancelled, EventRecord, parse
 from services.eventlog.topics import topics
 from tests.api import Api, error_of, request
+from tests.long import SOAK
 from tests.reliability import audit
 from tests.reliability.rig import Rig, until
 from tests.steady import steady
 
 BOUND = SLOTS * 5 // 4
 REFUSED_S = 0.2
-ROUND_S = 10.0
+ROUND_S = 10.0 if SOAK else 5.0
 ROOM_MIB = 10
 """What the responses of a round of overload may add to ingest and replay together: replay keeps their events
 for a while."""

@@ -118,6 +118,30 @@ def test_a_change_is_found_behind_a_reference_and_a_circle_ends(side: Side) -> N
     assert not list(Comparison(before, before, side).of("it", ref, ref))
 
 
+BEHIND: Mapping[str, Callable[[Shape], Shape]] = {
+    "a member": lambda ref: of(a=ref),
+    "elements": lambda ref: {"type": "array", "items": ref},
+    "other members": lambda ref: {"type": "object", "additionalProperties": ref},
+    "names of members": lambda ref: {"type": "object", "propertyNames": ref},
+    "what is packed": lambda ref: {**TEXT, "contentEncoding": "zstd", "contentSchema": ref},
+    "a branch": lambda ref: {"anyOf": [ref, {"type": "null"}]},
+    "what holds together": lambda ref: {"type": "object", "allOf": [ref]},
+    "a consequence": lambda ref: {"type": "object", "if": of(a=TEXT), "then": ref},
+    "an alternative": lambda ref: {"type": "object", "if": of(a=TEXT), "else": ref},
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("side", Side)
+def test_a_change_is_found_wherever_the_reference_to_it_stands(
+    behind: Callable[[Shape], Shape], side: Side
+) -> None:
+    before, after = {"$defs": {"part": of(a=TEXT)}}, {"$defs": {"part": of(a=NUMBER)}}
+    shape = behind({"$ref": "#/$defs/part"})
+    assert any(change.breaks for change in Comparison(before, after, side).of("it", shape, shape))
+    assert not list(Comparison(before, before, side).of("it", shape, shape))
+
+
 DOCUMENTS = generated()
 EVENT = f"{RECORDS}responses.events.event.json"
 CREATE = ("paths", "/v1/responses", "post")
@@ -281,8 +305,45 @@ EDITS: Mapping[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda docs: api("paths", "/livez", "get")(docs).update(security=[{"key": []}]),
         "2.0.0",
     ),
+    "a key is shown otherwise": (
+        lambda docs: api("components", "securitySchemes", "key")(docs).update(scheme="basic"),
+        "2.0.0",
+    ),
+    "a way to show a key goes": (
+        lambda docs: api("paths", "/v1/models", "get")(docs).update(security=[{}]),
+        "2.0.0",
+    ),
+    "another way to show a key comes": (
+        lambda docs: api("paths", "/v1/models", "get")(docs).update(
+            security=[{}, {"key": []}, {"other": []}]
+        ),
+        "1.4.2",
+    ),
+    "an operation is renamed": (
+        lambda docs: api("paths", "/livez", "get")(docs).update(operationId="alive"),
+        "2.0.0",
+    ),
+    "the paths are elsewhere": (lambda docs: docs[OPENAPI].update(servers=[{"url": "/api"}]), "2.0.0"),
     "a version": (lambda docs: api("info")(docs).update(version="9.9.9"), "1.4.2"),
 }
+
+
+def parts_of(name: str, documents: Mapping[str, Any]) -> dict[str, Any]:
+    """What a document has under names of their own."""
+    document = documents[name]
+    found: dict[str, Any] = document["$defs" if name.startswith(RECORDS) else "components"]
+    return found if name.startswith(RECORDS) else found["schemas"]
+
+
+PARTS = [(name, part) for name in sorted(DOCUMENTS) if name != ASYNCAPI for part in parts_of(name, DOCUMENTS)]
+"""Those of the topics' document are looked at in the documents of the records."""
+
+
+@pytest.mark.parametrize("name, part", PARTS)
+def test_no_part_of_a_document_changes_unseen(name: str, part: str) -> None:
+    after = deepcopy({name: DOCUMENTS[name]})
+    parts_of(name, after)[part] = {"type": "string", "const": "another"}
+    assert any(change.breaks for change in changes({name: DOCUMENTS[name]}, after))
 
 
 @pytest.mark.parametrize("edit, version", EDITS.values(), ids=EDITS)

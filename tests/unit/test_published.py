@@ -3,13 +3,15 @@
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from schemas import records
 from schemas.refusal import http_status_of
@@ -33,6 +35,7 @@ from services.published.kinds import kinds
 from services.published.records import name_of, topic_of
 
 ROOT = Path(__file__).parents[2]
+ASYNCAPI_SCHEMA = Path(__file__).with_name("asyncapi-3.0.0.json")
 DOCUMENTS = generated()
 RECORD_SCHEMAS = {name: schema for name, schema in DOCUMENTS.items() if name.startswith(RECORDS)}
 ALSO = {
@@ -115,6 +118,55 @@ def test_what_an_api_document_refers_to_is_in_it(name: str) -> None:
             found = found[part.replace("~1", "/")]
     for schema in document["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
+
+
+FORMATS = {
+    ASYNCAPI: Draft7Validator(msgspec.json.decode(ASYNCAPI_SCHEMA.read_bytes())),
+    OPENAPI: Draft202012Validator(OPENAPI_31),
+}
+"""What the two formats ask of a document, by their own schemas."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_document_is_what_its_format_asks_for(name: str) -> None:
+    assert [error.message for error in FORMATS[name].iter_errors(DOCUMENTS[name])] == []
+
+
+WRONG: Mapping[str, tuple[str, Sequence[str | int], Any]] = {
+    "no version": (ASYNCAPI, ["info", "version"], None),
+    "a binding that there is not": (ASYNCAPI, ["channels", "closings", "bindings", "kafka", "retries"], 1),
+    "a setting of another type": (
+        ASYNCAPI,
+        ["channels", "closings", "bindings", "kafka", "topicConfiguration", "retention.ms"],
+        "long",
+    ),
+    "no action": (ASYNCAPI, ["operations", "append.closings", "action"], None),
+    "headers of a type that there is not": (
+        ASYNCAPI,
+        ["components", "messages", "closings.closing", "headers", "type"],
+        "texts",
+    ),
+    "a parameter without a place": (OPENAPI, ["paths", "/v1/models", "get", "parameters", 0, "in"], None),
+    "an answer without words": (
+        OPENAPI,
+        ["paths", "/livez", "get", "responses", "200", "description"],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name, path, value", WRONG.values(), ids=WRONG)
+def test_the_formats_schemas_would_find_what_is_wrong(
+    name: str, path: Sequence[str | int], value: Any
+) -> None:
+    document = deepcopy(DOCUMENTS[name])
+    parent: Any = document
+    for part in path[:-1]:
+        parent = parent[part]
+    parent.pop(path[-1], None)
+    if value is not None:
+        parent[path[-1]] = value
+    assert not FORMATS[name].is_valid(document)
 
 
 def references(shape: Any) -> Iterator[str]:
