@@ -108,12 +108,27 @@ def _api(before: Object, after: Object) -> Iterator[Change]:
             if old[name].get("operationId") != new[name].get("operationId"):
                 what = f"is called {new[name].get('operationId')}: generated clients have its name"
                 yield Change(where, what, breaks=True)
+    yield from _sent(before, after, answered)
 
 
-def _operations(document: Object) -> Object:
+def _sent(before: Object, after: Object, answered: Comparison) -> Iterator[Change]:
+    """The changes of what Rejoinder sends: its receivers read it, as a caller reads an answer."""
+    old, new = _operations(before, "webhooks"), _operations(after, "webhooks")
+    for name in sorted(old.keys() | new.keys()):
+        where = f"{OPENAPI} webhook {name}"
+        if name not in new:
+            yield Change(where, "is gone", breaks=True)
+        elif name not in old:
+            yield Change(where, "is new")
+        else:
+            was, now = (said["requestBody"]["content"] for said in (old[name], new[name]))
+            yield from _contents(where, was, now, answered)
+
+
+def _operations(document: Object, within: str = "paths") -> Object:
     return {
         f"{method.upper()} {path}": said
-        for path, found in document["paths"].items()
+        for path, found in document.get(within, NONE).items()
         for method, said in found.items()
     }
 
