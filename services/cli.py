@@ -171,6 +171,10 @@ def _watch(
 def _dev(
     *,
     data: Annotated[Path, Parameter(help="the directory for what Kafka stores")] = Path(".rejoinder"),
+    without: Annotated[
+        tuple[Literal["analytics", "webhooks"], ...],
+        Parameter(help="a service to leave out; may be repeated", negative=(), show_default=False),
+    ] = (),
     **options: Any,
 ) -> int:
     """Run everything on this machine: Kafka (unless --kafka names one), its topics and the services.
@@ -183,7 +187,7 @@ def _dev(
     chosen = {
         name for name, setting in SETTINGS.items() if options.get(name) or os.environ.get(setting.variable)
     }
-    dev(settings, chosen, data)
+    dev(settings, chosen, data, without)
     return 0
 
 

@@ -4,7 +4,7 @@ With `--base-url` the fixtures use a server that runs already, and start nothing
 """
 
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,21 +17,24 @@ ORIGIN = "http://app.example"
 QUICK: dict[str, object] = {"keepalive_s": 0.5, "stall_s": 3, "cors_origins": (ORIGIN,)}
 """Settings of the systems that tests start: waits of half a minute take seconds."""
 
+LEAN = ("--without", "analytics", "--without", "webhooks")
+"""Flags of `rejoinder dev` with which it runs only what every response needs."""
+
 LOG_SHOWN = 20_000
 """Characters of a system's log beside a failed test."""
 
 
 class System(ServerProcess):
-    """`rejoinder dev` on the broker at `kafka` (HOST:PORT), under topics of its own."""
+    """`rejoinder dev` on the broker at `kafka` (HOST:PORT), under topics of its own, with more `flags`."""
 
     running: ClassVar[set["System"]] = set()
 
-    def __init__(self, kafka: str, folder: Path, **settings: object) -> None:
+    def __init__(self, kafka: str, folder: Path, *, flags: Sequence[str] = LEAN, **settings: object) -> None:
         self.kafka = kafka
         self.prefix = f"t{secrets.token_hex(4)}."
         own = {"topic_prefix": self.prefix, "internal_secret": secrets.token_hex(16)}
         self.environ = environment({**QUICK, **own, **settings})
-        command = [REJOINDER, "dev", "--kafka", kafka, "--port", "0"]
+        command = [REJOINDER, "dev", "--kafka", kafka, "--port", "0", *flags]
         super().__init__(command, folder / f"{self.prefix}log", self.environ)
 
     def start(self) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
@@ -58,9 +58,13 @@ USUAL_PORT = int(Settings().kafka.rpartition(":")[2])
 log = structlog.get_logger()
 
 
-def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
-    """Run everything until a signal. `chosen` names the settings that the operator gave; Kafka stores in
-    `data`.
+Optional = Literal["analytics", "webhooks"]
+"""The services that the others do without."""
+
+
+def dev(settings: Settings, chosen: Collection[str], data: Path, without: Collection[Optional] = ()) -> None:
+    """Run everything but the services `without` until a signal. `chosen` names the settings that the operator
+    gave; Kafka stores in `data`.
 
     Raises CannotListen, BrokerError, LogUnavailable, TopicMisconfigured, SettingsError or ChildRefused if it
     cannot start.
@@ -75,18 +79,23 @@ def dev(settings: Settings, chosen: Collection[str], data: Path) -> None:
     if "webhooks_keys" not in chosen:
         settings = msgspec.structs.replace(settings, webhooks_keys=(sealing_key(data),))
     kafka = None if "kafka" in chosen else EmbeddedKafka(data, usual_port=USUAL_PORT)
-    system = System(settings, kafka)
+    system = System(settings, kafka, without)
     until_stopped(system.run, at_once=system.kill)
     stored = f"Kafka at {settings.kafka}" if kafka is None else str(data.absolute())
     sys.stdout.write(f"stopped; all responses are in {stored}\n")
 
 
 class System:
-    """All of Rejoinder on this machine. `kafka` is None if the settings name a broker."""
+    """All of Rejoinder on this machine, but for the services `without`. `kafka` is None if the settings name
+    a broker.
+    """
 
-    def __init__(self, settings: Settings, kafka: EmbeddedKafka | None) -> None:
+    def __init__(
+        self, settings: Settings, kafka: EmbeddedKafka | None, without: Collection[Optional]
+    ) -> None:
         self._settings = settings
         self._kafka = kafka
+        self._without = set(without)
         self._children: list[Child] = []
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -133,9 +142,10 @@ class System:
         return msgspec.structs.replace(settings, kafka=await self._kafka.start())
 
     async def _serve(self, settings: Settings) -> None:
-        plan = plan_of(settings, os.environ, colors=sys.stderr.isatty())
-        if not analytics_installed():
+        if "analytics" not in self._without and not analytics_installed():
             log.warning("usage and costs are not known here: analytics needs faust-streaming", mend=FAUST)
+            self._without.add("analytics")
+        plan = plan_of(settings, os.environ, self._without, colors=sys.stderr.isatty())
         self._children = [
             Child(name, service_command(name), environ, sys.stderr) for name, environ, _ in plan
         ]
@@ -175,8 +185,10 @@ def analytics_installed() -> bool:
     return find_spec("faust") is not None
 
 
-def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> Plan:
-    """The services of `settings`, connected over loopback ports that are free now."""
+def plan_of(
+    settings: Settings, environ: Mapping[str, str], without: Collection[Optional] = (), *, colors: bool
+) -> Plan:
+    """The services of `settings` but those `without`, connected over loopback ports that are free now."""
     ingest, ingest_inside, ingest_admin, internal, executor, projector = (free_port() for _ in range(6))
     analytics, webhooks = free_port(), free_port()
     common = {
@@ -194,8 +206,8 @@ def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> 
         "replay": (
             {
                 "ingest_url": _url(ingest_inside),
-                "analytics_url": _url(analytics) if analytics_installed() else "",
-                "webhooks_url": _url(webhooks),
+                "analytics_url": "" if "analytics" in without else _url(analytics),
+                "webhooks_url": "" if "webhooks" in without else _url(webhooks),
                 "admin_port": 0,
             },
             _url(internal),
@@ -204,13 +216,14 @@ def plan_of(settings: Settings, environ: Mapping[str, str], *, colors: bool) -> 
         "projector": ({"admin_port": projector}, _url(projector)),
         "webhooks": ({"internal_port": webhooks, "admin_port": 0}, _url(webhooks)),
     }
-    if analytics_installed():
-        named = {"internal_port": analytics, "analytics_instance": settings.analytics_instance or "dev"}
-        own["analytics"] = (named, _url(analytics))
+    named = {"internal_port": analytics, "analytics_instance": settings.analytics_instance or "dev"}
+    own["analytics"] = (named, _url(analytics))
     inherited = {**environ, **({"FORCE_COLOR": "1"} if colors else {})}
     given = msgspec.structs.asdict(settings)
     return [
-        (name, inherited | environment(given | common | special), url) for name, (special, url) in own.items()
+        (name, inherited | environment(given | common | special), url)
+        for name, (special, url) in own.items()
+        if name not in without
     ]
 
 

@@ -6,6 +6,7 @@ header, and no member of a value that is Rejoinder's own.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from schemas.events import Encoded, encoded_in
+from schemas.ids import partition_of
 from schemas.records import SEVEN_HEADERS, LogRecord, NewRecord
+from schemas.webhooks import EVENT_TYPES, DeliveryRecord, RetryRecord
 from services.eventlog.kafka import KafkaLog
 from services.eventlog.port import TopicPartition
 from services.eventlog.topics import topics
@@ -36,6 +39,10 @@ match = "fragile"
 base_url = "{url}/v1"
 
 [[models]]
+match = "one-of-*"
+base_url = "{url}/v1"
+
+[[models]]
 match = "resumable"
 base_url = "{url}/v1"
 resumable = true
@@ -47,9 +54,12 @@ url = "{url}"
 
 
 async def upstream(call: Call) -> None:
-    """Ends a response after an event outside the API, and a text of which only a piece is told."""
+    """Takes webhooks. Ends a response after an event outside the API and a piece of a text."""
     if call.method == "GET":
         await call.answer(200, {"object": "list", "data": []})
+        return
+    if "webhook-id" in call.headers:
+        await call.answer(200, {})
         return
     asked = call.body["input"][-1]["content"][0]["text"]
     response = {"id": "up_1", "object": "response", "status": "in_progress", "output": []}
@@ -64,16 +74,20 @@ async def upstream(call: Call) -> None:
 
 
 @pytest.fixture
-def usual(tmp_path: Path) -> Iterator[dict[str, object]]:
-    """The settings of a system with models and agents of every kind."""
+def usual(tmp_path: Path) -> Iterator[tuple[dict[str, object], str]]:
+    """The settings of a system with models and agents of every kind, and the URL of who takes webhooks."""
     with served(upstream) as server:
         config = tmp_path / "rejoinder.toml"
         config.write_text(UPSTREAM.format(url=server.url))
-        yield {"config": config, "partitions": 2, "grace_s": 1, "ephemeral_s": 1}
+        settings = {"config": config, "partitions": 2, "grace_s": 1, "ephemeral_s": 1}
+        yield settings, f"{server.url}/hook"
 
 
-def ways_of_life(api: Api) -> None:
+def ways_of_life(api: Api, taker: str) -> None:
     """Everything that may happen to a response."""
+    endpoint = {"name": "all", "url": taker, "event_types": list(EVENT_TYPES)}
+    left = [api.ask("POST", "/v1/webhook_endpoints", endpoint).json["id"] for _ in range(2)]
+    api.ask("DELETE", f"/v1/webhook_endpoints/{left[0]}")
     first = api.closed("one two three")
     api.closed("chained", previous_response_id=first, instructions="Say it.", include=["x"])
     api.closed(fail_after=1)
@@ -85,7 +99,7 @@ def ways_of_life(api: Api) -> None:
     for background in (True, False):
         api.post(request("not stored", background=background, store=False))
     api.post(request("keyed", background=False, store=False), {"idempotency-key": "another key"})
-    for model in ("fragile", "resumable"):
+    for model in ("fragile", "one-of-many", "resumable"):
         for end in ("completed", "failed", "incomplete"):
             api.closed(end, model=model)
     api.closed("completed", model=None, agent_reference={"type": "agent_reference", "name": "helper"})
@@ -156,23 +170,41 @@ async def records(kafka: str, prefix: str) -> dict[str, list[LogRecord]]:
     return found
 
 
-def kind_in(record: LogRecord) -> str:
+def kind_in(topic: str, record: LogRecord) -> str:
     if record.value is None:
         return TOMBSTONE
+    if topic == "usage":
+        return str(msgspec.json.decode(record.value)["kind"])
     return dict(record.headers).get("kind", b"event").decode()
 
 
 def seen(found: Mapping[str, list[LogRecord]]) -> Counter[tuple[str, str]]:
-    return Counter((topic, kind_in(record)) for topic in found for record in found[topic])
+    return Counter((topic, kind_in(topic, record)) for topic in found for record in found[topic])
+
+
+async def retried(kafka: str, prefix: str) -> bool:
+    """Ask for another attempt of a delivery, as an operator does. Returns whether there is one."""
+    found = [r for r in (await records(kafka, prefix))["webhooks"] if kind_in("webhooks", r) == "delivery"]
+    if not found:
+        return False
+    delivery = msgspec.json.decode(found[0].value or b"", type=DeliveryRecord)
+    log = KafkaLog(kafka, "rejoinder-test")
+    try:
+        retry = RetryRecord(delivery.id, delivery.tenant, delivery.attempts).new()
+        partition = partition_of(delivery.response)
+        await log.writer().append(topics(prefix).webhooks, partition, retry)
+    finally:
+        await log.close()
+    return True
 
 
 def packed_in(record: LogRecord) -> list[Encoded]:
-    return list(encoded_in(unpack(record.value or b""))) if kind_in(record) == "chunk" else []
+    return list(encoded_in(unpack(record.value or b""))) if kind_in("transcripts", record) == "chunk" else []
 
 
 def check(topic: str, record: LogRecord) -> int:
     """Fails unless `record` fits; returns how many events are packed in it, which fit as well."""
-    SCHEMAS[topic, kind_in(record)].check(record)
+    SCHEMAS[topic, kind_in(topic, record)].check(record)
     packed = packed_in(record)
     for event in packed:
         EVENT.validate(msgspec.json.decode(event.value))
@@ -182,18 +214,22 @@ def check(topic: str, record: LogRecord) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_every_record_of_a_whole_run_fits_its_published_schema(
-    kafka: str, tmp_path: Path, usual: dict[str, object]
+    kafka: str, tmp_path: Path, usual: tuple[dict[str, object], str]
 ) -> None:
-    with System(kafka, tmp_path, **usual) as first:
+    settings, taker = usual
+    with System(kafka, tmp_path, flags=(), **settings) as first:
         api = Api(first.base_url)
-        ways_of_life(api)
+        ways_of_life(api, taker)
         running = api.create("goes on after a restart", tokens=100_000, interval_ms=50)
         api.take(running, 20)
-    with System(kafka, tmp_path, **usual, topic_prefix=first.prefix, records=SEVEN_HEADERS) as second:
+    again = {**settings, "topic_prefix": first.prefix, "records": SEVEN_HEADERS}
+    with System(kafka, tmp_path, flags=(), **again) as second:
         api = Api(second.base_url)
-        ways_of_life(api)
+        ways_of_life(api, taker)
         api.take(running, 40)
         api.cancel(running)
+
+        await eventually(partial(retried, kafka, first.prefix))
 
         async def all_written() -> bool:
             written = await records(kafka, first.prefix)

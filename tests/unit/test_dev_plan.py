@@ -1,6 +1,10 @@
 """What `rejoinder dev` gives its services: who finds whom, and one secret for all."""
 
-from services.dev.system import plan_of
+from typing import get_args
+
+import pytest
+
+from services.dev.system import Optional, plan_of
 from services.settings import Settings, load
 
 VARIABLE = "REJOINDER_INTERNAL_SECRET"
@@ -28,3 +32,14 @@ def test_a_secret_is_made_for_all_of_them_unless_there_is_one() -> None:
     assert made != another
     given = "sesame-open-sesame"
     assert {settings.internal_secret for settings in plan(given).values()} == {given}
+
+
+@pytest.mark.parametrize("name", get_args(Optional))
+def test_a_service_that_is_left_out_is_not_asked_either(name: Optional) -> None:
+    whole = plan()
+    asked = getattr(whole["replay"], f"{name}_url")
+    assert asked == f"http://127.0.0.1:{whole[name].internal_port}"
+    made = plan_of(Settings(), {}, [name], colors=False)
+    left = {name: load(environ) for name, environ, _ in made}
+    assert left.keys() == whole.keys() - {name}
+    assert getattr(left["replay"], f"{name}_url") == ""
