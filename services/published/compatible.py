@@ -121,6 +121,7 @@ def _sent(before: Object, after: Object, answered: Comparison) -> Iterator[Chang
         elif name not in old:
             yield Change(where, "is new")
         else:
+            yield from _parameters(where, old[name], new[name], answered)
             was, now = (said["requestBody"]["content"] for said in (old[name], new[name]))
             yield from _contents(where, was, now, answered)
 

@@ -324,6 +324,17 @@ EDITS: Mapping[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "2.0.0",
     ),
     "the paths are elsewhere": (lambda docs: docs[OPENAPI].update(servers=[{"url": "/api"}]), "2.0.0"),
+    "a webhook goes": (lambda docs: api("webhooks")(docs).pop("response"), "2.0.0"),
+    "a header of a webhook goes": (
+        lambda docs: api("webhooks", "response", "post", "parameters")(docs).pop(),
+        "2.0.0",
+    ),
+    "another content of a webhook comes": (
+        lambda docs: api("webhooks", "response", "post", "requestBody", "content")(docs).update(
+            {"text/html": {"schema": TEXT}}
+        ),
+        "2.0.0",
+    ),
     "a version": (lambda docs: api("info")(docs).update(version="9.9.9"), "1.4.2"),
 }
 
