@@ -16,6 +16,7 @@ from schemas.events import Event
 from schemas.output import DELTAS, Output
 from schemas.upstream_headers import upstream_headers
 from services.executor.mending.places import OurPlace, begun_by
+from tests.long import examples
 from tests.whole import followed, scribe, told
 
 USAGE = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
@@ -239,7 +240,7 @@ def test_a_whole_stream_passes_as_it_is() -> None:
     assert events[-1]["response"]["output"] == said[-1]["response"]["output"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(cuts, min_size=1, max_size=6))
 def test_a_stream_that_was_cut_up_is_whole_again(accidents: list[tuple[Any, ...]]) -> None:
     said = whole_stream()
@@ -251,7 +252,7 @@ def test_a_stream_that_was_cut_up_is_whole_again(accidents: list[tuple[Any, ...]
     assert [piece for event in said if (piece := _said_in(event)) and piece not in shown] == []
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(cuts, max_size=3), st.integers(0, 200))
 def test_a_stream_that_ends_anywhere_keeps_what_it_said(accidents: list[tuple[Any, ...]], end: int) -> None:
     said = whole_stream()
@@ -265,7 +266,7 @@ def test_a_stream_that_ends_anywhere_keeps_what_it_said(accidents: list[tuple[An
     assert [piece for event in said if (piece := _said_in(event)) and piece not in shown] == []
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(cuts, max_size=3), st.integers(0, 200))
 def test_an_executor_that_takes_over_goes_on_with_the_output_so_far(
     accidents: list[tuple[Any, ...]], end: int

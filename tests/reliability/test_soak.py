@@ -6,13 +6,13 @@ import pytest
 
 from tests.reliability.soak import Plan, soak
 
-RESPONSES = 150
+RESPONSES = 100
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_nothing_acknowledged_is_lost_while_everything_is_killed(tmp_path: Path) -> None:
-    plan = Plan(responses=RESPONSES, events=50, kills=5, broker_kills=1, pace_s=2.5, at_once=24)
+    plan = Plan(responses=RESPONSES, events=50, kills=3, broker_kills=1, pace_s=2.5, at_once=24)
 
     figures = soak(plan, tmp_path)
 
