@@ -62,7 +62,7 @@ bench: setup
 # What takes too long for every change: many more seeds of the simulation, the suites of which `make test` runs a
 # part, then thousands of responses under fire.
 LONG := tests/simulation tests/reliability tests/property tests/integration/test_held.py \
-	tests/conformance/test_openapi.py
+	tests/integration/test_analytics.py tests/conformance/test_openapi.py
 soak: setup $(AOT)
 	$(BIN)/python -m tests.simulation --seeds 3000
 	REJOINDER_SOAK=1 $(BIN)/pytest $(SIDE_BY_SIDE) $(LONG)

@@ -25,6 +25,8 @@ from schemas.records import MALFORMED, SHOWN, LogRecord, Unreadable
 MINUTE_MS = 60_000
 UNIT = 10**12
 """Amounts of a cost in one unit of its currency."""
+OPEN_MINUTES = 60
+"""Minutes for which rows are open. A closing that is told later is counted in the oldest open one (P-118)."""
 MOST_ERRORS = 32
 """Types of errors, and statuses, that one row tells apart; further ones are counted as OTHER."""
 OTHER = "other"
@@ -197,6 +199,8 @@ def decoded_key(key: bytes) -> UsageKey:
     return _KEYS[len(_any_array(key))].decode(key)
 
 
+read_value = _values.decode
+"""A value that was read before."""
 decoded_row = msgspec.json.Decoder(UsageRow).decode
 """A row of a value that was read before."""
 

@@ -46,7 +46,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     try:
         partitions = await eventlog.partitions(names.closings)
         reader = UsageReader(eventlog, names.usage, settings.usage_days * DAY, _now_ms)
-        counter = Counter(settings, eventlog, Prices(configuration.prices), partitions, reader.index)
+        counter = Counter(settings, eventlog, Prices(configuration.prices), partitions, reader)
         routes = [
             *health.routes(lambda: [*counter.not_ready(), *reader.not_ready()]),
             *usage_routes(reader, _now_ms),

@@ -1,45 +1,44 @@
-"""Faust's table of what is counted. Its changelog is the topic `usage`."""
+"""Faust's table of what is counted. Its changelog is the topic `usage`.
+
+Nothing is restored by Faust: its recovery reads all versions of all rows, again at each rebalance, and may
+end early. The reader of this process knows the topic already (`counter`), so the table says that it is whole.
+"""
 
 import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import faust
-import msgspec
-import structlog
-from faust.types import TP, EventT
+from faust.types import TP
 
-from schemas.records import MALFORMED, Unreadable
-from schemas.usage import UsageRecord, counted_more, read_pair
 from services.analytics.counting import Pair
-
-FROM_THE_START = -1
-
-log = structlog.get_logger(__name__)
+from services.eventlog.port import Log
 
 
 class UsageTable(faust.Table[bytes, bytes]):
-    """A table that is restored from its changelog's start each time, by `restore`."""
+    """A table that is whole up to where its changelog ends when the group assigns partitions."""
 
-    changelog: "Changelog"
+    eventlog: Log
+    ends: dict[int, int]
 
-    def apply_changelog_batch(self, batch: Iterable[EventT[Any]]) -> None:
-        """Take over what a recovery has read. Faust would let the last record of a key stand (P-117)."""
-        for event in batch:
-            message = event.message
-            self.changelog.restore(message.partition, message.key, message.value, message.offset)
+    async def on_rebalance(self, assigned: set[TP], *more: Any, **named: Any) -> None:
+        """Look where the changelog's partitions end, before Faust asks from where on to restore them."""
+        topic = self.changelog_topic_name
+        numbers = [tp.partition for tp in assigned if tp.topic == topic]
+        bounds = await self.eventlog.bounds(topic, numbers)
+        self.ends = {number: found.end for number, found in bounds.items()}
+        await super().on_rebalance(assigned, *more, **named)
 
-    def persisted_offset(self, _: TP) -> int | None:
-        """From where on a partition is to be restored. Faust's own note may be of an earlier generation."""
-        return FROM_THE_START
+    def persisted_offset(self, tp: TP) -> int | None:
+        """The last offset that need not be restored; None: all of the partition is."""
+        end = self.ends.get(tp.partition)
+        return None if end is None else end - 1
 
 
 class Changelog:
-    """The records of `usage` in the partitions that were counted here, by key."""
+    """Appends records to `usage`."""
 
-    def __init__(self, app: faust.App, topic: str, partitions: int) -> None:
-        self._app = app
-        self._topic = topic
+    def __init__(self, app: faust.App, eventlog: Log, topic: str, partitions: int) -> None:
         self._table = UsageTable(
             app,
             name="usage",
@@ -48,61 +47,27 @@ class Changelog:
             partitions=partitions,
             changelog_topic=app.topic(topic, key_type=bytes, value_type=bytes, partitions=partitions),
         )
-        self._table.changelog = self
+        self._table.eventlog = eventlog
+        self._table.ends = {}
         app.tables.add(self._table)
-        self._keys: dict[int, set[bytes]] = {}
-        self._restored: dict[int, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Changelog of {self._topic}>"
-
-    def restored_to(self, partition: int) -> int:
-        """The last offset that was restored; -1 for none."""
-        return self._restored.get(partition, -1)
-
-    def of(self, partition: int) -> Sequence[UsageRecord]:
-        """What stands in a partition, read anew: the caller may change it."""
-        keys = self._keys.get(partition, ())
-        found = (read_pair(key, self._table.data[key], partition) for key in keys)
-        return [record for record in found if isinstance(record, UsageRecord)]
-
-    def restore(self, partition: int, key: bytes | None, value: bytes | None, offset: int) -> None:
-        """Take over a record, if it has counted more than what is there."""
-        self._restored[partition] = max(offset, self.restored_to(partition))
-        found = _read(key, value, partition)
-        if isinstance(found, Unreadable):
-            where = {"topic": self._topic, "partition": partition, "offset": offset}
-            log.warning("passed over an unreadable record", **where, why=found.why)
-            return
-        assert key is not None
-        assert value is not None
-        known = _read(key, self._table.data.get(key), partition)
-        if isinstance(known, Unreadable) or counted_more(found.value, known.value):
-            self._table.data[key] = value
-            self._keys.setdefault(partition, set()).add(key)
+        return f"<Changelog {self._table.changelog_topic_name}>"
 
     async def write(self, partition: int, pairs: Sequence[Pair]) -> None:
         """Append records to a partition; keep them when all are acknowledged. Raises what kept one out."""
-        sent = [self._table.send_changelog(partition, key, value) for key, value in pairs]
-        await asyncio.gather(*sent)
+        await self._send(partition, pairs)
         for key, value in pairs:
             self._table.data[key] = value
-        self._keys.setdefault(partition, set()).update(key for key, _ in pairs)
 
     async def again(self, partition: int, pairs: Sequence[Pair]) -> None:
-        """Append records that stand once more; of a row that is open its newest."""
-        newest = [(key, self._table.data.get(key, value)) for key, value in pairs]
-        await asyncio.gather(*(self._table.send_changelog(partition, key, value) for key, value in newest))
+        """Append records that stand once more; of a row that was written here its newest."""
+        await self._send(partition, [(key, self._table.data.get(key, value)) for key, value in pairs])
 
-    def forget(self, partition: int, keys: Iterable[bytes]) -> None:
+    async def _send(self, partition: int, pairs: Sequence[Pair]) -> None:
+        await asyncio.gather(*(self._table.send_changelog(partition, key, value) for key, value in pairs))
+
+    def forget(self, keys: Iterable[bytes]) -> None:
         """Let go of rows that are never written again."""
         for key in keys:
             self._table.data.pop(key, None)
-            self._keys.get(partition, set()).discard(key)
-
-
-def _read(key: bytes | None, value: bytes | None, partition: int) -> UsageRecord | Unreadable:
-    try:
-        return read_pair(key or b"", value or b"", partition)
-    except (*MALFORMED, msgspec.MsgspecError) as error:
-        return Unreadable(f"{type(error).__name__}: {error}")

@@ -5,7 +5,7 @@
 Faust gives the group, the stream and the table, whose changelog is the topic `usage`. What it does not
 promise is made sure of here (docs/decisions):
 
-- A partition begins with all that stands in `usage`, whether Faust's recovery has seen it or not.
+- A partition begins with all that stands in `usage`, as the reader of this process has it.
 - Each offset is looked at: what is counted already is passed over, and a gap that retention did not make ends
   the process.
 - Events of an earlier generation of the group are dropped, unacknowledged, and so is what was counted of
@@ -25,19 +25,17 @@ from mode.supervisors import CrashingSupervisor
 from schemas.closings import Lost, lost, parse
 from schemas.errors import LogError, RejoinderError
 from schemas.records import Headers, Unreadable
-from schemas.usage import UsageRecord
 from services import points
 from services.analytics import metrics
 from services.analytics.changelog import Changelog
 from services.analytics.counting import Changes, Pair, PartitionCount
 from services.analytics.faust_settings import faust_settings, quieten
-from services.analytics.index import UsageIndex
 from services.analytics.lag import LagWatch
 from services.analytics.mended import mend_faust
 from services.analytics.prices import Prices
+from services.analytics.reader import UsageReader
 from services.connect import analytics_group, topic_names
-from services.eventlog.port import Bounds, Log, TopicPartition
-from services.eventlog.scan import scan
+from services.eventlog.port import Bounds, Log
 from services.settings import Settings
 
 MOST_EVENTS = 5000
@@ -81,14 +79,14 @@ class Counter:
     """Counts what Faust's group assigns to this process."""
 
     def __init__(
-        self, settings: Settings, eventlog: Log, prices: Prices, partitions: int, index: UsageIndex
+        self, settings: Settings, eventlog: Log, prices: Prices, partitions: int, reader: UsageReader
     ) -> None:
         mend_faust()
         quieten()
         self._log = eventlog
         self._names = topic_names(settings)
         self._prices = prices
-        self._index = index
+        self._reader = reader
         self._group = analytics_group(settings)
         self._topic_id = ""
         self._counts: dict[int, PartitionCount] = {}
@@ -101,7 +99,7 @@ class Counter:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._app = App(self._group, **faust_settings(settings))
         source = self._app.topic(self._names.closings, key_type=bytes, value_type=bytes)
-        self.changelog = Changelog(self._app, self._names.usage, partitions)
+        self.changelog = Changelog(self._app, eventlog, self._names.usage, partitions)
         agent = self._app.agent(source, name="count", supervisor_strategy=CrashingSupervisor)
         agent(self._agent)
 
@@ -154,7 +152,7 @@ class Counter:
 
     async def _mend(self, owned: Collection[int]) -> None:
         """Append what stands again, behind what was overtaken (P-117)."""
-        for number, pairs in self._index.overtaken(owned & self._counts.keys()).items():
+        for number, pairs in self._reader.index.overtaken(owned & self._counts.keys()).items():
             log.warning(
                 "an earlier owner wrote late, its records are overtaken", partition=number, records=len(pairs)
             )
@@ -225,8 +223,8 @@ class Counter:
             if self._moved(generation):
                 return False
             points.at("usage written", group, pairs)
-        for number, found in changed.items():
-            self.changelog.forget(number, found.closed)
+        for found in changed.values():
+            self.changelog.forget(found.closed)
         return True
 
     async def _take(self, event: EventT[bytes]) -> None:
@@ -251,23 +249,15 @@ class Counter:
 
     async def _begin(self, number: int) -> PartitionCount:
         """The count of a newly assigned partition, from all that stands in `usage`."""
-        stored = await self._stored(number)
-        count = PartitionCount(number, self._topic_id, self._prices, stored)
+        topic = self._names.usage
+        await self._reader.read_to(number, (await self._log.bounds(topic, [number]))[number].end)
+        count = PartitionCount(number, self._topic_id, self._prices, self._reader.index.of(number))
         bounds = await self._bounds(number)
         if count.anew:
             report(Lost(number, count.gone_from, None))
         if count.next is None:
             count.begin(bounds.start)
         return count
-
-    async def _stored(self, number: int) -> Sequence[UsageRecord]:
-        """What stands in the partition: what the table has, and what its recovery may have left out."""
-        topic = self._names.usage
-        bounds = (await self._log.bounds(topic, [number]))[number]
-        start = max(bounds.start, self.changelog.restored_to(number) + 1)
-        async for record in scan(self._log, TopicPartition(topic, number), start, bounds.end):
-            self.changelog.restore(number, record.key or b"", record.value or b"", record.offset)
-        return self.changelog.of(number)
 
     async def _passed_over(self, count: PartitionCount, expected: int, offset: int) -> None:
         """A gap: retention's is reported (P-110), and any other ends the process (P-119)."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from schemas.closings import ClosingRecord, Marks
 from schemas.usage import (
     MINUTE_MS,
+    OPEN_MINUTES,
     MarkKey,
     NamesKey,
     RowKey,
@@ -29,8 +30,6 @@ from schemas.usage import (
 )
 from services.analytics.prices import Prices, model_named
 
-OPEN_MINUTES = 60
-"""Minutes for which rows are open. A closing that is told later is counted in the oldest open one (P-118)."""
 MOST_MODELS = 100
 """Models of a tenant that have rows of their own under one route."""
 

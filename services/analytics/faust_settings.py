@@ -38,6 +38,7 @@ def faust_settings(settings: Settings) -> dict[str, Any]:
         "broker_commit_interval": COMMIT_S,
         "broker_request_timeout": 40.0,
         "stream_buffer_maxsize": BUFFERED,
+        "recovery_consistency_check": False,  # what is restored is not Faust's: see the changelog
         "stream_wait_empty": False,
         "table_standby_replicas": 0,
         "topic_disable_leader": True,

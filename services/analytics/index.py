@@ -10,7 +10,12 @@ from typing import NamedTuple
 from schemas.records import LogRecord, Unreadable
 from schemas.usage import (
     MINUTE_MS,
+    OPEN_MINUTES,
+    MarkKey,
+    NamesKey,
     RowKey,
+    UsageMark,
+    UsageRecord,
     UsageRow,
     UsageValue,
     add,
@@ -18,6 +23,7 @@ from schemas.usage import (
     decoded_row,
     encoded_value,
     read_usage,
+    read_value,
 )
 
 HOUR = 60
@@ -42,7 +48,7 @@ class UsageIndex:
 
     def __init__(self) -> None:
         self._minutes: dict[int, dict[RowKey, tuple[int, bytes]]] = {}
-        self._others: dict[tuple[object, ...], UsageValue] = {}
+        self._others: dict[NamesKey | MarkKey, UsageValue] = {}
         self._hours: dict[int, Sums] = {}
         self._overtaken: dict[bytes, int] = {}
 
@@ -63,6 +69,7 @@ class UsageIndex:
                 rows[found.key] = found.value.responses, record.value
                 self._hours.pop(found.key.minute // HOUR, None)
         else:
+            assert not isinstance(found.key, RowKey)
             known = self._others.get(found.key)
             stands = known is None or found.value.progress >= known.progress
             if stands:
@@ -88,6 +95,20 @@ class UsageIndex:
             return self._minutes[known.minute][known][1]
         return encoded_value(self._others[known])
 
+    def of(self, partition: int) -> list[UsageRecord]:
+        """What stands in a partition, read anew: the caller may change it. Of rows those that may be open."""
+        found = [
+            UsageRecord(key, read_value(encoded_value(value)))
+            for key, value in self._others.items()
+            if key.partition == partition
+        ]
+        newest = max((each.value.minute for each in found if isinstance(each.value, UsageMark)), default=0)
+        for minute in [minute for minute in self._minutes if minute >= newest - OPEN_MINUTES]:
+            for key, (_, value) in self._minutes[minute].items():
+                if key.partition == partition:
+                    found.append(UsageRecord(key, decoded_row(value)))
+        return found
+
     def forget(self, before_ms: int) -> None:
         """Let go of all minutes that began before a time, as retention does."""
         for minute in [minute for minute in self._minutes if minute * MINUTE_MS < before_ms]:
@@ -99,7 +120,7 @@ class UsageIndex:
         for rows in self._minutes.values():
             for key in [key for key in rows if key.partition == partition]:
                 del rows[key]
-        self._others = {key: value for key, value in self._others.items() if key[0] != partition}
+        self._others = {key: value for key, value in self._others.items() if key.partition != partition}
         self._hours.clear()
 
     def sums(self, first: int, end: int) -> Iterator[Sums]:

@@ -34,6 +34,8 @@ class UsageReader:
         self._behind: dict[int, int] = {}
         """By partition, the end as of the start, until the reader is there."""
         self._begun = False
+        self._moved = asyncio.Event()
+        """Set when the reader has taken what it read last; then there is another."""
 
     def __repr__(self) -> str:
         return f"<UsageReader {self._tail!r}>"
@@ -53,9 +55,19 @@ class UsageReader:
         while True:
             for batch in await self._tail.read():
                 await self._take(batch)
+            self._moved.set()
+            self._moved = asyncio.Event()
             if loop.time() - looked >= self._look_s:
                 await self._look()
                 looked = loop.time()
+
+    async def read_to(self, partition: int, offset: int) -> None:
+        """Wait until the partition is read up to before `offset`, while the reader runs."""
+        while True:
+            moved = self._moved
+            if partition in self._tail.followed and self._tail.position(partition) >= offset:
+                return
+            await moved.wait()
 
     async def catch_up(self, since_ms: int) -> None:
         """Read what was appended since a time, up to the end as of now."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from schemas.closings import ClosingRecord
 from schemas.usage import (
     HISTOGRAMS,
+    OPEN_MINUTES,
     MarkKey,
     NamesKey,
     RowKey,
@@ -22,7 +23,7 @@ from schemas.usage import (
     percentile,
     read_pair,
 )
-from services.analytics.counting import MOST_MODELS, OPEN_MINUTES, Changes, Pair, PartitionCount
+from services.analytics.counting import MOST_MODELS, Changes, Pair, PartitionCount
 from services.analytics.prices import Prices
 from services.config import Price
 from tests.long import examples
