@@ -243,6 +243,28 @@ def _usage(
     return usage(settings, last=last, tenant=tenant, as_json=json, now_ms=int(time.time() * 1000))
 
 
+def _list(
+    *,
+    tenant: Annotated[str, Parameter(help="only those of this tenant", show_default=False)] = "",
+    **options: Any,
+) -> int:
+    """List webhook endpoints, with what waits for each and what has failed. Reads the topic `webhooks`."""
+    from services.terminal.webhooks import list_webhooks
+
+    return list_webhooks(_settings(options, "console"), tenant=tenant)
+
+
+def _retry(
+    id: Annotated[str, Parameter(help="a delivery's id (wh_…), or an endpoint's (we_…)")], /, **options: Any
+) -> int:
+    """Have a delivery tried again at once, or all that failed of an endpoint."""
+    from services.terminal.webhooks import retry_webhooks
+
+    return retry_webhooks(_settings(options, "console"), id)
+
+
+_webhooks.command(with_settings(_list), name="list")
+_webhooks.command(with_settings(_retry), name="retry")
 app.command(with_settings(_dev, CHOSEN_BY_DEV), name="dev")
 app.command(with_settings(_topics), name="topics")
 app.command(with_settings(_tail), name="tail")

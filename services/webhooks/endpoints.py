@@ -75,6 +75,10 @@ class Endpoints:
         """The endpoint with this id."""
         return self._whole.get(EndpointId(id))
 
+    def all(self) -> list[Endpoint]:
+        """Every endpoint, the oldest first."""
+        return [self._whole[id] for id in self._pieces if id in self._whole]
+
     def of(self, tenant: Tenant) -> list[Endpoint]:
         """The endpoints of a tenant, the newest first."""
         return [self._whole[id] for id in reversed(self._of.get(tenant, {})) if id in self._whole]
