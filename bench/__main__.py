@@ -5,6 +5,7 @@ latency      from the backend to a client, at a steady pace
 overload     five times more requests than there is room for: the admitted, the refused, a neighbour, memory
 limits       the log's client by itself
 counting     closings that analytics counts per CPU-second
+webhooks     ends announced at once, until all are delivered
 """
 
 import argparse
@@ -16,10 +17,10 @@ import time
 
 import psutil
 
-from bench import counting, latency, limits, overload, target, throughput
+from bench import counting, hooks, latency, limits, overload, target, throughput
 from bench.throughput import Bounds, Cell
 
-SECTIONS = ("throughput", "latency", "overload", "limits", "counting")
+SECTIONS = ("throughput", "latency", "overload", "limits", "counting", "webhooks")
 COMPILED_S = 40.0
 """Seconds of load until the broker's Java is compiled, on two cores: before, that is half of its CPU."""
 
@@ -43,6 +44,8 @@ def main() -> None:
         asyncio.run(limits.run(40_000 if given.quick else 200_000))
     if "counting" in sections:
         asyncio.run(counting.run(40_000 if given.quick else 100_000))
+    if "webhooks" in sections:
+        asyncio.run(hooks.run(2_000 if given.quick else 10_000))
     print(f"\n{time.monotonic() - began:.0f} s in all")
 
 

@@ -221,11 +221,14 @@ async def working(
                 serving.result()
 
 
-async def announce(log: Log, names: Topics, *closings: ClosingRecord) -> None:
-    """Append closings to the topic, each in the partition of its id."""
+async def announce(log: Log, names: Topics, *closings: ClosingRecord, at_once: bool = False) -> None:
+    """Append closings to the topic, each in the partition of its id, one after the other or `at_once`."""
     writer = log.writer()
     for closing in closings:
-        await writer.append(names.closings, partition_of(closing.id), closing.new())
+        if at_once:
+            writer.post(names.closings, partition_of(closing.id), closing.new())
+        else:
+            await writer.append(names.closings, partition_of(closing.id), closing.new())
     await writer.close()
 
 
