@@ -16,7 +16,14 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 FILES = [path for path in sorted(DEPLOY.rglob("*")) if path.is_file()]
 VARIABLES = {setting.variable for setting in SETTINGS.values()}
-PORTS = {"ingest": 8000, "replay": 8000, "executor": 8002, "projector": 8002, "analytics": 8001}
+PORTS = {
+    "ingest": 8000,
+    "replay": 8000,
+    "executor": 8002,
+    "projector": 8002,
+    "analytics": 8001,
+    "webhooks": 8001,
+}
 """By service, where it says that it is alive."""
 SERVICES = set(PORTS)
 COMMANDS = SERVICES | {"topics"}
