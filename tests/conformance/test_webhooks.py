@@ -1,4 +1,4 @@
-"""Webhook endpoints, as any client of the API sees them (A-34, A-35), and the programs of docs/webhooks.md."""
+"""Webhook endpoints, as any client of the API sees them (A-34, A-35); the programs of docs/webhooks.md."""
 
 import os
 import re
@@ -137,5 +137,5 @@ def answers(client: OpenAI, id: str) -> bool:
     """Whether the receiver takes a test."""
     try:
         return client.webhooks.test(id, event_type="response.completed").status_code == 204
-    except Exception:
+    except OpenAIError:
         return False

@@ -13,7 +13,7 @@ from tests.serving import HOST
 
 NOBODY = f"{HOST}:9"
 """The discard port: nothing listens there."""
-SERVICES = ["ingest", "executor", "replay", "projector"]
+SERVICES = ["ingest", "executor", "replay", "projector", "webhooks"]
 COMMANDS = [*SERVICES, "dev", "topics"]
 Said = tuple[int | None, str, str]
 """A command's status, standard output and standard error."""
