@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 from services.broker.tcp import free_port
 from tests.api import Api
