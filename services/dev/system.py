@@ -76,10 +76,8 @@ def dev(settings: Settings, chosen: Collection[str], data: Path, without: Collec
         settings = msgspec.structs.replace(settings, hosts=LOOPBACK_NAMES)
     if "webhooks_allow_private" not in chosen:
         settings = msgspec.structs.replace(settings, webhooks_allow_private=1)
-    if "webhooks_keys" not in chosen:
-        settings = msgspec.structs.replace(settings, webhooks_keys=(sealing_key(data),))
     kafka = None if "kafka" in chosen else EmbeddedKafka(data, usual_port=USUAL_PORT)
-    system = System(settings, kafka, without)
+    system = System(settings, kafka, data, without)
     until_stopped(system.run, at_once=system.kill)
     stored = f"Kafka at {settings.kafka}" if kafka is None else str(data.absolute())
     sys.stdout.write(f"stopped; all responses are in {stored}\n")
@@ -87,14 +85,15 @@ def dev(settings: Settings, chosen: Collection[str], data: Path, without: Collec
 
 class System:
     """All of Rejoinder on this machine, but for the services `without`. `kafka` is None if the settings name
-    a broker.
+    a broker. `data` has the key of webhooks, if the settings have none.
     """
 
     def __init__(
-        self, settings: Settings, kafka: EmbeddedKafka | None, without: Collection[Optional]
+        self, settings: Settings, kafka: EmbeddedKafka | None, data: Path, without: Collection[Optional]
     ) -> None:
         self._settings = settings
         self._kafka = kafka
+        self._data = data
         self._without = set(without)
         self._children: list[Child] = []
 
@@ -145,6 +144,9 @@ class System:
         if "analytics" not in self._without and not analytics_installed():
             log.warning("usage and costs are not known here: analytics needs faust-streaming", mend=FAUST)
             self._without.add("analytics")
+        if "webhooks" not in self._without and not settings.webhooks_keys:
+            key = await asyncio.to_thread(sealing_key, self._data)
+            settings = msgspec.structs.replace(settings, webhooks_keys=(key,))
         plan = plan_of(settings, os.environ, self._without, colors=sys.stderr.isatty())
         self._children = [
             Child(name, service_command(name), environ, sys.stderr) for name, environ, _ in plan

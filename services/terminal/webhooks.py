@@ -26,7 +26,7 @@ class NothingToRetry(RejoinderError):
     """No delivery is to be tried again: says why, and where to look."""
 
 
-class Told(Struct, frozen=True):
+class WebhooksFound(Struct, frozen=True):
     """What the topic says: the endpoints, and every delivery that is known."""
 
     endpoints: Sequence[Endpoint]
@@ -35,7 +35,7 @@ class Told(Struct, frozen=True):
 
 def list_webhooks(settings: Settings, *, tenant: str) -> int:
     """Print the endpoints of a `tenant` ("" for all) with what waits and what has failed. Returns 0."""
-    sys.stdout.writelines(f"{line}\n" for line in shown(asyncio.run(_read(settings)), tenant))
+    sys.stdout.writelines(f"{line}\n" for line in webhook_lines(asyncio.run(_read(settings)), tenant))
     return 0
 
 
@@ -46,26 +46,26 @@ def retry_webhooks(settings: Settings, id: str) -> int:
     return 0
 
 
-def shown(told: Told, tenant: str) -> Iterable[str]:
+def webhook_lines(found: WebhooksFound, tenant: str) -> Iterable[str]:
     """The lines of a list: an endpoint, and below it each of its deliveries that is not over well."""
-    states = Counter((delivery.endpoint, delivery.state) for delivery in told.deliveries)
-    for endpoint in told.endpoints:
+    states = Counter((delivery.endpoint, delivery.state) for delivery in found.deliveries)
+    for endpoint in found.endpoints:
         if tenant not in ("", endpoint.tenant):
             continue
         counts = ", ".join(
             f"{states[endpoint.id, state]} {state}" for state in ("pending", "failed", "delivered")
         )
         yield f"{endpoint.id}  {endpoint.tenant}  {endpoint.url}  {endpoint.name!r}: {counts}"
-        for delivery in told.deliveries:
+        for delivery in found.deliveries:
             if delivery.endpoint == endpoint.id and _ails(delivery):
                 yield f"  {_line(delivery)}"
 
 
-def wanted(told: Told, id: str) -> list[DeliveryRecord]:
+def to_retry(found: WebhooksFound, id: str) -> list[DeliveryRecord]:
     """The deliveries that `retry` is about: the one with this id, or all that failed of an endpoint."""
     return [
         delivery
-        for delivery in told.deliveries
+        for delivery in found.deliveries
         if (delivery.id == id and delivery.state != "delivered")
         or (delivery.endpoint == id and delivery.state == "failed")
     ]
@@ -82,7 +82,7 @@ def _line(delivery: DeliveryRecord) -> str:
     return f"{delivery.id}  {delivery.type}  {delivery.response}  {delivery.state}: {said} after {tries}"
 
 
-async def _read(settings: Settings) -> Told:
+async def _read(settings: Settings) -> WebhooksFound:
     log = connect(settings, "webhooks-list")
     try:
         return await read_webhooks(log, topic_names(settings).webhooks)
@@ -90,7 +90,7 @@ async def _read(settings: Settings) -> Told:
         await log.close()
 
 
-async def read_webhooks(log: Log, topic: str) -> Told:
+async def read_webhooks(log: Log, topic: str) -> WebhooksFound:
     """What `topic` says now. Raises TopicMissing, LogUnavailable."""
     endpoints, deliveries = Endpoints(), list[DeliveryRecord]()
     bounds = await log.bounds(topic, range(await log.partitions(topic)))
@@ -101,14 +101,14 @@ async def read_webhooks(log: Log, topic: str) -> Told:
             if partition == HOME:
                 endpoints.apply(record)
         deliveries += fold.all()
-    return Told(endpoints.all(), deliveries)
+    return WebhooksFound(endpoints.all(), deliveries)
 
 
 async def _retry(settings: Settings, id: str) -> int:
     log, topic = connect(settings, "webhooks-retry"), topic_names(settings).webhooks
     writer = log.writer(delivery_timeout=10)
     try:
-        found = wanted(await read_webhooks(log, topic), id)
+        found = to_retry(await read_webhooks(log, topic), id)
         if not found:
             what = f"{id} is no delivery that is not delivered, and no endpoint of which any has failed"
             raise NothingToRetry(f"{what}: see `rejoinder webhooks list`")

@@ -28,7 +28,7 @@ from schemas.webhooks import (
 HISTORY = 1_000
 """Deliveries of a partition that are over and kept, of each state."""
 MOST_PENDING = 20_000
-"""Deliveries of a partition that may wait for one endpoint, some 10 MB. What comes after these has failed,
+"""Deliveries of a partition that may wait for one endpoint, some 17 MB. What comes after these has failed,
 and an operator may have it tried again."""
 
 

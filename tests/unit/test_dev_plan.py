@@ -1,10 +1,11 @@
 """What `rejoinder dev` gives its services: who finds whom, and one secret for all."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from services.dev.system import Optional, plan_of
+from services.dev.system import Optional, plan_of, sealing_key
 from services.settings import Settings, load
 
 VARIABLE = "REJOINDER_INTERNAL_SECRET"
@@ -23,6 +24,15 @@ def test_services_find_each_other_at_their_internal_ports() -> None:
         f"http://127.0.0.1:{replay.internal_port}"
     }
     assert len({ingest.port, ingest.internal_port, replay.port, replay.internal_port}) == 4
+
+
+def test_the_key_of_webhooks_lasts_with_the_data_directory(tmp_path: Path) -> None:
+    made = sealing_key(tmp_path / "data")
+    assert load({"REJOINDER_WEBHOOKS_KEYS": made}).webhooks_keys == (made,)
+    assert sealing_key(tmp_path / "data") == made
+    assert sealing_key(tmp_path / "other") != made
+    (file,) = (tmp_path / "data").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_secret_is_made_for_all_of_them_unless_there_is_one() -> None:
