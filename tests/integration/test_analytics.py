@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from services.eventlog.scan import scan
 from services.eventlog.topics import MAX_RECORD_BYTES
 from services.settings import Settings, environment
 from tests.conftest import eventually
-from tests.long import some
+from tests.long import SOAK, some
 from tests.process import REJOINDER
 from tests.usage import Totals, ended, plain_sum, row_sum, stands
 
@@ -274,3 +275,31 @@ async def test_p119_closings_that_are_passed_over_end_the_process(
     told = f"closings 0 to {bounds.end - 2} of partition 0 were not delivered, though they are there"
     assert told in capfd.readouterr().err
     assert 0 not in {key.partition for key, _ in await rows(log, settings)}
+
+
+@pytest.mark.skipif(not SOAK, reason="a hunt of minutes: REJOINDER_SOAK=1")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_happens_to_three_workers_at_any_moment_it_comes_to_the_plain_sum(
+    log: Log, settings: Settings, announcer: Announcer, workers: Workers, seed: int
+) -> None:
+    """They are killed, stopped and paused for longer than their group waits, and wake up."""
+    chance, names = Random(seed), ("one", "two", "three")
+    running = {name: workers.start(name) for name in names}
+    async with announcer.announcing():
+        for _ in range(25):
+            await asyncio.sleep(chance.uniform(0.1, 5))  # the moment is the point
+            name = chance.choice(names)
+            process = running[name]
+            what = chance.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP))
+            process.send_signal(what)
+            if what == signal.SIGSTOP:
+                await asyncio.sleep(chance.choice((1, 13)))
+                process.send_signal(signal.SIGCONT)
+            if what != signal.SIGSTOP or process.poll() is not None:
+                await asyncio.to_thread(process.wait)
+                running[name] = workers.start(name)
+    for name, process in running.items():
+        if process.poll() is not None:
+            running[name] = workers.start(name)
+    await eventually(partial(all_counted, log, settings, announcer), 2 * SLOWLY)
