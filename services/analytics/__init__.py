@@ -8,7 +8,8 @@
     mended.py          what is mended in Faust
     lag.py             when a lag that does not move ends the process; pure
     reader.py          reads all of `usage`, into:
-    index.py           the rows, by minute
+    index.py           the rows, by hour and partition, and what they come to
+    packed_rows.py     rows that change no more, packed; pure
     queries.py         what is asked, and what is wrong with it; pure
     answers.py         the objects that answer; pure
     routes.py          the routes at the internal port

@@ -5,13 +5,14 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from schemas.steps import Steps
+from schemas.steps import Steps, each
 from schemas.usage import HISTOGRAMS, UNIT, Histogram, UsageRow, add, percentile
 from services.analytics.index import Sums
 from services.analytics.queries import Query
 
 SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
-_BATCH = 60
+PACE = 100
+"""Results that are worked out in one go: some milliseconds."""
 
 Named = tuple[str | None, ...]
 Find = Callable[[int, int], Iterator[Sums]]
@@ -84,7 +85,7 @@ class Bucket(Struct, frozen=True):
 
     start_time: int
     end_time: int
-    results: Sequence[UsageResult | CostsResult | LatencyResult]
+    results: list[UsageResult | CostsResult | LatencyResult]
     object: Literal["bucket"] = "bucket"
 
 
@@ -105,14 +106,18 @@ def answer(query: Query, find: Find, results: Results) -> Steps[UsagePage]:
     found = []
     for start, end in query.buckets:
         groups: dict[Named, UsageRow] = {}
-        for place, sums in enumerate(find(start // 60, end // 60)):
+        for sums in find(start // 60, end // 60):
             for group, row in sums.items():
                 if query.counts(group):
                     add(groups.setdefault(query.named(group), UsageRow(counted={})), row)
-            if place % _BATCH == 0:
-                yield
+            yield
         ordered = dict(sorted(groups.items(), key=lambda item: [name or "" for name in item[0]]))
-        found.append(Bucket(start, end, list(results(query, ordered))))
+        bucket = Bucket(start, end, [])
+        for result, pause in each(results(query, ordered), PACE):
+            bucket.results.append(result)
+            if pause:
+                yield
+        found.append(bucket)
         yield
     return UsagePage(found, query.next_page is not None, query.next_page)
 

@@ -36,6 +36,7 @@ from services.analytics.prices import Prices
 from services.analytics.reader import UsageReader
 from services.connect import analytics_group, topic_names
 from services.eventlog.port import Bounds, Log
+from services.loops import in_turns
 from services.settings import Settings
 
 MOST_EVENTS = 5000
@@ -251,7 +252,8 @@ class Counter:
         """The count of a newly assigned partition, from all that stands in `usage`."""
         topic = self._names.usage
         await self._reader.read_to(number, (await self._log.bounds(topic, [number]))[number].end)
-        count = PartitionCount(number, self._topic_id, self._prices, self._reader.index.of(number))
+        stored = await in_turns(self._reader.index.of(number))
+        count = PartitionCount(number, self._topic_id, self._prices, stored)
         bounds = await self._bounds(number)
         if count.anew:
             report(Lost(number, count.gone_from, None))

@@ -1,19 +1,28 @@
-"""What stands in `usage`, by minute: from these rows every question is answered.
+"""What stands in `usage`, by hour and partition: from these rows every question is answered.
 
-A row is kept as it stands in the topic, and decoded when it is asked for. The sum of an hour is kept until
-one of its rows changes: a month is hundreds of hours and not millions of rows.
+    take    a record of the topic
+    pack    rows that change no more: a packed row takes some 100 bytes, a loose one 1,250
+    sums    what some minutes come to, for an answer
+    of      what a partition is counted on from
+
+A row is kept as it stands in the topic, and decoded when it is asked for. The sum of an hour is kept, encoded
+too, until one of its rows changes: a month is hundreds of hours and not millions of rows.
+
+Whatever goes through many rows does so in parts, so that other tasks get a turn in between.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from schemas.records import LogRecord, Unreadable
+from schemas.steps import Steps
 from schemas.usage import (
     MINUTE_MS,
     OPEN_MINUTES,
     MarkKey,
     NamesKey,
     RowKey,
+    UsageKey,
     UsageMark,
     UsageRecord,
     UsageRow,
@@ -25,11 +34,14 @@ from schemas.usage import (
     read_usage,
     read_value,
 )
+from services.analytics.packed_rows import PART, PackedRows, Row, packed
 
 HOUR = 60
 """Minutes."""
-MOST_HOURS = 24 * 31
-"""Hours of which the sums are kept."""
+_LAST = 1 << 62
+"""After every minute."""
+MOST_SUMS = 100_000
+"""Sums of an hour and a group that are kept: some 80 MB."""
 
 
 class UsageGroup(NamedTuple):
@@ -41,19 +53,30 @@ class UsageGroup(NamedTuple):
 
 
 Sums = Mapping[UsageGroup, UsageRow]
+_Loose = dict[RowKey, tuple[int, bytes]]
+_Rows = _Loose | Sequence[PackedRows]
+_Encoded = list[tuple[UsageGroup, bytes]]
 
 
 class UsageIndex:
     """Of each key the record that stands (P-117)."""
 
     def __init__(self) -> None:
-        self._minutes: dict[int, dict[RowKey, tuple[int, bytes]]] = {}
+        self._hours: dict[int, dict[int, _Rows]] = {}
+        """By hour and partition the rows."""
+        self._loose: set[tuple[int, int]] = set()
+        """The hours and partitions that are not packed."""
+        self._newest: dict[int, int] = {}
+        """By partition the latest minute that has a row."""
         self._others: dict[NamesKey | MarkKey, UsageValue] = {}
-        self._hours: dict[int, Sums] = {}
+        self._sums: dict[int, _Encoded] = {}
+        self._kept_sums = 0
+        self._summing: dict[int, object] = {}
+        """By hour who adds it up. Whoever is not there any more has missed a change."""
         self._overtaken: dict[bytes, int] = {}
 
     def __repr__(self) -> str:
-        return f"<UsageIndex of {len(self._minutes)} minutes>"
+        return f"<UsageIndex of {len(self._hours)} hours>"
 
     def take(self, record: LogRecord, partition: int) -> Unreadable | None:
         """Take a record over, if no other with its key has counted more. Returns what cannot be read."""
@@ -63,11 +86,7 @@ class UsageIndex:
         assert record.key is not None
         assert record.value is not None
         if isinstance(found.key, RowKey) and isinstance(found.value, UsageRow):
-            rows = self._minutes.setdefault(found.key.minute, {})
-            stands = found.value.responses >= rows.get(found.key, (0, b""))[0]
-            if stands:
-                rows[found.key] = found.value.responses, record.value
-                self._hours.pop(found.key.minute // HOUR, None)
+            stands = self._take_row(found.key, found.value, record.value)
         else:
             assert not isinstance(found.key, RowKey)
             known = self._others.get(found.key)
@@ -79,6 +98,39 @@ class UsageIndex:
         else:
             self._overtaken[record.key] = partition
         return None
+
+    def _take_row(self, key: RowKey, row: UsageRow, value: bytes) -> bool:
+        rows = self._unpacked(key.minute // HOUR, key.partition)
+        if row.responses < rows.get(key, (0, b""))[0]:
+            return False
+        rows[key] = row.responses, value
+        self._newest[key.partition] = max(key.minute, self._newest.get(key.partition, 0))
+        self._forget_sum(key.minute // HOUR)
+        return True
+
+    def _unpacked(self, hour: int, partition: int) -> _Loose:
+        """The rows of an hour, to be changed: packed ones are opened, which is rare."""
+        partitions = self._hours.setdefault(hour, {})
+        rows = partitions.get(partition, {})
+        if not isinstance(rows, dict):
+            rows = {key: (counted, value) for part in rows for key, counted, value in part.rows()}
+        partitions[partition] = rows
+        self._loose.add((hour, partition))
+        return rows
+
+    def pack(self) -> Steps[None]:
+        """Pack the rows that change no more, in steps. No record may be taken meanwhile."""
+        for hour, partition in list(self._loose):
+            if (hour + 1) * HOUR + OPEN_MINUTES > self._newest.get(partition, 0):
+                continue
+            parts = []
+            rows = self._hours[hour][partition]
+            assert isinstance(rows, dict)
+            for part in packed((key, *said) for key, said in rows.items()):
+                parts.append(part)
+                yield
+            self._hours[hour][partition] = parts
+            self._loose.discard((hour, partition))
 
     def overtaken(self, partitions: Iterable[int]) -> Mapping[int, list[tuple[bytes, bytes]]]:
         """By partition the records that stand, behind which one was appended that has counted less."""
@@ -92,61 +144,121 @@ class UsageIndex:
     def _value(self, key: bytes) -> bytes:
         known = decoded_key(key)
         if isinstance(known, RowKey):
-            return self._minutes[known.minute][known][1]
+            return self._unpacked(known.minute // HOUR, known.partition)[known][1]
         return encoded_value(self._others[known])
 
-    def of(self, partition: int) -> list[UsageRecord]:
-        """What stands in a partition, read anew: the caller may change it. Of rows those that may be open."""
+    def of(self, partition: int) -> Steps[list[UsageRecord]]:
+        """What stands in a partition as of now, of rows those that may be open. The caller may change it."""
         found = [
             UsageRecord(key, read_value(encoded_value(value)))
             for key, value in self._others.items()
             if key.partition == partition
         ]
         newest = max((each.value.minute for each in found if isinstance(each.value, UsageMark)), default=0)
-        for minute in [minute for minute in self._minutes if minute >= newest - OPEN_MINUTES]:
-            for key, (_, value) in self._minutes[minute].items():
-                if key.partition == partition:
-                    found.append(UsageRecord(key, decoded_row(value)))
+        oldest = newest - OPEN_MINUTES
+        hours = [hour for hour in self._hours if (hour + 1) * HOUR > oldest]
+        for rows in [_copied(self._hours[hour].get(partition, ())) for hour in hours]:
+            for part in _parts(rows, oldest, _LAST):
+                found += [UsageRecord(key, decoded_row(value)) for key, _, value in part]
+                yield
         return found
 
     def forget(self, before_ms: int) -> None:
-        """Let go of all minutes that began before a time, as retention does."""
-        for minute in [minute for minute in self._minutes if minute * MINUTE_MS < before_ms]:
-            del self._minutes[minute]
-            self._hours.pop(minute // HOUR, None)
+        """Let go of all hours that ended before a time, as retention does."""
+        for hour in [hour for hour in self._hours if (hour + 1) * HOUR * MINUTE_MS <= before_ms]:
+            for partition in self._hours.pop(hour):
+                self._loose.discard((hour, partition))
+            self._forget_sum(hour)
+        self._forget_overtaken(lambda key: isinstance(key, RowKey) and key.minute // HOUR not in self._hours)
 
     def drop(self, partition: int) -> None:
         """Let go of a partition: it is read anew."""
-        for rows in self._minutes.values():
-            for key in [key for key in rows if key.partition == partition]:
-                del rows[key]
+        for hour, partitions in self._hours.items():
+            if partitions.pop(partition, None) is not None:
+                self._loose.discard((hour, partition))
+                self._forget_sum(hour)
+        self._newest.pop(partition, None)
         self._others = {key: value for key, value in self._others.items() if key.partition != partition}
-        self._hours.clear()
+        self._forget_overtaken(lambda key: key.partition == partition)
+
+    def _forget_overtaken(self, gone: Callable[[UsageKey], bool]) -> None:
+        for key in [key for key in self._overtaken if gone(decoded_key(key))]:
+            del self._overtaken[key]
 
     def sums(self, first: int, end: int) -> Iterator[Sums]:
-        """What the minutes from `first` to before `end` come to, in parts that add up."""
+        """What the minutes from `first` to before `end` come to, in parts that add up. A part may be empty:
+        it took a while to come so far.
+        """
         minute = first
         while minute < end:
-            if minute % HOUR == 0 and minute + HOUR <= end:
-                yield self._hour(minute // HOUR)
-                minute += HOUR
+            hour = minute // HOUR
+            until = min(hour * HOUR + HOUR, end)
+            if hour not in self._hours:
+                yield {}
+            elif until - minute == HOUR:
+                yield from self._hour(hour)
             else:
-                yield self._added([minute])
-                minute += 1
+                yield from self._added(hour, minute, until)
+            minute = until
 
-    def _hour(self, hour: int) -> Sums:
-        found = self._hours.get(hour)
+    def _hour(self, hour: int) -> Iterator[Sums]:
+        found = self._sums.get(hour)
         if found is None:
-            found = self._added(range(hour * HOUR, hour * HOUR + HOUR))
-            if len(self._hours) >= MOST_HOURS:
-                self._hours.pop(next(iter(self._hours)))
-            self._hours[hour] = found
+            found = yield from self._sum(hour)
+        for start in range(0, len(found), PART):
+            yield {group: decoded_row(value) for group, value in found[start : start + PART]}
+
+    def _sum(self, hour: int) -> Generator[Sums, None, _Encoded]:
+        """Add an hour up, in empty parts, and keep what it comes to. Returns that."""
+        me = self._summing[hour] = object()
+        total: dict[UsageGroup, UsageRow] = {}
+        for part in self._added(hour, hour * HOUR, hour * HOUR + HOUR):
+            for group, row in part.items():
+                add(total.setdefault(group, UsageRow(counted={})), row)
+            yield {}
+        found = []
+        for group, row in total.items():
+            found.append((group, encoded_value(row)))
+            if len(found) % PART == 0:
+                yield {}
+        if self._summing.get(hour) is me:
+            del self._summing[hour]
+            self._keep_sum(hour, found)
         return found
 
-    def _added(self, minutes: Iterable[int]) -> Sums:
-        sums: dict[UsageGroup, UsageRow] = {}
-        for minute in minutes:
-            for key, (_, value) in self._minutes.get(minute, {}).items():
-                total = sums.setdefault(UsageGroup(key.tenant, key.model, key.agent), UsageRow(counted={}))
-                add(total, decoded_row(value))
-        return sums
+    def _keep_sum(self, hour: int, found: _Encoded) -> None:
+        self._sums[hour] = found
+        self._kept_sums += len(found)
+        while self._kept_sums > MOST_SUMS:
+            self._forget_sum(next(iter(self._sums)))
+
+    def _forget_sum(self, hour: int) -> None:
+        self._summing.pop(hour, None)
+        self._kept_sums -= len(self._sums.pop(hour, ()))
+
+    def _added(self, hour: int, first: int, end: int) -> Iterator[Sums]:
+        """What minutes of an hour come to, in a part for at most PART rows each."""
+        for rows in [_copied(rows) for rows in self._hours[hour].values()]:
+            for part in _parts(rows, first, end):
+                sums: dict[UsageGroup, UsageRow] = {}
+                for key, _, value in part:
+                    group = UsageGroup(key.tenant, key.model, key.agent)
+                    add(sums.setdefault(group, UsageRow(counted={})), decoded_row(value))
+                yield sums
+
+
+def _copied(rows: _Rows) -> _Rows:
+    """The rows as they stand: `take` changes nothing of it."""
+    return dict(rows) if isinstance(rows, dict) else rows
+
+
+def _parts(rows: _Rows, first: int, end: int) -> Iterator[list[Row]]:
+    """The rows of the minutes from `first` to before `end`, at most PART at a time."""
+    if not isinstance(rows, dict):
+        for part in rows:
+            if part.first < end and part.last >= first:
+                yield [row for row in part.rows() if first <= row[0].minute < end]
+        return
+    found = [(key, *said) for key, said in rows.items() if first <= key.minute < end]
+    for start in range(0, len(found), PART):
+        yield found[start : start + PART]

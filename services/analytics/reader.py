@@ -10,6 +10,7 @@ from services.analytics import metrics
 from services.analytics.index import UsageIndex
 from services.eventlog.port import Batch, Log
 from services.eventlog.tail import Tail
+from services.loops import in_turns
 
 LOOK_S = 10.0
 """Seconds after which the reader looks for partitions that were added, and lets go of what has expired."""
@@ -34,6 +35,8 @@ class UsageReader:
         self._behind: dict[int, int] = {}
         """By partition, the end as of the start, until the reader is there."""
         self._begun = False
+        self._taken: dict[int, int] = {}
+        """By partition the offset up to which the index has it. The tail is ahead of that while we take."""
         self._moved = asyncio.Event()
         """Set when the reader has taken what it read last; then there is another."""
 
@@ -55,6 +58,7 @@ class UsageReader:
         while True:
             for batch in await self._tail.read():
                 await self._take(batch)
+            await in_turns(self.index.pack())
             self._moved.set()
             self._moved = asyncio.Event()
             if loop.time() - looked >= self._look_s:
@@ -65,7 +69,7 @@ class UsageReader:
         """Wait until the partition is read up to before `offset`, while the reader runs."""
         while True:
             moved = self._moved
-            if partition in self._tail.followed and self._tail.position(partition) >= offset:
+            if self._taken.get(partition, -1) >= offset:
                 return
             await moved.wait()
 
@@ -80,6 +84,7 @@ class UsageReader:
         while self._behind:
             for batch in await self._tail.read():
                 await self._take(batch)
+            await in_turns(self.index.pack())
 
     async def _begin(self, partitions: Sequence[int]) -> None:
         bounds = await self._log.bounds(self._topic, partitions)
@@ -89,6 +94,7 @@ class UsageReader:
     def _follow(self, starts: dict[int, int], ends: dict[int, int]) -> None:
         for number, start in starts.items():
             self._tail.follow(number, start)
+            self._taken[number] = start
             if start < ends[number]:
                 self._behind[number] = ends[number]
 
@@ -96,6 +102,7 @@ class UsageReader:
         number = batch.source.partition
         if batch.out_of_range:
             self.index.drop(number)
+            self._taken.pop(number, None)
             await self._again(number)
             return
         for place, record in enumerate(batch.records):
@@ -106,6 +113,7 @@ class UsageReader:
                 metrics.POISON.labels(self._topic).inc()
             if place % 500 == 499:
                 await asyncio.sleep(0)
+        self._taken[number] = batch.next_offset
         if batch.next_offset >= self._behind.get(number, batch.next_offset + 1):
             del self._behind[number]
 

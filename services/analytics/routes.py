@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from schemas.errors import unavailable
+from schemas.steps import encoding
 from services.analytics.answers import Results, answer, completions, costs, latency
 from services.analytics.queries import COSTS, USAGE, UsageQuestion, asked
 from services.analytics.reader import UsageReader
 from services.loops import in_turns
-from services.web.answers import json_answer
 from services.web.edge import Handler, route
 from services.web.forwarded import INSIDE, caller_of
 
@@ -37,6 +38,7 @@ def _handler(reader: UsageReader, clock: Callable[[], int], kind: UsageQuestion,
         query = asked(request.query_params.multi_items(), kind, caller, clock() // 1000)
         if reasons := reader.not_ready():
             raise unavailable(f"Usage is not known yet: {reasons[0]}.", reason="usage_not_read")
-        return json_answer(await in_turns(answer(query, reader.index.sums, results)))
+        page = await in_turns(answer(query, reader.index.sums, results))
+        return Response(await in_turns(encoding(asdict(page))), media_type="application/json")
 
     return handle

@@ -228,11 +228,12 @@ def mark(passed: int) -> NewRecord:
 
 
 def test_what_has_expired_and_what_is_dropped_is_gone() -> None:
-    index = index_of([ended(number) for number in range(400)], 2)
+    hours = range(0, 40_000, 100)
+    index = index_of([ended(number) for number in hours], 2)
     query = f"start_time={START}"
     whole = page(index, query, USAGE, completions).data[0].results[0]
     assert whole.num_model_requests == 400
-    index.forget(ended(200).closed_at)
+    index.forget(ended(20_000).closed_at)
     half = page(index, query, USAGE, completions).data[0].results[0]
     assert 100 < half.num_model_requests < 300
     index.drop(0)

@@ -38,10 +38,11 @@ class Usage:
         await writer.close()
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
+    async def reading(self, *, ready: bool = True) -> AsyncIterator[None]:
         task = asyncio.create_task(self.reader.run())
         try:
-            await eventually(lambda: not self.reader.not_ready())
+            if ready:
+                await eventually(lambda: not self.reader.not_ready())
             yield
         finally:
             task.cancel()
@@ -62,6 +63,24 @@ async def test_it_is_ready_when_it_has_read_to_the_end_and_goes_on() -> None:
         assert usage.responses() == 100
         await usage.count(range(50), 1)
         await eventually(lambda: usage.responses() == 150)
+
+
+async def test_read_to_waits_for_what_is_read_and_not_taken_yet() -> None:
+    usage = Usage(1)
+    await usage.count(range(0, 15_000, 10))
+    end = (await usage.log.bounds(TOPIC, [0]))[0].end
+    assert end > 600
+
+    async def counted_when_read() -> int:
+        await usage.reader.read_to(0, end)
+        return usage.responses()
+
+    async with usage.reading(ready=False):
+        asking = []
+        for _ in range(100):
+            asking.append(asyncio.create_task(counted_when_read()))
+            await asyncio.sleep(0)
+        assert set(await asyncio.gather(*asking)) == {1500}
 
 
 async def test_a_partition_that_is_added_is_read() -> None:
