@@ -133,7 +133,7 @@ def overload(rig: Rig, rate: float) -> Round:
 
 
 def outlasted(spans: Sequence[Span]) -> list[float]:
-    """For each response, how many others closed while it was open: a busy machine is slow with all of them."""
+    """For each response, how many others closed while it was open: a busy machine slows all of them down."""
     ends = sorted(end for _, end in spans)
     return [bisect_left(ends, end) - bisect_right(ends, begin) for begin, end in spans]
 
