@@ -124,12 +124,15 @@ class Sender:
 
     async def _post(self, url: URL, body: bytes, headers: Mapping[str, str]) -> int:
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
-            read = 0
-            async for chunk in answer.content.iter_any():
-                read += len(chunk)
-                if read > ANSWER_BYTES:
-                    answer.close()
-                    break
+            try:
+                read = 0
+                async for chunk in answer.content.iter_any():
+                    read += len(chunk)
+                    if read > ANSWER_BYTES:
+                        answer.close()
+                        break
+            except (aiohttp.ClientError, TimeoutError):
+                answer.close()  # the status has been said: a body that stalls or breaks off unsays nothing
             return answer.status
 
 
