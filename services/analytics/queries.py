@@ -61,6 +61,7 @@ COSTS = UsageQuestion(
     COST_WIDTHS,
 )
 _NO_FILTERS = ("api_key_ids", "user_ids")
+_OTHERS = ("start_time", "end_time", "bucket_width", "group_by", "limit", "page", "batch")
 
 
 class Query(NamedTuple):
@@ -78,11 +79,11 @@ class Query(NamedTuple):
     @property
     def buckets(self) -> Iterator[tuple[int, int]]:
         """Beginning and end (s) of each bucket of this page. They begin at whole minutes, hours, days (UTC);
-        the first and the last are cut to what was asked for.
+        the first and the last are cut to what was asked for, which is whole minutes.
         """
         edge = self.start - self.start % self.width
         for _ in range(self.limit):
-            if edge >= self.end:
+            if max(edge, self.start) >= self.end:
                 return
             yield max(edge, self.start), min(edge + self.width, self.end)
             edge += self.width
@@ -110,6 +111,7 @@ def asked(given: Iterable[tuple[str, str]], kind: UsageQuestion, caller: Caller,
     fields: dict[str, list[str]] = {}
     for name, value in given:
         fields.setdefault(name.removesuffix("[]"), []).append(value)
+    _check_names(fields, kind)
     width_name = _one(fields, "bucket_width") or "1d"
     width = kind.widths.get(width_name)
     if width is None:
@@ -128,6 +130,14 @@ def asked(given: Iterable[tuple[str, str]], kind: UsageQuestion, caller: Caller,
     return query if caller.admin else query._replace(only=_own(query.only, caller.tenant))
 
 
+def _check_names(fields: Iterable[str], kind: UsageQuestion) -> None:
+    """A filter that nobody knows would be passed over, and the answer would count too much."""
+    known = (*_OTHERS, *kind.filters)
+    for name in fields:
+        if name not in known and name not in _NO_FILTERS:
+            raise invalid(f"{name[:40]}: there is no such field here; there are {_listed(known)}.", name[:40])
+
+
 def _own(only: Mapping[str, frozenset[str]], tenant: Tenant | None) -> Mapping[str, frozenset[str]]:
     own = frozenset([] if tenant is None else [tenant])
     return {**only, "project_id": only.get("project_id", own) & own}
@@ -137,13 +147,14 @@ def _range(fields: Mapping[str, Sequence[str]], width: Width, now: int) -> tuple
     start, end = _time(fields, "start_time"), _time(fields, "end_time")
     if start is None:
         raise invalid("start_time is missing: Unix seconds.", "start_time")
+    ends = now - now % width.seconds + width.seconds
+    if start >= ends:
+        raise invalid("start_time lies in the future.", "start_time")
     if end is None:
-        end = now - now % width.seconds + width.seconds
-        if start >= end:
-            raise invalid("start_time lies in the future.", "start_time")
+        end = ends
     if end <= start:
         raise invalid(f"end_time must be after start_time ({start}).", "end_time")
-    return start, end
+    return start - start % MINUTE, end - end % MINUTE
 
 
 def _page(fields: Mapping[str, Sequence[str]], start: int, end: int, width: Width) -> int:
@@ -199,6 +210,10 @@ def _one(fields: Mapping[str, Sequence[str]], name: str) -> str | None:
     if len(given) > 1:
         raise invalid(f"{name} may be given once.", name)
     return given[0] if given else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def _either(names: Iterable[str]) -> str:

@@ -43,6 +43,10 @@ def question(query: str, kind: UsageQuestion = USAGE, caller: Caller = ADMIN) ->
         ("start_time=-5", "start_time", "Unix seconds"),
         ("start_time=999999999999", "start_time", "Unix seconds"),
         (f"start_time={NOW + DAY}", "start_time", "in the future"),
+        (f"start_time={NOW + DAY}&end_time={NOW + 2 * DAY}", "start_time", "in the future"),
+        (f"start_time={NOW + 120}&bucket_width=1m", "start_time", "in the future"),
+        ("start_time=0&project_id=acme", "project_id", "no such field here; there are start_time"),
+        ("start_time=0&line_items=gpt-5", "line_items", "no such field"),
         ("start_time=200&end_time=100", "end_time", "after start_time"),
         ("start_time=200&end_time=200", "end_time", "after start_time"),
         ("start_time=0&start_time=1", "start_time", "once"),
@@ -72,6 +76,8 @@ def test_costs_are_by_day() -> None:
     with pytest.raises(ApiError, match="bucket_width must be 1d, not '1h'"):
         question("start_time=0&bucket_width=1h", COSTS)
     assert question("start_time=0&limit=180", COSTS).limit == 180
+    with pytest.raises(ApiError, match="models: there is no such field here"):
+        question("start_time=0&models=gpt-5", COSTS)
     with pytest.raises(ApiError, match="it takes project_id or line_item"):
         question("start_time=0&group_by=model", COSTS)
 
@@ -94,6 +100,14 @@ def test_buckets_are_cut_to_the_range_and_pages_follow_each_other() -> None:
     second = question(f"start_time={DAY + 60}&end_time={4 * DAY + 120}&limit=2&page={first.next_page}")
     assert list(second.buckets) == [(3 * DAY, 4 * DAY), (4 * DAY, 4 * DAY + 120)]
     assert second.next_page is None
+
+
+def test_a30_a_range_is_rounded_down_to_minutes_and_its_buckets_say_so() -> None:
+    assert list(question(f"start_time={DAY + 119}&end_time={DAY + 3661}").buckets) == [(DAY + 60, DAY + 3660)]
+    edges = [DAY + 7, DAY + 130, DAY + 150, DAY + 3600]
+    ranges = zip(edges, edges[1:], strict=False)
+    found = [list(question(f"start_time={one}&end_time={other}").buckets) for one, other in ranges]
+    assert found == [[(DAY, DAY + 120)], [], [(DAY + 120, DAY + 3600)]]
 
 
 def test_without_an_end_the_bucket_of_now_is_the_last() -> None:
