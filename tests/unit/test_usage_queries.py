@@ -1,6 +1,7 @@
 """What can be asked about usage, what is wrong with a question, and what the answer adds up to."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -105,8 +106,7 @@ def test_buckets_are_cut_to_the_range_and_pages_follow_each_other() -> None:
 def test_a30_a_range_is_rounded_down_to_minutes_and_its_buckets_say_so() -> None:
     assert list(question(f"start_time={DAY + 119}&end_time={DAY + 3661}").buckets) == [(DAY + 60, DAY + 3660)]
     edges = [DAY + 7, DAY + 130, DAY + 150, DAY + 3600]
-    ranges = zip(edges, edges[1:], strict=False)
-    found = [list(question(f"start_time={one}&end_time={other}").buckets) for one, other in ranges]
+    found = [list(question(f"start_time={one}&end_time={other}").buckets) for one, other in pairwise(edges)]
     assert found == [[(DAY, DAY + 120)], [], [(DAY + 120, DAY + 3600)]]
 
 
