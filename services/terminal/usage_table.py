@@ -6,6 +6,7 @@ Pure. A client chooses the model's name, so nothing of a row may steer the termi
 """
 
 from collections.abc import Iterator, Mapping
+from math import floor, log10
 
 from schemas.usage import UNIT, UsageRow, add
 from services.analytics.index import UsageGroup
@@ -13,6 +14,7 @@ from services.terminal.closing_line import COLOURS, NOTHING, PLAIN, printable
 
 WIDTH = 20
 """Characters of the longest bar."""
+CENT = 0.01
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 FAILED = "failed"
 BAR = "\x1b[36m"  # cyan
@@ -44,9 +46,17 @@ def _line(tenant: str, name: str, bar: str, row: UsageRow, *, coloured: bool) ->
         f"{failed} failed",
         f"{row.input_tokens:,} in".rjust(14),
         f"{row.output_tokens:,} out".rjust(15),
-        ", ".join(f"{amount / UNIT:,.2f} {currency}" for currency, amount in sorted(row.cost.items())),
+        ", ".join(f"{_price(amount)} {currency}" for currency, amount in sorted(row.cost.items())),
     ]
     return "  ".join(columns).rstrip()
+
+
+def _price(amount: int) -> str:
+    """An amount in units of its currency. Less than a cent is no 0.00: two of its digits show."""
+    value = amount / UNIT
+    if value >= CENT or not amount:
+        return f"{value:,.2f}"
+    return f"{value:.{1 - floor(log10(value))}f}"
 
 
 def _bar(share: float, *, blocks: bool) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import pytest
+
 from schemas.usage import UNIT, UsageRow
 from services.analytics.index import UsageGroup
 from services.terminal.usage_table import WIDTH, table
@@ -37,6 +39,22 @@ def test_without_blocks_bars_are_plain_and_never_empty() -> None:
     lines = list(table(GROUPS, coloured=False, blocks=False))
     assert [line.count("#") for line in lines] == [WIDTH, WIDTH // 2, 1, 0]
     assert all(line.isascii() for line in lines)
+
+
+@pytest.mark.parametrize(
+    "amount, told",
+    [
+        (0, "0.00"),
+        (1, "0.0000000000010"),
+        (252_000_000, "0.00025"),
+        (9_999_000_000, "0.0100"),
+        (10_000_000_000, "0.01"),
+        (1_234_567 * UNIT, "1,234,567.00"),
+    ],
+)
+def test_a_small_cost_is_not_shown_as_none(amount: int, told: str) -> None:
+    groups = {UsageGroup("acme", "echo", None): row(1, cost={"usd": amount})}
+    assert next(table(groups, coloured=False, blocks=True)).endswith(f"  {told} usd")
 
 
 def test_colours_show_where_they_are_wanted_only() -> None:
