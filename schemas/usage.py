@@ -69,16 +69,25 @@ def _seconds(*bounds: float) -> tuple[int, ...]:
     return tuple(round(bound * 1_000_000) for bound in bounds)
 
 
-# The bounds (µs) are OpenTelemetry's: gen_ai.server.time_to_first_token, .time_per_output_token and
-# .request.duration.
+def _doubled(first: float, last: float) -> tuple[int, ...]:
+    return _seconds(first) if first >= last else (*_seconds(first), *_doubled(2 * first, last))
+
+
+# The bounds (µs) begin with OpenTelemetry's: gen_ai.server.time_to_first_token, .time_per_output_token and
+# .request.duration. Those end where a long response has hardly begun, so there are more: each twice the one
+# before, up to some ten minutes, ten seconds and a day.
 FIRST_OUTPUT = _seconds(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+FIRST_OUTPUT += _doubled(20, 640)
 BETWEEN_OUTPUTS = _seconds(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+BETWEEN_OUTPUTS += _doubled(5, 10)
 DURATION = _seconds(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+DURATION += _doubled(163.84, 83_886.08)
 
 
 class Histogram(Struct):
     """Times in microseconds. `counts` has how many are at most each bound and above the one before; the last
-    one counts those above all bounds. `sum` and `max` are exact.
+    one counts those above all bounds. `sum` and `max` are exact. A later version may have more bounds behind
+    the last one.
     """
 
     counts: list[Count]
@@ -115,6 +124,13 @@ class UsageRow(Struct, tag_field="kind", tag="row", omit_defaults=True, kw_only=
     """From `accepted` to the first claim."""
     cost: dict[str, Count] = msgspec.field(default_factory=dict)
     """By currency, in 10^-12 of its unit, by the prices that held when it was counted."""
+
+    def __post_init__(self) -> None:
+        """Take over the histograms of a version that has fewer bounds, or more."""
+        for name, bounds in HISTOGRAMS.items():
+            histogram = getattr(self, name)
+            if histogram is not None and len(histogram.counts) != len(bounds) + 1:
+                histogram.counts = _fitted(histogram.counts, len(bounds))
 
     @property
     def progress(self) -> int:
@@ -243,6 +259,12 @@ HISTOGRAMS: Mapping[str, Sequence[int]] = {
     "duration": DURATION,
     "queued": DURATION,
 }
+
+
+def _fitted(counts: Sequence[int], bounds: int) -> list[int]:
+    """The counts with so many bounds. What was above all bounds stays there, or comes there."""
+    known = [*counts[:-1][:bounds]]
+    return [*known, *[0] * (bounds - len(known)), sum(counts) - sum(known)]
 
 
 def _one_more(counts: dict[str, int], what: str) -> None:

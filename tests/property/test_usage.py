@@ -6,6 +6,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import json
 from msgspec.structs import replace
 
 from schemas.closings import ClosingRecord
@@ -20,6 +21,7 @@ from schemas.usage import (
     add,
     counted_more,
     counts_in,
+    encoded_key,
     percentile,
     read_pair,
 )
@@ -181,6 +183,33 @@ def test_a_percentile_lies_in_the_bucket_of_the_true_one(times: list[int], share
     edges = (0, *bounds, 1 << 60)
     place = next(n for n, bound in enumerate(edges) if true <= bound)
     assert edges[max(0, place - 1)] <= said or said == row.duration.max
+
+
+@pytest.mark.parametrize("minutes", [3, 12, 45, 200])
+def test_the_percentiles_of_responses_of_minutes_and_hours_are_near(minutes: int) -> None:
+    row = UsageRow(counted={})
+    for number in range(100):
+        ms = 10 * 3_600_000 if number == 99 else minutes * 60_000
+        counts_in(row, ended(1, closed_offset=number + 10, closed_at=ms + 10**9, accepted_at=10**9), {})
+    assert row.duration is not None
+    said = percentile(row.duration, HISTOGRAMS["duration"], 0.5)
+    assert minutes * 60_000_000 / 2 < said < minutes * 60_000_000 * 2
+
+
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_a_row_with_other_bounds_is_read_and_adds_up(counts: list[int]) -> None:
+    said = {"counts": counts, "sum": 7, "max": 5}
+    value = {"kind": "row", "counted": {}, "responses": 1, **dict.fromkeys(HISTOGRAMS, said)}
+    found = read_pair(encoded_key(RowKey(0, "acme", None, None, 5)), json.encode(value), 0)
+    assert isinstance(found, UsageRecord)
+    assert isinstance(found.value, UsageRow)
+    total = UsageRow(counted={})
+    counts_in(total, ended(1), {})
+    before = sum(total.duration.counts) if total.duration else 0
+    add(total, found.value)
+    assert total.duration is not None
+    assert sum(total.duration.counts) == before + sum(counts)
+    assert percentile(total.duration, HISTOGRAMS["duration"], 0.99) <= total.duration.max
 
 
 def test_p118_what_is_told_late_is_counted_in_the_oldest_open_minute() -> None:
