@@ -61,7 +61,7 @@ bench: setup
 
 # What takes too long for every change: many more seeds of the simulation, the suites of which `make test` runs a
 # part, then thousands of responses under fire.
-LONG := tests/simulation tests/reliability tests/property tests/integration/test_held.py \
+LONG := tests/simulation tests/reliability tests/property tests/integration/test_held.py tests/integration/test_webhooks.py \
 	tests/integration/test_analytics.py tests/conformance/test_openapi.py
 soak: setup $(AOT)
 	$(BIN)/python -m tests.simulation --seeds 3000
