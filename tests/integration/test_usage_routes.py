@@ -38,7 +38,7 @@ def own(kafka: str) -> list[str]:
 def system(own: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("usage")
     (folder / "rejoinder.toml").write_text(PRICES)
-    command = [REJOINDER, "dev", *own, "--port", str(free_port())]
+    command = [REJOINDER, "dev", *own, "--without", "webhooks", "--port", str(free_port())]
     environ = {
         "REJOINDER_CONFIG": str(folder / "rejoinder.toml"),
         "REJOINDER_API_KEYS": f"acme={ACME},blue={BLUE}",
