@@ -67,6 +67,10 @@ class Changelog:
     async def _send(self, partition: int, pairs: Sequence[Pair]) -> None:
         await asyncio.gather(*(self._table.send_changelog(partition, key, value) for key, value in pairs))
 
+    def clear(self) -> None:
+        """Let go of all that was written here: another may have written since."""
+        self._table.data.clear()
+
     def forget(self, keys: Iterable[bytes]) -> None:
         """Let go of rows that are never written again."""
         for key in keys:

@@ -142,18 +142,22 @@ class Counter:
                 tp.partition for tp in self._app.consumer.assignment() if tp.topic == self._names.closings
             }
             metrics.OWNED.set(len(owned))
+            self._settle()
+            reading = bool(self._reader.not_ready())
             try:
-                await self._mend(owned)
+                if not reading:
+                    await self._mend(owned)
                 lag = await self._lag(owned)
             except LogError as error:
                 log.info("cannot look at the lag, trying again", why=str(error))
                 continue
             metrics.LAG.set(lag)
-            self._watch.look(lag, self._acknowledged, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            self._watch.look(lag, self._acknowledged, now, reading=reading)
 
     async def _mend(self, owned: Collection[int]) -> None:
         """Append what stands again, behind what was overtaken (P-117)."""
-        for number, pairs in self._reader.index.overtaken(owned & self._counts.keys()).items():
+        for number, pairs in self._reader.index.overtaken(owned).items():
             log.warning(
                 "an earlier owner wrote late, its records are overtaken", partition=number, records=len(pairs)
             )
@@ -182,10 +186,7 @@ class Counter:
 
     async def _batch(self, stream: Stream[bytes], events: Sequence[Any]) -> None:
         """Count a batch, unless the group moves on meanwhile: then whoever owns its partitions reads it."""
-        generation = self._app.consumer_generation_id
-        if generation != self._generation:
-            self._generation = generation
-            self._counts.clear()
+        generation = self._settle()
         self._checked.clear()
         ours = [event for event in events if event.message.generation_id == generation]
         for place, event in enumerate(ours):
@@ -205,11 +206,23 @@ class Counter:
             metrics.COUNTED.inc(len(ours))
             metrics.count(closing for found in changed.values() for closing in found.counted)
 
+    def _settle(self) -> int:
+        """The generation of the group. What was counted in an earlier one is dropped: others own it since."""
+        generation: int = self._app.consumer_generation_id
+        if generation != self._generation:
+            self._generation = generation
+            self._drop()
+        return generation
+
+    def _drop(self) -> None:
+        self._counts.clear()
+        self.changelog.clear()
+
     def _moved(self, generation: int) -> bool:
         """Whether the group has moved on: what was counted since is dropped."""
         if generation == self._app.consumer_generation_id:
             return False
-        self._counts.clear()
+        self._drop()
         self._generation = 0
         return True
 

@@ -17,9 +17,11 @@ class LagWatch:
         self._counted = -1
         self._moved_at = 0.0
 
-    def look(self, lag: int, counted: int, now: float) -> None:
-        """`counted` only grows; `now` is in seconds. Raises Stuck."""
-        if not lag or counted != self._counted:
+    def look(self, lag: int, counted: int, now: float, *, reading: bool = False) -> None:
+        """`counted` only grows; `now` is in seconds. As long as `usage` is still being read, nothing can be
+        counted. Raises Stuck.
+        """
+        if not lag or reading or counted != self._counted:
             self._counted, self._moved_at = counted, now
         elif now - self._moved_at > STUCK_S:
             what = f"{lag} closings wait and none was counted for {now - self._moved_at:.0f} s"

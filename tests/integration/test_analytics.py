@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
 
+import httpx
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition as KafkaPartition
@@ -109,6 +111,8 @@ class Workers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.running: list[subprocess.Popen[bytes]] = []
+        self.ports: dict[int, int] = {}
+        """By process id the internal port."""
 
     def start(self, instance: str = "one", dying: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """One more; `dying` says where it kills itself."""
@@ -118,6 +122,7 @@ class Workers:
         )
         process = subprocess.Popen(command, env={**os.environ, **environment(asdict(own))})
         self.running.append(process)
+        self.ports[process.pid] = own.internal_port
         return process
 
 
@@ -211,18 +216,60 @@ async def test_p117_what_an_earlier_owner_wrote_late_is_written_right_again(
     workers.start()
     await eventually(partial(all_counted, log, settings, announcer), SLOWLY)
     (key, row), *_ = await rows(log, settings)
+    await write_late(log, settings, key, row)
+    await eventually(partial(is_last, log, settings, key, row), SLOWLY)
+
+
+async def write_late(log: Log, settings: Settings, key: RowKey, row: UsageRow) -> None:
+    """Append what `row` was one response before."""
     late = replace(row, responses=row.responses - 1)
     writer, topic = log.writer(), topic_names(settings).usage
     await writer.append(topic, key.partition, NewRecord(encoded_key(key), encoded_value(late)))
     await writer.close()
 
-    async def is_right() -> bool:
-        end = (await log.bounds(topic, [key.partition]))[key.partition].end
-        found = [record async for record in scan(log, TopicPartition(topic, key.partition), 0, end)]
-        values = [record.value for record in found if record.key == encoded_key(key)]
-        return values[-1] == encoded_value(row)
 
-    await eventually(is_right, SLOWLY)
+async def is_last(log: Log, settings: Settings, key: RowKey, row: UsageRow) -> bool:
+    """Whether the last record of a key is this row: compaction keeps that."""
+    topic = topic_names(settings).usage
+    end = (await log.bounds(topic, [key.partition]))[key.partition].end
+    found = [record async for record in scan(log, TopicPartition(topic, key.partition), 0, end)]
+    return [record.value for record in found if record.key == encoded_key(key)][-1] == encoded_value(row)
+
+
+@pytest.mark.slow
+async def test_p117_an_owner_that_comes_back_writes_nothing_of_what_it_knew_before(
+    log: Log, settings: Settings, announcer: Announcer, workers: Workers
+) -> None:
+    await announcer.announce(300, again=False)
+    workers.start("one")
+    await eventually(partial(all_counted, log, settings, announcer), SLOWLY)
+    before = dict(await rows(log, settings))
+    second = workers.start("two")
+    await eventually(partial(owns_some, workers, second), SLOWLY)
+    await announcer.announce(60, again=False)
+    await eventually(partial(all_counted, log, settings, announcer), SLOWLY)
+    grown = [
+        (key, row)
+        for key, row in await rows(log, settings)
+        if key in before and row.responses > before[key].responses
+    ]
+    second.terminate()
+    assert await asyncio.to_thread(second.wait) == 0
+    for key, _ in grown:
+        await write_late(log, settings, key, before[key])
+    for key, row in grown:
+        await eventually(partial(is_last, log, settings, key, row), SLOWLY)
+    assert {key.partition for key, _ in grown} == set(range(PARTITIONS))
+
+
+async def owns_some(workers: Workers, process: subprocess.Popen[bytes]) -> bool:
+    async with httpx.AsyncClient() as client:
+        try:
+            answer = await client.get(f"http://127.0.0.1:{workers.ports[process.pid]}/metrics")
+        except httpx.TransportError:
+            return False
+    found = re.search(r"^rejoinder_analytics_partitions_owned (\d)", answer.text, re.MULTILINE)
+    return found is not None and 0 < int(found[1]) < PARTITIONS
 
 
 async def forget(settings: Settings, before: dict[int, int]) -> None:

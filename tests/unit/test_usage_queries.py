@@ -261,5 +261,7 @@ def test_a_lag_that_does_not_move_ends_the_process() -> None:
     watch.look(5, 1, STUCK_S)
     watch.look(0, 1, 2 * STUCK_S)
     watch.look(7, 1, 2.5 * STUCK_S)
+    watch.look(7, 1, 4 * STUCK_S, reading=True)
+    watch.look(7, 1, 5 * STUCK_S)
     with pytest.raises(Stuck, match="7 closings wait"):
-        watch.look(7, 1, 3.1 * STUCK_S)
+        watch.look(7, 1, 5.1 * STUCK_S)
