@@ -8,7 +8,7 @@ A closing, in the order in which it meets the modules:
     schedule     which delivery is next, so that no endpoint holds up another
     dispatcher   attempts it, and has what came of it recorded
     signing      the body and the headers; `sealing` opens the endpoint's secrets
-    sender       HTTPS, to addresses that `addresses` lets pass
+    sender       HTTPS, to addresses that `lookups` finds and `addresses` lets pass
     attempts     what an outcome means, and when the next attempt is due
 
 A tenant's request meets `routes`, `bodies` (what it must be like) and `management`. `operator` is what

@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.webhooks.sender import ANSWER_BYTES, Sender
+from services.webhooks.sender import ANSWER_BYTES, MOST_SAID, Sender
 from tests.serving import HOST
 
-HEAD = b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n"
+HEAD = b"HTTP/1.1 %03d X\r\ncontent-length: %d\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @asynccontextmanager
@@ -65,6 +66,9 @@ async def test_a37_the_status_counts_whatever_becomes_of_the_body(
         (b"HTTP/1.1 200", False, "unreachable"),
         (b"hello\r\n\r\n", False, "unreachable"),
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000, False, "unreachable"),
+        (HEAD % (0, 0), False, "unreachable"),  # the parser takes any three digits, a record does not
+        (HEAD % (99, 0), False, "unreachable"),
+        (CONTINUE * (ANSWER_BYTES // len(CONTINUE) * 100), True, "unreachable"),
     ],
 )
 async def test_a37_without_a_status_it_is_a_failure(answer: bytes, hangs: bool, outcome: str) -> None:
@@ -75,3 +79,28 @@ async def test_a37_without_a_status_it_is_a_failure(answer: bytes, hangs: bool, 
         assert (result.outcome, result.status) == (outcome, None)
     finally:
         await sender.close()
+
+
+async def test_answers_are_bounded_each_not_what_a_connection_says_in_its_life() -> None:
+    body = bytes(ANSWER_BYTES)
+    connections = 0
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while await reader.readline():
+            await reader.readuntil(b"{}")
+            writer.write(HEAD % (200, len(body)) + body)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(say, HOST, 0)
+    url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
+    sender = Sender(allow_private=True, timeout_s=5)
+    try:
+        for _ in range(2 * MOST_SAID // ANSWER_BYTES):
+            assert (await sender.send(url, b"{}", {})).outcome == "delivered"
+        assert connections == 1
+    finally:
+        await sender.close()
+        server.close()
