@@ -251,7 +251,7 @@ def _list(
     """List webhook endpoints, with what waits for each and what has failed. Reads the topic `webhooks`."""
     from services.terminal.webhooks import list_webhooks
 
-    return list_webhooks(_settings(options, "console"), tenant=tenant)
+    return list_webhooks(_settings(options, "console"), tenant=tenant, now_ms=int(time.time() * 1000))
 
 
 def _retry(

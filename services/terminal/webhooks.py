@@ -18,8 +18,10 @@ from services.connect import connect, topic_names
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
 from services.settings import Settings
+from services.terminal.printing import say, until_enough
 from services.webhooks.deliveries import Deliveries
 from services.webhooks.endpoints import Endpoint, Endpoints
+from services.webhooks.signing import holding
 
 
 class NothingToRetry(RejoinderError):
@@ -33,9 +35,10 @@ class WebhooksFound(Struct, frozen=True):
     deliveries: Sequence[DeliveryRecord]
 
 
-def list_webhooks(settings: Settings, *, tenant: str) -> int:
+def list_webhooks(settings: Settings, *, tenant: str, now_ms: int) -> int:
     """Print the endpoints of a `tenant` ("" for all) with what waits and what has failed. Returns 0."""
-    sys.stdout.writelines(f"{line}\n" for line in webhook_lines(asyncio.run(_read(settings)), tenant))
+    found = asyncio.run(_read(settings))
+    until_enough(lambda: say("".join(f"{line}\n" for line in webhook_lines(found, tenant, now_ms))))
     return 0
 
 
@@ -46,8 +49,10 @@ def retry_webhooks(settings: Settings, id: str) -> int:
     return 0
 
 
-def webhook_lines(found: WebhooksFound, tenant: str) -> Iterable[str]:
-    """The lines of a list: an endpoint, and below it each of its deliveries that is not over well."""
+def webhook_lines(found: WebhooksFound, tenant: str, now_ms: int) -> Iterable[str]:
+    """The lines of a list: an endpoint, with the keys that its secrets need at `now_ms`, and below it each of
+    its deliveries that is not over well.
+    """
     states = Counter((delivery.endpoint, delivery.state) for delivery in found.deliveries)
     for endpoint in found.endpoints:
         if tenant not in ("", endpoint.tenant):
@@ -55,7 +60,8 @@ def webhook_lines(found: WebhooksFound, tenant: str) -> Iterable[str]:
         counts = ", ".join(
             f"{states[endpoint.id, state]} {state}" for state in ("pending", "failed", "delivered")
         )
-        yield f"{endpoint.id}  {endpoint.tenant}  {endpoint.url}  {endpoint.name!r}: {counts}"
+        keys = ", ".join(dict.fromkeys(sealed.key for sealed in holding(endpoint.secrets, now_ms)))
+        yield f"{endpoint.id}  {endpoint.tenant}  {endpoint.url}  {endpoint.name!r}: {counts}; key {keys}"
         for delivery in found.deliveries:
             if delivery.endpoint == endpoint.id and _ails(delivery):
                 yield f"  {_line(delivery)}"

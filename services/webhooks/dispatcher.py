@@ -9,7 +9,7 @@ what can be recorded.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import structlog
@@ -47,12 +47,20 @@ class Attempter:
     async def attempt(self, endpoint: Endpoint, id: str, body: bytes) -> AttemptResult:
         """Send `body` under the `webhook-id` `id`. Whatever happens is a result."""
         now_ms = self._clock()
-        try:
-            secrets = [self._sealer.open(each, endpoint.id) for each in holding(endpoint.secrets, now_ms)]
-        except CannotOpen as error:
-            log.warning("cannot sign for a webhook endpoint", endpoint=endpoint.id, why=str(error))
+        secrets = list(self._opened(endpoint, now_ms))
+        if not secrets:
             return AttemptResult("no_key")
         return await self._sender.send(endpoint.url, body, signed(secrets, id, now_ms // 1000, body))
+
+    def _opened(self, endpoint: Endpoint, now_ms: int) -> Iterator[bytes]:
+        """The secrets that sign at `now_ms`, without those whose key is gone: a receiver takes any one that
+        it knows.
+        """
+        for sealed in holding(endpoint.secrets, now_ms):
+            try:
+                yield self._sealer.open(sealed, endpoint.id)
+            except CannotOpen as error:
+                log.warning("a webhook secret does not open", endpoint=endpoint.id, why=str(error))
 
     async def test(self, endpoint: Endpoint, type: str, response: ResponseId, id: str) -> int:
         """Send a sample event. Returns the status that the endpoint answered. Raises ApiError (400)."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from tests.conftest import PATIENCE, eventually
 from tests.following import joining
 from tests.long import some
 from tests.points import when
-from tests.webhooks import Clock, Receiver, WebhooksWorker, announce, deliveries, ended, working
+from tests.webhooks import KEY, Clock, Receiver, WebhooksWorker, announce, deliveries, ended, working
 
 NAMES = topics()
 PARTITIONS = 2
@@ -228,6 +229,28 @@ async def test_p122_without_the_key_nothing_is_signed_or_sent(log: MemoryLog, re
         )
         assert "REJOINDER_WEBHOOKS_KEYS" in said["error"]["message"]
     assert not receiver.received
+
+
+@pytest.mark.parametrize("gone", ["old", "new"])
+async def test_p122_a_secret_whose_key_is_gone_silences_no_other_one(
+    log: MemoryLog, receiver: Receiver, gone: str
+) -> None:
+    old, new = KEY, "k2=" + b64encode(b"2" * 32).decode()
+    async with working(log, NAMES, webhooks_keys=(old,)) as worker:
+        made = await worker.hooks().make(receiver.url)
+    async with working(log, NAMES, webhooks_keys=(new, old)) as worker:
+        body = {"keep_old_secret_active_for_24_hours": True}
+        _, rotated = await worker.hooks().ask("POST", f"{PATH}/{made['id']}/rotate_secret", body)
+    secrets = {"old": made["signing_secret"], "new": rotated["signing_secret"]}
+    left = new if gone == "old" else old
+    async with working(log, NAMES, webhooks_keys=(left,)):
+        await announce(log, NAMES, ended(1))
+        [told] = await eventually(lambda: receiver.received)
+        with pytest.raises(InvalidWebhookSignatureError):
+            told.unwrap(secrets.pop(gone))
+        [secret] = secrets.values()
+        told.unwrap(secret)
+        assert told.response == ended(1).id
 
 
 # What the log is for.

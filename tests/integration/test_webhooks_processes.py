@@ -144,7 +144,8 @@ async def _operated(log: Log, settings: Settings, worker: Worker, hooks: Hooks) 
         said = worker.run("list", "--tenant", CLOSING.tenant)
         assert said.returncode == 0, said.stderr
         assert (
-            f"{made['id']}  acme  {failing.url}  'failing': 1 pending, 0 failed, 0 delivered" in said.stdout
+            f"{made['id']}  acme  {failing.url}  'failing': 1 pending, 0 failed, 0 delivered; key k1\n"
+            in said.stdout
         )
         assert f"{id}  response.failed  {end.id}  pending: refused 503 after 1 attempt\n" in said.stdout
         assert worker.run("list", "--tenant", "other").stdout == ""
