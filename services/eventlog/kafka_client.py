@@ -46,6 +46,10 @@ _ANSWERED_AT_ONCE = frozenset({SHORT, ConnectionGroup.DEFAULT})
 _ANY_TOPIC = None
 
 
+class NoBrokerYet(KafkaConnectionError):  # type: ignore[misc]
+    """A broker answers, and knows of none: the cluster, or this broker, has just come back."""
+
+
 class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
     """One client; `health` is what its process knows of the brokers. Built by `kafka_brokers.Brokers`."""
 
@@ -91,7 +95,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         finally:
             connection.close()
         if not metadata.brokers:
-            raise KafkaConnectionError("no broker has joined the cluster yet")
+            raise NoBrokerYet("no broker has joined the cluster yet")
         self._take(metadata, asked_at)
 
     def _take(self, metadata: Any, asked_at: float) -> None:

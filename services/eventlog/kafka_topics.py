@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from schemas.errors import LogUnavailable, TopicMisconfigured
+from services.backoff import Backoff
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_borrowed import (
     AIOKafkaAdminClient,
@@ -25,6 +26,7 @@ from services.eventlog.kafka_borrowed import (
     for_code,
 )
 from services.eventlog.kafka_brokers import BACKOFF, Brokers
+from services.eventlog.kafka_client import NoBrokerYet
 from services.eventlog.kafka_link import FAILURES
 from services.eventlog.kafka_settings import PLAINTEXT, KafkaSettings
 from services.eventlog.kafka_trouble import FORBIDDEN
@@ -47,6 +49,8 @@ REQUEST_S = 10.0
 """Seconds for one request: a broker takes long to create many partitions."""
 PATIENCE = 30.0
 """Seconds for all of one call: the metadata of a new topic takes long to reach every broker."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
+"""Seconds between two tries to connect to a broker that is busy."""
 _DYNAMIC_TOPIC_CONFIG = 1
 T = TypeVar("T")
 _TOPIC_EXISTS = 36
@@ -129,15 +133,17 @@ async def admin_at(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _started(admin: AIOKafkaAdminClient) -> None:
-    """Connect. A broker that listens but does not answer is busy: it is asked again for as long as the caller
-    waits.
+    """Connect. A broker that listens but does not answer is busy, and one that knows no broker has just come
+    back: it is asked again for as long as the caller waits.
     """
+    again = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         try:
             await admin.start()
         except KafkaConnectionError as error:
-            if not isinstance(error.__cause__, TimeoutError):
+            if not isinstance(error.__cause__, TimeoutError | NoBrokerYet):
                 raise
+            await again.wait()
         else:
             return
 

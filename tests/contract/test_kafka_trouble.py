@@ -16,7 +16,8 @@ from services.broker import EmbeddedKafka
 from services.eventlog import kafka_writer
 from services.eventlog.kafka import KafkaLog, create_topics
 from services.eventlog.kafka_address import KafkaAddress
-from services.eventlog.kafka_client import METADATA_S
+from services.eventlog.kafka_borrowed import KafkaConnectionError
+from services.eventlog.kafka_client import METADATA_S, KafkaClient, NoBrokerYet
 from services.eventlog.kafka_topics import admin_at, alter, check_topics
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.port import Batch, TopicPartition
@@ -119,6 +120,24 @@ async def test_a_broker_that_is_slow_to_answer_is_asked_again_about_topics(broke
     finally:
         broker.resume()
     assert {problem.what for problem in await looking} == {"does not exist"}
+
+
+async def test_a_broker_that_knows_of_none_is_asked_again_about_topics(
+    broker: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So answers a broker that has just come back."""
+    asked, bootstrap = 0, KafkaClient.bootstrap
+
+    async def lonely(self: KafkaClient) -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise KafkaConnectionError("Unable to bootstrap") from NoBrokerYet("no broker")
+        await bootstrap(self)
+
+    monkeypatch.setattr(KafkaClient, "bootstrap", lonely)
+    found = await check_topics(broker.bootstrap, topics("lonely."))
+    assert {problem.what for problem in found} == {"does not exist"}
 
 
 async def test_a_record_over_the_topics_own_bound_is_told_as_too_large(

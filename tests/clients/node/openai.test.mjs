@@ -34,7 +34,7 @@ async function polled(id, until) {
 }
 
 test("create in the background and poll with partial output", async () => {
-  const created = await echo({ metadata: { "echo.tokens": "40", "echo.interval_ms": "10" } });
+  const created = await echo({ metadata: { "echo.tokens": "40", "echo.interval_ms": "60" } });
   assert.equal(created.status, "queued");
 
   const partial = await polled(created.id, (response) => response.output_text);
