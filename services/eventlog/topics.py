@@ -164,34 +164,11 @@ def specs(
     many milliseconds a closing can be read, `usage_ms` for how many what it came to.
     """
     every = (*_ALL, _holding(max_record_bytes))
-    lower = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S" if kept > DAY else ""
     return [
-        TopicSpec(
-            names.events,
-            (
-                TopicSetting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
-                TopicSetting("min.compaction.lag.ms", str(kept), "at least", instead=lower),
-                TopicSetting(
-                    "retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=lower
-                ),
-                *_COMPACTED,
-                *every,
-            ),
-            users="all services",
-        ),
+        TopicSpec(names.events, (*_events(kept), *every), users="all services"),
         TopicSpec(names.responses, (*_VIEW, *every), _READERS, view=True),
         TopicSpec(names.transcripts, (*_VIEW, *every), _READERS, view=True),
-        TopicSpec(
-            names.closings,
-            (
-                TopicSetting("cleanup.policy", "delete", "exactly"),  # P-111
-                TopicSetting("retention.ms", str(closings_ms), "at least"),
-                TopicSetting("segment.ms", str(DAY)),
-                TopicSetting("segment.bytes", str(256 << 20)),
-                *every,
-            ),
-            users="the projector and its consumers",
-        ),
+        TopicSpec(names.closings, (*_closings(closings_ms), *every), users="the projector and its consumers"),
         TopicSpec(names.usage, (*_usage(closings_ms, usage_ms), *every), users="analytics"),
         TopicSpec(
             names.webhooks,
@@ -214,6 +191,25 @@ def specs(
             partitions=1,
         ),
     ]
+
+
+def _events(kept: int) -> tuple[TopicSetting, ...]:
+    lower = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S" if kept > DAY else ""
+    return (
+        TopicSetting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
+        TopicSetting("min.compaction.lag.ms", str(kept), "at least", instead=lower),
+        TopicSetting("retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=lower),
+        *_COMPACTED,
+    )
+
+
+def _closings(closings_ms: int) -> tuple[TopicSetting, ...]:
+    return (
+        TopicSetting("cleanup.policy", "delete", "exactly"),  # P-111
+        TopicSetting("retention.ms", str(closings_ms), "at least"),
+        TopicSetting("segment.ms", str(DAY)),
+        TopicSetting("segment.bytes", str(256 << 20)),
+    )
 
 
 def _usage(closings_ms: int, usage_ms: int) -> tuple[TopicSetting, ...]:

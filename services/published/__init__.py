@@ -11,6 +11,7 @@ request, the structs of an answer. Replay serves them at `/schemas` and `/openap
     kinds.py        the table of record kinds: a new kind of record is one entry there
     records.py      each kind → one JSON Schema of key, headers and value
     asyncapi.py     topics and kinds → AsyncAPI 3.0
+    operations.py   what is said of each method of each path
     openapi.py      the paths that are served → OpenAPI 3.1
     documents.py    all of it, with its version, to and from files
     compatible.py   two versions of the documents → what breaks whoever reads or calls

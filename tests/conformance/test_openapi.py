@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from services.published.documents import ASYNCAPI
-from services.published.openapi import OPERATIONS
+from services.published.operations import OPERATIONS
 from tests.api import Api
 from tests.long import SOAK
 from tests.serving import HOST
