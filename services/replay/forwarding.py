@@ -7,6 +7,7 @@ this installation does not run it, the client gets a 404 that says so (A-29).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -17,14 +18,13 @@ from schemas.errors import ApiError, unavailable
 from schemas.ids import Tenant
 from services.settings import PREFIX, Settings
 from services.web.answers import read_body
-from services.web.ask import KEPT, BrokenOff, PeerAnswer, Question, Unheard, ask
+from services.web.ask import KEPT, BrokenOff, PeerAnswer, Question, Unheard, ask, refusal_of
 from services.web.edge import route
 from services.web.forwarded import INSIDE, caller_header
 from services.web.internal import Report
 from services.web.paths import BEHIND
 from services.web.peer import Peer
 from services.web.room import Room
-from services.web.secret import MEND
 from services.web.tenant import who_calls
 
 BODY_BYTES = 1 << 20
@@ -69,7 +69,7 @@ class Forwarding:
     def routes(self, table: Mapping[str, Mapping[str, Sequence[str]]] = BEHIND) -> Sequence[BaseRoute]:
         """The routes, for an `Edge`. `table` has the methods of each path, by service."""
         return [
-            route(method, path, _Forward(self, service))
+            route(method, path, partial(self.forward, service))
             for service in self._services
             for path, methods in table[service.name].items()
             for method in methods
@@ -108,17 +108,6 @@ def _variable(name: str) -> str:
     return f"{PREFIX}{name.upper()}_URL"
 
 
-class _Forward:
-    """The handler of the routes of one service."""
-
-    def __init__(self, forwarding: Forwarding, service: Behind) -> None:
-        self._forwarding = forwarding
-        self._service = service
-
-    async def __call__(self, request: Request) -> Response:
-        return await self._forwarding.forward(self._service, request)
-
-
 def _path(request: Request) -> str:
     """Path and query at the service, as the client wrote them: its percent signs stay as they are."""
     raw: bytes = request.scope["raw_path"]
@@ -141,27 +130,13 @@ async def _asked(service: Behind, peer: Peer, question: Question) -> PeerAnswer:
             if question.method != "GET":
                 raise
             answered = await ask(peer, question)
-        _check(answered)
+        if answered.status >= 400:
+            refusal_of(service.name, answered)
     except (Unheard, BrokenOff) as error:
         service.report.failed(error)
         raise _away(service.name, error, question.method) from error
     service.report.succeeded()
     return answered
-
-
-def _check(answered: PeerAnswer) -> None:
-    """Raise Unheard or BrokenOff if an answer is not the service's word on the request."""
-    status = answered.status
-    if status < 400:
-        return
-    envelope = answered.envelope()
-    if envelope is None:
-        what = f"what is there is no service of ours: it answered {status} in words of its own"
-        raise Unheard(what) if status < 500 else BrokenOff(what)
-    if envelope.error.code == "wrong_internal_secret":
-        raise Unheard(f"it does not know our secret: {MEND}")
-    if status in (405, 421) or (status == 404 and envelope.error.param is None):
-        raise Unheard("what is there is not its internal port: it does not know the path")
 
 
 def _away(name: str, error: Unheard | BrokenOff, method: str) -> ApiError:

@@ -13,11 +13,10 @@ import msgspec
 
 from schemas.errors import ApiError
 from schemas.ids import ResponseId, Tenant
-from services.web.ask import BrokenOff, PeerAnswer, Question, Unheard, ask
+from services.web.ask import BrokenOff, PeerAnswer, Question, Unheard, ask, refusal_of
 from services.web.commands import DRAINING, ORDER, TENANT, Command, Elsewhere, Made, Order, command_path
 from services.web.internal import Report
 from services.web.peer import Peer
-from services.web.secret import MEND
 
 COMMAND_S = 19.5
 """Seconds from a request's arrival by which ingest has answered, whatever Kafka does: 20 for clients."""
@@ -89,19 +88,12 @@ def _decoded(body: bytes) -> Made | Elsewhere:
 
 def _refusal(answered: PeerAnswer) -> ApiError:
     """The refusal in an answer, for the client. Raises Unheard or BrokenOff if the answer is not ingest's
-    word on the command: a proxy's 502, for example, may come after ingest has taken it.
+    word on the command.
     """
-    status, envelope = answered.status, answered.envelope()
-    if envelope is None:
-        what = f"what is there is not ingest: it answered {status} in words of its own"
-        raise Unheard(what) if status < 500 else BrokenOff(what)
-    error = envelope.error
+    envelope = refusal_of("ingest", answered)
+    status, code = answered.status, envelope.error.code
     if status >= 500 and status != 503:
-        raise BrokenOff(f"answered {status} ({error.code})")
-    if error.code == DRAINING:
+        raise BrokenOff(f"answered {status} ({code})")
+    if code == DRAINING:
         raise Unheard("it is stopping")
-    if error.code == "wrong_internal_secret":
-        raise Unheard(f"it does not know our secret: {MEND}")
-    if status in (405, 421) or (status == 404 and error.param is None):
-        raise Unheard("what is there is not ingest's internal port: it does not know the path")
     return answered.refusal(envelope, "ingest")

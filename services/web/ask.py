@@ -17,6 +17,7 @@ from schemas.errors import ApiError, RejoinderError
 from services.web.answers import Envelope
 from services.web.peer import Peer
 from services.web.pulse import Silent
+from services.web.secret import MEND
 
 PIECE_BYTES = 256 << 10
 """Bytes that are written at once: a large body must not hold the loop."""
@@ -98,6 +99,22 @@ async def ask(peer: Peer, question: Question) -> PeerAnswer:
         raise BrokenOff(str(error) or "no answer in time") from error
     kept = {name: answer.headers[name] for name in question.kept if name in answer.headers}
     return PeerAnswer(answer.status, kept, body)
+
+
+def refusal_of(service: str, answered: PeerAnswer) -> Envelope:
+    """The error in an answer that is no success, as the word of `service` on what was asked.
+
+    Raises Unheard or BrokenOff if it is not: a proxy's 502, say, may come after the service has heard.
+    """
+    status, envelope = answered.status, answered.envelope()
+    if envelope is None:
+        what = f"what is there is not {service}: it answered {status} in words of its own"
+        raise Unheard(what) if status < 500 else BrokenOff(what)
+    if envelope.error.code == "wrong_internal_secret":
+        raise Unheard(f"it does not know our secret: {MEND}")
+    if status in (405, 421) or (status == 404 and envelope.error.param is None):
+        raise Unheard(f"what is there is not the internal port of {service}: it does not know the path")
+    return envelope
 
 
 class _Body:
