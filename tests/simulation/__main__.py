@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
+from tests.simulation.order import keep_order
 from tests.simulation.plan import Plan
 from tests.simulation.world import played
 
@@ -62,7 +63,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != "0":  # the same order of sets every time: a seed replays exactly
-        command = [sys.executable, "-m", "tests.simulation", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, "PYTHONHASHSEED": "0"})
+    keep_order("tests.simulation")
     sys.exit(main())

@@ -24,7 +24,7 @@ from tests.simulation.planted.registry import (
 )
 from tests.simulation.world import World, played
 
-SEEDS = 300 if SOAK else 60
+SEEDS = 300 if SOAK else 40
 """Enough to find a change that breaks a promise; `make soak` hunts through thousands."""
 SOUND = Plan(
     kinds={"resumable": 1, "repeatable": 1, "fragile": 1},

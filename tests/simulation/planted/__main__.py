@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from tests.simulation.order import keep_order
 from tests.simulation.planted import RULES, found
 from tests.simulation.planted.registry import SEEN, remembered
 
@@ -61,4 +62,5 @@ def _too_long(*_: object) -> None:
 
 
 if __name__ == "__main__":
+    keep_order("tests.simulation.planted")
     sys.exit(main())
