@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -15,7 +15,7 @@ import pytest
 from tests.api import Api
 from tests.process import REJOINDER, ServerProcess
 from tests.steady import steady
-from tests.system import System
+from tests.system import LEAN, System
 from tests.wire import ask
 
 SERVICES = ["ingest", "replay", "executor", "projector"]
@@ -41,9 +41,10 @@ def own(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System
         yield system
 
 
-def with_broker(folder: Path) -> ServerProcess:
-    """A system with a broker of its own over `folder`/data, as `make dev` starts it."""
-    return ServerProcess([REJOINDER, "dev", "--port", "0", "--data", str(folder / "data")], folder / "log")
+def with_broker(folder: Path, flags: Sequence[str] = ()) -> ServerProcess:
+    """A system with a broker of its own over `folder`/data, as `make dev` starts it; `flags` are more."""
+    command = [REJOINDER, "dev", "--port", "0", "--data", str(folder / "data"), *flags]
+    return ServerProcess(command, folder / "log")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_a_broker_that_comes_back_without_its_data_is_gone_on_with(
 
 @pytest.mark.slow
 def test_a_supervisor_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None:
-    with with_broker(tmp_path) as system:
+    with with_broker(tmp_path, LEAN) as system:
         tree = system.tree()
         assert len(tree) >= 7  # itself, four services, the broker and its guard
         os.kill(tree[0].pid, signal.SIGKILL)

@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,13 @@ from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.helpers import create_ssl_context
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from services.settings import Settings
+from services.topic_setup import make_topics
 from tests.api import Api, insisting, numbers
 from tests.process import REJOINDER, ServerProcess
 from tests.reliability.rig import until
 from tests.secured import GROUP, PASSWORD, TOPIC, USER, Acl, Secured, secured, token
+from tests.system import LEAN
 
 NEEDED: list[Acl] = [
     *((TOPIC, "", operation) for operation in ("Read", "Write", "Describe", "DescribeConfigs")),
@@ -35,8 +38,7 @@ def kafka(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("secured")
     with portal.wrap_async_context_manager(secured(folder)) as running:
         for prefix in ("scram.", "mtls.", "oauth.", "none.", "some.", "reads.", "billing."):
-            said = rejoinder("topics", "--create", environ=running.environ("PLAINTEXT"), prefix=prefix)
-            assert said.returncode == 0, said.stderr
+            portal.call(make_topics, Settings(kafka=running.bootstrap["PLAINTEXT"], topic_prefix=prefix))
         yield running
 
 
@@ -56,8 +58,8 @@ def within(prefix: str, *acls: Acl) -> list[Acl]:
     return [(kind, prefix + name, operation) for kind, name, operation in acls]
 
 
-def system(environ: dict[str, str], prefix: str, folder: Path) -> ServerProcess:
-    command = [REJOINDER, "dev", "--kafka", environ["REJOINDER_KAFKA"], "--port", "0"]
+def system(environ: dict[str, str], prefix: str, folder: Path, flags: Sequence[str] = LEAN) -> ServerProcess:
+    command = [REJOINDER, "dev", "--kafka", environ["REJOINDER_KAFKA"], "--port", "0", *flags]
     return ServerProcess(command, folder / "log", {**environ, "REJOINDER_TOPIC_PREFIX": prefix})
 
 
@@ -74,7 +76,7 @@ def test_the_acls_of_the_docs_are_enough_by_scram(
     kafka: Secured, portal: BlockingPortal, tmp_path: Path
 ) -> None:
     portal.call(kafka.allow, f"User:{USER}", *within("scram.", *NEEDED))
-    with system(kafka.environ("SCRAM"), "scram.", tmp_path) as running:
+    with system(kafka.environ("SCRAM"), "scram.", tmp_path, flags=()) as running:
         runs_whole(running.base_url)
         assert "ACLs" not in running.log
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.reliability.soak import Plan, soak
 
-RESPONSES = 100
+RESPONSES = 60
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from tests.reliability.faults import PARTITIONS, Fault, trial
 from tests.reliability.rig import Rig
 from tests.steady import steady
 
-AWAY_S = 9.0
-"""Three sessions."""
+AWAY_S = 9.0 if SOAK else 6.0
+"""Two sessions at least."""
 START_S = 30.0
 """Seconds in which a service gets ready that starts when a broker has just hung."""
 SHORT = faults.ALL if SOAK else (faults.DEAD, faults.HUNG)
