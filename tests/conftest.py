@@ -49,6 +49,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: min((order[part] for part in item.path.parts if part in order), default=9))
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what was imported and collected, millions of objects that stay.
+
+    A pass over them takes seconds on a busy machine; servers drop a client that takes nothing for so long.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @overload
 async def eventually(condition: Callable[[], Awaitable[T]], timeout: float = PATIENCE) -> T: ...
 @overload

@@ -14,7 +14,7 @@ from services.settings import environment
 from tests.process import REJOINDER, ServerProcess
 
 ORIGIN = "http://app.example"
-QUICK: dict[str, object] = {"keepalive_s": 0.5, "stall_s": 3, "cors_origins": (ORIGIN,)}
+QUICK: dict[str, object] = {"keepalive_s": 0.5, "stall_s": 5, "cors_origins": (ORIGIN,)}
 """Settings of the systems that tests start: waits of half a minute take seconds."""
 
 LEAN = ("--without", "analytics", "--without", "webhooks")
