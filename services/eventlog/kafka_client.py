@@ -156,6 +156,9 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
             if (found := self._conns.get(key)) is not None and found.connected():
                 return found
             made = await self._connection(broker.host, broker.port, self._on_connection_closed)
+            if self.closed:  # meanwhile: nobody else would close this one
+                made.close()
+                raise KafkaConnectionError("the client was closed")
             self._conns[key] = made
             return made
 

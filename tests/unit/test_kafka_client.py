@@ -34,6 +34,8 @@ class Broker:
         self.heard: list[int] = []
         self.said: list[int] = []
         """The kinds of the requests that came, and of those that were answered."""
+        self.open = 0
+        """How many connections are open."""
         self.answers = math.inf
         """How many requests of one connection are answered; it is ended at the next one."""
         self._awake = asyncio.Event()
@@ -47,6 +49,7 @@ class Broker:
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         answered = 0
+        self.open += 1
         try:
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
@@ -60,6 +63,7 @@ class Broker:
                 self.said.append(kind)
                 writer.write(struct.pack(">i", len(body)) + body)
         except (asyncio.IncompleteReadError, ConnectionError):
+            self.open -= 1
             writer.close()
 
     def metadata(self) -> bytes:
@@ -117,6 +121,18 @@ async def reached(client: KafkaClient, node: int) -> bool:
     except NodeNotReadyError:
         return False
     return True
+
+
+async def test_a_client_that_is_closed_amid_a_connect_leaves_no_connection_open() -> None:
+    broker = Broker(1)
+    async with serving(broker) as brokers:
+        async with started(brokers) as client:
+            broker.hang()
+            asking = asyncio.create_task(reached(client, 1))
+            await eventually(lambda: broker.heard.count(VERSIONS) == 2)  # the bootstrap's was the first
+        broker.wake()
+        assert not await asking
+        await eventually(lambda: not broker.open)
 
 
 async def test_a_connect_waits_for_no_other() -> None:
