@@ -221,9 +221,9 @@ decoded_row = msgspec.json.Decoder(UsageRow).decode
 """A row of a value that was read before."""
 
 
-def counted_more(value: UsageValue, than: UsageValue) -> bool:
-    """Whether `value` has counted more than another record with its key: then it stands (P-117)."""
-    return value.progress > than.progress
+def stands(progress: int, known: int) -> bool:
+    """Whether a record that counted `progress` stands beside an earlier one that counted `known` (P-117)."""
+    return progress >= known
 
 
 # Counting.

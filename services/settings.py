@@ -107,7 +107,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     )
     internal_host: Annotated[str, _takes("the address for the internal and admin ports")] = "127.0.0.1"
     internal_port: Annotated[
-        Port, _takes("the port of replay and ingest for services, never for clients, 0 to 65535")
+        Port,
+        _takes(
+            "the port of replay, ingest, analytics and webhooks for services, never for clients, 0 to 65535"
+        ),
     ] = 8001
     admin_port: Annotated[
         Port, _takes("the port of executor and projector for /livez, /readyz and /metrics; 0: none")

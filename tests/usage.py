@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from schemas.closings import ClosingRecord, TokenCounts
 from schemas.ids import Tenant, response_id
-from schemas.usage import NUMBERS, TOKENS, UsageRow, UsageValue, counted_more
+from schemas.usage import NUMBERS, TOKENS, UsageRow, UsageValue, stands
 from tests.closings import CLOSING
 
 Totals = Counter[str]
@@ -65,11 +65,11 @@ def row_sum(rows: Iterable[tuple[str, UsageRow]]) -> Totals:
     return +totals
 
 
-def stands(values: Iterable[UsageValue]) -> UsageValue:
+def standing(values: Iterable[UsageValue]) -> UsageValue:
     """Which of the records of one key stands (P-117)."""
     best: UsageValue | None = None
     for value in values:
-        if best is None or counted_more(value, best):
+        if best is None or stands(value.progress, best.progress):
             best = value
     assert best is not None
     return best

@@ -33,15 +33,19 @@ from schemas.usage import (
     encoded_value,
     read_usage,
     read_value,
+    stands,
 )
 from services.analytics.packed_rows import PART, PackedRows, Row, packed
+from services.kept import Kept
 
 HOUR = 60
 """Minutes."""
 _LAST = 1 << 62
 """After every minute."""
-MOST_SUMS = 100_000
-"""Sums of an hour and a group that are kept: some 80 MB."""
+SUMS_BYTES = 80 << 20
+"""Bytes that the sums of hours take which are kept."""
+SUM_BYTES = 500
+"""Bytes that a sum of an hour and a group takes beyond its own."""
 
 
 class UsageGroup(NamedTuple):
@@ -69,8 +73,7 @@ class UsageIndex:
         self._newest: dict[int, int] = {}
         """By partition the latest minute that has a row."""
         self._others: dict[NamesKey | MarkKey, UsageValue] = {}
-        self._sums: dict[int, _Encoded] = {}
-        self._kept_sums = 0
+        self._sums: Kept[int, _Encoded] = Kept(SUMS_BYTES)
         self._summing: dict[int, object] = {}
         """By hour who adds it up. Whoever is not there any more has missed a change."""
         self._overtaken: dict[bytes, int] = {}
@@ -86,14 +89,14 @@ class UsageIndex:
         assert record.key is not None
         assert record.value is not None
         if isinstance(found.key, RowKey) and isinstance(found.value, UsageRow):
-            stands = self._take_row(found.key, found.value, record.value)
+            newest = self._take_row(found.key, found.value, record.value)
         else:
             assert not isinstance(found.key, RowKey)
             known = self._others.get(found.key)
-            stands = known is None or found.value.progress >= known.progress
-            if stands:
+            newest = known is None or stands(found.value.progress, known.progress)
+            if newest:
                 self._others[found.key] = found.value
-        if stands:
+        if newest:
             self._overtaken.pop(record.key, None)
         else:
             self._overtaken[record.key] = partition
@@ -101,7 +104,7 @@ class UsageIndex:
 
     def _take_row(self, key: RowKey, row: UsageRow, value: bytes) -> bool:
         rows = self._unpacked(key.minute // HOUR, key.partition)
-        if row.responses < rows.get(key, (0, b""))[0]:
+        if not stands(row.responses, rows.get(key, (0, b""))[0]):
             return False
         rows[key] = row.responses, value
         self._newest[key.partition] = max(key.minute, self._newest.get(key.partition, 0))
@@ -223,18 +226,12 @@ class UsageIndex:
                 yield {}
         if self._summing.get(hour) is me:
             del self._summing[hour]
-            self._keep_sum(hour, found)
+            self._sums.put(hour, found, sum(SUM_BYTES + len(value) for _, value in found))
         return found
-
-    def _keep_sum(self, hour: int, found: _Encoded) -> None:
-        self._sums[hour] = found
-        self._kept_sums += len(found)
-        while self._kept_sums > MOST_SUMS:
-            self._forget_sum(next(iter(self._sums)))
 
     def _forget_sum(self, hour: int) -> None:
         self._summing.pop(hour, None)
-        self._kept_sums -= len(self._sums.pop(hour, ()))
+        self._sums.pop(hour)
 
     def _added(self, hour: int, first: int, end: int) -> Iterator[Sums]:
         """What minutes of an hour come to, in a part for at most PART rows each."""

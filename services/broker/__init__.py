@@ -1,5 +1,6 @@
 """A real Kafka broker as a child process, for a machine with neither a cluster nor Docker nor Java.
 
+data         the directory that it keeps, with its cluster's id
 properties   the broker's configuration, a pure text
 jars         Kafka's jars, pinned by `jgo.lock.toml`, fetched once into the user's cache
 probe        asks a port whether a Kafka answers there

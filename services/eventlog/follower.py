@@ -30,6 +30,8 @@ from services.eventlog.tail import Tail
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 1.0
+REBALANCE_S = 30.0
+"""Seconds without any partition after which others own them: no rebalance takes so long."""
 
 
 class Place(Protocol):
@@ -103,15 +105,17 @@ class Follower(Generic[P]):
         self._membership: Membership | None = None
         self._owned_at: dict[int, float] = {}
         """When a partition that is lost was last known to be owned, in loop time."""
+        self._assigned_at = inf
+        """When the group last assigned anything, nothing included, or was joined, in loop time."""
         self._followed: dict[int, object] = {}
-        """The partitions that have begun. What is kept of each is new each time it begins."""
+        """The partitions that have begun, each with an object that is fresh each time it begins."""
         self._checkpoints: dict[int, int] = {}
         """The partitions that have begun and are owned, each with the checkpoint that was committed last."""
         self._again: set[int] = set()
         """The partitions that were out of range, and must begin anew, owned or not."""
         self._due: dict[int, object] = {}
-        """What is kept of a partition is new each time the group assigns it, and each time it is to begin
-        anew: a place that was looked up before that is out of date.
+        """An object for each partition that is to begin: a fresh one whenever the group assigns it or it must
+        begin anew. `_begin` compares it, to drop a place that it looked up before that.
         """
         self._stirred = asyncio.Event()
 
@@ -129,8 +133,20 @@ class Follower(Generic[P]):
             return self._owned_at.get(partition, -inf)
         return -inf if self._membership is None else self._membership.heard_at
 
+    @property
+    def joining(self) -> bool:
+        """Whether this process owns nothing, and the group may still assign it something."""
+        return not self._owned and not self.left_out
+
+    @property
+    def left_out(self) -> bool:
+        """Whether this process has owned nothing for so long that others own every partition."""
+        since = asyncio.get_running_loop().time() - self._assigned_at
+        return not self._owned and since > REBALANCE_S
+
     async def join(self) -> "Member":
         """Become a member of the group. Raises LogUnavailable."""
+        self._assigned_at = asyncio.get_running_loop().time()
         self._membership = await self._log.join(self._group, self._topic, self.assigned)
         return Member(self._checkpoints, self._membership)
 
@@ -144,7 +160,7 @@ class Follower(Generic[P]):
         for lost in self._checkpoints.keys() - owned:
             del self._checkpoints[lost]
         self._due.update((won, object()) for won in owned - self._owned)
-        self._owned = owned
+        self._owned, self._assigned_at = owned, asyncio.get_running_loop().time()
         self._consumer.assigned(owned)
         self._stirred.set()
 

@@ -1,8 +1,8 @@
 """What a backend is: it calls a model or an agent and hands over the stream events that come back.
 
 A backend knows its upstream's protocol and nothing of the log: numbering, the response's identity, the
-opening events and honest ends are the run's (`run.py`, `scribe.py`). It yields events in batches, as they
-came off the wire, so that a fast upstream costs few wake-ups. Taking the next batch is the back-pressure.
+opening events and honest ends are the run's (`narrator.py`, `scribe.py`). It yields events in batches, as
+they came off the wire: a fast upstream costs few wake-ups. Taking the next batch is the back-pressure.
 
 What a run expects of the events: Responses API shapes, decoded; `sequence_number` and `response.id` may be
 the upstream's own, they are rewritten; `response.created` and `response.queued` are dropped; item ids,

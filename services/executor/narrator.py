@@ -3,7 +3,8 @@
     begin → take a batch from the upstream → scribe → post under the claim → room for more? → … → terminal
 
 The task stops taking from the upstream while too much is unread, or anything for too long (P-33). That is the
-back-pressure: while a broker is away, memory stays bounded. Cancelling the task stops the upstream.
+back-pressure: while a broker is away, memory stays bounded. Cancelling the task stops the upstream, unless
+another run goes on with it.
 """
 
 import asyncio

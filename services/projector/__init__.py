@@ -1,1 +1,1 @@
-"""projector: closed responses into the views `responses` and `transcripts`."""
+"""projector: writes closed responses to `responses` and `transcripts`, and says each end in `closings`."""

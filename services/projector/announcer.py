@@ -32,7 +32,8 @@ from services.projector.closing import Closing
 log = structlog.get_logger()
 
 OWNED_S = 30.0
-"""Seconds since the group last knew it for the owner, after which a projector appends nothing (P-106)."""
+"""If the group's last answer is older than this many seconds, another projector may own the partition: this
+one announces nothing (P-106)."""
 SEND_S = OWNED_S / 2
 """Seconds of these within which the announcer begins to send. The writer has the rest to deliver."""
 LOOK_S = 0.2

@@ -7,7 +7,7 @@
 
 A rebalance takes all partitions away for a moment. The projector goes on folding meanwhile: a response that
 two projectors write is written the same (P-70). It drops a partition when the new assignment leaves it out,
-and all of them when it has owned none for `REBALANCE_SECONDS`.
+and all of them when the group leaves it out (`Follower.left_out`).
 While the log is away work is tried again until it is done, and so is what raises. A partition of which too
 much waits is not read on. The bound is shared out among the partitions: where one listener hangs in one of
 them, it holds up that one, and the others have the memory that they need.
@@ -16,7 +16,6 @@ them, it holds up that one, and the others have the memory that they need.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from math import inf
 
 import structlog
 from msgspec import Struct, field
@@ -46,8 +45,6 @@ PACE_S = 0.05
 """Seconds between two reads of the log: no client waits for a view, and fuller reads halve the cost."""
 TICK = 1.0
 """Seconds between two commits."""
-REBALANCE_SECONDS = 30.0
-"""Seconds without any partition after which others own them: no rebalance takes so long."""
 MEMORY_BYTES = 512 << 20
 """Bytes that open responses may hold. Beyond it the largest are read again from the log when they close."""
 WAITING_BYTES = 64 << 20
@@ -134,7 +131,6 @@ class Projector:
         self._responses = Tail(log_, names.responses)
         self.partitions: dict[int, Partition] = {}
         """The partitions that it follows."""
-        self._assigned_at = inf
         self._late: set[asyncio.Task[None]] = set()
         self._served = False
         self._tasks = asyncio.TaskGroup()
@@ -152,9 +148,8 @@ class Projector:
         """What it has still to do before it is up to date; empty when it is."""
         behind = sorted(p.number for p in self.partitions.values() if not p.caught_up)
         starting = sorted(self._follower.owned - self.partitions.keys())
-        joining = not self._follower.owned and not self._unassigned_for(REBALANCE_SECONDS)
         reasons = {
-            "joining the group": joining,
+            "joining the group": self._follower.joining,
             f"not caught up in partitions {behind or starting}": behind or starting,
         }
         return [reason for reason, holds in reasons.items() if holds]
@@ -164,7 +159,6 @@ class Projector:
 
         The partition's next owner does again what is not finished then.
         """
-        self._assigned_at = asyncio.get_running_loop().time()
         member = await self._follower.join()
 
         async def every_second() -> None:
@@ -200,7 +194,6 @@ class Projector:
 
     def assigned(self, owned: frozenset[int]) -> None:
         """The group has assigned these partitions to this projector; with none, a rebalance is under way."""
-        self._assigned_at = asyncio.get_running_loop().time()
         if owned:
             self._drop_all_but(owned)
 
@@ -258,9 +251,6 @@ class Projector:
         projection.poison.clear()
         partition.end = batch.end
         metrics.EVENTS.inc(len(batch.records))
-
-    def _unassigned_for(self, seconds: float) -> bool:
-        return not self._follower.owned and asyncio.get_running_loop().time() - self._assigned_at > seconds
 
     def _drop_all_but(self, owned: frozenset[int]) -> None:
         self._follower.keep(owned)
@@ -362,7 +352,7 @@ class Projector:
         while True:
             await asyncio.sleep(TICK)
             await self._commit(member)
-            if self._unassigned_for(REBALANCE_SECONDS):
+            if self._follower.left_out:
                 self._drop_all_but(frozenset())
             for partition in self.partitions.values():
                 time = partition.projection.time

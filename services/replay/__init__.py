@@ -5,11 +5,11 @@ It is the front door as well: it hands commands over to ingest. What lives where
     log in      feed            one tail of the events and one of the transcripts, for all readers
                 folding         one partition: the fold, a window for each response, the readers to wake
                 beats           log time by the executors' beats
-                barrier         waits until the fold has passed the log's end as of a request
+                services.web.barrier   waits until the fold has passed the log's end as of a request
     frames      window          the frames of a response in memory, by pages; `Memory` bounds and evicts them
                 seek            brings an evicted page back from the log; `frames` makes its frames
                 library         the transcripts of closed responses, chunk by chunk
-                reader          one reader: window, else seek, else transcript
+                reader          one reader: window, else transcript, else seek
     answers     replay          finds a response, and answers every question about it
                 cursor          where a client goes on
                 objects         final objects; `snapshot` makes that of an open response

@@ -3,9 +3,9 @@
 A reader is only the number of the next event that it wants: it has no buffer that could overflow. It takes
 the frames from that number on, and waits if there are none:
 
-    in memory                          from the window
-    evicted                            from the log, by seek
-    closed, and its window is gone     from the transcript
+    in memory                             from the window
+    evicted, or its window is gone        from the transcript, if it has one
+    evicted, and there is no transcript   from the log, by seek
 
 It counts as the window's reader before it looks, so no event is lost between history and live (P-84). It asks
 by number, so no event comes twice.

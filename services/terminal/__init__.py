@@ -1,1 +1,1 @@
-"""What people read in a terminal: `rejoinder watch` follows a response, `rejoinder tail` what ends."""
+"""What people read in a terminal: `rejoinder watch` follows a response, `tail` what ends, `usage` counts."""

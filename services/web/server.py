@@ -43,7 +43,7 @@ class CannotListen(RejoinderError):
 
 
 class Server:
-    """Serves one app on one port. `socket_timeout_s` and `request_s` (seconds): see `connection.State`."""
+    """Serves one app on one port. `socket_timeout_s`, `request_s` (s): see `connection.ConnectionState`."""
 
     def __init__(
         self, app: Edge, *, socket_timeout_s: float = 30, request_s: float = 20, bounds: CrowdBounds = _BOUNDS

@@ -14,7 +14,6 @@ leader is away holds no other one up.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
-from math import inf
 
 import structlog
 from msgspec import Struct, field
@@ -44,9 +43,8 @@ LOOK_S = 0.2
 TICK_S = 1.0
 """Seconds between two commits."""
 OWNED_S = 30.0
-"""Seconds since the group last knew it for the owner, after which a courier begins nothing (P-129)."""
-REBALANCE_S = 30.0
-"""Seconds without any partition after which others own them: no rebalance takes so long."""
+"""If the group's last answer is older than this many seconds, another worker may own the partition: a courier
+begins nothing (P-129)."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two tries of an append."""
 
@@ -114,7 +112,6 @@ class Courier:
         self._follower = Follower(log_, group, names.closings, self)
         self._stored = Tail(log_, names.webhooks)
         self._writer = log_.writer()
-        self._assigned_at = inf
         self._tasks = asyncio.TaskGroup()
         self.partitions: dict[int, Partition] = {}
         """The partitions that it follows."""
@@ -126,16 +123,14 @@ class Courier:
         """What it has still to do before it is up to date; empty when it is."""
         waiting = sorted(p.number for p in self.partitions.values() if not p.acts.is_set())
         starting = sorted(self._follower.owned - self.partitions.keys())
-        joining = not self._follower.owned and not self._unassigned_for(REBALANCE_S)
         reasons = {
-            "joining the group": joining,
+            "joining the group": self._follower.joining,
             f"not caught up in partitions {waiting or starting}": waiting or starting,
         }
         return [reason for reason, holds in reasons.items() if holds]
 
     async def run(self, stop: asyncio.Event, drain: Callable[[], Awaitable[None]]) -> None:
         """Serve until `stop` is set; then `drain` what is under way, commit, and leave the group."""
-        self._assigned_at = asyncio.get_running_loop().time()
         member = await self._follower.join()
 
         async def every_second() -> None:
@@ -160,7 +155,6 @@ class Courier:
 
     def assigned(self, owned: frozenset[int]) -> None:
         """The group has assigned these partitions to this worker; with none, a rebalance is under way."""
-        self._assigned_at = asyncio.get_running_loop().time()
         for partition in self.partitions.values():
             if partition.number not in owned:
                 self._rest(partition)
@@ -345,7 +339,7 @@ class Courier:
         """Keep the log's marks and checkpoints, and its bounds, for ever."""
         while True:
             await asyncio.sleep(TICK_S)
-            if self._unassigned_for(REBALANCE_S):
+            if self._follower.left_out:
                 self._keep(frozenset())
             for partition in self.partitions.values():
                 if partition.acts.is_set() and not partition.keeping:
@@ -416,10 +410,6 @@ class Courier:
         partition.tasks.add(task)
         task.add_done_callback(partition.tasks.discard)
         return task
-
-    def _unassigned_for(self, seconds: float) -> bool:
-        unassigned = not self._follower.owned
-        return unassigned and asyncio.get_running_loop().time() - self._assigned_at > seconds
 
 
 def _passed_over(source: TopicPartition, offset: int, why: str) -> None:

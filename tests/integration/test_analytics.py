@@ -30,7 +30,7 @@ from services.settings import Settings, environment
 from tests.conftest import eventually
 from tests.long import SOAK, some
 from tests.process import REJOINDER
-from tests.usage import Totals, ended, plain_sum, row_sum, stands
+from tests.usage import Totals, ended, plain_sum, row_sum, standing
 
 pytest.importorskip("faust", reason="analytics is not installed")
 
@@ -149,7 +149,7 @@ async def rows(log: Log, settings: Settings) -> Iterable[tuple[RowKey, UsageRow]
             assert not isinstance(said, Unreadable), said
             if isinstance(said.key, RowKey) and isinstance(said.value, UsageRow):
                 found.setdefault(said.key, []).append(said.value)
-    return [(key, row) for key, values in found.items() if isinstance(row := stands(values), UsageRow)]
+    return [(key, row) for key, values in found.items() if isinstance(row := standing(values), UsageRow)]
 
 
 async def all_counted(log: Log, settings: Settings, announcer: Announcer) -> bool:

@@ -19,11 +19,11 @@ from schemas.usage import (
     UsageRecord,
     UsageRow,
     add,
-    counted_more,
     counts_in,
     encoded_key,
     percentile,
     read_pair,
+    stands,
 )
 from services.analytics.counting import MOST_MODELS, Changes, Pair, PartitionCount
 from services.analytics.prices import Prices
@@ -54,7 +54,7 @@ class Partition:
             found = read_pair(key, value, 0)
             assert isinstance(found, UsageRecord)
             known = best.get(found.key)
-            if known is None or self.without == "P-117" or counted_more(found.value, known.value):
+            if known is None or self.without == "P-117" or stands(found.value.progress, known.value.progress):
                 best[found.key] = found
         return list(best.values())
 

@@ -107,6 +107,12 @@ ATTRIBUTES = [
         "as for MemoryRecords",
     ),
     Borrowed(
+        "aiokafka.admin.AIOKafkaAdminClient",
+        ("_client", "_send_request"),
+        "kafka_topics.py gives it our client, and asks what its methods do not tell",
+        "pass a client to the new constructor, or send the requests through kafka_link.py",
+    ),
+    Borrowed(
         "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol",
         (
             "_start_asgi_task", "_unset_keepalive_if_required", "connection_lost", "connection_made",
@@ -120,7 +126,7 @@ ATTRIBUTES = [
         "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol",
         (
             "client", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state",
-            "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
+            "timeout_keep_alive", "timeout_keep_alive_handler", "timeout_keep_alive_task", "transport", "url",
         ),
         "what connection.py reads and sets of a connection",
         "find where the new protocol keeps it",
@@ -183,17 +189,37 @@ def imports(path: Path, package: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("module", "name"), imports(BORROWED, "aiokafka"))
-def test_each_name_of_aiokafka_that_is_imported_is_there(module: str, name: str) -> None:
+IMPORTED = [
+    *((*name, BORROWED.parent) for name in imports(BORROWED, "aiokafka")),
+    *((*name, path.parent) for path in sorted(SERVICES.rglob("*.py")) for name in imports(path, "uvicorn")),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "folder"), IMPORTED)
+def test_each_name_that_is_imported_is_there(module: str, name: str, folder: Path) -> None:
     try:
         found(f"{module}.{name}")
     except LookupError:
-        users = [path.name for path in BORROWED.parent.glob("*.py") if name in path.read_text()]
+        users = [path.name for path in folder.glob("*.py") if name in path.read_text()]
         pytest.fail(
-            f"aiokafka has no {module}.{name} any more; used in {', '.join(sorted(users))}. Mend it: find in "
-            "aiokafka's change log what took its place, import that in kafka_borrowed.py, or keep the "
-            "version pinned in pyproject.toml."
+            f"there is no {module}.{name} any more; used in {', '.join(sorted(users))}. Mend it: find in "
+            "the package's change log what took its place, import that, or keep the version that is pinned."
         )
+
+
+def test_private_names_of_aiokafka_are_named_above() -> None:
+    """A private attribute that is asked of a client or an admin client of theirs."""
+    named = {name for each in ATTRIBUTES for name in each.names}
+    asked = {
+        node.attr
+        for path in BORROWED.parent.glob("kafka_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("admin", "client")
+    }
+    assert asked <= named
 
 
 def test_one_module_imports_aiokafka() -> None:

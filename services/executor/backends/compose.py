@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from schemas.events import Event
 
-_ARGUMENTS = "response.function_call_arguments"
-
 
 class Item(NamedTuple):
     """An output item at `output_index`, with its id."""
@@ -58,25 +56,6 @@ class Item(NamedTuple):
     def call_done(self, stream: str, said: dict[str, str]) -> Event:
         """The whole input of a tool's call, in the fields of its kind (`said`)."""
         return {"type": f"{stream}.done", "item_id": self.id, "output_index": self.output_index, **said}
-
-    def arguments_delta(self, delta: str) -> Event:
-        """More of a function call's arguments."""
-        return self.call_delta(_ARGUMENTS, delta)
-
-    def arguments_done(self, name: str, arguments: str) -> Event:
-        """A function call's arguments are whole."""
-        return self.call_done(_ARGUMENTS, {"name": name, "arguments": arguments})
-
-    def summary_events(self, index: int, part: dict[str, Any]) -> list[Event]:
-        """A whole part of a reasoning summary, at once."""
-        at = {"item_id": self.id, "output_index": self.output_index, "summary_index": index}
-        empty = {**part, "text": ""}
-        return [
-            {"type": "response.reasoning_summary_part.added", **at, "part": empty},
-            {"type": "response.reasoning_summary_text.delta", **at, "delta": part["text"]},
-            {"type": "response.reasoning_summary_text.done", **at, "text": part["text"]},
-            {"type": "response.reasoning_summary_part.done", **at, "part": part},
-        ]
 
     def _at(self, index: int) -> dict[str, Any]:
         return {"item_id": self.id, "output_index": self.output_index, "content_index": index}

@@ -84,7 +84,10 @@ ELSEWHERE = {
     "P-114": Elsewhere(_COUNTED, "property/test_usage.py::test_the_sum_over_any_split_is_the_sum_of_all"),
     "P-115": Elsewhere(_COUNTED, "property/test_usage.py::test_without_the_rule_some_sum_is_wrong"),
     "P-116": Elsewhere(_COUNTED, "property/test_usage.py::test_without_the_rule_some_sum_is_wrong"),
-    "P-117": Elsewhere(_COUNTED, "property/test_usage.py::test_without_the_rule_some_sum_is_wrong"),
+    "P-117": Elsewhere(
+        _COUNTED,
+        "unit/test_usage_queries.py::test_p117_what_has_counted_more_stands_and_is_to_be_appended_again",
+    ),
     "P-118": Elsewhere(
         _COUNTED, "property/test_usage.py::test_p118_what_is_told_late_is_counted_in_the_oldest_open_minute"
     ),
