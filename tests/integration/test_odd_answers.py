@@ -295,7 +295,7 @@ async def test_the_upstream_says_how_often_it_is_asked() -> None:
         await call.answer(200, RUNS if len(asked) == 1 else WHOLE, openai_poll_after_ms=300)
 
     await run(script, "resumable = true")
-    assert asked[1] - asked[0] >= 0.3
+    assert asked[1] - asked[0] > 0.29  # a loop's timer may fire a moment early
 
 
 async def test_an_object_in_which_nothing_changes_is_given_up_where_the_route_says_when() -> None:

@@ -146,7 +146,7 @@ SLICED: Mapping[str, Callable[[Taken], Steps[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("shape", some(FITTING, every=3))
+@pytest.mark.parametrize("shape", some(FITTING, every=4))
 async def test_whoever_reads_a_body_later_does_so_in_short_steps(shape: Shape) -> None:
     taken = Taken(shape(LARGEST))
     took: dict[str, float] = {}
@@ -166,7 +166,7 @@ def test_what_is_encoded_in_steps_is_what_is_encoded_at_once(fields: dict[str, A
     assert finished(encoding(fields)) == msgspec.json.encode(fields)
 
 
-@pytest.mark.parametrize("shape", some(REFUSED, every=3))
+@pytest.mark.parametrize("shape", some(REFUSED, every=4))
 async def test_what_an_upstream_says_in_any_shape_is_read_or_refused_quickly(shape: Shape) -> None:
     raw = shape(LARGEST)
     upstream = Upstream(CONFIG.models[0], {}, 1)

@@ -21,7 +21,7 @@ from tests.reliability.upstream import Upstream
 from tests.steady import steady
 from tests.wire import Answer
 
-PAUSED_S = 30.0 if SOAK else 12.0
+PAUSED_S = 30.0 if SOAK else 9.0
 """Longer than the sessions of the groups (6 s)."""
 ANSWER_S = 20.0
 """Seconds until a POST whose outcome is in doubt is answered (A-10)."""

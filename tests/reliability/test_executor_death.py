@@ -145,7 +145,7 @@ def doom(turn: int, every: int = 1) -> list[tuple[str, str]]:
 def test_killed_anywhere_every_response_goes_on_or_ends_honestly(
     rig: Rig, nursery: Nursery, upstream: Upstream, turn: int
 ) -> None:
-    ends = run_doomed(rig, nursery, upstream, doom(turn, every=1 if SOAK else 3))
+    ends = run_doomed(rig, nursery, upstream, doom(turn, every=1 if SOAK else 4))
 
     assert any(attempts > 1 for _, _, attempts in ends)
 

@@ -38,6 +38,7 @@ def rig(cluster: Cluster, deploy: Deploy) -> Iterator[Rig]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not SOAK, reason="half a minute: set REJOINDER_SOAK=1")
 def test_services_start_while_a_broker_hangs(rig: Rig, cluster: Cluster) -> None:
     cluster.settle()
     hung = cluster.brokers[NODES[0]]
