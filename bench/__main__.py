@@ -1,5 +1,8 @@
-"""`python -m bench`: everything in one run, 15 minutes; `--quick` three. Prints Markdown.
+"""`python -m bench`: everything in one run, 25 minutes; `--quick` ten. Prints Markdown.
 
+streams      many slow streams beside a server in memory, short ones, and none
+upstream     what an upstream on HTTP costs the executor beside model echo
+fanout       one stream to many readers, beside Nchan
 throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
 latency      from the backend to a client, at a steady pace
 overload     five times more requests than there is room for: the admitted, the refused, a neighbour, memory
@@ -14,13 +17,24 @@ import os
 import platform
 import signal
 import time
+from contextlib import ExitStack
 
 import psutil
 
-from bench import counting, hooks, latency, limits, overload, target, throughput
+from bench import counting, fanout, hooks, latency, limits, overload, streams, target, throughput, upstream
 from bench.throughput import Bounds, Cell
 
-SECTIONS = ("throughput", "latency", "overload", "limits", "counting", "webhooks")
+SECTIONS = (
+    "streams",
+    "upstream",
+    "fanout",
+    "throughput",
+    "latency",
+    "overload",
+    "limits",
+    "counting",
+    "webhooks",
+)
 COMPILED_S = 40.0
 """Seconds of load until the broker's Java is compiled, on two cores: before, that is half of its CPU."""
 
@@ -33,6 +47,14 @@ def main() -> None:
     memory = psutil.virtual_memory().total >> 30
     print(f"{os.cpu_count()} cores, {memory} GiB, Python {platform.python_version()}")
     sections = [given.section] if given.section else list(SECTIONS)
+    if "streams" in sections:
+        _streams(given)
+    if "upstream" in sections:
+        upstream.run()
+    if "fanout" in sections:
+        with target.rejoinder() as rejoinder:
+            latency.measure(rejoinder, _pace(10_000, 10 if given.quick else COMPILED_S))
+            fanout.run(rejoinder)
     if "throughput" in sections:
         _throughput(given)
     if "latency" in sections:
@@ -57,10 +79,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer cells, smaller ones")
     parser.add_argument("--events", type=int, nargs="+", help="throughput: lengths of the responses")
     parser.add_argument("--at-once", type=int, nargs="+", help="throughput: how many at once")
-    parser.add_argument("--no-rival", action="store_true", help="throughput: rejoinder alone")
+    parser.add_argument("--no-rival", action="store_true", help="streams, throughput: rejoinder alone")
     parser.add_argument("--rate", type=int, nargs="+", help="latency: events per second to pace")
     parser.add_argument("--seconds", type=float, help="seconds at most per cell, or of each pace")
     return parser.parse_args()
+
+
+def _streams(given: argparse.Namespace) -> None:
+    with target.rejoinder() as ours, ExitStack() as others:
+        peer = None if given.no_rival else others.enter_context(target.agentserver())
+        warm_up = latency.Pace(100, 10 if given.quick else COMPILED_S)
+        latency.measure(ours, warm_up)
+        streams.idle(ours)
+        streams.run(ours, peer)
+        streams.short(ours, peer)
 
 
 def _throughput(given: argparse.Namespace) -> None:

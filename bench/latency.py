@@ -16,7 +16,7 @@ from array import array
 import msgspec
 import uvloop
 
-from bench.load import Load, Outcome, Reader
+from bench.load import OVERHEAD, Load, Outcome, Reader
 from bench.target import Target
 
 INTERVAL_MS = 10
@@ -79,7 +79,7 @@ class PacedLoad(Load):
 
     def __init__(self, base_url: str, pace: Pace) -> None:
         ticks = int(pace.seconds * 1000 / pace.interval_ms)
-        super().__init__(base_url, ticks + 9, interval_ms=pace.interval_ms, stamp=1)
+        super().__init__(base_url, ticks + OVERHEAD, tokens=ticks, interval_ms=pace.interval_ms, stamp=1)
         self.ages: array[int] = array("q")
         self._from_ns = time.time_ns() + int(WARM_UP_S * 1e9)
 
@@ -104,7 +104,8 @@ def measure(target: Target, pace: Pace) -> Latency:
     return msgspec.structs.replace(found, cpu={name: seconds * share for name, seconds in cpu.items()})
 
 
-def _summary(ages: "array[int]", seconds: float) -> Latency:
+def summary(ages: "array[int]", seconds: float) -> Latency:
+    """The figures of `ages` (ns), which came in so many seconds."""
     ordered = sorted(ages)
 
     def at(share: float) -> float:
@@ -116,7 +117,7 @@ def _summary(ages: "array[int]", seconds: float) -> Latency:
 async def _run(base_url: str, pace: Pace) -> None:
     load = PacedLoad(base_url, pace)
     outcome = await load.run(pace.streams, pace.streams, pace.seconds * 2 + 20)
-    print(msgspec.json.encode(_summary(load.ages, outcome.seconds - WARM_UP_S)).decode(), flush=True)
+    print(msgspec.json.encode(summary(load.ages, outcome.seconds - WARM_UP_S)).decode(), flush=True)
 
 
 def main() -> None:

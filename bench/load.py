@@ -1,7 +1,7 @@
 """The load: clients in a process of their own, whose CPU is not counted.
 
 `at_once` clients each create a background response of model echo and read its stream to the end, again
-and again until `responses` were created or the time is up. They count frames by their `id:` lines and check
+and again until `responses` were created or the time is up. They count frames by their `data:` lines and check
 that a stream that ended had them all. Prints one line of JSON.
 
     python -m bench.load http://127.0.0.1:8000 --events 1000 --at-once 50 --responses 100 --seconds 20
@@ -12,7 +12,8 @@ import asyncio
 import json
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,7 +21,7 @@ import uvloop
 
 OVERHEAD = 9
 """Events of a background response of model echo besides one per word."""
-_MARK = b"\nid: "
+_MARK = b"\ndata: "
 CANCEL_TRIES = 20
 
 
@@ -61,16 +62,20 @@ class Reader(asyncio.Protocol):
 
 
 class Load:
-    """One load against one server."""
+    """One load against one server. `events`: of each stream. `ask`: what a request asks for; `steering`: how
+    it steers model echo.
+    """
+
+    ask: ClassVar[Mapping[str, object]] = {"background": True}
+    path = "/v1/responses"
 
     def __init__(self, base_url: str, events: int, **steering: int) -> None:
         url = urlsplit(base_url)
-        self._host, self._port = url.hostname or "", url.port or 80
+        self.host, self.port = url.hostname or "", url.port or 80
         self._events = events
-        asked = {"tokens": events - OVERHEAD, **steering}
-        metadata = {f"echo.{key}": str(value) for key, value in asked.items()}
-        body = {"model": "echo", "input": "the quick brown fox jumps over the lazy dog", "background": True}
-        self._body = json.dumps(body | {"metadata": metadata}).encode()
+        metadata = {f"echo.{key}": str(value) for key, value in steering.items()}
+        body = {"model": "echo", "input": "the quick brown fox jumps over the lazy dog", **self.ask}
+        self.body = json.dumps(body | {"metadata": metadata}).encode()
         self.outcome = Outcome()
         self._open: set[str] = set()
 
@@ -98,7 +103,7 @@ class Load:
     async def _cancel(self, id: str) -> None:
         """Cancel a response that still runs. A server at its limit may answer 503 at first."""
         for _ in range(CANCEL_TRIES):
-            status, _ = await self._exchange("POST", f"/v1/responses/{id}/cancel")
+            status, _ = await self._exchange("POST", f"{self.path}/{id}/cancel")
             if status != 503:
                 break
             await asyncio.sleep(1)
@@ -107,25 +112,39 @@ class Load:
         """A reader for one stream."""
         return Reader(self.outcome)
 
-    async def _client(self, left: Any) -> None:
-        for _ in left:
-            created = await self._request("POST", "/v1/responses", self._body)
-            id = json.loads(created)["id"]
-            self._open.add(id)
-            await self._read(id)
-            self._open.remove(id)
+    async def one(self) -> None:
+        """Create a response, and read its stream to the end."""
+        id = await self.created()
+        self._open.add(id)
+        await self.read("GET", f"{self.path}/{id}?stream=true")
+        self._open.remove(id)
 
-    async def _read(self, id: str) -> None:
+    async def created(self) -> str:
+        """The id of a response that is made now."""
+        return str(json.loads(await self._request("POST", self.path, self.body))["id"])
+
+    async def open(self, method: str, path: str, body: bytes = b"") -> tuple[asyncio.Transport, Reader]:
+        """Begin to read the stream that answers a request."""
         loop = asyncio.get_running_loop()
-        transport, reader = await loop.create_connection(self.reader, self._host, self._port)
+        transport, reader = await loop.create_connection(self.reader, self.host, self.port)
+        transport.write(self._head(method, path, body))
+        return transport, reader
+
+    async def read(self, method: str, path: str, body: bytes = b"") -> None:
+        """Read the stream that answers a request. Exits if it is not whole."""
+        transport, reader = await self.open(method, path, body)
         try:
-            transport.write(self._head("GET", f"/v1/responses/{id}?stream=true"))
             await reader.closed
         finally:
             transport.abort()
         if not reader.clean or reader.events != self._events:
-            sys.exit(f"{id}: {reader.events} of {self._events} events, {'whole' if reader.clean else 'cut'}")
+            how = "whole" if reader.clean else "cut"
+            sys.exit(f"{method} {path}: {reader.events} of {self._events} events, {how}")
         self.outcome.finished += 1
+
+    async def _client(self, left: Any) -> None:
+        for _ in left:
+            await self.one()
 
     async def _request(self, method: str, path: str, body: bytes = b"") -> bytes:
         status, content = await self._exchange(method, path, body)
@@ -134,7 +153,7 @@ class Load:
         return content
 
     async def _exchange(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        reading, writing = await asyncio.open_connection(self._host, self._port)
+        reading, writing = await asyncio.open_connection(self.host, self.port)
         writing.write(self._head(method, path, body))
         answer = await reading.read()
         writing.close()
@@ -142,7 +161,8 @@ class Load:
         return int(head.split(None, 2)[1]), content
 
     def _head(self, method: str, path: str, body: bytes = b"") -> bytes:
-        head = f"{method} {path} HTTP/1.1\r\nhost: {self._host}\r\nconnection: close\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: {self.host}\r\nconnection: close\r\n"
+        head += "accept: text/event-stream\r\n" if method == "GET" else ""
         if method == "POST":
             head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         return head.encode() + b"\r\n" + body
@@ -158,7 +178,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--leave", action="store_true", help="do not cancel what is open when the time is up")
     given = parser.parse_args()
-    load = Load(given.base_url, given.events)
+    load = Load(given.base_url, given.events, tokens=given.events - OVERHEAD)
     uvloop.run(load.run(given.at_once, given.responses, given.seconds, leave=given.leave))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from bench.load import Load
+from services.broker.tcp import free_port
 from tests.process import REJOINDER, ServerProcess
 
 BROKER = "broker"
@@ -19,8 +21,10 @@ BROKER = "broker"
 class Target:
     """A running server under measurement."""
 
-    def __init__(self, name: str, process: ServerProcess) -> None:
+    def __init__(self, name: str, process: ServerProcess, path: str = Load.path) -> None:
         self.name = name
+        self.path = path
+        """Where its responses are."""
         self._process = process
 
     @property
@@ -69,6 +73,15 @@ def rival() -> Iterator[Target]:
             yield Target("rival", process)
         finally:
             process.kill()
+
+
+@contextmanager
+def agentserver() -> Iterator[Target]:
+    """The server in memory (bench/agentserver.py)."""
+    with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder:
+        command = [sys.executable, "-m", "bench.agentserver", "--port", str(free_port())]
+        with ServerProcess(command, Path(folder) / "log") as process:
+            yield Target("agentserver", process, "/responses")
 
 
 def _title(process: psutil.Process) -> str:

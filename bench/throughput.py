@@ -92,15 +92,15 @@ def measure(target: Target, events: int, at_once: int, bounds: Bounds, *, last: 
     assert load.stdout is not None
     line = load.stdout.readline()
     outcome = msgspec.json.decode(line, type=Outcome) if line else Outcome()
-    used = target.cpu() if outcome.cut else _settled(target)
+    used = target.cpu() if outcome.cut else settled(target)
     if load.wait(timeout=120) != 0:
         raise RuntimeError(f"the load failed against {target.name}: events={events}, at once={at_once}")
     if outcome.cut and not last:
-        _settled(target)
+        settled(target)
     return Cell(events, at_once, outcome, {name: used[name] - begin.get(name, 0.0) for name in used})
 
 
-def _settled(target: Target, patience: float = 30) -> dict[str, float]:
+def settled(target: Target, patience: float = 30) -> dict[str, float]:
     """The CPU used once the target has no more to do (closing, projecting), or patience ran out."""
     deadline = time.monotonic() + patience
     used = target.cpu()
