@@ -24,6 +24,7 @@ import structlog
 
 from schemas.errors import LogUnavailable
 from services import points
+from services.eventlog.pace import Pace
 from services.eventlog.port import Batch, Checkpoint, Log, Membership
 from services.eventlog.tail import Tail
 
@@ -94,7 +95,7 @@ class Follower(Generic[P]):
     """
 
     def __init__(
-        self, log_: Log, group: str, topic: str, consumer: Consumer[P], *, pace: float = 0.0
+        self, log_: Log, group: str, topic: str, consumer: Consumer[P], *, pace: Pace | None = None
     ) -> None:
         self._log = log_
         self._group = group
@@ -203,6 +204,10 @@ class Follower(Generic[P]):
     def go_on(self, partition: int) -> None:
         """Read a partition on where it stands."""
         self._tail.go_on(partition)
+
+    def stir(self) -> None:
+        """Ask the pace again: something may be in a hurry now."""
+        self._tail.stir()
 
     def keep(self, partitions: Collection[int]) -> None:
         """Drop all but `partitions`, those included that are to be begun anew."""

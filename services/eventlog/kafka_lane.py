@@ -69,6 +69,8 @@ class Lane:
         self.sequence = 0
         self.retry_at = 0.0
         self.in_flight = False
+        self.hurried = False
+        """Whether a record in the queue is not to wait for company."""
         self.maybe_appended = False
         self.last_error: BaseException | None = None
         self.settled = 0
@@ -131,6 +133,7 @@ class Lane:
                 break
             taken += 1
         packed = [self.queue.popleft() for _ in range(taken)]
+        self.hurried = self.hurried and bool(self.queue)
         return WireBatch(packed, bytes(builder.build()), packed[0].deadline, now)
 
     def acknowledged(self, offset: int, timestamp: int) -> None:

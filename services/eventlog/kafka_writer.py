@@ -1,9 +1,9 @@
 """The writer: idempotent, one lane per partition, one Produce request at a time per broker.
 
 A record is queued in its partition's lane. Whatever is queued when a broker is free goes out in one request,
-a batch for each lane it leads; while that is under way, records gather for the next one, which begins
-`PACE_S` after it at the earliest. So requests are few and full when there is much to do, and a lone record
-leaves at once.
+a batch for each lane it leads; while that is under way, records gather for the next one. That begins
+`LEAST_PACE_S` after it at the earliest, and if all that is queued is patient, the later the more records come
+(`pace`). So requests are few and full when there is much to do, and a lone record leaves at once.
 
 A lane has one batch under way and repeats exactly that, same producer id and sequence, until it is
 acknowledged: the broker drops repetitions, so order and uniqueness hold. When its time is up or the
@@ -40,6 +40,7 @@ from services.eventlog.kafka_lane import Lane, Producer, Queued, as_list
 from services.eventlog.kafka_link import FAILURES, KafkaLink, no_leader
 from services.eventlog.kafka_trouble import explain
 from services.eventlog.kafka_wire import Produced, ProduceRequest
+from services.eventlog.pace import Pace
 from services.eventlog.port import Ack, OnFailure, TopicPartition
 from services.eventlog.topics import MAX_RECORD_BYTES
 
@@ -51,10 +52,10 @@ REQUEST_TIMEOUT = 10.0
 """Seconds that a leader waits for its followers. `kafka_brokers` finds a silent leader much earlier."""
 ANSWER_MARGIN = 1.0
 """Seconds beyond that after which the connection is replaced; the batch is repeated on the new one."""
-PACE_S = 0.002
-"""Seconds between the beginnings of two requests to a broker. A request costs the broker, the readers that it
-wakes and us more than the twenty records that may gather meanwhile. After an exchange that took longer, the
-next one begins at once."""
+LEAST_PACE_S, LONGEST_PACE_S, BUSY = 0.002, 0.008, 2_000
+"""Seconds between the beginnings of two requests to a broker; the longest from `BUSY` records a second on. A
+request costs the broker, the readers that it wakes and us more than the twenty records that may gather
+meanwhile. After an exchange that took longer, the next one begins at once."""
 
 _MAYBE_APPENDED = frozenset({7, 13, 20})
 """Refusals after which a batch may be in the log: timed out, network, too few replicas after the append."""
@@ -85,6 +86,9 @@ class KafkaWriter:
         self._timer_at = inf
         self._pumping = False
         self._closed = False
+        self._pace = Pace(LEAST_PACE_S, LONGEST_PACE_S, BUSY)
+        self._patient: set[Future[None]] = set()
+        """Drivers that wait for company."""
         brokers.on_unhealthy(self._leader_unhealthy)
 
     def __repr__(self) -> str:
@@ -105,9 +109,9 @@ class KafkaWriter:
         self._queue(TopicPartition(topic, partition), record, waiter, unsent_s, movable=movable)
         return await waiter
 
-    def post(self, topic: str, partition: int, record: NewRecord) -> None:
+    def post(self, topic: str, partition: int, record: NewRecord, *, patient: bool = False) -> None:
         """Queue one record and return at once; a failure is told to `on_failure`."""
-        self._queue(TopicPartition(topic, partition), record, None)
+        self._queue(TopicPartition(topic, partition), record, None, patient=patient)
 
     async def flush(self) -> None:
         """Wait until everything queued so far is acknowledged or has failed."""
@@ -144,6 +148,7 @@ class KafkaWriter:
         unsent_s: float = inf,
         *,
         movable: bool = False,
+        patient: bool = False,
     ) -> None:
         if self._closed:
             raise LogUnavailable("the writer is closed")
@@ -156,6 +161,10 @@ class KafkaWriter:
         now = self._loop.time()
         lane.queue.append(Queued(record, waiter, now + self._delivery_timeout, now + unsent_s, movable))
         self._waiting[source] = lane
+        if not patient:
+            lane.hurried = True
+            for waiting in self._patient:
+                _wake(waiting)
         self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -232,11 +241,26 @@ class KafkaWriter:
             while lanes := self._ready(node):
                 begun = self._loop.time()
                 await self._exchange(node, lanes)
-                if (early := begun + PACE_S - self._loop.time()) > 0:
-                    await asyncio.sleep(early)
+                await self._company(node, begun)
         finally:
             del self._driven[node]
             self._pump_soon()
+
+    async def _company(self, node: int, begun: float) -> None:
+        """Wait until the request behind the one that began at `begun` is due."""
+        if (early := begun + LEAST_PACE_S - self._loop.time()) > 0:
+            await asyncio.sleep(early)
+        due = begun + self._pace.seconds()
+        if due <= self._loop.time() or any(lane.hurried for lane in self._ready(node)):
+            return
+        waiting: Future[None] = self._loop.create_future()
+        timer = self._loop.call_at(due, _wake, waiting)
+        self._patient.add(waiting)
+        try:
+            await waiting
+        finally:
+            timer.cancel()
+            self._patient.discard(waiting)
 
     def _ready(self, node: int) -> list[Lane]:
         now = self._loop.time()
@@ -263,6 +287,7 @@ class KafkaWriter:
             if not asked:
                 return
             request = _produce(asked, producer)
+            self._pace.took(sum(len(lane.batch.queued) for lane in asked if lane.batch), begun)
             points.at("request made", asked)
             sent = True
             answered_by = min(begun + REQUEST_TIMEOUT + ANSWER_MARGIN, *map(_given_up, asked))
@@ -364,6 +389,11 @@ class KafkaWriter:
                 self._on_failure(lane.source, posted, error)
             except Exception:
                 log.exception("on_failure raised", topic=lane.source.topic)
+
+
+def _wake(waiting: Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _given_up(lane: Lane) -> float:

@@ -281,8 +281,9 @@ class MemoryWriter:
         self._queue(TopicPartition(topic, partition), record, future)
         return await future
 
-    def post(self, topic: str, partition: int, record: NewRecord) -> None:
+    def post(self, topic: str, partition: int, record: NewRecord, *, patient: bool = False) -> None:
         """Queue one record and return at once; a failure is told to `on_failure`."""
+        del patient  # nothing waits here
         self._queue(TopicPartition(topic, partition), record, None)
 
     async def flush(self) -> None:

@@ -94,9 +94,10 @@ class Writer(Protocol):
         """
         ...
 
-    def post(self, topic: str, partition: int, record: NewRecord) -> None:
+    def post(self, topic: str, partition: int, record: NewRecord, *, patient: bool = False) -> None:
         """Queue one record and return at once; a failure is told to `on_failure`.
 
+        A `patient` record may wait for company, for milliseconds, if all others in the queue are patient too.
         Raises RecordTooLarge before anything is queued. The caller bounds what it has under way.
         """
         ...

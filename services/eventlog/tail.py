@@ -16,6 +16,7 @@ import structlog
 from schemas.errors import LogError
 from services.backoff import Backoff
 from services.eventlog.metrics import READS_FAILING
+from services.eventlog.pace import Pace
 from services.eventlog.port import Batch, Log, TopicPartition
 
 log = structlog.get_logger(__name__)
@@ -31,8 +32,8 @@ the kernel has to clear for each fetch anew: executor and replay take a tenth mo
 class Tail:
     """Where this process stands in the partitions of `topic`. One reader at a time.
 
-    `pace`: seconds between the beginnings of two fetches. A steady trickle then costs reader and broker fewer
-    and fuller fetches; a lone record after a silence is still read at once.
+    `pace` says how far apart two fetches begin. A steady trickle then costs reader and broker fewer and
+    fuller fetches; a lone record after a silence is still read at once.
     """
 
     def __init__(
@@ -42,14 +43,16 @@ class Tail:
         *,
         max_bytes: int = MAX_BYTES,
         partition_bytes: int = PARTITION_BYTES,
-        pace: float = 0.0,
+        pace: Pace | None = None,
     ) -> None:
         self._log = log
         self._topic = topic
         self._max_bytes = max_bytes
         self._partition_bytes = partition_bytes
-        self._pace = pace
+        self._pace = pace or Pace(0.0, 0.0)
         self._begun = -inf
+        self._pause: Future[None] | None = None
+        """Waits for the next fetch to be due."""
         self._positions: dict[TopicPartition, int] = {}
         self._resting: set[TopicPartition] = set()
         self._changed: Future[None] | None = None
@@ -84,6 +87,11 @@ class Tail:
         self._resting.discard(TopicPartition(self._topic, partition))
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
+
+    def stir(self) -> None:
+        """Ask the pace again: something may be in a hurry now."""
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
 
     def position(self, partition: int) -> int:
         """The offset that is read next. Raises KeyError when `partition` is not followed."""
@@ -135,12 +143,18 @@ class Tail:
             fetch.cancel()
 
     async def _keep_pace(self) -> None:
-        early = self._begun + self._pace - asyncio.get_running_loop().time()
-        if early > 0:
-            await asyncio.sleep(early)
-        self._begun = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        while (due := self._begun + self._pace.seconds()) > loop.time():
+            self._pause = loop.create_future()
+            timer = loop.call_at(due, self.stir)
+            try:
+                await self._pause
+            finally:
+                timer.cancel()
+        self._begun = loop.time()
 
     def _succeeded(self, batches: list[Batch]) -> list[Batch]:
+        self._pace.took(sum(len(batch.records) for batch in batches), self._begun)
         if not self._reads:  # at the first fetch too: an earlier tail may have left the metric at 1
             if self._backoff.failing:
                 log.info("reading again", topic=self._topic)

@@ -90,6 +90,12 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine {self.me} partitions={sorted(self.partitions)} runs={len(self.runs)}>"
 
+    @property
+    def waits(self) -> bool:
+        """Whether something waits for what is read next: a claim, an end, or a run without room."""
+        claiming = any(partition.claims.latest for partition in self.partitions.values())
+        return claiming or any(run.waits for run in self.runs.values())
+
     # What is read.
 
     def read(self, batch: Batch, now: float) -> list[Act]:

@@ -29,6 +29,7 @@ from services import points
 from services.config import Quota, unbounded
 from services.connect import RECORD_OVERHEAD, executors_group
 from services.eventlog.follower import Follower, Member
+from services.eventlog.pace import Pace
 from services.eventlog.port import Batch, Log, TopicPartition
 from services.eventlog.start import StartingPoint, starting_points
 from services.eventlog.topics import Topics
@@ -55,8 +56,9 @@ from services.settings import Settings
 log = structlog.get_logger()
 
 RETRY_SECONDS = 1.0
-PACE_S = 0.005
-"""Seconds between two reads of the log: a run waits for its own events by the half thousand."""
+LEAST_PACE_S, LONGEST_PACE_S, BUSY = 0.005, 0.02, 2_000
+"""Seconds between two reads of the log; the longest from `BUSY` records a second on, unless something waits
+for what is read. Runs wait for their own events by the half thousand only."""
 CLAIM_SECONDS = 0.05
 """A claim is read back within milliseconds; so often a drain looks for those that were not yet."""
 LEAVING_SECONDS = 2.0
@@ -89,7 +91,8 @@ class Executor:
         self._group = executors_group(settings)
         self._registry = registry
         self._beside = beside
-        self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
+        pace = Pace(LEAST_PACE_S, LONGEST_PACE_S, BUSY, self._waits)
+        self._follower = Follower(log_, self._group, names.events, self, pace=pace)
         self._memory_ms = settings.acceptance_ms + settings.skew_ms
         ephemeral_ms, lease = int(settings.ephemeral_s * 1000), settings.lease_s
         self.liveness = Liveness(self.me)
@@ -101,7 +104,9 @@ class Executor:
         self._predecessors = Predecessors(conversation.settle, self.engine.partitions, self.engine.stirred)
         self._history = History(log_, names.events)
         outlet = Outlet(
+            partial(self._writer.post, self._topic, patient=True),
             partial(self._writer.post, self._topic),
+            self._follower.stir,
             time.time,
             lambda since: self.liveness.unbroken(since, self._now(), lease),
         )
@@ -173,6 +178,7 @@ class Executor:
                 case Claim():
                     self._writer.post(self._topic, act.partition, act.record)
                     points.at("claim queued", act.id, act.attempt)
+                    self._follower.stir()
                 case Post():
                     for record in act.records:
                         self._writer.post(self._topic, act.partition, record)
@@ -199,6 +205,9 @@ class Executor:
         metrics.APPENDS_FAILED.inc(len(records))
         log.warning("append failed", partition=source.partition, records=len(records), error=str(error))
         self.do(self.engine.append_failed(source.partition, records, self._now()))
+
+    def _waits(self) -> bool:
+        return self.engine.waits
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

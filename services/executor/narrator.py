@@ -32,9 +32,14 @@ _LONG = frozenset((*TERMINAL_EVENTS, ITEM_DONE))
 
 
 class Outlet(Struct, frozen=True):
-    """What the tasks of runs need of their executor: `post` queues a record for a partition, by number."""
+    """What the tasks of runs need of their executor: `post` and `post_now` queue a record for a partition, by
+    number. What is posted may wait for company, for milliseconds, unless it is to go now.
+    """
 
     post: Callable[[int, NewRecord], None]
+    post_now: Callable[[int, NewRecord], None]
+    stir: Callable[[], None]
+    """Something waits for what is read back next."""
     clock: Callable[[], float]
     """Wall clock, seconds: dates completions, decides nothing."""
     unbroken: Callable[[float], bool]
@@ -128,8 +133,9 @@ class Narrator:
     def _post(self, drafts: Sequence[Draft]) -> None:
         if points.watch:
             points.watch("events made", self._run, drafts)
+        post = self._outlet.post_now if self._scribe.ended else self._outlet.post
         for record in self._run.say(drafts, self._now()):
-            self._outlet.post(self._number, record)
+            post(self._number, record)
         if points.watch:
             points.watch("events queued", self._run, drafts)
 
@@ -137,4 +143,7 @@ class Narrator:
         run = self._run
         while run.ended is None and run.unread and run.too_much(self._now()):
             run.room.clear()
+            run.crowded = True
+            self._outlet.stir()
             await run.room.wait()
+        run.crowded = False

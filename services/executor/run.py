@@ -117,6 +117,8 @@ class Run:
         """Whether its upstream was called. From then on the backend stops it."""
         self.heard = False
         """Whether its upstream has said anything."""
+        self.crowded = False
+        """Whether its task waits for room."""
         self.fruitless = 0
         """Claims in a row that brought no event that counts."""
         self._lease = lease
@@ -208,6 +210,11 @@ class Run:
         self.phase = Phase.HANDED_OVER if why.hands_over else Phase.OVER
         self.over.set()
         self.room.set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for what is read back next: for its end, or for room."""
+        return self.crowded or (bool(self.unread) and self.unread[-1].draft.terminal is not None)
 
     @property
     def reclaiming(self) -> bool:

@@ -25,6 +25,7 @@ from schemas.records import NewRecord
 from services.backoff import Backoff
 from services.connect import projector_group
 from services.eventlog.follower import Follower, Member
+from services.eventlog.pace import Pace
 from services.eventlog.port import Batch, Checkpoint, Log
 from services.eventlog.start import StartingPoint, starting_points
 from services.eventlog.tail import Tail
@@ -41,7 +42,7 @@ from services.settings import Settings
 
 log = structlog.get_logger()
 
-PACE_S = 0.05
+PACE_S = 0.2
 """Seconds between two reads of the log: no client waits for a view, and fuller reads halve the cost."""
 TICK = 1.0
 """Seconds between two commits."""
@@ -124,7 +125,7 @@ class Projector:
         self._ephemeral_ms = int(settings.ephemeral_s * 1000)
         self._group = projector_group(settings)
         self._views = Views(log_, names, skew_ms=settings.skew_ms)
-        self._follower = Follower(log_, self._group, names.events, self, pace=PACE_S)
+        self._follower = Follower(log_, self._group, names.events, self, pace=Pace(PACE_S, PACE_S))
         self._announcer = Announcer(log_, names, self._follower.owned_at)
         self._listeners: list[Listener] = [self._views, self._announcer, *listeners]
         self._transcripts = Tail(log_, names.transcripts)

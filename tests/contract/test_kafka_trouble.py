@@ -73,14 +73,14 @@ def record(n: int) -> NewRecord:
 async def test_what_is_queued_right_after_a_request_waits_for_its_pace(
     log: KafkaLog, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_writer, "PACE_S", 1.0)
+    monkeypatch.setattr(kafka_writer, "LEAST_PACE_S", 1.0)
     loop, writer = asyncio.get_running_loop(), log.writer()
     began = loop.time()
     await writer.append(topic, 0, record(0))
     for n in range(1, 4):
         writer.post(topic, n % PARTITIONS, record(n))
     await writer.flush()
-    assert loop.time() - began >= 1.0
+    assert loop.time() - began > 0.99  # a loop's timer may fire a moment early
     assert await everything(log, topic) == [[0, 2], [1, 3]]
     await writer.close()
 

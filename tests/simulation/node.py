@@ -344,7 +344,7 @@ class NodeWriter:
         except TimeoutError:
             raise AppendUnknown("not acknowledged in time") from None  # and it may be appended yet
 
-    def post(self, topic: str, partition: int, record: NewRecord) -> None:
+    def post(self, topic: str, partition: int, record: NewRecord, *, patient: bool = False) -> None:
         self._queue(TopicPartition(topic, partition), record, None)
 
     async def flush(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog, MemoryWriter
 from services.eventlog.metrics import READS_FAILING
+from services.eventlog.pace import Pace
 from services.eventlog.port import Batch
 from services.eventlog.tail import Tail
 from tests.conftest import PATIENCE
@@ -187,7 +188,7 @@ async def test_cancelling_a_read_leaves_the_positions(log: MemoryLog, writer: Me
 async def test_a_paced_tail_reads_a_trickle_in_fewer_and_fuller_batches(
     log: MemoryLog, writer: MemoryWriter
 ) -> None:
-    tail = Tail(log, TOPIC, pace=0.2)
+    tail = Tail(log, TOPIC, pace=Pace(0.2, 0.2))
     tail.follow(0, 0)
     await append(writer, 0, b"a")
     began, shown = asyncio.get_running_loop().time(), steady()
@@ -199,8 +200,26 @@ async def test_a_paced_tail_reads_a_trickle_in_fewer_and_fuller_batches(
     assert steady() - shown < 1
 
 
+async def test_a_paced_tail_reads_at_once_when_something_is_in_a_hurry(
+    log: MemoryLog, writer: MemoryWriter
+) -> None:
+    hurried: list[bool] = []
+    tail = Tail(log, TOPIC, pace=Pace(0.0, 60.0, hurry=lambda: bool(hurried)))
+    tail.follow(0, 0)
+    await append(writer, 0, b"a")
+    assert keys(await tail.read()) == [b"a"]
+    await append(writer, 0, b"b")
+    reading = asyncio.create_task(tail.read())
+    tail.stir()
+    await asyncio.sleep(0.05)
+    assert not reading.done(), "nothing was in a hurry"
+    hurried.append(True)
+    tail.stir()
+    assert keys(await reading) == [b"b"]
+
+
 async def test_a_paced_tail_reads_at_once_after_a_silence(log: MemoryLog, writer: MemoryWriter) -> None:
-    tail = Tail(log, TOPIC, pace=0.2)
+    tail = Tail(log, TOPIC, pace=Pace(0.2, 0.2))
     tail.follow(0, 0)
     took = []
     for key in (b"a", b"b", b"c"):

@@ -34,7 +34,11 @@ async def test_an_overdue_response_ends_also_where_its_past_cannot_be_read(
     rotten.available = False
     partition, posted = Partition(0, floor=0), list[NewRecord]()
     history, registry = History(rotten, NAMES.events), build(load("", {}), {})
-    outlet = Outlet(lambda _, record: posted.append(record), clock=lambda: 0, unbroken=lambda _: True)
+
+    def post(_: int, record: NewRecord) -> None:
+        posted.append(record)
+
+    outlet = Outlet(post, post, lambda: None, clock=lambda: 0, unbroken=lambda _: True)
     liveness = Liveness(ExecutorId("exec_me"))
     liveness.own_beat(0, now=0, within=20, log_time=2_000)
     run = taken_over(partition.fold)

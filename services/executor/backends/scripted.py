@@ -9,7 +9,7 @@ go (`words`).
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -129,9 +129,10 @@ class ScriptedBackend:
         script = await in_turns(scripting(request, asked))
         events = script.events(resume.counted if resume else 0)
         size = 1 if asked.interval_ms else script.batch
+        pause = pausing(asked.interval_ms / 1000) if asked.interval_ms else None
         for batch in _batches(events, size):
-            if asked.interval_ms and batch[0].event["type"] == "response.output_text.delta":
-                await asyncio.sleep(asked.interval_ms / 1000)
+            if pause is not None and batch[0].event["type"] == "response.output_text.delta":
+                await pause()
             if asked.stamp:
                 _stamp(batch)
             yield batch
@@ -141,6 +142,25 @@ class ScriptedBackend:
 
     async def close(self) -> None:
         """Do nothing: no connection is kept."""
+
+
+def pausing(seconds: float) -> Callable[[], asyncio.Future[None]]:
+    """Makes futures that are done after a pause, without the system call that `asyncio.sleep` makes on
+    Python 3.11.
+    """
+    loop = asyncio.get_running_loop()
+
+    def pause() -> asyncio.Future[None]:
+        future = loop.create_future()
+        loop.call_later(seconds, _over, future)
+        return future
+
+    return pause
+
+
+def _over(pause: asyncio.Future[None]) -> None:
+    if not pause.done():  # else its run was cancelled
+        pause.set_result(None)
 
 
 def last_user_text(input: Sequence[dict[str, Any]]) -> str:
