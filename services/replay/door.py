@@ -35,9 +35,10 @@ from services.placement import Places
 from services.replay.cursor import START
 from services.replay.ingest_client import IngestClient
 from services.replay.metrics import CREATES_MOVED, CREATES_REPEATED
+from services.replay.reader import never
 from services.replay.replay import Deleted, Packed, Replay, Stored
 from services.replay.turn import request_body
-from services.replay.window import Window
+from services.replay.window import Push, Window
 from services.web.ask import BrokenOff, Unheard
 from services.web.commands import ABANDON_PAUSES_S, Answer, Elsewhere, Made, Order
 
@@ -190,10 +191,12 @@ class Visit:
             raise self.detached("The log was not read up to now in time") from error
         return shown, _status(shown).status in OPEN_STATUSES
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """All frames, as they come. Raises as `counted`, and Cut at any end but the terminal event."""
+    async def chunks(self, push: Push = never) -> AsyncGenerator[bytes, None]:
+        """All frames, as they come, but for those that `push` takes. Raises as `counted`, and Cut at any end
+        but the terminal event.
+        """
         found = await self.counted()
-        async for chunk in self._door.replay.chunks(found, START):
+        async for chunk in self._door.replay.chunks(found, START, push):
             yield chunk
 
     async def result(self) -> bytes:

@@ -34,7 +34,7 @@ from services.web.keys import key_in
 from services.web.metrics import ABANDONED
 from services.web.room import Room, Seat
 from services.web.sse import EventStream
-from services.web.stream import Disconnected, End, until, while_connected
+from services.web.stream import Disconnected, End, Sink, until, while_connected
 from services.web.tenant import tenant_of
 
 GONE_S = 0.3
@@ -112,9 +112,13 @@ class DoorRoutes:
             if end in ("disconnected", "stalled"):
                 self._spawn(self._left(visit))
 
-        settings = self._settings
+        settings, sink = self._settings, Sink()
         return EventStream(
-            visit.chunks(), keepalive_s=settings.keepalive_s, stall_s=settings.stall_s, on_end=ended
+            visit.chunks(sink.push),
+            sink=sink,
+            keepalive_s=settings.keepalive_s,
+            stall_s=settings.stall_s,
+            on_end=ended,
         )
 
     async def _cancel(self, request: Request) -> ASGIApp:

@@ -20,7 +20,7 @@ from services.eventlog.patience import patiently
 from services.eventlog.port import Batch, Bounds, Log, TopicPartition
 from services.eventlog.start import StartingPoint
 from services.eventlog.tail import Tail
-from services.loops import while_all_run
+from services.loops import in_turns, while_all_run
 from services.replay.folding import Folding
 from services.replay.library import Library
 from services.web.barrier import Position
@@ -108,25 +108,25 @@ class Feed:
                 if batch.out_of_range:
                     await self._fold_again(batch.source.partition)
                 else:
-                    self._fold(batch)
+                    await self._fold(batch)
                 await asyncio.sleep(0)
 
     async def _follow_transcripts(self) -> None:
         while True:
             await self._shelve(await self._transcripts.read())
 
-    def _fold(self, batch: Batch) -> None:
+    async def _fold(self, batch: Batch) -> None:
         partition = batch.source.partition
         folding = self._foldings[partition]
         apply = folding.apply
         for record in batch.records:
             if (why := apply(record)) is not None:
                 self._passed_over(batch.source, record, why)
-        folding.settle()
         if batch.records:
             folding.time = batch.records[-1].timestamp
         self._ends[partition] = batch.end
         self.folded[partition].set(batch.next_offset)
+        await in_turns(folding.settle())
 
     async def _shelve(self, batches: list[Batch]) -> None:
         for batch in batches:

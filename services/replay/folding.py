@@ -20,7 +20,11 @@ from schemas.records import (
     Unreadable,
     parse,
 )
+from schemas.steps import Steps
 from services.replay.window import Memory, Window
+
+TOLD = 500
+"""Readers that are told in one go: 5 ms."""
 
 
 class Folding:
@@ -83,11 +87,15 @@ class Folding:
                 pass
         return None
 
-    def settle(self) -> None:
-        """End a batch: wake the readers that it concerns, and keep the memory bound."""
-        for window in self._touched:
-            window.wake()
-        self._touched.clear()
+    def settle(self) -> Steps[None]:
+        """End a batch: tell the readers that it concerns, some at a time, and keep the memory bound."""
+        touched, self._touched = self._touched, set()
+        told = 0
+        for window in touched:
+            for _ in window.tell():
+                told += 1
+                if told % TOLD == 0:
+                    yield
         self._memory.shed()
 
     def forget(self, before: int, elsewhere: Callable[[ResponseId], bool]) -> None:

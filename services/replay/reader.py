@@ -11,7 +11,8 @@ It counts as the window's reader before it looks, so no event is lost between hi
 by number, so no event comes twice.
 
 All frames since its last look are one chunk, which readers at the same place share. So a slow reader holds
-one chunk, and goes on where it stood.
+one chunk, and goes on where it stood. A reader at the end is pushed what comes, in one pass over all of them;
+its task goes on when its client takes no more.
 
 A stream ends after the terminal event, or at once for a cursor past it. Every other end raises `Cut`. Then
 the connection must be aborted, because clients take a clean early end for success (A-2).
@@ -27,7 +28,7 @@ from schemas.ids import ResponseId
 from services.eventlog.transcript import TranscriptBroken, frames_after
 from services.replay.library import Library, TranscriptLost
 from services.replay.seek import Gap, Seeker
-from services.replay.window import Page, Window
+from services.replay.window import Page, Push, Window
 
 PAUSE = 0.5
 """Seconds between two tries while the log is away. The stream stays open meanwhile (A-20)."""
@@ -42,10 +43,17 @@ class Cut(RejoinderError):
         super().__init__(f"the stream of {id} ends before its terminal event: {why}")
 
 
+def never(_: bytes) -> bool:
+    """Push nothing: the reader's task writes everything."""
+    return False
+
+
 async def live_chunks(
-    window: Window, cursor: int, seeker: Seeker, library: Library
+    window: Window, cursor: int, seeker: Seeker, library: Library, push: Push = never
 ) -> AsyncGenerator[bytes, None]:
-    """The frames after `cursor` of a response that has a window, open or closed. Raises Cut."""
+    """The frames after `cursor` of a response that has a window, open or closed, but for those that `push`
+    takes as they come. Raises Cut.
+    """
     id = window.state.id
     number = cursor + 1
     window.readers += 1
@@ -63,7 +71,7 @@ async def live_chunks(
             elif window.state.closed:
                 return
             else:
-                await window.changed()
+                number = await window.pushed(number, push)
     finally:
         window.readers -= 1
     if window.state.deleted:

@@ -27,10 +27,10 @@ from services.replay.cursor import START
 from services.replay.folding import Folding
 from services.replay.library import Library, TranscriptLost
 from services.replay.objects import UNREADABLE, begun, final_object, first_object
-from services.replay.reader import chunks_so_far, live_chunks, packed_chunks
+from services.replay.reader import chunks_so_far, live_chunks, never, packed_chunks
 from services.replay.seek import Seeker
 from services.replay.snapshot import Snapshots, status_of
-from services.replay.window import Window
+from services.replay.window import Push, Window
 from services.web.barrier import Barrier
 from services.web.internal import Load, ResponseView
 
@@ -181,10 +181,12 @@ class Replay:
         tenants = sum((folding.open for folding in self._foldings), Counter())
         return Load(tenants.total(), dict(tenants), self._events.positions())
 
-    def chunks(self, found: Stored, cursor: int) -> AsyncGenerator[bytes, None]:
-        """The frames after `cursor` as they come. Raises Cut at any end but the terminal event."""
+    def chunks(self, found: Stored, cursor: int, push: Push = never) -> AsyncGenerator[bytes, None]:
+        """The frames after `cursor` as they come, but for those that `push` takes. Raises Cut at any end but
+        the terminal event.
+        """
         if isinstance(found, Window):
-            return live_chunks(found, cursor, self._seeker, self._library)
+            return live_chunks(found, cursor, self._seeker, self._library, push)
         return packed_chunks(found.id, cursor, self._library)
 
     def chunks_so_far(self, found: Stored) -> AsyncGenerator[bytes, None]:

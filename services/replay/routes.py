@@ -35,7 +35,7 @@ from services.web.edge import route
 from services.web.internal import ITEMS_PATH, LOAD_PATH, Wanted
 from services.web.paging import page, parse_paging
 from services.web.sse import EventStream
-from services.web.stream import Disconnected, while_connected
+from services.web.stream import Disconnected, Sink, while_connected
 from services.web.tenant import tenant_of
 
 RESULT_S = 60.0
@@ -210,9 +210,9 @@ class InternalRoutes:
 
 def event_stream(replay: Replay, found: Stored, cursor: int, settings: Settings) -> EventStream:
     """An answer that streams the events after `cursor`."""
-    return EventStream(
-        replay.chunks(found, cursor), keepalive_s=settings.keepalive_s, stall_s=settings.stall_s
-    )
+    sink = Sink()
+    chunks = replay.chunks(found, cursor, sink.push)
+    return EventStream(chunks, sink=sink, keepalive_s=settings.keepalive_s, stall_s=settings.stall_s)
 
 
 def _offset(request: Request) -> int | None:

@@ -12,6 +12,7 @@ known, and a seek brings them back.
 import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from schemas.fold import State
@@ -21,6 +22,9 @@ PAGE_BYTES = 16 << 10
 PAGE_EVENTS = 64
 SPARED = 1024
 """How many pages with readers `shed` spares in one go; after that it evicts such pages as well."""
+
+Push = Callable[[bytes], bool]
+"""Writes frames to a client at once. False, and nothing is written, if the client's task must do it."""
 
 _first = attrgetter("first")
 
@@ -111,10 +115,45 @@ class Memory:
                 self.drop(page)
 
 
+class Live:
+    """A reader that has got every frame so far: the next ones are pushed, without a turn of its task."""
+
+    __slots__ = ("number", "over", "push")
+
+    def __init__(self, number: int, push: Push, over: asyncio.Future[None]) -> None:
+        self.number = number
+        """The frame that it gets next."""
+        self.push = push
+        self.over = over
+        """Done when its task must look what is in the way."""
+
+    def go_on(self, window: "Window") -> None:
+        """Push all frames that are there now."""
+        while self.number <= window.last:
+            page = window.page(self.number)
+            data, last = page.read(self.number), page.last
+            if data is None or not self.push(data):
+                break
+            self.number = last + 1
+        if (self.number <= window.last or window.state.closed or window.dropped) and not self.over.done():
+            self.over.set_result(None)
+
+
 class Window:
     """The frames of one response from event 0 on, and the readers that wait for the next."""
 
-    __slots__ = ("_changed", "_filling", "_memory", "dropped", "last", "pages", "readers", "state")
+    __slots__ = (
+        "_filling",
+        "_future",
+        "_lives",
+        "_memory",
+        "_waiting",
+        "dropped",
+        "last",
+        "pages",
+        "readers",
+        "state",
+    )
 
     def __init__(self, state: State, memory: Memory) -> None:
         self.state = state
@@ -127,7 +166,10 @@ class Window:
         """Whether the window serves no more: the response was deleted or forgotten, or the fold was lost."""
         self._memory = memory
         self._filling: Page | None = None
-        self._changed: asyncio.Event | None = None
+        self._lives: dict[Live, None] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+        self._future: Callable[[], asyncio.Future[None]] | None = None
+        """Makes a future of the loop, which is asked for once: on Python 3.11 that is a system call."""
 
     def __repr__(self) -> str:
         return f"<Window {self.state!r} pages={len(self.pages)} readers={self.readers}>"
@@ -193,19 +235,46 @@ class Window:
         self.dropped = True
         for page in self.pages:
             self._memory.drop(page)
-        self.wake()
+        for _ in self.tell():
+            pass
 
-    def wake(self) -> None:
-        """Wake all readers that wait in `changed`."""
-        if self._changed is not None:
-            self._changed.set()
-            self._changed.clear()
+    def tell(self) -> Iterator[None]:
+        """Push to each reader at the end what it has not got, and wake those that wait in `changed`. Yields
+        after each reader. Those that came meanwhile have seen what there is.
+        """
+        for live in list(self._lives):
+            if live in self._lives:
+                live.go_on(self)
+            yield
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     async def changed(self) -> None:
-        """Wait for the next `wake`."""
-        if self._changed is None:
-            self._changed = asyncio.Event()
-        await self._changed.wait()
+        """Wait until something is told."""
+        future = self._made()
+        self._waiting.append(future)
+        await future
+
+    async def pushed(self, number: int, push: Push) -> int:
+        """Push the frames from `number` on as they come, while `push` takes them and they are in memory.
+
+        Returns the number of the next frame, which is there and was not taken, unless the window is closed or
+        dropped.
+        """
+        live = Live(number, push, self._made())
+        self._lives[live] = None
+        try:
+            await live.over
+        finally:
+            del self._lives[live]
+        return live.number
+
+    def _made(self) -> asyncio.Future[None]:
+        if self._future is None:
+            self._future = asyncio.get_running_loop().create_future
+        return self._future()
 
     def _page_for(self, offset: int, claim: ClaimId | None) -> Page:
         """The filling page if a frame of `claim` fits, else a new one."""

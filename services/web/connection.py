@@ -103,6 +103,16 @@ class Connection(HttpToolsProtocol):
         """Whether a request is being answered."""
         return self._running is not None and not self._running.response_complete
 
+    def push(self, body: bytes) -> bool:
+        """Write a piece of the answer's body now. False if nothing was written, because the client is slow,
+        gone, or gets no chunks: the app must `send` it.
+        """
+        cycle = self._running
+        if cycle is None or cycle.disconnected or self.flow.write_paused or not cycle.chunked_encoding:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
     def abort(self) -> None:
         """Reset the connection now: the client sees an error, never a clean end. Harmless when repeated."""
         self.aborted = True

@@ -6,7 +6,7 @@ Frames come from `schemas.events.frame`; the source joins all that are pending i
 from collections.abc import AsyncIterator
 
 from schemas.events import KEEP_ALIVE
-from services.web.stream import OnEnd, Stream
+from services.web.stream import OnEnd, Sink, Stream
 from services.web.transport import Body
 
 HEADERS = (
@@ -27,9 +27,12 @@ class EventStream(Stream):
         self,
         source: AsyncIterator[bytes],
         *,
+        sink: Sink | None = None,
         keepalive_s: float = 15,
         stall_s: float = 30,
         on_end: OnEnd | None = None,
     ) -> None:
         transport = Body(headers=HEADERS, pause=KEEP_ALIVE)
-        super().__init__(source, transport, keepalive_s=keepalive_s, stall_s=stall_s, on_end=on_end)
+        super().__init__(
+            source, transport, sink=sink, keepalive_s=keepalive_s, stall_s=stall_s, on_end=on_end
+        )

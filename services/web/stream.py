@@ -75,6 +75,17 @@ def while_connected(receive: Receive) -> AbstractAsyncContextManager[None]:
     return until(gone, lambda: Disconnected("the client went away"))
 
 
+class Sink:
+    """Where a source may push frames while its stream waits for the next chunk: they are written at once."""
+
+    def __init__(self) -> None:
+        self.stream: Stream | None = None
+
+    def push(self, frames: bytes) -> bool:
+        """Write `frames`, if the client takes them. If not, the source must yield them."""
+        return self.stream is not None and self.stream.push(frames)
+
+
 class Stream:
     """An ASGI answer to one request: sends each chunk of `source` over `transport` as it comes."""
 
@@ -83,17 +94,21 @@ class Stream:
         source: AsyncIterator[bytes],
         transport: Transport,
         *,
+        sink: Sink | None = None,
         stall_s: float = 30,
         keepalive_s: float = 15,
         lasting: bool = True,
         on_end: OnEnd | None = None,
     ) -> None:
-        """`keepalive_s`: seconds of silence after which the transport's keep-alive goes out, if it has one.
+        """`sink`: what `source` may push to, if an event on the wire is its frame and nothing else.
+
+        `keepalive_s`: seconds of silence after which the transport's keep-alive goes out, if it has one.
 
         `stall_s`: seconds for which the client may take nothing. A drain cuts a `lasting` stream at once, and
         lets any other finish.
         """
         self._source = source
+        self._sink = sink
         self._transport = transport
         self._stall_s = stall_s
         self._keep_alive = transport.keep_alive()
@@ -140,6 +155,8 @@ class Stream:
         await self._send_each(transport.head())
         try:
             if not empty:
+                if self._sink is not None:
+                    self._sink.stream = self
                 await self._send_events()
         except RejoinderError as error:
             last = transport.error(error)
@@ -156,6 +173,13 @@ class Stream:
                 self._wrote, self._sending = clock(), True
                 await send(message)
                 self._sending = False
+
+    def push(self, frames: bytes) -> bool:
+        """Write `frames` while the source is waited for. False if nothing was written."""
+        if self._sending or not self._connection.push(frames):
+            return False
+        self._wrote = self._loop.time()
+        return True
 
     async def _send_each(self, messages: Iterable[Message]) -> None:
         """Send `messages`. A keep-alive waits like any write, so a client that takes nothing is found even if

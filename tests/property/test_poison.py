@@ -30,6 +30,7 @@ from schemas.records import (
     NewRecord,
     Unreadable,
 )
+from schemas.steps import finished
 from schemas.upstream_headers import upstream_headers
 from services.eventlog import transcript
 from services.eventlog.memory import MemoryLog
@@ -263,7 +264,7 @@ def replay_folds(log: Sequence[Any]) -> None:
     folding = Folding(0, Memory(1 << 16), lambda _: None, lambda _: None, ephemeral_ms=1_000)
     for record in log:
         folding.apply(record)
-    folding.settle()
+    finished(folding.settle())
     assert folding.open.total() == sum(not window.state.closed for window in folding.windows.values())
     for window in list(folding.windows.values()):
         for page in window.pages:

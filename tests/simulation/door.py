@@ -144,6 +144,13 @@ class Connection:
         """Have the request answered."""
         await door(self._scope, self._receive, self._send)
 
+    def push(self, body: bytes) -> bool:
+        """Take a piece of the answer at once, unless the client takes nothing or has gone."""
+        if self.takes_nothing or self.aborted or self._gone.is_set():
+            return False
+        self.body += body
+        return True
+
     def leave(self) -> None:
         """The client goes."""
         self._gone.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from random import Random
 from typing import TYPE_CHECKING
 
 from schemas.errors import ApiError, LogError
@@ -13,6 +14,10 @@ from tests.simulation.truth import Story
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+TAKEN = 0.7
+"""How much of what is pushed a client takes at once."""
 
 
 async def follow(world: "World", process: Process, story: Story) -> None:
@@ -30,7 +35,15 @@ async def follow(world: "World", process: Process, story: Story) -> None:
             world.bad("P-85 shown after its time", process.name, story)
         if not isinstance(found, Window | Packed):
             return
-        got = [data async for data in replay.chunks(found, cursor)]
+        got, chance = list[bytes](), Random(f"{story.id}{cursor}")
+
+        def push(data: bytes) -> bool:
+            if taken := chance.random() < TAKEN:
+                got.append(data)
+            return taken
+
+        async for data in replay.chunks(found, cursor, push):
+            got.append(data)  # between what is pushed
     except ApiError:
         return  # 503: honest
     except Cut:

@@ -141,6 +141,12 @@ ATTRIBUTES = [
         "find what the new `send` and `receive` look at",
     ),
     Borrowed(
+        "uvicorn.protocols.http.flow_control.FlowControl",
+        ("resume_reading", "write_paused"),
+        "connection.py pushes events to a client only while it takes them",
+        "ask the transport how much it holds (`get_write_buffer_size`)",
+    ),
+    Borrowed(
         "uvicorn.server.ServerState",
         ("connections", "default_headers", "tasks", "total_requests"),
         "services/web/server.py drains connections and keeps the `date` header right",

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from services.eventlog.memory import MemoryLog
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.topics import topics
 from services.replay.app import Service
+from services.replay.folding import TOLD
 from services.replay.reader import Cut
 from services.replay.replay import Deleted, Packed
 from services.replay.window import Window
@@ -63,17 +65,31 @@ async def read(service: Service, author: Author, cursor: int = -1) -> bytes:
 
 
 class Reader:
-    """A reader that goes on by itself, and what it has got."""
+    """A reader that goes on by itself, and what it has got. By turns it `takes` what is pushed, or not."""
 
-    def __init__(self, service: Service, found: Found, cursor: int = -1) -> None:
+    def __init__(
+        self, service: Service, found: Found, cursor: int = -1, takes: Sequence[bool] = (False,)
+    ) -> None:
         self.got = b""
         self.chunks: list[bytes] = []
+        self.pushed = 0
+        self._takes = cycle(takes)
         self.task = asyncio.create_task(self._read(service, found, cursor))
 
+    def _push(self, chunk: bytes) -> bool:
+        if takes := next(self._takes):
+            self._take(chunk)
+            self.pushed += 1
+        return takes
+
+    def _take(self, chunk: bytes) -> None:
+        self.chunks.append(chunk)
+        self.got += chunk
+
     async def _read(self, service: Service, found: Found, cursor: int) -> None:
-        async for chunk in service.replay.chunks(found, cursor):
-            self.chunks.append(chunk)
-            self.got += chunk
+        async for chunk in service.replay.chunks(found, cursor, self._push):
+            self._take(chunk)
+            await asyncio.sleep(0)  # its client takes a moment
 
 
 async def test_rejoining_at_every_boundary_gives_the_rest_byte_for_byte() -> None:
@@ -116,6 +132,41 @@ async def test_a_hundred_readers_of_one_response_share_the_chunks() -> None:
         assert len({id(chunk) for reader in readers for chunk in reader.chunks}) == len(readers[0].chunks)
 
 
+async def test_readers_at_the_end_are_pushed_what_comes_in_one_pass_and_share_it() -> None:
+    log = new_log()
+    author = await (await Author(log.writer(), 1).accept()).take()
+    async with replaying(log) as service:
+        found = await find(service, author)
+        readers = [Reader(service, found, takes=[True]) for _ in range(2 * TOLD + 3)]
+        await eventually(lambda: all(reader.got == author.after(-1) for reader in readers))
+        assert not any(reader.pushed for reader in readers), "it was there before they came"
+        for _ in range(5):
+            await author.say(*"abc")
+        await author.complete()
+        await asyncio.gather(*(reader.task for reader in readers))
+
+        assert {reader.got for reader in readers} == {author.after(-1)}
+        assert {reader.pushed for reader in readers} == {len(readers[0].chunks) - 1}
+        assert len({id(chunk) for reader in readers for chunk in reader.chunks}) == len(readers[0].chunks)
+
+
+async def test_a_reader_that_leaves_is_pushed_nothing_more() -> None:
+    log = new_log()
+    author = await (await Author(log.writer(), 1).accept()).take()
+    async with replaying(log) as service:
+        found = await find(service, author)
+        leaver, stayer = (Reader(service, found, takes=[True]) for _ in range(2))
+        await eventually(lambda: leaver.got == stayer.got == author.after(-1))
+        seen = leaver.got
+        leaver.task.cancel()
+        await asyncio.wait([leaver.task])
+        await author.say("a")
+        await author.complete()
+        await stayer.task
+
+        assert (leaver.got, stayer.got) == (seen, author.after(-1))
+
+
 async def test_a_reader_that_takes_nothing_holds_up_nobody_and_rejoins_where_it_was() -> None:
     log = new_log()
     author = await (await Author(log.writer(), 1).accept()).take()
@@ -142,6 +193,7 @@ def test_any_cursor_and_any_memory_give_every_event_once(data: st.DataObject) ->
     steps = data.draw(st.lists(st.sampled_from(["say", "take", "other", "zombie"]), max_size=25), "steps")
     cursors = data.draw(st.lists(st.integers(-1, 60), min_size=1, max_size=4), "cursors")
     cancelled = data.draw(st.booleans(), "cancelled")
+    takes = data.draw(st.lists(st.booleans(), min_size=1, max_size=5), "takes")
 
     async def scenario() -> None:
         log = new_log()
@@ -149,7 +201,7 @@ def test_any_cursor_and_any_memory_give_every_event_once(data: st.DataObject) ->
         other = await (await Author(log.writer(), 2).accept()).take()
         async with replaying(log, memory) as service:
             found = await find(service, author)
-            readers = [Reader(service, found, cursor) for cursor in cursors]
+            readers = [Reader(service, found, cursor, takes) for cursor in cursors]
             for step in steps:
                 match step:
                     case "say":

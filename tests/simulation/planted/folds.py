@@ -109,6 +109,7 @@ def replay_without_a_floor() -> Iterator[None]:
     "P-54",
     "P-62",
     plan=replace(TARDY, acceptance_ms=20_000, background=1, streams=0, leaves=0, breaks=0, unsure=0.3),
+    seeds=120,
 )
 def forgotten_too_early() -> Iterator[None]:
     """A closed response is forgotten at once."""

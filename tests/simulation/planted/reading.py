@@ -11,7 +11,7 @@ from services.replay.frames import found_frames
 from services.replay.library import Library
 from services.replay.reader import live_chunks
 from services.replay.seek import Seeker
-from services.replay.window import Page, Window
+from services.replay.window import Page, Push, Window
 from services.web.barrier import Barrier
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import READING, ZOMBIES, rule
@@ -45,8 +45,10 @@ def cursor_shown_again() -> Iterator[None]:
     """A reader gets the event at its cursor once more."""
     original = live_chunks
 
-    def again(window: Window, cursor: int, seeker: Seeker, library: Library) -> AsyncGenerator[bytes, None]:
-        return original(window, max(cursor - 1, -1), seeker, library)
+    def again(
+        window: Window, cursor: int, seeker: Seeker, library: Library, push: Push
+    ) -> AsyncGenerator[bytes, None]:
+        return original(window, max(cursor - 1, -1), seeker, library, push)
 
     with patch.object(replay, "live_chunks", again):
         yield
@@ -85,16 +87,16 @@ def registered_after_history() -> Iterator[None]:
     """A reader reads what is there, and only then listens for what comes."""
 
     async def deaf(
-        window: Window, cursor: int, seeker: Seeker, library: Library
+        window: Window, cursor: int, seeker: Seeker, library: Library, push: Push
     ) -> AsyncGenerator[bytes, None]:
         if not window.state.closed and window.last > cursor:
             last = window.last
-            async for data in original(window, cursor, seeker, library):
+            async for data in original(window, cursor, seeker, library, push):
                 yield data
                 break
             await asyncio.sleep(1)
             cursor = max(last, window.last)
-        async for data in original(window, cursor, seeker, library):
+        async for data in original(window, cursor, seeker, library, push):
             yield data
 
     original = live_chunks
