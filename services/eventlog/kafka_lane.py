@@ -154,7 +154,7 @@ class Lane:
         behind = LogUnavailable(f"queued behind a failed append, not sent: {error}")
         posted = _refuse(under_way, error) + _refuse(self.queue, behind if under_way else error)
         count = self.pending
-        self.batch, self.producer, self.maybe_appended = None, None, False
+        self.batch, self.producer, self.maybe_appended, self.hurried = None, None, False, False
         self.queue.clear()
         self._settle(count)
         return posted

@@ -251,7 +251,8 @@ class KafkaWriter:
         if (early := begun + LEAST_PACE_S - self._loop.time()) > 0:
             await asyncio.sleep(early)
         due = begun + self._pace.seconds()
-        if due <= self._loop.time() or any(lane.hurried for lane in self._ready(node)):
+        hurried = (lane for lane in self._waiting.values() if lane.hurried)
+        if due <= self._loop.time() or any(self._link.known_leader(lane.source) == node for lane in hurried):
             return
         waiting: Future[None] = self._loop.create_future()
         timer = self._loop.call_at(due, _wake, waiting)

@@ -127,6 +127,9 @@ class Tail:
             await asyncio.wait([self._changed], timeout=max_wait)
             return []
         await self._keep_pace()
+        if self._changed.done():  # meanwhile: what was asked for is out of date
+            return []
+        self._begun = asyncio.get_running_loop().time()
         fetch = asyncio.create_task(
             self._log.fetch(
                 asked, max_wait=max_wait, max_bytes=self._max_bytes, partition_bytes=self._partition_bytes
@@ -151,7 +154,6 @@ class Tail:
                 await self._pause
             finally:
                 timer.cancel()
-        self._begun = loop.time()
 
     def _succeeded(self, batches: list[Batch]) -> list[Batch]:
         self._pace.took(sum(len(batch.records) for batch in batches), self._begun)

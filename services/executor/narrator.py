@@ -136,6 +136,8 @@ class Narrator:
         post = self._outlet.post_now if self._scribe.ended else self._outlet.post
         for record in self._run.say(drafts, self._now()):
             post(self._number, record)
+        if self._scribe.ended:
+            self._outlet.stir()
         if points.watch:
             points.watch("events queued", self._run, drafts)
 
@@ -145,5 +147,7 @@ class Narrator:
             run.room.clear()
             run.crowded = True
             self._outlet.stir()
-            await run.room.wait()
-        run.crowded = False
+            try:
+                await run.room.wait()
+            finally:
+                run.crowded = False

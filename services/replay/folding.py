@@ -24,7 +24,7 @@ from schemas.steps import Steps
 from services.replay.window import Memory, Window
 
 TOLD = 500
-"""Readers that are told in one go: 5 ms."""
+"""Pages that are pushed in one go: 5 ms."""
 
 
 class Folding:

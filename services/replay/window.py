@@ -127,16 +127,29 @@ class Live:
         self.over = over
         """Done when its task must look what is in the way."""
 
-    def go_on(self, window: "Window") -> None:
-        """Push all frames that are there now."""
-        while self.number <= window.last:
-            page = window.page(self.number)
-            data, last = page.read(self.number), page.last
-            if data is None or not self.push(data):
-                break
-            self.number = last + 1
-        if (self.number <= window.last or window.state.closed or window.dropped) and not self.over.done():
+    def go_on(self, window: "Window") -> bool:
+        """Push the next page. Returns whether there is another one to push.
+
+        What raises is raised in the reader's own task: it is the fault of one stream, not of the feed.
+        """
+        try:
+            taken = self.number <= window.last and self._push(window)
+        except Exception as error:
+            if not self.over.done():
+                self.over.set_exception(error)
+            return False
+        left = self.number <= window.last
+        if ((left and not taken) or window.state.closed or window.dropped) and not self.over.done():
             self.over.set_result(None)
+        return left and taken
+
+    def _push(self, window: "Window") -> bool:
+        page = window.page(self.number)
+        data, last = page.read(self.number), page.last
+        if data is None or not self.push(data):
+            return False
+        self.number = last + 1
+        return True
 
 
 class Window:
@@ -167,7 +180,7 @@ class Window:
         self._memory = memory
         self._filling: Page | None = None
         self._lives: dict[Live, None] = {}
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: dict[asyncio.Future[None], None] = {}
         self._future: Callable[[], asyncio.Future[None]] | None = None
         """Makes a future of the loop, which is asked for once: on Python 3.11 that is a system call."""
 
@@ -239,23 +252,26 @@ class Window:
             pass
 
     def tell(self) -> Iterator[None]:
-        """Push to each reader at the end what it has not got, and wake those that wait in `changed`. Yields
-        after each reader. Those that came meanwhile have seen what there is.
+        """Wake those that wait in `changed`, and push to each reader at the end what it has not got. Yields
+        after each page. Readers that came meanwhile have seen what there is.
         """
-        for live in list(self._lives):
-            if live in self._lives:
-                live.go_on(self)
-            yield
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+        for live in list(self._lives):
+            while live in self._lives and live.go_on(self):
+                yield
+            yield
 
     async def changed(self) -> None:
         """Wait until something is told."""
         future = self._made()
-        self._waiting.append(future)
-        await future
+        self._waiting[future] = None
+        try:
+            await future
+        finally:
+            self._waiting.pop(future, None)
 
     async def pushed(self, number: int, push: Push) -> int:
         """Push the frames from `number` on as they come, while `push` takes them and they are in memory.

@@ -150,6 +150,31 @@ async def test_readers_at_the_end_are_pushed_what_comes_in_one_pass_and_share_it
         assert len({id(chunk) for reader in readers for chunk in reader.chunks}) == len(readers[0].chunks)
 
 
+async def test_a_push_that_raises_ends_one_reader_and_not_the_feed() -> None:
+    log = new_log()
+    author = await (await Author(log.writer(), 1).accept()).take()
+    async with replaying(log) as service:
+        found = await find(service, author)
+
+        def broken(_: bytes) -> bool:
+            raise RuntimeError("the socket is gone")
+
+        async def read_on() -> None:
+            async for _ in service.replay.chunks(found, -1, broken):
+                pass
+
+        ends = asyncio.create_task(read_on())
+        stayer = Reader(service, found, takes=[True])
+        await eventually(lambda: stayer.got == author.after(-1))
+        await author.say("a")
+        await author.complete()
+        await stayer.task
+
+        assert stayer.got == author.after(-1)
+        with pytest.raises(RuntimeError, match="the socket is gone"):
+            await ends
+
+
 async def test_a_reader_that_leaves_is_pushed_nothing_more() -> None:
     log = new_log()
     author = await (await Author(log.writer(), 1).accept()).take()
