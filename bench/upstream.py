@@ -42,7 +42,7 @@ base_url = "{url}/v1"
 [[models]]
 match = "chat-*"
 base_url = "{url}/v1"
-api = "chat"
+backend = "chat"
 """
 WORDS = ("the ", "quick ", "brown ", "fox ", "jumps ", "over ", "the ", "lazy ", "dog ")
 
