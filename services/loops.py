@@ -30,6 +30,12 @@ async def while_all_run(loops: Collection[asyncio.Task[None]], stop: asyncio.Eve
             raise RuntimeError(f"{loop.get_name()} ended, which it never does") from error
 
 
+def wake(waiting: asyncio.Future[None]) -> None:
+    """Let whoever awaits `waiting` go on. Harmless when repeated, and when nobody waits any more."""
+    if not waiting.done():
+        waiting.set_result(None)
+
+
 async def in_turns(steps: Steps[T]) -> T:
     """The result of `steps`. Other tasks get a turn between two steps."""
     while True:

@@ -22,6 +22,7 @@ from schemas.errors import LogError, LogUnavailable
 from schemas.records import Headers, NewRecord
 from services.eventlog.kafka_borrowed import DefaultRecordBatchBuilder
 from services.eventlog.port import Ack, TopicPartition
+from services.loops import wake
 
 BATCH_BYTES = 64 << 10
 """Bytes of a batch at most. A seek for one record unpacks its whole batch: 64 KiB cost 0.2 ms of CPU, 512 KiB
@@ -162,9 +163,7 @@ class Lane:
     def _settle(self, count: int) -> None:
         self.settled += count
         while self.flushes and self.flushes[0][0] <= self.settled:
-            _, flushed = self.flushes.pop(0)
-            if not flushed.done():
-                flushed.set_result(None)
+            wake(self.flushes.pop(0)[1])
 
     def flushed(self) -> Future[None]:
         """A future that is done when every record that is pending now is acknowledged or has failed."""

@@ -43,6 +43,7 @@ from services.eventlog.kafka_wire import Produced, ProduceRequest
 from services.eventlog.pace import Pace
 from services.eventlog.port import Ack, OnFailure, TopicPartition
 from services.eventlog.topics import MAX_RECORD_BYTES
+from services.loops import wake
 
 log = structlog.get_logger(__name__)
 
@@ -164,7 +165,7 @@ class KafkaWriter:
         if not patient:
             lane.hurried = True
             for waiting in self._patient:
-                _wake(waiting)
+                wake(waiting)
         self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -255,7 +256,7 @@ class KafkaWriter:
         if due <= self._loop.time() or any(self._link.known_leader(lane.source) == node for lane in hurried):
             return
         waiting: Future[None] = self._loop.create_future()
-        timer = self._loop.call_at(due, _wake, waiting)
+        timer = self._loop.call_at(due, wake, waiting)
         self._patient.add(waiting)
         try:
             await waiting
@@ -390,11 +391,6 @@ class KafkaWriter:
                 self._on_failure(lane.source, posted, error)
             except Exception:
                 log.exception("on_failure raised", topic=lane.source.topic)
-
-
-def _wake(waiting: Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
 
 
 def _given_up(lane: Lane) -> float:

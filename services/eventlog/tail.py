@@ -18,6 +18,7 @@ from services.backoff import Backoff
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.pace import Pace
 from services.eventlog.port import Batch, Log, TopicPartition
+from services.loops import wake
 
 log = structlog.get_logger(__name__)
 
@@ -85,13 +86,13 @@ class Tail:
     def go_on(self, partition: int) -> None:
         """Read `partition` on where it stands, beginning at once."""
         self._resting.discard(TopicPartition(self._topic, partition))
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        if self._changed is not None:
+            wake(self._changed)
 
     def stir(self) -> None:
         """Ask the pace again: something may be in a hurry now."""
-        if self._pause is not None and not self._pause.done():
-            self._pause.set_result(None)
+        if self._pause is not None:
+            wake(self._pause)
 
     def position(self, partition: int) -> int:
         """The offset that is read next. Raises KeyError when `partition` is not followed."""

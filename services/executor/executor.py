@@ -91,7 +91,7 @@ class Executor:
         self._group = executors_group(settings)
         self._registry = registry
         self._beside = beside
-        pace = Pace(LEAST_PACE_S, LONGEST_PACE_S, BUSY, self._waits)
+        pace = Pace(LEAST_PACE_S, LONGEST_PACE_S, BUSY, lambda: self.engine.waits)
         self._follower = Follower(log_, self._group, names.events, self, pace=pace)
         self._memory_ms = settings.acceptance_ms + settings.skew_ms
         ephemeral_ms, lease = int(settings.ephemeral_s * 1000), settings.lease_s
@@ -205,9 +205,6 @@ class Executor:
         metrics.APPENDS_FAILED.inc(len(records))
         log.warning("append failed", partition=source.partition, records=len(records), error=str(error))
         self.do(self.engine.append_failed(source.partition, records, self._now()))
-
-    def _waits(self) -> bool:
-        return self.engine.waits
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

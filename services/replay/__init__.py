@@ -3,7 +3,7 @@
 It is the front door as well: it hands commands over to ingest. What lives where:
 
     log in      feed            one tail of the events and one of the transcripts, for all readers
-                folding         one partition: the fold, a window for each response, the readers to wake
+                folding         one partition: the fold, a window for each response, the readers to tell
                 beats           log time by the executors' beats
                 services.web.barrier   waits until the fold has passed the log's end as of a request
     frames      window          the frames of a response in memory, by pages; `Memory` bounds and evicts them

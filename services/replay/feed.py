@@ -2,7 +2,7 @@
 
     start (P-75)  the projector's watermark → `transcripts` to an end fetched afterwards → the log from the
                   watermark (P-62); then both topics are followed for good
-    each batch    fold it → wake the readers that it concerns → let reads go on that wait for the position
+    each batch    fold it → let reads go on that wait for the position → push it to its readers
     out of range  a position is no longer in the log: drop that partition's fold and read it again from a
                   start (P-64); its readers are cut and rejoin
 

@@ -1,7 +1,8 @@
-"""One partition as replay holds it: the fold, a window for each response, and the readers to wake.
+"""One partition as replay holds it: the fold, a window for each response, and the readers to tell.
 
-The feed gives every record to `apply`, in log order, and calls `settle` after each batch, which wakes each
-reader once for the whole batch and keeps the memory bound. Nothing here waits, and no event costs O(n).
+The feed gives every record to `apply`, in log order, and takes the steps of `settle` after each batch, which
+push to each reader what the batch brought, and keep the memory bound. Nothing here waits, and no event costs
+O(n).
 """
 
 from collections import Counter

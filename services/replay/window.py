@@ -17,6 +17,7 @@ from operator import attrgetter
 
 from schemas.fold import State
 from schemas.ids import ClaimId, ResponseId, Tenant
+from services.loops import wake
 
 PAGE_BYTES = 16 << 10
 PAGE_EVENTS = 64
@@ -139,8 +140,8 @@ class Live:
                 self.over.set_exception(error)
             return False
         left = self.number <= window.last
-        if ((left and not taken) or window.state.closed or window.dropped) and not self.over.done():
-            self.over.set_result(None)
+        if (left and not taken) or window.state.closed or window.dropped:
+            wake(self.over)
         return left and taken
 
     def _push(self, window: "Window") -> bool:
@@ -244,7 +245,7 @@ class Window:
             self._memory.keep(page)
 
     def drop(self) -> None:
-        """Free everything, and wake all readers."""
+        """Free everything, and end the waiting of all readers."""
         self.dropped = True
         for page in self.pages:
             self._memory.drop(page)
@@ -257,8 +258,7 @@ class Window:
         """
         waiting, self._waiting = self._waiting, {}
         for future in waiting:
-            if not future.done():
-                future.set_result(None)
+            wake(future)
         for live in list(self._lives):
             while live in self._lives and live.go_on(self):
                 yield

@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from schemas.errors import LogError, unavailable
+from services.loops import wake
 
 PATIENCE = 4.5
 """Seconds until a read is refused with 503: its client must hear that within 5 s (A-10)."""
@@ -41,9 +42,7 @@ class Position:
         """Note that the next record to be read is at `offset`: lower only if a fold was lost (P-64)."""
         self.value = offset
         while self._waiting and self._waiting[0][0] <= offset:
-            future = heappop(self._waiting)[2]
-            if not future.done():
-                future.set_result(None)
+            wake(heappop(self._waiting)[2])
 
     async def reach(self, offset: int) -> None:
         """Wait until everything before `offset` has been folded."""

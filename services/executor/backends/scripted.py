@@ -20,7 +20,7 @@ from schemas.steps import Steps
 from services.echo import EchoSteering, steering
 from services.executor.backend import Resume, RunRequest, UpstreamError, UpstreamEvent
 from services.executor.backends.words import Words, counting_words, splitting
-from services.loops import in_turns
+from services.loops import in_turns, wake
 
 BATCH = 256
 """Events per batch when no pause is asked for."""
@@ -152,15 +152,10 @@ def pausing(seconds: float) -> Callable[[], asyncio.Future[None]]:
 
     def pause() -> asyncio.Future[None]:
         future = loop.create_future()
-        loop.call_later(seconds, _over, future)
+        loop.call_later(seconds, wake, future)
         return future
 
     return pause
-
-
-def _over(pause: asyncio.Future[None]) -> None:
-    if not pause.done():  # else its run was cancelled
-        pause.set_result(None)
 
 
 def last_user_text(input: Sequence[dict[str, Any]]) -> str:
