@@ -150,6 +150,11 @@ class Model(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __repr__(self) -> str:
         return f"<model {self.match!r} {self.backend}>"
 
+    @property
+    def label(self) -> str:
+        """What records and metrics call this route."""
+        return self.match
+
     def __hash__(self) -> int:
         return hash(self.match)  # routes are keys of dictionaries, and `headers` has no hash
 
@@ -162,6 +167,11 @@ class Agent(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<agent {self.name!r}>"
+
+    @property
+    def label(self) -> str:
+        """What records and metrics call this route."""
+        return self.name
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -280,6 +290,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 def is_glob(match: str) -> bool:
     """Whether `match` is a glob, and no plain name."""
     return any(sign in match for sign in "*?[")
+
+
+def label_of(route: Route | None) -> str:
+    """What records and metrics call `route`; "" without one."""
+    return "" if route is None else route.label
 
 
 def unbounded(_: Tenant) -> Quota:

@@ -9,6 +9,7 @@ once, and their callers ask the next leader.
 import asyncio
 from asyncio import Task
 from collections.abc import Callable
+from math import inf
 from weakref import WeakSet
 
 import structlog
@@ -17,7 +18,7 @@ from services.eventlog.broker_health import BrokerHealth
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_borrowed import KafkaError
 from services.eventlog.kafka_client import PROBE, KafkaClient
-from services.eventlog.metrics import SILENCES, SILENT_BROKERS
+from services.eventlog.metrics import METADATA_AGE, SILENCES, SILENT_BROKERS
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,7 @@ class Brokers:
             while True:
                 now, known = loop.time(), self._known()
                 SILENT_BROKERS.dec(self.health.forget(known, now))
+                METADATA_AGE.set(self._metadata_age(now))
                 for node in self.health.due(known, now):
                     self.health.probe(node, now)
                     self._probes[node] = known[node], asyncio.create_task(self._probe(known[node], node))
@@ -102,6 +104,11 @@ class Brokers:
         """Each broker, and a client that knows where it is."""
         living = [client for client in self._clients if not client.closed]
         return {broker.nodeId: client for client in living for broker in client.cluster.brokers()}
+
+    def _metadata_age(self, now: float) -> float:
+        """The age in seconds of the oldest metadata that a client goes by; 0 if none has any yet."""
+        ages = [now - client.metadata_from for client in self._clients if not client.closed]
+        return max((age for age in ages if age < inf), default=0.0)
 
     def _look(self, now: float) -> None:
         """Act on the brokers whose state changed since the last look."""

@@ -60,8 +60,8 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         self._health = health
         self._connecting: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.closed = False
-        self._metadata_from = -inf
-        """Loop time at which the metadata in use was asked for."""
+        self.metadata_from = -inf
+        """Loop time at which the metadata in use was asked for; -inf before any."""
 
     async def bootstrap(self) -> None:
         """Read the metadata from the first bootstrap address that answers. Raises KafkaError or OSError.
@@ -100,7 +100,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
 
     def _take(self, metadata: Any, asked_at: float) -> None:
         self.cluster.update_metadata(metadata)
-        self._metadata_from = asked_at
+        self.metadata_from = asked_at
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         """Read the metadata into `cluster_metadata`; false when no broker answered. Never raises."""
@@ -134,7 +134,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
         A silent broker gets none. A broker that was silent gets none while the metadata in use is older than
         its silence: that metadata may still call it a leader.
         """
-        if self._health.silent(node_id) or self._metadata_from < self._health.trusted_since(node_id):
+        if self._health.silent(node_id) or self.metadata_from < self._health.trusted_since(node_id):
             self.force_metadata_update()
             return None
         try:

@@ -5,6 +5,7 @@ import os
 
 from services import config
 from services.connect import connect, topic_names
+from services.executor import metrics
 from services.executor.backends import build
 from services.executor.conversation import Conversation
 from services.executor.executor import Executor
@@ -21,6 +22,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     Raises SettingsError, LogUnavailable, TopicMissing or TopicMisconfigured when it cannot start.
     """
     configuration = config.load(settings.config, os.environ)
+    for route in configuration.routes():
+        metrics.PLACES.labels(route.label).set(route.max_concurrency)
     registry = build(configuration, os.environ, settings.upstream_idle_s, settings.max_record_bytes)
     peer = Peer(settings.replay_url, secret=settings.internal_secret)
     conversation = Conversation(ReplayClient(peer), settings.max_conversation_bytes)

@@ -35,7 +35,7 @@ from schemas.records import (
     parse,
 )
 from services import points
-from services.config import Route
+from services.config import Route, label_of
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.start import StartingPoint
 from services.executor import metrics
@@ -115,7 +115,8 @@ class Engine:
                     run.read_back(entry.sequence_number)
             else:
                 acts += self._react(batch.source, partition, record, entry, verdict, now)
-        partition.read(batch.next_offset, batch.records[-1].timestamp if batch.records else None)
+        time = batch.records[-1].timestamp if batch.records else None
+        partition.read(batch.next_offset, batch.end, time)
         return acts
 
     def _react(
@@ -183,6 +184,7 @@ class Engine:
         if state is None:
             return NOTHING
         if counts:
+            self._measure_queue(partition, state, entry)
             self.liveness.met(entry.executor)
             partition.claimed(state)
             if partition.owned:
@@ -200,6 +202,12 @@ class Engine:
             case Meaning.UNKEPT:
                 self._not_called(partition, state)
         return NOTHING
+
+    def _measure_queue(self, partition: Partition, state: State, entry: Claimed) -> None:
+        if entry.attempt == 1 and entry.executor == self.me:
+            route = partition.waiting.route(entry.id)
+            waited_ms = max(0, state.touched - state.accepted_at)
+            metrics.QUEUE_SECONDS.labels(label_of(route)).observe(waited_ms / 1000)
 
     def _won(self, partition: Partition, state: State, sent: Sent, now: float) -> Sequence[Act]:
         points.at("claim won", state.id, state.attempt)

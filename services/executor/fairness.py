@@ -49,6 +49,10 @@ class Occupancy:
         self._tenants[queue.tenant] += 1
         self._routes[queue.route] += 1
 
+    def by_route(self) -> Iterable[tuple[Route | None, int]]:
+        """The routes of which places are taken, and how many."""
+        return self._routes.items()
+
     def full(self, route: Route | None) -> bool:
         """Whether every place of `route` is taken."""
         return route is not None and self._routes[route] >= route.max_concurrency

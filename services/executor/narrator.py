@@ -20,6 +20,7 @@ from schemas.steps import Steps, finished
 from schemas.upstream_headers import upstream_headers
 from services import points
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
+from services.executor.call import ENDED_FAILED, UpstreamCall, failure_kind
 from services.executor.retelling import Retelling
 from services.executor.run import End, Run
 from services.executor.scribe import Draft, Ending, Scribe
@@ -63,7 +64,7 @@ class Narrator:
     def __repr__(self) -> str:
         return f"<Narrator of {self._run!r}>"
 
-    def calling(self, *, begins: bool) -> None:
+    def calling(self, call: UpstreamCall, *, begins: bool) -> None:
         """The upstream is about to be called (P-53). Raises Lapsed when it must not be: the run ends here,
         and the next attempt is claimed, for another run to go on.
 
@@ -76,10 +77,13 @@ class Narrator:
         if run.handed_over:
             raise Lapsed
         run.called = True
+        call.begins()
         if begins:
-            self._post(self._scribe.begin())
+            self._post(self._scribe.begin(), self._now())
 
-    async def narrate(self, upstream: AsyncGenerator[Sequence[UpstreamEvent]], timeout: float) -> bool:
+    async def narrate(
+        self, upstream: AsyncGenerator[Sequence[UpstreamEvent]], call: UpstreamCall, timeout: float
+    ) -> bool:
         """Pass the upstream's events on until it ends, fails or `timeout` seconds are over. False when the
         claim lapsed: the run is to end here, without an end of the response.
         """
@@ -88,15 +92,19 @@ class Narrator:
             async with asyncio.timeout(timeout), aclosing(upstream):
                 async for batch in upstream:
                     self._run.heard = True
-                    await self._write(batch)
+                    await self._write(batch, call)
                     if self._scribe.ended:
                         break
                     await self._room_for_more()
             ending = Ending("the upstream ended without a terminal event", type="upstream_truncated")
+            if not self._scribe.ended:
+                call.failed(ending.type)
         except UpstreamError as error:
             ending = Ending.of(error)
+            call.failed(failure_kind(error))
         except TimeoutError:
             ending = Ending("the response's deadline is over", type="deadline")
+            call.failed(ending.type)
         except Lapsed:
             return False
         await self.finish(ending)
@@ -111,30 +119,36 @@ class Narrator:
             await self._post_all(self._scribe.ending(ending))
             points.at("end queued", run, ending)
 
-    async def _write(self, batch: Sequence[UpstreamEvent]) -> None:
+    async def _write(self, batch: Sequence[UpstreamEvent], call: UpstreamCall) -> None:
         points.at("upstream heard", self._run)
-        now = self._outlet.clock()
+        now, at = self._outlet.clock(), self._now()
+        call.heard(batch, at)
         for event, upstream_id, cursor in batch:
             headers = () if upstream_id is None else upstream_headers(upstream_id, cursor)
             if event.get("type") not in _LONG:
-                self._post(self._scribe.write(event, headers, now=now))
+                self._post(self._scribe.write(event, headers, now=now), at)
                 continue
             await self._post_all(self._scribe.writing(event, headers, now=now))
+            at = self._now()
+        if self._scribe.ended and TERMINAL_EVENTS.get(batch[-1].event["type"]) == "failed":
+            call.failed(ENDED_FAILED)
         points.at("upstream written", self._run)
 
     async def _post_all(self, steps: Steps[list[Draft]]) -> None:
         try:
             drafts = await in_turns(steps)
         except asyncio.CancelledError:
-            self._post(finished(steps))  # they have taken numbers: the end of the response comes behind
+            # They have taken numbers: the end of the response comes behind.
+            self._post(finished(steps), self._now())
             raise
-        self._post(drafts)
+        self._post(drafts, self._now())
 
-    def _post(self, drafts: Sequence[Draft]) -> None:
+    def _post(self, drafts: Sequence[Draft], at: float) -> None:
+        """Say `drafts` at loop time `at`."""
         if points.watch:
             points.watch("events made", self._run, drafts)
         post = self._outlet.post_now if self._scribe.ended else self._outlet.post
-        for record in self._run.say(drafts, self._now()):
+        for record in self._run.say(drafts, at):
             post(self._number, record)
         if self._scribe.ended:
             self._outlet.stir()

@@ -26,6 +26,8 @@ class Partition:
         self.number = number
         self.floor = floor
         self.position = position
+        self.end = position
+        """The partition's end, as of the last batch."""
         self.fold = Fold()
         self.time = 0
         """Log time of the last record folded, ms. The fold forgets by it (P-63), so a tail that is behind
@@ -56,9 +58,11 @@ class Partition:
         self.acts_from = acts_from
         self.erasures.own(acts_from, committed)
 
-    def read(self, next_offset: int, time: int | None) -> None:
-        """Everything before `next_offset` is folded; `time` is the log time (ms) of the last record."""
-        self.position = next_offset
+    def read(self, next_offset: int, end: int, time: int | None) -> None:
+        """Everything before `next_offset` is folded, and the partition ended at `end`; `time` is the log time
+        (ms) of the last record.
+        """
+        self.position, self.end = next_offset, end
         if time is not None:
             self.time = time
         if next_offset >= self.acts_from:

@@ -5,14 +5,14 @@ to be done. It acts only on partitions that are owned and caught up, and only af
 back (P-41, P-51, P-56). `decide.py` decides about one response.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import repeat
 
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant
-from services.config import Route
+from services.config import Route, label_of
 from services.eventlog.port import Checkpoint
 from services.executor import metrics
 from services.executor.acts import Act
@@ -62,6 +62,8 @@ class Steward:
         """Responses that had a claim at the last beat and were not looked at since, for want of a slot."""
         self._lost: dict[Route | None, list[tuple[Partition, State]]] = {}
         """Responses that lost their executor and wait for a place of their route."""
+        self._shown = {""}
+        """The routes, by label, of which metrics tell."""
 
     def look(self, now: float) -> list[Act]:
         """Claim responses that lost their executor, then those that wait, while slots and places are free."""
@@ -99,11 +101,26 @@ class Steward:
         """Tell the metrics what waits in the partitions that are owned."""
         acting, now = self._acting(), self.engine.liveness.now
         oldest = min((state.accepted_at for p in acting if (state := p.oldest())), default=now)
-        metrics.QUEUED.set(sum(len(partition.waiting) for partition in acting))
+        self._show_routes(acting)
+        followed = self.engine.partitions.values()
+        metrics.LAG.set(sum(max(0, partition.end - partition.position) for partition in followed))
         metrics.OLDEST.set(max(0, now - oldest) / 1000)
         metrics.FREE_SLOTS.set(max(0, self.free()))
         waiting = (erasure for p in acting for erasure in p.erasures.wanted.values() if erasure.after >= now)
         metrics.EPHEMERAL.set(sum(1 for _ in waiting))
+
+    def _show_routes(self, acting: Iterable[Partition]) -> None:
+        """Tell the metrics what waits for each route, and which of its places are taken."""
+        waiting, taken = Counter[str](), Counter[str]()
+        for partition in acting:
+            for route, tenants in partition.waiting.unclaimed.items():
+                waiting[label_of(route)] += sum(map(len, tenants.values()))
+        for route, runs in self._load().by_route():
+            taken[label_of(route)] += runs
+        self._shown |= waiting.keys() | taken.keys()
+        for label in self._shown:
+            metrics.QUEUED.labels(label).set(waiting[label])
+            metrics.PLACES_TAKEN.labels(label).set(taken[label])
 
     def claiming(self, now: float) -> bool:
         """Whether claims are under way that may still become runs: sent within a lease (P-52)."""

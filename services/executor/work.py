@@ -16,9 +16,11 @@ from schemas.errors import RejoinderError
 from schemas.events import accepted_value
 from schemas.fold import State
 from services import points
+from services.config import label_of
 from services.executor import metrics
 from services.executor.backend import Backend, Resume, RunRequest, UpstreamError
 from services.executor.backends import Registry
+from services.executor.call import UpstreamCall
 from services.executor.conversation import Conversation
 from services.executor.decide import Continuation, continuation, time_left
 from services.executor.history import History
@@ -152,6 +154,8 @@ class Worker:
             if asked.past.upstream_id is not None:  # it may be going on in its own background
                 await backend.stop(asked.past.upstream_id)
             return True
+        resumes = how is Continuation.RESUME
+        call = self._call(job, asked, resumes=resumes)
         request = RunRequest(
             run.id,
             run.tenant,
@@ -161,14 +165,20 @@ class Worker:
             asked.initial,
             names=input.names,
             abandoned=lambda: run.handed_over,
-            calling=partial(narrator.calling, begins=not backend.resumable),
+            calling=partial(narrator.calling, call, begins=not backend.resumable),
+            answered=call.answered,
         )
-        resume = resume_at(state, asked.past) if how is Continuation.RESUME else None
-        if await narrator.narrate(backend.stream(request, resume), self._time_left(state)):
+        resume = resume_at(state, asked.past) if resumes else None
+        if await narrator.narrate(backend.stream(request, resume), call, self._time_left(state)):
             return True
         if uncalled and not run.heard:
             claims.not_called(state)
         return False
+
+    def _call(self, job: Job, asked: _Asked, *, resumes: bool) -> UpstreamCall:
+        route, model = job.partition.waiting.route(job.state.id), asked.body.get("model")
+        clock = asyncio.get_running_loop().time
+        return UpstreamCall(label_of(route), model if isinstance(model, str) else "", clock, resumes=resumes)
 
     async def _input(self, job: Job, body: dict[str, Any], how: Continuation) -> tuple[Said, Ending | None]:
         """The whole input to call the upstream with, or how the response ends without a call."""

@@ -258,7 +258,7 @@ class Commands:
             previous=request.previous,
             keyed=order.keyed,
             model=request.body.get("model") or "",
-            route=route.name if isinstance(route, Agent) else route.match,
+            route=route.label,
             to_agent=isinstance(route, Agent),
         )
 

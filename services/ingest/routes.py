@@ -39,6 +39,7 @@ from services.web.commands import ORDER, TENANT, Elsewhere, Made, Order, command
 from services.web.edge import route
 from services.web.keys import key_in
 from services.web.room import Room
+from services.web.served import served_in
 from services.web.tenant import tenant_of
 
 _order = msgspec.json.Decoder(Order).decode
@@ -132,6 +133,7 @@ class Desk:
             seat.begin()
             asked = await in_turns(parsing(raw, self._settings.max_body_values))
             created = await self._created(asked, tenant, key)
+            served_in(request.scope).response = created.id
         keyed = key is not None
         if answer_to(asked) == "object":
             return object_answer(created.object, open=created.open)

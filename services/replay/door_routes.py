@@ -33,6 +33,7 @@ from services.web.edge import route
 from services.web.keys import key_in
 from services.web.metrics import ABANDONED
 from services.web.room import Room, Seat
+from services.web.served import served_in
 from services.web.sse import EventStream
 from services.web.stream import Disconnected, End, Sink, until, while_connected
 from services.web.tenant import tenant_of
@@ -71,6 +72,7 @@ class DoorRoutes:
         try:
             async with while_connected(request.receive):
                 made = await asyncio.shield(making)
+                served_in(request.scope).response = visit.id
                 if made.answer == "object":
                     shown, is_open = await visit.object()
                     return object_answer(shown, open=is_open)

@@ -34,6 +34,7 @@ from services.web.connection import connection
 from services.web.edge import route
 from services.web.internal import ITEMS_PATH, LOAD_PATH, Wanted
 from services.web.paging import page, parse_paging
+from services.web.served import served_in
 from services.web.sse import EventStream
 from services.web.stream import Disconnected, Sink, while_connected
 from services.web.tenant import tenant_of
@@ -126,7 +127,10 @@ class PublicRoutes:
         text = request.path_params["id"]
         tenant = tenant_of(request, self._settings)
         id = parse_response_id(text)
-        found = await self._replay.visible(id, tenant) if id else None
+        if id is None:
+            raise not_found(text)
+        served_in(request.scope).response = id
+        found = await self._replay.visible(id, tenant)
         if found is None:
             raise not_found(text)
         return found

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from schemas.errors import ApiError, invalid, not_found
 from schemas.ids import ResponseId, parse_response_id
 from services.web.metrics import REFUSED
+from services.web.served import served_in
 
 _JSON = "application/json"
 _POLL_AFTER: Mapping[str, str] = {"openai-poll-after-ms": "1000"}
@@ -48,6 +49,7 @@ def named_in(request: Request) -> ResponseId:
     id = parse_response_id(given)
     if id is None:
         raise not_found(given)
+    served_in(request.scope).response = id
     return id
 
 

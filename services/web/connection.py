@@ -34,9 +34,7 @@ from services.web.answers import error_answer
 from services.web.cors import Cors
 from services.web.crowd import Crowd, CrowdBounds, Leaver
 from services.web.metrics import CROWDS, TURNED_OUT
-
-EXTENSION = "rejoinder"
-"""The key of the connection in an ASGI scope's `extensions`: `{"connection": Connection}`."""
+from services.web.served import EXTENSION
 
 MAX_HEAD_BYTES = 64 << 10
 """Most bytes of a request's line and headers: uvicorn's parser has no bound, and keeps all that has come."""

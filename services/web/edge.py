@@ -7,7 +7,9 @@ the route raises → an error envelope, if no answer has begun; else the connect
 import asyncio
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -23,8 +25,10 @@ from services.web.answers import error_answer
 from services.web.connection import connection
 from services.web.cors import Cors, RawHeaders
 from services.web.hosts import Hosts
+from services.web.metrics import SECONDS, TENANT_REFUSED, TENANTS
 from services.web.paths import refused
 from services.web.secret import check_secret
+from services.web.served import EXTENSION, Served
 from services.web.stream import Disconnected
 
 log = structlog.get_logger()
@@ -37,6 +41,7 @@ PREFLIGHT_S = 600
 _ONCE = ("Host", "Idempotency-Key", "Content-Encoding")
 """Headers that may come once: two proxies may each read another one of two."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_KNOWN = _READS | {"POST", "DELETE"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -68,10 +73,12 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. If a route raises, the answer is an error, or the connection is reset."""
         headers = Headers(scope=scope)
+        served = Served(time.monotonic(), scope["method"])
+        scope["extensions"][EXTENSION]["served"] = served
         request_id = _identify(headers)
         structlog.contextvars.bind_contextvars(request_id=request_id)
         cors = self.cors.headers(headers.get("origin", ""))
-        reply = _Reply(send, [(b"x-request-id", request_id.encode()), *cors])
+        reply = _Reply(send, [(b"x-request-id", request_id.encode()), *cors], served)
         # Starlette's routes raise HTTPException, which has an envelope, only when there is an `app`.
         scope["app"] = self
         try:
@@ -84,6 +91,18 @@ class Edge:
             await _answer_error(self._unrouted(error, scope), scope, receive, reply)
         except Exception as error:
             await _answer_error(error, scope, receive, reply)
+        finally:
+            self._tell(served, scope)
+
+    def _tell(self, served: Served, scope: Scope) -> None:
+        """Tell the metrics what became of a request."""
+        endpoint = scope.get("endpoint")
+        if isinstance(endpoint, _Endpoint):
+            served.route = endpoint.path
+        if served.status:
+            SECONDS.labels(*_labels(served)).observe(served.answered - served.began)
+        if served.status == HTTPStatus.TOO_MANY_REQUESTS and served.tenant and self._public:
+            TENANT_REFUSED.labels(TENANTS.shown(served.tenant)).inc()
 
     def _unrouted(self, error: HTTPException, scope: Scope) -> ApiError:
         """The refusal of a request for which starlette found no route (404, 405), or that it cannot read."""
@@ -165,12 +184,13 @@ def route(method: str, path: str, handler: Handler) -> Route:
 
     Starlette's wrapper around a plain function would add two awaits to every chunk that is sent.
     """
-    return Route(path, _Endpoint(handler), methods=[method])
+    return Route(path, _Endpoint(handler, path), methods=[method])
 
 
 class _Endpoint:
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, path: str) -> None:
         self._handler = handler
+        self.path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._handler(Request(scope, receive))
@@ -178,16 +198,21 @@ class _Endpoint:
 
 
 class _Reply:
-    """`send`, which adds our headers and notes whether an answer has begun. It adds no await to a chunk."""
+    """`send`, which adds our headers and notes what goes out. It adds no await to a chunk."""
 
-    def __init__(self, send: Send, headers: RawHeaders) -> None:
+    def __init__(self, send: Send, headers: RawHeaders, served: Served) -> None:
         self._send = send
         self._headers = headers
+        self._served = served
         self.begun = False
+        """Whether an answer has begun."""
 
     def __call__(self, event: Message) -> Any:
-        if not self.begun:
+        if self.begun:
+            self._served.body_bytes += len(event.get("body", b""))
+        else:
             self.begun = True
+            self._served.status, self._served.answered = event["status"], time.monotonic()
             names = {name for name, _ in self._headers}
             kept = [header for header in event.get("headers", ()) if header[0].lower() not in names]
             event["headers"] = [*kept, *self._headers]
@@ -203,6 +228,11 @@ async def _answer_error(error: Exception, scope: Scope, receive: Receive, reply:
         connection(scope).abort()
     else:
         await error_answer(told)(scope, receive, reply)
+
+
+def _labels(served: Served) -> tuple[str, str, str]:
+    """Method, route and class of the status, each one of few."""
+    return served.method if served.method in _KNOWN else "other", served.route, f"{served.status // 100}xx"
 
 
 def _identify(headers: Headers) -> str:

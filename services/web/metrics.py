@@ -3,10 +3,24 @@
 from typing import Any
 from weakref import WeakSet
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
+from services.labels import Names
 from services.web.crowd import Crowd
 
+SECONDS = Histogram(
+    "rejoinder_http_request_seconds",
+    "Seconds from the head of a request to the head of its answer, by route and class of its status",
+    ["method", "route", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+TENANT_REFUSED = Counter(
+    "rejoinder_http_tenant_refused_total",
+    "Requests of a tenant that were refused with 429, because it, or everybody, has too much",
+    ["tenant"],
+)
+TENANTS = Names()
+"""The tenants that TENANT_REFUSED names."""
 REFUSED = Counter(
     "rejoinder_http_refused_total", "Requests refused, by status and reason", ["status", "reason"]
 )

@@ -13,6 +13,7 @@ from schemas.errors import ApiError, invalid
 from schemas.ids import Tenant, parse_tenant
 from services.settings import Settings
 from services.web.forwarded import Caller
+from services.web.served import served_in
 
 DEFAULT_TENANT = Tenant("default")
 
@@ -38,6 +39,12 @@ def who_calls(request: Request, settings: Settings) -> Caller:
 
     Raises ApiError as `tenant_of`, but for an admin's key.
     """
+    caller = _caller(request, settings)
+    served_in(request.scope).tenant = caller.tenant or ""
+    return caller
+
+
+def _caller(request: Request, settings: Settings) -> Caller:
     authorization = request.headers.get("authorization", "")
     if settings.admin_keys and _is_key(authorization, settings.admin_keys):
         return Caller(None, admin=True)

@@ -1,34 +1,30 @@
 """What an operator can see of the services: what is open, and who is refused why."""
 
-from importlib import import_module
+import re
+import time
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
+from services.labels import NAMES
 from tests.conftest import eventually
 from tests.ingesting import ingesting
 from tests.integration.test_web_stream import FRAME, Stage
 from tests.serving import ask, opened, serving
+from tests.shown import all_shown, labels_of, sample
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
-def sample(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0
+ROW = re.compile(r"`(rejoinder_\w+)(?:\{([\w,]+)\})?`")
 
 
-def ours() -> set[str]:
-    """The names of all that the services show."""
-    for module in ("web", "ingest", "replay", "executor", "projector", "analytics"):
-        import_module(f"services.{module}.metrics")
-    shown = {f"{metric.name}{'_total' * (metric.type == 'counter')}" for metric in REGISTRY.collect()}
-    return {name for name in shown if name.startswith("rejoinder_")}
-
-
-def test_every_metric_is_in_the_docs() -> None:
-    page = PAGE.read_text()
-    assert [name for name in sorted(ours()) if f"`{name}" not in page] == []
+def test_the_page_has_every_metric_with_its_labels_and_no_other() -> None:
+    lines = PAGE.read_text().splitlines()
+    rows = [line.split("|")[1] for line in lines if line.startswith("| `rejoinder_")]
+    named = [found for row in rows for found in ROW.findall(row)]
+    page = {name: frozenset(filter(None, labels.split(","))) for name, labels in named}
+    assert page == {name: shown.labels for name, shown in all_shown().items()}
 
 
 async def test_what_is_open_is_shown_with_the_busiest_tenants_and_why_more_is_refused() -> None:
@@ -70,3 +66,50 @@ async def test_streams_are_shown_while_they_are_open_and_how_they_ended(how: str
         await eventually(lambda: sample("rejoinder_http_open_streams") == open_before)
         assert sample("rejoinder_http_streams_ended_total", how=how) == ended + 1
         writer.close()
+
+
+async def test_latency_is_shown_by_the_template_of_the_route_and_the_class_of_the_status() -> None:
+    def counted(route: str, status: str, method: str = "GET") -> float:
+        labels = {"method": method, "route": route, "status": status}
+        return sample("rejoinder_http_request_seconds_count", **labels)
+
+    known = ("/v1/responses/{id}", "4xx"), ("none", "4xx"), ("none", "4xx", "other")
+    async with ingesting() as running:
+        before = [counted(*labels) for labels in known]
+        for target in ("GET /v1/responses/one", "GET /v1/responses/two", "GET /nowhere", "PATCH /nowhere"):
+            await ask(running.public, target)
+        after = [counted(*labels) for labels in known]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1, 1]
+
+
+async def test_the_latency_of_a_stream_is_that_of_its_head() -> None:
+    stage = Stage()
+    labels = {"method": "GET", "route": "/stream", "status": "2xx"}
+    before = sample("rejoinder_http_request_seconds_sum", **labels)
+    async with serving([stage.route()]) as (_, port):
+        reader, writer = await opened(port, "GET /stream")
+        await reader.readuntil(b"\r\n\r\n")
+        headed = time.monotonic()
+        stage.put(FRAME)
+        await reader.readuntil(FRAME)
+        await eventually(lambda: time.monotonic() - headed > 0.3)
+        stage.put(None)
+        await eventually(lambda: sample("rejoinder_http_request_seconds_count", **labels) > 0)
+        writer.close()
+    assert sample("rejoinder_http_request_seconds_sum", **labels) - before < 0.3
+
+
+async def test_refused_tenants_are_shown_up_to_a_bound() -> None:
+    known = "rejoinder_http_tenant_refused_total"
+    async with ingesting(max_queue=1) as running:
+        await running.create("x-rejoinder-tenant: first")
+        for _ in range(2):
+            assert (await running.post({"background": True}, "x-rejoinder-tenant: first")).status == 429
+        assert sample(known, tenant="first") == 2
+        others = sample(known, tenant="other")
+        for number in range(NAMES + 1):
+            await running.post({"background": True}, f"x-rejoinder-tenant: flood{number}")
+            await running.post({"background": True}, f"x-rejoinder-tenant: flood{number}")
+    assert sample(known, tenant="other") > others
+    shown = {labels["tenant"] for labels in labels_of(known)}
+    assert len(shown) == NAMES + 1

@@ -30,7 +30,7 @@ class MessagesBackend:
         assert resume is None, "not resumable"
         told = Told()
         async with (
-            self._upstream.post("/messages", asked(request), request.calling) as answer,
+            self._upstream.post("/messages", asked(request), request) as answer,
             aclosing(self._upstream.events(answer)) as arrivals,
         ):
             async for arrived in arrivals:

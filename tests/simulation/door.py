@@ -22,10 +22,10 @@ from services.settings import Settings
 from services.web.answers import error_answer
 from services.web.ask import BrokenOff, PeerAnswer, Unheard
 from services.web.commands import ORDER, TENANT, Order
-from services.web.connection import EXTENSION
 from services.web.edge import Edge
 from services.web.internal import Report
 from services.web.room import Room
+from services.web.served import EXTENSION
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS, Process
 

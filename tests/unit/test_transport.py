@@ -20,8 +20,8 @@ from schemas.ids import parse_response_id
 from services.replay.app import Service
 from services.replay.replay import Deleted
 from services.replay.window import Window
-from services.web.connection import EXTENSION
 from services.web.edge import route
+from services.web.served import EXTENSION
 from services.web.stream import End, Stream
 from services.web.transport import Body, body
 from tests.conftest import eventually

@@ -169,7 +169,7 @@ class ResponsesBackend:
     async def _start(self, request: RunRequest, progress: Progress) -> AsyncGenerator[Batch]:
         body = await apart(len(request.input), lambda: self._body(request))
         async with (
-            self._upstream.post("/responses", body, request.calling) as answer,
+            self._upstream.post("/responses", body, request) as answer,
             aclosing(self._read(answer, request, progress)) as batches,
         ):
             async for batch in batches:
@@ -185,7 +185,7 @@ class ResponsesBackend:
         if progress.cursor is not None:
             query["starting_after"] = progress.cursor
         async with (
-            self._upstream.get(f"{_path(progress)}?{urlencode(query)}", request.calling) as answer,
+            self._upstream.get(f"{_path(progress)}?{urlencode(query)}", request) as answer,
             aclosing(self._read(answer, request, progress)) as batches,
         ):
             async for batch in batches:
@@ -202,7 +202,7 @@ class ResponsesBackend:
         seen, since = b"", clock()
         while True:
             try:
-                async with self._upstream.get(_path(progress), request.calling) as answer:
+                async with self._upstream.get(_path(progress), request) as answer:
                     body = await self._upstream.body(answer)
                     whole = self._object(body)
                     pause = _poll_after(answer.headers.get(POLL_AFTER), pause)

@@ -26,12 +26,13 @@ from schemas.steps import encoding, finished
 from schemas.values import counting
 from services.backoff import Backoff
 from services.config import Agent, Route, api_key
-from services.executor.backend import UpstreamError
+from services.executor.backend import RunRequest, UpstreamError
 from services.executor.backends.bodies import HEAD_BYTES, BodyReader
 from services.executor.backends.failures import UpstreamErrors, call_refusal, retry_after
 from services.executor.backends.sse_parser import EventTooLarge, MayLeaveOut, ServerSentEvent, whole_only
 from services.executor.backends.told import page_words
 from services.executor.mending import surrogates
+from services.executor.metrics import CALLS_REPEATED
 from services.loops import in_turns
 
 CONNECT_TIMEOUT = 30.0
@@ -129,6 +130,7 @@ class Upstream:
     ) -> None:
         name = f"The agent '{route.name}'" if isinstance(route, Agent) else "The model server"
         self._base = (route.url if isinstance(route, Agent) else route.base_url).rstrip("/")
+        self._label = route.label
         self._headers, secrets = _headers(route, environ)
         self._timeout = idle if route.timeout is None else route.timeout
         self._session: aiohttp.ClientSession | None = None
@@ -137,22 +139,22 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, path: str, body: Mapping[str, Any], calling: Calling = _nothing
+        self, path: str, body: Mapping[str, Any], run: RunRequest | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """POST `body` to `path`; the call is repeated only if surely nothing was started.
+        """POST `body` to `path`, for `run`; the call is repeated only if surely nothing was started.
 
-        `calling` is called right before each request is sent. Raises UpstreamError, and whatever `calling`
-        raises.
+        `run.calling` is called right before each request is sent. Raises UpstreamError, and whatever
+        `run.calling` raises.
         """
-        async with self._call("POST", path, await in_turns(encoding(body)), calling) as answer:
+        async with self._call("POST", path, await in_turns(encoding(body)), run) as answer:
             yield answer
 
     @asynccontextmanager
     async def get(
-        self, path: str, calling: Calling = _nothing, calls: int = CALLS
+        self, path: str, run: RunRequest | None = None, calls: int = CALLS
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """GET `path` and its query, in at most `calls` calls. Raises as `post` does."""
-        async with self._call("GET", path, None, calling, calls) as answer:
+        async with self._call("GET", path, None, run, calls) as answer:
             yield answer
 
     async def events(
@@ -233,10 +235,10 @@ class Upstream:
 
     @asynccontextmanager
     async def _call(
-        self, method: str, path: str, body: bytes | None, calling: Calling, calls: int = CALLS
+        self, method: str, path: str, body: bytes | None, run: RunRequest | None, calls: int = CALLS
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         with self._translated():
-            with _told(calling):
+            with _told(_nothing if run is None else run.calling):
                 answer = await self._answered(method, path, body, calls)
             async with answer:
                 if answer.status >= 300:
@@ -244,6 +246,8 @@ class Upstream:
                     starts = method == "POST"
                     said = call_refusal(answer.status, answer.headers.get("retry-after")) if starts else None
                     raise self.words.refused(answer.status, await _error_body(answer), said)
+                if run is not None:
+                    run.answered()
                 yield answer
 
     async def _answered(
@@ -255,12 +259,14 @@ class Upstream:
             try:
                 answer = await self._request(method, path, body)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                CALLS_REPEATED.labels(self._label, "unreachable").inc()
                 await backoff.wait()
                 continue
             seconds = retry_after(answer.status, answer.headers.get("retry-after"), LONGEST_RETRY_AFTER)
             if seconds is None:
                 return answer
             answer.close()
+            CALLS_REPEATED.labels(self._label, "refused").inc()
             await asyncio.sleep(seconds)
         return await self._request(method, path, body)
 

@@ -77,7 +77,7 @@ class ChatBackend:
         self, request: RunRequest, body: Object, translator: ChatTranslator
     ) -> AsyncGenerator[Sequence[UpstreamEvent]]:
         async with (
-            self._upstream.post("/chat/completions", body, request.calling) as answer,
+            self._upstream.post("/chat/completions", body, request) as answer,
             aclosing(self._upstream.events(answer)) as arrivals,
         ):
             async for arrived in arrivals:
