@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 import structlog
-from structlog.typing import Processor
+from structlog.typing import FilteringBoundLogger, Processor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -32,6 +32,14 @@ def setup(level: str, style: Literal["auto", "console", "json"]) -> None:
         cache_logger_on_first_use=True,
     )
     _route_libraries(shared, last, LEVELS[level])
+
+
+def unsilenced() -> FilteringBoundLogger:
+    """A logger whose lines no level silences: for records of what was done, which somebody asked for."""
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        None, wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET)
+    )
+    return logger
 
 
 def _for_people() -> list[Processor]:

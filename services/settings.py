@@ -259,6 +259,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _takes("debug, info, warning or error")
     ] = "info"
+    access_log: Annotated[
+        Literal["on", "off"],
+        _takes("on or off: a log line for each request of a client; off in `rejoinder dev` unless set"),
+    ] = "on"
+    audit_log: Annotated[
+        Literal["on", "off"],
+        _takes(
+            "on or off: a log line for each delete and for uses of keys; off in `rejoinder dev` unless set"
+        ),
+    ] = "on"
     log_format: Annotated[
         Literal["auto", "console", "json"], _takes("console, json, or auto: console on a terminal, else json")
     ] = "auto"

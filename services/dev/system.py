@@ -41,8 +41,14 @@ from services.web.hosts import LOOPBACK_NAMES
 from services.web.server import Server
 
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  # what an operator may give, not what we listen on
-GRACE_S = 5.0
-"""Seconds that a service has to drain here, unless the operator says otherwise: 20 are long on Ctrl-C."""
+HERE: Mapping[str, Any] = {
+    "grace_s": 5.0,  # 20 are long on Ctrl-C
+    "hosts": LOOPBACK_NAMES,
+    "webhooks_allow_private": 1,
+    "access_log": "off",
+    "audit_log": "off",
+}
+"""Settings that have other defaults here."""
 STOP_MARGIN_S = 5.0
 """Seconds over the grace period after which a service is killed."""
 POLL_S = 0.1
@@ -70,12 +76,8 @@ def dev(settings: Settings, chosen: Collection[str], data: Path, without: Collec
     cannot start.
     """
     setproctitle("rejoinder dev")
-    if "grace_s" not in chosen:
-        settings = msgspec.structs.replace(settings, grace_s=GRACE_S)
-    if "hosts" not in chosen:
-        settings = msgspec.structs.replace(settings, hosts=LOOPBACK_NAMES)
-    if "webhooks_allow_private" not in chosen:
-        settings = msgspec.structs.replace(settings, webhooks_allow_private=1)
+    here = {name: value for name, value in HERE.items() if name not in chosen}
+    settings = msgspec.structs.replace(settings, **here)
     kafka = None if "kafka" in chosen else EmbeddedKafka(data, usual_port=USUAL_PORT)
     system = System(settings, kafka, data, without)
     until_stopped(system.run, at_once=system.kill)

@@ -33,6 +33,7 @@ from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.request_log import RequestLog
 from services.web.room import Room
 from services.web.server import Server
 
@@ -121,7 +122,13 @@ class Service:
         internal = InternalDesk(settings, commands, room)
         self.loops = (gauge.run,)
         healthy = health.routes(gauge.not_ready)
-        self.edge = Edge([*healthy, *desk.routes()], settings.cors_origins, settings.hosts, public=True)
+        self.edge = Edge(
+            [*healthy, *desk.routes()],
+            settings.cors_origins,
+            settings.hosts,
+            public=True,
+            request_log=RequestLog(settings, time.time),
+        )
         self.inside = Edge(
             [*healthy, *internal.routes()],
             hosts=names_inside(settings.internal_host),

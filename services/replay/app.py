@@ -42,6 +42,7 @@ from services.web.barrier import Barrier, Position
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer
+from services.web.request_log import RequestLog
 from services.web.room import Room
 from services.web.server import Server
 
@@ -146,7 +147,10 @@ async def _listen(settings: Settings, service: Service, more: Sequence[BaseRoute
     documents = await asyncio.to_thread(published)
     public += SchemaRoutes(documents).routes()
     internal = InternalRoutes(service.replay, settings).routes()
-    edge = Edge([*health_routes, *public], settings.cors_origins, settings.hosts, public=True)
+    told = RequestLog(settings, time.time)
+    edge = Edge(
+        [*health_routes, *public], settings.cors_origins, settings.hosts, public=True, request_log=told
+    )
     public_server = Server.of(edge, settings)
     names, secret = names_inside(settings.internal_host), settings.internal_secret
     inside = Edge([*health_routes, *internal], hosts=names, secret=secret)

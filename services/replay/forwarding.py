@@ -6,6 +6,7 @@ The client gets the answer of the service as it is. If the service cannot be ask
 this installation does not run it, the client gets a 404 that says so (A-29).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -16,6 +17,7 @@ from starlette.routing import BaseRoute
 
 from schemas.errors import ApiError, unavailable
 from schemas.ids import Tenant
+from schemas.webhooks import ENDPOINT_ID
 from services.settings import PREFIX, Settings
 from services.web.answers import read_body
 from services.web.ask import KEPT, BrokenOff, PeerAnswer, Question, Unheard, ask, refusal_of
@@ -25,6 +27,7 @@ from services.web.internal import Report
 from services.web.paths import BEHIND
 from services.web.peer import Peer
 from services.web.room import Room
+from services.web.served import served_in
 from services.web.tenant import who_calls
 
 BODY_BYTES = 1 << 20
@@ -84,6 +87,9 @@ class Forwarding:
     async def forward(self, service: Behind, request: Request) -> Response:
         """The answer of `service` to `request`. Raises ApiError."""
         caller = who_calls(request, self._settings)
+        id = request.path_params.get("id", "")
+        if re.fullmatch(ENDPOINT_ID, id):
+            served_in(request.scope).endpoint = id
         if service.peer is None:
             mend = f"its operator can start it and set {_variable(service.name)}"
             what = f"This installation runs no {service.name}: {mend}."

@@ -80,6 +80,8 @@ class Connection(HttpToolsProtocol):
         self.streaming = False
         """Whether the answer under way may last for hours: a drain cuts it and does not wait."""
         self.aborted = False
+        self.pushed_bytes = 0
+        """Bytes of the answer's body that were pushed."""
         self._running: RequestResponseCycle | None = None
         self._in_head = False
         self._head_bytes = 0
@@ -108,7 +110,9 @@ class Connection(HttpToolsProtocol):
         cycle = self._running
         if cycle is None or cycle.disconnected or self.flow.write_paused or not cycle.chunked_encoding:
             return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        size = len(body)
+        self.transport.write(b"%x\r\n%b\r\n" % (size, body))
+        self.pushed_bytes += size
         return True
 
     def abort(self) -> None:
@@ -249,7 +253,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        self.streaming = False
+        self.streaming, self.pushed_bytes = False, 0
         cycle.keep_alive = cycle.keep_alive and not self.draining
         if cycle.scope["http_version"] == "1.0":
             app = _Bare(cycle, app)

@@ -27,6 +27,7 @@ from services.web.cors import Cors, RawHeaders
 from services.web.hosts import Hosts
 from services.web.metrics import SECONDS, TENANT_REFUSED, TENANTS
 from services.web.paths import refused
+from services.web.request_log import RequestLog
 from services.web.secret import check_secret
 from services.web.served import EXTENSION, Served
 from services.web.stream import Disconnected
@@ -49,7 +50,7 @@ class Edge:
     """The app: `routes`, and what surrounds them.
 
     `public`: the routes are a part of the API that clients see. `secret`: callers must show it, unless it is
-    empty. `draining`: the code of the refusal in a drain.
+    empty. `request_log` hears of each request when it is over. `draining`: the code of a refusal in a drain.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Edge:
         *,
         public: bool = False,
         secret: str = "",
+        request_log: RequestLog | None = None,
         draining: str = "service_unavailable",
     ) -> None:
         self._known = routes
         self._public = public
         self._secret = secret
+        self._request_log = request_log
         self._draining = draining
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
         self._hosts = Hosts(hosts)
@@ -95,14 +98,18 @@ class Edge:
             self._tell(served, scope)
 
     def _tell(self, served: Served, scope: Scope) -> None:
-        """Tell the metrics what became of a request."""
+        """Tell metrics and logs what became of a request."""
         endpoint = scope.get("endpoint")
         if isinstance(endpoint, _Endpoint):
             served.route = endpoint.path
         if served.status:
             SECONDS.labels(*_labels(served)).observe(served.answered - served.began)
-        if served.status == HTTPStatus.TOO_MANY_REQUESTS and served.tenant and self._public:
-            TENANT_REFUSED.labels(TENANTS.shown(served.tenant)).inc()
+        tenant = structlog.contextvars.get_contextvars().get("tenant")
+        if served.status == HTTPStatus.TOO_MANY_REQUESTS and tenant and self._public:
+            TENANT_REFUSED.labels(TENANTS.shown(tenant)).inc()
+        if self._request_log is not None and scope["path"] not in OPEN_PATHS:
+            served.body_bytes += connection(scope).pushed_bytes
+            self._request_log.tell(served, time.monotonic() - served.began)
 
     def _unrouted(self, error: HTTPException, scope: Scope) -> ApiError:
         """The refusal of a request for which starlette found no route (404, 405), or that it cannot read."""

@@ -1,6 +1,7 @@
 """What became of one request: made by the `Edge` when it comes, filled in by whoever knows more.
 
-Who it is from and which response it is about, the route's handler notes. What the client got, the edge does.
+What it is about, the route's handler notes; what the client got, the edge and the stream do. Who calls is
+bound to the log lines of the request (`tenant.who_calls`).
 """
 
 from msgspec import Struct
@@ -19,15 +20,23 @@ class Served(Struct):
     method: str
     route: str = NO_ROUTE
     """The route's template, such as `/v1/responses/{id}`."""
-    tenant: str = ""
     response: str = ""
     """The id of the response that was made, or asked for."""
+    endpoint: str = ""
+    """The id of the webhook endpoint that was asked for."""
     status: int = 0
     """The status of the answer; 0 if the client got none."""
     answered: float = 0.0
     """When the answer began."""
     body_bytes: int = 0
-    """Bytes of the answer's body that were handed to the connection, but for those that were pushed."""
+    """Bytes of the answer's body that were handed to the connection."""
+    end: str = ""
+    """How a stream of events ended: `stream.End`."""
+
+    @property
+    def known(self) -> bool:
+        """Whether a route took the request."""
+        return self.route != NO_ROUTE
 
 
 def served_in(scope: Scope) -> Served:

@@ -22,6 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from schemas.errors import RejoinderError
 from services.web.connection import connection
 from services.web.metrics import OPEN_STREAMS, STREAMS_ENDED
+from services.web.served import served_in
 from services.web.transport import Transport
 
 End = Literal["complete", "disconnected", "stalled", "cut"]
@@ -129,7 +130,7 @@ class Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request. Returns when the stream has ended, in whatever way."""
-        self._connection = connection(scope)
+        self._connection, self._served = connection(scope), served_in(scope)
         self._connection.streaming = self._lasting
         self._send = send
         if self._lasting:
@@ -194,6 +195,7 @@ class Stream:
         if self._lasting:
             OPEN_STREAMS.dec()
             STREAMS_ENDED.labels(self._end).inc()
+            self._served.end = self._end
         self._timer.cancel()
         if self._beat is not None:
             self._beat.cancel()

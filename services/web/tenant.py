@@ -6,14 +6,15 @@ tenant in a header; without that header the tenant is `default`.
 
 import hmac
 from collections.abc import Iterable
+from hashlib import sha256
 
 from starlette.requests import Request
+from structlog.contextvars import bind_contextvars
 
 from schemas.errors import ApiError, invalid
 from schemas.ids import Tenant, parse_tenant
 from services.settings import Settings
 from services.web.forwarded import Caller
-from services.web.served import served_in
 
 DEFAULT_TENANT = Tenant("default")
 
@@ -32,7 +33,7 @@ def tenant_of(request: Request, settings: Settings) -> Tenant:
 
 
 def who_calls(request: Request, settings: Settings) -> Caller:
-    """The tenant or the admin that `request` comes from.
+    """The tenant or the admin that `request` comes from. Log lines of the request name both from now on.
 
     Where no key is asked for, who names no tenant is an admin as well: on a developer's machine that is
     everybody. A proxy names a tenant in each request, so its callers see their own.
@@ -40,8 +41,16 @@ def who_calls(request: Request, settings: Settings) -> Caller:
     Raises ApiError as `tenant_of`, but for an admin's key.
     """
     caller = _caller(request, settings)
-    served_in(request.scope).tenant = caller.tenant or ""
+    bind_contextvars(tenant=caller.tenant, **_key_bound(request, settings))
     return caller
+
+
+def _key_bound(request: Request, settings: Settings) -> dict[str, str]:
+    """What log lines call the key of a request: 8 hex digits of its SHA-256, which tell nothing of it."""
+    if not settings.api_keys and not settings.admin_keys:
+        return {}
+    key = request.headers.get("authorization", "").partition(" ")[2].strip()
+    return {"key": sha256(key.encode("latin-1")).hexdigest()[:8]} if key else {}
 
 
 def _caller(request: Request, settings: Settings) -> Caller:

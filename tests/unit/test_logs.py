@@ -55,6 +55,20 @@ def test_people_get_plain_lines_and_tracebacks() -> None:
     assert lines[-1] == "ZeroDivisionError: division by zero"
 
 
+UNSILENCED = """
+from services.logs import setup, unsilenced
+log = unsilenced()
+setup("error", "json")
+log.info("done", who="me")
+"""
+
+
+def test_what_is_asked_for_is_said_at_any_level() -> None:
+    done = subprocess.run([sys.executable, "-c", UNSILENCED], capture_output=True, text=True, check=True)
+    line = json.loads(done.stderr)
+    assert (line["event"], line["level"], line["who"]) == ("done", "info", "me")
+
+
 def test_the_level_bounds_what_is_said() -> None:
     assert len(said(level="debug")) == 4
     assert [json.loads(line)["event"] for line in said(level="error")] == ["failed"]
