@@ -89,9 +89,14 @@ class Service:
             return ask(self._admin, "GET", "/readyz", timeout=5).status == 200
         return False
 
+    @property
+    def page(self) -> str:
+        """What it shows to Prometheus."""
+        return ask(self._admin, "GET", "/metrics", timeout=10).body.decode()
+
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        lines = ask(self._admin, "GET", "/metrics", timeout=10).body.decode().splitlines()
+        lines = self.page.splitlines()
         found = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
