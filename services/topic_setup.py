@@ -37,7 +37,7 @@ async def make_topics(settings: Settings, *, fix: bool = False, grow: bool = Tru
         grow=grow,
         settings=kafka_settings(settings),
         max_record_bytes=settings.max_record_bytes,
-        kept=_kept(settings),
+        kept=kept_for(settings),
         closings_ms=settings.closings_days * DAY,
         usage_ms=settings.usage_days * DAY,
         projector=projector_group(settings),
@@ -57,13 +57,14 @@ async def _check(settings: Settings) -> list[Problem]:
         topic_names(settings),
         kafka_settings(settings),
         max_record_bytes=settings.max_record_bytes,
-        kept=_kept(settings),
+        kept=kept_for(settings),
         closings_ms=settings.closings_days * DAY,
         usage_ms=settings.usage_days * DAY,
     )
 
 
-def _kept(settings: Settings) -> int:
+def kept_for(settings: Settings) -> int:
+    """Milliseconds for which nothing may be compacted or removed, by these settings (P-92)."""
     needed = int((settings.run_deadline_s + settings.ephemeral_s) * 1000)
     return kept_ms(needed + settings.acceptance_ms + settings.skew_ms)
 
