@@ -191,6 +191,43 @@ def _dev(
     return 0
 
 
+_DATA = Annotated[Path, Parameter(help="the data of `rejoinder dev`, or a log directory of any Kafka")]
+
+
+@app.command(name="backup")
+def _backup(file: Path, /, *, data: _DATA = Path(".rejoinder")) -> int:
+    """Write what a stopped Kafka holds to a file, byte for byte. Of several brokers stop all of them first.
+
+    Parameters
+    ----------
+    file
+        The file to write, a tar packed with zstd. It holds every response, and the key of webhooks.
+    """
+    from services.broker.backup import back_up
+
+    logs.setup("warning", "console")
+    found = back_up(data, file)
+    sys.stdout.write(f"backed up cluster {found.cluster}: {len(found.sums)} files, {found.bytes:,} bytes\n")
+    return 0
+
+
+@app.command(name="restore")
+def _restore(file: Path, /, *, data: _DATA = Path(".rejoinder")) -> int:
+    """Lay the data of a Kafka as it was when the file was made. Offsets and log times stay what they were.
+
+    Parameters
+    ----------
+    file
+        What `rejoinder backup` has written.
+    """
+    from services.broker.backup import restore
+
+    logs.setup("warning", "console")
+    found = restore(file, data)
+    sys.stdout.write(f"restored cluster {found.cluster}: {len(found.sums)} files, {found.bytes:,} bytes\n")
+    return 0
+
+
 def _topics(
     *,
     create: Annotated[bool, Parameter(help="create what is missing", negative=())] = False,

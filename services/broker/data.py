@@ -10,6 +10,8 @@ import asyncio
 import base64
 import fcntl
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from services.broker.errors import DataUnusable
@@ -17,6 +19,10 @@ from services.broker.errors import DataUnusable
 RELEASE_TIMEOUT = 7.0
 """Seconds in which a broker whose starter died must let go of its data: the guard's grace, and a bit."""
 LOG_TAIL = 64 * 1024
+META = "meta.properties"
+"""What every log directory of a Kafka has: whose it is."""
+LOCK = ".lock"
+"""What a running broker locks in it."""
 
 
 class DataDir:
@@ -63,8 +69,7 @@ class DataDir:
     @property
     def cluster_id(self) -> str:
         """The id that the format gave the cluster."""
-        lines = (self.logs / "meta.properties").read_text().splitlines()
-        return next(line.partition("=")[2] for line in lines if line.startswith("cluster.id="))
+        return cluster_in(self.logs)
 
     async def released(self) -> None:
         """Waits until no broker holds the directory. Raises `DataUnusable` if one still does after a while.
@@ -73,7 +78,7 @@ class DataDir:
         """
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT):
-                while _is_locked(self.logs / ".lock"):  # noqa: ASYNC110  # no event tells
+                while _is_locked(self.logs / LOCK):  # noqa: ASYNC110  # no event tells
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise DataUnusable(
@@ -85,6 +90,37 @@ class DataDir:
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - LOG_TAIL))
             return file.read().decode(errors="replace")
+
+
+def logs_in(directory: Path) -> Path:
+    """Kafka's logs in a data directory of ours, or `directory` itself if it is a log directory of any Kafka.
+
+    Raises `DataUnusable` if it is neither.
+    """
+    for logs in (directory, directory / "kafka"):
+        if (logs / META).exists():
+            return logs
+    raise DataUnusable(f"{directory} is no data of a Kafka: neither it nor a folder kafka in it has {META}")
+
+
+def cluster_in(logs: Path) -> str:
+    """The id of the cluster to which a log directory belongs."""
+    lines = (logs / META).read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("cluster.id="))
+
+
+@contextmanager
+def held(logs: Path) -> Iterator[None]:
+    """Keep every broker from a log directory during the block. Raises `DataUnusable` if one runs on it.
+
+    Kafka locks `.lock` in it with a POSIX lock, as this does.
+    """
+    try:
+        with (logs / LOCK).open("w") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise DataUnusable(f"a broker runs on {logs}: stop it first") from error
 
 
 def new_cluster_id() -> str:

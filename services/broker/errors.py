@@ -33,6 +33,10 @@ class DataUnusable(BrokerError):
     """The data directory cannot be written, belongs to a running broker, or was made by a newer Kafka."""
 
 
+class BackupUnusable(BrokerError):
+    """A backup cannot be written, is not whole, or is not what was backed up."""
+
+
 class JarsUnavailable(BrokerError):
     """Kafka's jars could not be fetched, or are not the pinned ones."""
 
