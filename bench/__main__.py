@@ -3,6 +3,7 @@
 streams      many slow streams beside a server in memory, short ones, and none
 upstream     what an upstream on HTTP costs the executor beside model echo
 fanout       one stream to many readers, beside Nchan
+replay       a long response read from its start by many, beside a static file; resumes after a start
 throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
 latency      from the backend to a client, at a steady pace
 overload     five times more requests than there is room for: the admitted, the refused, a neighbour, memory
@@ -21,13 +22,27 @@ from contextlib import ExitStack
 
 import psutil
 
-from bench import counting, fanout, hooks, latency, limits, overload, streams, target, throughput, upstream
+from bench import (
+    counting,
+    fanout,
+    hooks,
+    latency,
+    limits,
+    overload,
+    replay,
+    resume,
+    streams,
+    target,
+    throughput,
+    upstream,
+)
 from bench.throughput import Bounds, Cell
 
 SECTIONS = (
     "streams",
     "upstream",
     "fanout",
+    "replay",
     "throughput",
     "latency",
     "overload",
@@ -55,6 +70,9 @@ def main() -> None:
         with target.rejoinder() as rejoinder:
             latency.measure(rejoinder, _pace(10_000, 10 if given.quick else COMPILED_S))
             fanout.run(rejoinder)
+    if "replay" in sections:
+        replay.run(10_000 if given.quick else replay.EVENTS)
+        resume.run()
     if "throughput" in sections:
         _throughput(given)
     if "latency" in sections:

@@ -8,15 +8,9 @@ the readers' CPU is left out.
 
 import argparse
 import asyncio
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -24,32 +18,13 @@ import uvloop
 from msgspec.structs import replace
 
 from bench.load import OVERHEAD, Load
+from bench.nginx import installed, nginx
 from bench.target import Target
-from services.broker.tcp import free_port
-from tests.process import ServerProcess
 
 MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
-CONFIG = """
-load_module {module};
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/error.log warn;
-events {{ worker_connections 16384; }}
-http {{
-  access_log off;
-  keepalive_requests 1000000000;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  server {{
-    listen 127.0.0.1:{port};
-    location = /publish {{ nchan_publisher; nchan_channel_id stream; nchan_message_buffer_length 100; }}
-    location = /read {{ nchan_subscriber eventsource; nchan_channel_id stream; }}
-  }}
-}}
+LOCATIONS = """
+    location = /publish { nchan_publisher; nchan_channel_id stream; nchan_message_buffer_length 100; }
+    location = /read { nchan_subscriber eventsource; nchan_channel_id stream; }
 """
 EVENT = b'{"type":"response.output_text.delta","item_id":"msg_%s","output_index":0,"content_index":0,%s' % (
     b"0" * 40,
@@ -129,7 +104,7 @@ def run(ours: Target) -> None:
         found = deliver(ours, fan)
         whole, replay = found.per_cpu_second(), found.per_cpu_second("replay")
         row = f"| {fan.readers:,} × {1000 // fan.interval_ms} | {whole:,.0f} | {replay:,.0f} "
-        if MODULE.exists() and shutil.which("nginx"):
+        if MODULE.exists() and installed():
             with nchan() as theirs:
                 beside = deliver(theirs, fan).per_cpu_second()
             row += f"| {beside:,.0f} | {whole / beside:.2f} : 1 | {replay / beside:.2f} : 1 |"
@@ -155,44 +130,22 @@ def deliver(target: Target, fan: Fan) -> Delivered:
     return replace(found, cpu={name: seconds - begin.get(name, 0.0) for name, seconds in used.items()})
 
 
-@contextmanager
-def nchan() -> Iterator[Target]:
+def nchan() -> AbstractContextManager[Target]:
     """Nginx with Nchan."""
-    with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder:
-        command = [sys.executable, "-m", "bench.fanout", "--serve", folder]
-        with ServerProcess(command, Path(folder) / "log") as process:
-            yield Target("nchan", process)
-
-
-def _serve(folder: str) -> None:
-    """Run nginx, and print `ready URL` once it listens."""
-    port, config = free_port(), Path(folder) / "nginx.conf"
-    config.write_text(CONFIG.format(module=MODULE, folder=folder, port=port))
-    nginx = subprocess.Popen(["nginx", "-c", str(config), "-p", folder])
-    signal.signal(signal.SIGTERM, lambda *_: nginx.terminate())
-    while nginx.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            break
-        time.sleep(0.05)
-    print(f"ready http://127.0.0.1:{port}", flush=True)
-    nginx.wait()
+    return nginx("nchan", LOCATIONS, MODULE)
 
 
 def main() -> None:
-    """The readers of one target, from the command line; with `--serve FOLDER` nginx."""
+    """The readers of one target, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", nargs="?", default="")
-    parser.add_argument("--serve", metavar="FOLDER")
+    parser.add_argument("url")
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--interval-ms", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=1)
     parser.add_argument("--nchan", action="store_true")
     given = parser.parse_args()
-    if given.serve:
-        _serve(given.serve)
-    else:
-        fan = Fan(given.readers, given.interval_ms, given.seconds)
-        uvloop.run(FanLoad(given.url, fan, nchan=given.nchan).fan())
+    fan = Fan(given.readers, given.interval_ms, given.seconds)
+    uvloop.run(FanLoad(given.url, fan, nchan=given.nchan).fan())
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Load:
     def __init__(self, base_url: str, events: int, **steering: int) -> None:
         url = urlsplit(base_url)
         self.host, self.port = url.hostname or "", url.port or 80
-        self._events = events
+        self.events = events
         metadata = {f"echo.{key}": str(value) for key, value in steering.items()}
         body = {"model": "echo", "input": "the quick brown fox jumps over the lazy dog", **self.ask}
         self.body = json.dumps(body | {"metadata": metadata}).encode()
@@ -137,9 +137,9 @@ class Load:
             await reader.closed
         finally:
             transport.abort()
-        if not reader.clean or reader.events != self._events:
+        if not reader.clean or reader.events != self.events:
             how = "whole" if reader.clean else "cut"
-            sys.exit(f"{method} {path}: {reader.events} of {self._events} events, {how}")
+            sys.exit(f"{method} {path}: {reader.events} of {self.events} events, {how}")
         self.outcome.finished += 1
 
     async def _client(self, left: Any) -> None:

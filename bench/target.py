@@ -32,6 +32,11 @@ class Target:
         """Where its API is."""
         return self._process.base_url
 
+    def process(self, title: str) -> psutil.Process:
+        """Its one process with this title, such as `replay`."""
+        [found] = [process for process in self._process.tree() if _title(process) == title]
+        return found
+
     def cpu(self) -> dict[str, float]:
         """CPU seconds (user and system) used so far, by the title of the process."""
         used: dict[str, float] = {}

@@ -2,7 +2,8 @@
 
 The upstream is a process of its own, whose CPU is not counted. It speaks both APIs. The end of a model's name
 says what it says: `chat-500-20` is 500 words, one every 20 ms (0: as fast as it goes), in chunks of the Chat
-API. Every response is created in the background, and its stream read by GET.
+API, and `responses-500-0-10-200` 500 words at once and then ten, one every 200 ms. Every response is created
+in the background, and its stream read by GET.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -49,34 +50,42 @@ WORDS = ("the ", "quick ", "brown ", "fox ", "jumps ", "over ", "the ", "lazy ",
 _encode = msgspec.json.Encoder().encode
 
 
-class ModelLoad(Load):
-    """Creates responses of one model in the background, and reads their streams."""
+class UpstreamLoad(Load):
+    """Creates responses of a `model` of the upstream in the background, and reads their streams."""
 
-    ask: ClassVar = {"background": True}
+    def __init__(self, url: str, model: str, events: int) -> None:
+        super().__init__(url, events)
+        self.body = _encode({"model": model, "input": "go on", **self.ask})
 
-    def __init__(self, url: str, kind: str, words: int, interval_ms: int) -> None:
-        if kind == "echo":
-            super().__init__(url, words + OVERHEAD, tokens=words, interval_ms=interval_ms)
-        else:
-            super().__init__(url, words + OVERHEAD)
-            said = {"model": f"{kind}-{words}-{interval_ms}", "input": "go on", **self.ask}
-            self.body = _encode(said)
+
+def load_of(url: str, kind: str, words: int, interval_ms: int) -> Load:
+    """The load of one kind of model."""
+    if kind == "echo":
+        return Load(url, words + OVERHEAD, tokens=words, interval_ms=interval_ms)
+    return UpstreamLoad(url, f"{kind}-{words}-{interval_ms}", words + OVERHEAD)
 
 
 def run() -> None:
     """Print the table."""
     print("\n## An upstream on HTTP\n\n| streams × events | model | executor, µs an event | of echo |")
     print("|---|---|---:|---:|", flush=True)
+    with before_upstream() as ours:
+        measure(ours, "echo", 100, 10, 1_000)  # warms the broker up
+        for at_once, interval_ms, words in PACES:
+            costs = {kind: measure(ours, kind, at_once, interval_ms, words) for kind in KINDS}
+            pace = f"{at_once} × {1000 // interval_ms if interval_ms else words}"
+            for kind, cost in costs.items():
+                print(f"| {pace} | {kind} | {cost:.0f} | {cost / costs['echo']:.2f} |", flush=True)
+
+
+@contextmanager
+def before_upstream(*flags: str) -> Iterator[Target]:
+    """The whole system of `rejoinder dev` with these flags, before an upstream of its own."""
     with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder, upstream(Path(folder)) as url:
         config = Path(folder) / "rejoinder.toml"
         config.write_text(CONFIG.format(url=url))
-        with target.rejoinder("--config", str(config)) as ours:
-            measure(ours, "echo", 100, 10, 1_000)  # warms the broker up
-            for at_once, interval_ms, words in PACES:
-                costs = {kind: measure(ours, kind, at_once, interval_ms, words) for kind in KINDS}
-                pace = f"{at_once} × {1000 // interval_ms if interval_ms else words}"
-                for kind, cost in costs.items():
-                    print(f"| {pace} | {kind} | {cost:.0f} | {cost / costs['echo']:.2f} |", flush=True)
+        with target.rejoinder("--config", str(config), *flags) as ours:
+            yield ours
 
 
 def measure(ours: Target, kind: str, at_once: int, interval_ms: int, words: int) -> float:
@@ -151,10 +160,12 @@ async def _chunks(model: str) -> AsyncIterator[bytes]:
 
 
 async def _words(model: str) -> AsyncIterator[str]:
-    count, interval_ms = map(int, model.split("-")[1:])
-    for word in islice(cycle(WORDS), count):
-        await asyncio.sleep(interval_ms / 1000)
-        yield word
+    paces = list(map(int, model.split("-")[1:]))
+    words = cycle(WORDS)
+    for count, interval_ms in zip(paces[::2], paces[1::2], strict=True):
+        for word in islice(words, count):
+            await asyncio.sleep(interval_ms / 1000)
+            yield word
 
 
 def _event(event: dict[str, Any]) -> bytes:
@@ -177,7 +188,7 @@ def _serve() -> None:
 
 
 async def _load(given: argparse.Namespace) -> None:
-    load = ModelLoad(given.load, given.kind, given.words, given.interval_ms)
+    load = load_of(given.load, given.kind, given.words, given.interval_ms)
     await load.run(given.at_once, given.at_once, BOUND_S, leave=True)
 
 

@@ -6,11 +6,13 @@ it again.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Coroutine, Hashable
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from schemas.steps import Steps
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 FEW = 2000
@@ -52,6 +54,31 @@ async def apart(elements: int, work: Callable[[], T]) -> T:
     thread, so that the event loop gets a turn every 5 ms. No other task may change what it works on.
     """
     return work() if elements <= FEW else await asyncio.to_thread(work)
+
+
+class Joint(Generic[K, T]):
+    """Does `work` on a key once for all who ask while it is under way: they share its result, or its error.
+
+    Who asks later has it done anew. Who is cancelled leaves it to the others; it runs to its end, even for
+    nobody.
+    """
+
+    def __init__(self, work: Callable[[K], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._under_way: dict[K, asyncio.Task[T]] = {}
+
+    async def get(self, key: K) -> T:
+        """The result of the work on `key`. Raises what it raises."""
+        working = self._under_way.get(key)
+        if working is None:
+            working = self._under_way[key] = asyncio.create_task(self._work(key))
+            working.add_done_callback(partial(self._over, key))
+        return await asyncio.shield(working)
+
+    def _over(self, key: K, working: asyncio.Task[T]) -> None:
+        del self._under_way[key]
+        if not working.cancelled():
+            working.exception()  # takes an error for which nobody waits any more, or asyncio would log it
 
 
 class Tasks:

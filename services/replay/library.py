@@ -1,14 +1,18 @@
 """Finds the transcripts of closed responses, and reads their chunks on demand.
 
     each record of `transcripts` → note its offset: a few dozen bytes a response
-    read → one stateless fetch at the offset, checked against id and part (P-82)
+    read → unpacked for another reader, or being unpacked for one → share that
+         → came beside what was read before → unpack it
+         → one stateless fetch at the offset, checked against id and part (P-82)
          → not there: bring the tail to its end, and look once more → TranscriptLost
 
 An offset fails if a late writer wrote the same record again and compaction took the older copy. The second
 look keeps that from becoming a false 404.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from copy import copy
 
 from msgspec import Struct
 
@@ -18,11 +22,17 @@ from schemas.records import LogRecord, Unreadable
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.transcript import Chunk, Gone, Request, Summary, Tombstone, parse, unpack
 from services.kept import Kept
+from services.loops import Joint
 
 FETCH_BYTES = 64 << 10
 """Bytes of a fetch that needs one record: the log returns a whole record in any case, and few bytes more."""
 SHELF_BYTES = 32 << 20
 """Bytes of unpacked chunks that are kept for the next reader."""
+BESIDE_BYTES = 4 << 20
+"""Bytes of packed parts that are kept because a fetch brought them beside what it was for. A fetch brings the
+next chunks of the same transcript as well: its reader asks for these next."""
+PART_OVERHEAD = 2_000
+"""About how many bytes a part takes beside its value."""
 
 
 class TranscriptLost(LogError):
@@ -46,9 +56,15 @@ class Whereabouts(Struct, gc=False):
         """The lowest known offset. -1 does not count: a record not read yet is not one that expired."""
         return min((at for at in (self.request, *self.offsets) if at >= 0), default=-1)
 
+    def place(self, index: int | None) -> int:
+        """The offset of a chunk (None: of the request). There is no chunk of a number that is too large."""
+        if index is None:
+            return self.request
+        return self.offsets[index] if index < len(self.offsets) else -1
+
     def chunk_of(self, number: int) -> int:
         """The index of the chunk that holds event `number`, if there is one."""
-        return max(index for index, first in enumerate(self.firsts) if first <= number)
+        return bisect_right(self.firsts, number) - 1
 
 
 class Opened(Struct, frozen=True):
@@ -56,6 +72,18 @@ class Opened(Struct, frozen=True):
 
     chunk: Chunk
     frames: bytes
+
+
+class _Part(Struct, frozen=True):
+    """A part as it is in the log: what its record says, and its value."""
+
+    entry: Request | Chunk
+    value: bytes
+
+    @property
+    def index(self) -> int | None:
+        """The index of a chunk; None of the request."""
+        return self.entry.index if isinstance(self.entry, Chunk) else None
 
 
 class Library:
@@ -70,6 +98,8 @@ class Library:
         self._entries: dict[ResponseId, Whereabouts] = {}
         self._gone: dict[ResponseId, int] = {}
         self._shelf: Kept[tuple[ResponseId, int], Opened] = Kept(SHELF_BYTES)
+        self._beside: Kept[tuple[ResponseId, int | None], _Part] = Kept(BESIDE_BYTES)
+        self._opening: Joint[tuple[ResponseId, int], Opened] = Joint(self._unpack)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -92,6 +122,8 @@ class Library:
         entry = self._entries.pop(id, None)
         for index in range(len(entry.offsets) if entry else 0):
             self._shelf.pop((id, index))
+            self._beside.pop((id, index))
+        self._beside.pop((id, None))
 
     def apply(self, record: LogRecord, partition: int) -> str | None:
         """Take the next record of a partition. Returns why it is passed over unread, None if it is read."""
@@ -138,23 +170,26 @@ class Library:
 
     async def request(self, id: ResponseId) -> bytes:
         """The value of the `accepted` that won. Raises TranscriptLost or LogUnavailable."""
-        record, _ = await self._record(id, None)
-        return unpack(record.value or b"")
+        return unpack((await self._part(id, None)).value)
 
     async def _open(self, id: ResponseId, index: int) -> Opened:
         key = (id, index)
-        if (opened := self._shelf.get(key)) is not None:
-            return opened
-        record, entry = await self._record(id, index)
-        assert isinstance(entry, Chunk)
-        opened = Opened(entry, unpack(record.value or b""))
-        if id in self._entries and key not in self._shelf:
+        opened = self._shelf.get(key)
+        return opened if opened is not None else await self._opening.get(key)
+
+    async def _unpack(self, key: tuple[ResponseId, int]) -> Opened:
+        id, index = key
+        part = await self._part(id, index)
+        assert isinstance(part.entry, Chunk)
+        opened = Opened(part.entry, unpack(part.value))
+        if id in self._entries:
             self._shelf.put(key, opened, len(opened.frames))
         return opened
 
-    async def _record(self, id: ResponseId, index: int | None) -> tuple[LogRecord, Request | Chunk]:
-        """The record of a part (None: the request), at the known offset, or at the one after a catch-up."""
-        found = await self._at_hint(id, index)
+    async def _part(self, id: ResponseId, index: int | None) -> _Part:
+        """A chunk (None: the request) at the known offset, or at the one after a catch-up."""
+        self._there(id)
+        found = self._beside.pop((id, index)) or await self._at_hint(id, index)
         if found is None:
             await self._catch_up(partition_of(id))
             found = await self._at_hint(id, index)
@@ -162,18 +197,20 @@ class Library:
             raise TranscriptLost(f"{id}/{'request' if index is None else index} is not where it was")
         return found
 
-    async def _at_hint(self, id: ResponseId, index: int | None) -> tuple[LogRecord, Request | Chunk] | None:
-        entry = self._there(id)
-        offset = entry.request if index is None else entry.offsets[index]
+    async def _at_hint(self, id: ResponseId, index: int | None) -> _Part | None:
+        """The part at its known offset. What else comes of the transcript is kept in `_beside`."""
+        places = copy(self._there(id))
         source = TopicPartition(self._topic, partition_of(id))
-        for batch in await self._log.fetch({source: offset}, partition_bytes=FETCH_BYTES):
-            for record in batch.records[:1]:
-                match parse(record):
-                    case Request(id=found) as part if found == id and index is None:
-                        return record, part
-                    case Chunk(id=found, index=at) as part if found == id and at == index:
-                        return record, part
-        return None
+        found = None
+        for batch in await self._log.fetch({source: places.place(index)}, partition_bytes=FETCH_BYTES):
+            for offset, part in _parts_of(id, batch.records):
+                if offset != places.place(part.index):
+                    continue
+                if part.index == index:
+                    found = part
+                elif id in self._entries:
+                    self._beside.put((id, part.index), part, len(part.value) + PART_OVERHEAD)
+        return found
 
     def _there(self, id: ResponseId) -> Whereabouts:
         entry = self._entries.get(id)
@@ -190,3 +227,13 @@ class Library:
             if id not in self._gone:
                 self._entries[id] = entry
         return entry
+
+
+def _parts_of(id: ResponseId, records: Iterable[LogRecord]) -> Iterator[tuple[int, _Part]]:
+    """The parts of one transcript in `records`, with their offsets. Other records are skipped unread."""
+    prefix = f"{id}/".encode()
+    for record in records:
+        if record.key is not None and record.key.startswith(prefix):
+            entry = parse(record)
+            if isinstance(entry, Request | Chunk):
+                yield record.offset, _Part(entry, record.value or b"")

@@ -41,6 +41,8 @@ MAX_HEAD_BYTES = 64 << 10
 PIECE_BYTES = 16 << 10
 """Bytes that the parser gets at once. It does not say where in a piece a head begins, so an unfinished head
 behind a body may have so many bytes more before it is refused."""
+SHARED_BYTES = 32 << 10
+"""Bytes of a pushed piece from which on it is written as it is. To copy a smaller one costs less."""
 LINGER_S = 1.0
 """Seconds for which a connection stays open behind a refusal: bytes that the client still sends would reset a
 closed one, before the client has read the refusal."""
@@ -106,14 +108,23 @@ class Connection(HttpToolsProtocol):
     def push(self, body: bytes) -> bool:
         """Write a piece of the answer's body now. False if nothing was written, because the client is slow,
         gone, or gets no chunks: the app must `send` it.
+
+        A large piece is not copied, so clients that get the same bytes and are slow hold them once.
         """
         cycle = self._running
         if cycle is None or cycle.disconnected or self.flow.write_paused or not cycle.chunked_encoding:
             return False
         size = len(body)
-        self.transport.write(b"%x\r\n%b\r\n" % (size, body))
+        if size < SHARED_BYTES:
+            self.transport.write(b"%x\r\n%b\r\n" % (size, body))
+        else:
+            self.transport.writelines((b"%x\r\n" % size, body, b"\r\n"))
         self.pushed_bytes += size
         return True
+
+    async def taken(self) -> None:
+        """Wait until the client takes more, or has gone."""
+        await self.flow.drain()
 
     def abort(self) -> None:
         """Reset the connection now: the client sees an error, never a clean end. Harmless when repeated."""

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from schemas.events import KEEP_ALIVE
 from services.web.answers import json_answer
 from services.web.edge import route
 from services.web.sse import EventStream
-from services.web.stream import End
+from services.web.stream import End, Sink
 from tests.conftest import PATIENCE, eventually
 from tests.serving import HOST, ask, opened, read_answer, serving
 
@@ -43,9 +44,12 @@ class Stage:
         for chunk in chunks:
             self.chunks.put_nowait(chunk)
 
-    def route(self, path: str = "/stream", **options: Any) -> Route:
+    def route(self, path: str = "/stream", *, pushed: bool = False, **options: Any) -> Route:
+        """A route that answers with the stream. With `pushed` its chunks are written past ASGI."""
+
         async def answer(_: Request) -> ASGIApp:
-            return EventStream(self.source(), on_end=self.ended.put_nowait, **options)
+            sink = Sink() if pushed else None
+            return EventStream(self.source(), sink=sink, on_end=self.ended.put_nowait, **options)
 
         return route("GET", path, answer)
 
@@ -54,10 +58,11 @@ class Stage:
             return await self.ended.get()
 
 
-async def test_a_source_that_returns_ends_the_body_cleanly() -> None:
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_a_source_that_returns_ends_the_body_cleanly(pushed: bool) -> None:
     stage = Stage()
     stage.put(FRAME, FRAME, None)
-    async with serving([stage.route()]) as (_, port):
+    async with serving([stage.route(pushed=pushed)]) as (_, port):
         answer = await ask(port, "GET /stream")
     assert (answer.status, answer.body, answer.whole) == (200, FRAME * 2, True)
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -78,19 +83,21 @@ async def test_a_connection_goes_on_after_a_stream_that_ended_cleanly() -> None:
         writer.close()
 
 
-async def test_a_source_that_fails_resets_the_connection() -> None:
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_a_source_that_fails_resets_the_connection(pushed: bool) -> None:
     stage = Stage()
     stage.put(FRAME, RuntimeError("lost"))
-    async with serving([stage.route()]) as (_, port):
+    async with serving([stage.route(pushed=pushed)]) as (_, port):
         answer = await ask(port, "GET /stream")
     assert (answer.body, answer.whole) == (FRAME, False)
     assert await stage.end() == "cut"
     assert stage.closed.is_set()
 
 
-async def test_a_client_that_goes_closes_the_source() -> None:
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_a_client_that_goes_closes_the_source(pushed: bool) -> None:
     stage = Stage()
-    async with serving([stage.route()]) as (_, port):
+    async with serving([stage.route(pushed=pushed)]) as (_, port):
         reader, writer = await opened(port, "GET /stream")
         stage.put(FRAME)
         await reader.readuntil(FRAME)
@@ -110,11 +117,12 @@ async def test_a_client_that_goes_behind_a_pipelined_request_closes_the_source()
         assert await stage.end() == "disconnected"
 
 
-async def test_silence_is_broken_by_the_one_keep_alive_line() -> None:
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_silence_is_broken_by_the_one_keep_alive_line(pushed: bool) -> None:
     stage, keepalive_s, raw = Stage(), 0.05, asyncio.StreamReader()
     stage.put(FRAME)
     began = time.monotonic()
-    async with serving([stage.route(keepalive_s=keepalive_s)]) as (_, port):
+    async with serving([stage.route(pushed=pushed, keepalive_s=keepalive_s)]) as (_, port):
         reader, writer = await opened(port, "GET /stream")
         for _ in range(3):
             raw.feed_data(await reader.readuntil(KEEP_ALIVE))
@@ -128,9 +136,10 @@ async def test_silence_is_broken_by_the_one_keep_alive_line() -> None:
     assert beats * keepalive_s <= took, "one came before its time"
 
 
-async def test_a_reader_that_takes_nothing_is_reset_and_the_others_go_on() -> None:
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_a_reader_that_takes_nothing_is_reset_and_the_others_go_on(pushed: bool) -> None:
     slow, quick = Stage(), Stage()
-    async with serving([slow.route("/slow", stall_s=0.4), quick.route()]) as (_, port):
+    async with serving([slow.route("/slow", pushed=pushed, stall_s=0.4), quick.route()]) as (_, port):
         with socket.create_connection((HOST, port)) as stalled:
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stalled.sendall(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -151,11 +160,12 @@ async def _drain(sock: socket.socket) -> None:
     await asyncio.to_thread(read)
 
 
-async def test_a_slow_reader_that_takes_something_keeps_its_stream() -> None:
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_a_slow_reader_that_takes_something_keeps_its_stream(pushed: bool) -> None:
     stage, stall_s, began = Stage(), 2.0, time.monotonic()
     size = 24 << 20
     stage.put(*[b"x" * (1 << 20)] * (size >> 20), None)
-    async with serving([stage.route(stall_s=stall_s)]) as (_, port):
+    async with serving([stage.route(pushed=pushed, stall_s=stall_s)]) as (_, port):
         reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 16)
         writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
         taken = 0
@@ -165,6 +175,37 @@ async def test_a_slow_reader_that_takes_something_keeps_its_stream() -> None:
         assert await stage.end() == "complete"
         assert time.monotonic() - began > stall_s, "nobody was slow"
         writer.close()
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_chunks_of_any_size_arrive_whole_and_in_order(pushed: bool) -> None:
+    stage = Stage()
+    chunks = [b"%d" % n * 3**n for n in range(13)] * 2
+    stage.put(*chunks, None)
+    async with serving([stage.route(pushed=pushed)]) as (_, port):
+        answer = await ask(port, "GET /stream")
+    assert max(map(len, chunks)) > 1 << 20
+    assert (answer.body, answer.whole) == (b"".join(chunks), True)
+
+
+async def test_slow_readers_of_the_same_bytes_hold_them_once() -> None:
+    size, readers = 8 << 20, 20
+    shared, stages = b"x" * size, [Stage() for _ in range(readers)]
+    routes = [stage.route(f"/{n}", pushed=True) for n, stage in enumerate(stages)]
+    async with serving(routes) as (_, port):
+        clients = [await opened(port, f"GET /{n}") for n in range(readers)]
+        tracemalloc.start()
+        try:
+            for stage in stages:
+                stage.put(shared, shared, None)
+            await eventually(lambda: all(stage.chunks.qsize() == 1 for stage in stages))
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        for _, writer in clients:
+            writer.transport.abort()
+        assert [await stage.end() for stage in stages] == ["disconnected"] * readers
+        assert held < size
 
 
 async def test_a_process_that_stood_still_drops_nobody_for_it() -> None:
@@ -206,13 +247,14 @@ async def old_client(port: int, request: str) -> tuple[bytes, bytes, bool]:
         writer.close()
 
 
+@pytest.mark.parametrize("pushed", [False, True])
 @pytest.mark.parametrize("method, body", [("GET", FRAME * 2), ("HEAD", b"")])
 async def test_a_client_of_http_1_0_gets_a_stream_without_chunks_that_its_end_closes(
-    method: str, body: bytes
+    method: str, body: bytes, pushed: bool
 ) -> None:
     stage = Stage()
     stage.put(FRAME, FRAME, None)
-    async with serving([stage.route()]) as (_, port):
+    async with serving([stage.route(pushed=pushed)]) as (_, port):
         head, got, orderly = await old_client(port, f"{method} /stream")
         assert (got, orderly) == (body, True)
         assert b"transfer-encoding" not in head.lower()

@@ -151,6 +151,11 @@ class Connection:
         self.body += body
         return True
 
+    async def taken(self) -> None:
+        """Wait until the client takes more, or has gone."""
+        if self.takes_nothing:
+            await self._gone.wait()
+
     def leave(self) -> None:
         """The client goes."""
         self._gone.set()
@@ -168,8 +173,7 @@ class Connection:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        if self.takes_nothing:
-            await self._gone.wait()
+        await self.taken()
         if self._gone.is_set():
             return
         if message["type"] == "http.response.start":

@@ -142,8 +142,8 @@ ATTRIBUTES = [
     ),
     Borrowed(
         "uvicorn.protocols.http.flow_control.FlowControl",
-        ("resume_reading", "write_paused"),
-        "connection.py pushes events to a client only while it takes them",
+        ("drain", "resume_reading", "write_paused"),
+        "connection.py pushes events to a client only while it takes them, and waits until it does",
         "ask the transport how much it holds (`get_write_buffer_size`)",
     ),
     Borrowed(

@@ -1,22 +1,44 @@
-"""Where transcripts lie: what hides one, what brings it back, what is forgotten."""
+"""Where transcripts lie: what hides one, what brings it back, what is forgotten; how chunks are read."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
+from schemas.errors import LogUnavailable
 from schemas.ids import ResponseId
 from services.eventlog.memory import MemoryLog
+from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.topics import topics
 from services.eventlog.transcript import erasing_records
 from services.replay.library import Library, TranscriptLost
+from tests.conftest import eventually
 from tests.responses import Author
 
 NAMES = topics()
+
+
+class CountingLog(MemoryLog):
+    """Counts fetches. Each takes as long as a test says."""
+
+    def __init__(self) -> None:
+        super().__init__({NAMES.events: 1, NAMES.transcripts: 1})
+        self.fetches = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def fetch(self, positions: Mapping[TopicPartition, int], **bounds: Any) -> list[Batch]:
+        self.fetches += 1
+        await self.answers.wait()
+        return await super().fetch(positions, **bounds)
 
 
 class Shelf:
     """A library whose tail goes only as far as a test lets it."""
 
     def __init__(self) -> None:
-        self.log = MemoryLog({NAMES.events: 1, NAMES.transcripts: 1})
+        self.log = CountingLog()
         self.library = Library(self.log, NAMES.transcripts, self.catch_up)
         self.position = 0
         self.caught_up = 0
@@ -71,6 +93,61 @@ async def test_a_chunk_is_fetched_once_for_all_readers() -> None:
     shelf.log.available = False
 
     assert await shelf.library.last(author.id) is first
+
+
+async def test_readers_that_ask_at_once_share_one_fetch_and_what_it_unpacks() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read()
+    shelf.log.answers.clear()
+    readers = [asyncio.create_task(shelf.library.last(author.id)) for _ in range(100)]
+    await eventually(lambda: shelf.log.fetches)
+    readers[0].cancel()
+    shelf.log.answers.set()
+    opened = await asyncio.gather(*readers[1:])
+
+    assert len({id(each) for each in opened}) == 1
+    assert shelf.log.fetches == 1
+
+
+async def test_readers_that_ask_at_once_share_the_trouble_and_each_may_ask_again() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await shelf.read()
+    shelf.log.available = False
+    readers = [asyncio.create_task(shelf.library.last(author.id)) for _ in range(100)]
+    for reader in readers:
+        with pytest.raises(LogUnavailable):
+            await reader
+    assert shelf.log.fetches == 1
+    shelf.log.available = True
+
+    assert (await shelf.library.last(author.id)).frames == author.after(-1)
+
+
+async def test_a_long_transcript_takes_no_fetch_for_each_chunk() -> None:
+    shelf = Shelf()
+    author = await shelf.closed(size=20_000, events=200)
+    await shelf.read()
+    chunks = [await shelf.library.chunk(author.id, 0)]
+    while chunks[-1].chunk.last < author.last:
+        chunks.append(await shelf.library.chunk(author.id, chunks[-1].chunk.last + 1))
+
+    assert b"".join(opened.frames for opened in chunks) == author.after(-1)
+    assert len(chunks) > 10
+    assert shelf.log.fetches < len(chunks) / 3
+
+
+async def test_what_came_beside_another_part_is_hidden_with_its_response() -> None:
+    shelf = Shelf()
+    author, other = await shelf.closed(1, size=20_000, events=200), await shelf.closed(2)
+    await shelf.read()
+    await shelf.library.chunk(author.id, 0)
+    shelf.library.hide(author.id)
+    for number in range(0, author.last, 10):
+        with pytest.raises(TranscriptLost):
+            await shelf.library.chunk(author.id, number)
+    assert (await shelf.library.last(other.id)).frames == other.after(-1)
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -6,7 +6,7 @@ event, with the lane's name in it. Neither touches the fan-out, nor what sends.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from services.replay.replay import Deleted
 from services.replay.window import Window
 from services.web.edge import route
 from services.web.served import EXTENSION
-from services.web.stream import End, Stream
+from services.web.stream import TURN_BYTES, End, Stream
 from services.web.transport import Body, body
 from tests.conftest import eventually
 from tests.responses import Author
@@ -249,3 +249,26 @@ def test_a_keep_alive_and_a_broken_type_are_no_events() -> None:
         (1, b"{}"),
         (2, b"{}"),
     ]
+
+
+async def test_a_client_that_takes_everything_at_once_leaves_others_their_turns() -> None:
+    """Nothing in such a stream ever waits: its events are in memory, and a write never fills the socket."""
+    piece, pieces, turns = b"x" * (TURN_BYTES // 4), 400, 0
+
+    async def history() -> AsyncIterator[bytes]:
+        for _ in range(pieces):
+            yield piece
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    lane = Lane("a")
+    await Socket().say(Stream(history(), lane))
+    beside.cancel()
+
+    assert len(lane.got) == pieces
+    assert turns >= pieces // 4
