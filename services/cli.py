@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -22,7 +22,8 @@ from cyclopts import App, Parameter
 from schemas.errors import RejoinderError, SettingsError
 from services import logs
 from services.process import Run, serve, until_stopped
-from services.settings import SERVICE_URLS, SETTINGS, Setting, Settings, load, require_secret
+from services.settings import SETTINGS, Setting, Settings, load, require_secret
+from services.together import SERVICE_URLS
 
 SERVICES = {
     "ingest": "Carry out what the front door asks: validate, append to the log.",
@@ -300,11 +301,67 @@ def _retry(
     return retry_webhooks(_settings(options, "console"), id)
 
 
+def _add_key(
+    name: Annotated[str, Parameter(help="the key's own name, in logs and lists")],
+    /,
+    *,
+    tenant: Annotated[str, Parameter(help="whose responses it opens", show_default=False)] = "",
+    admin: Annotated[bool, Parameter(help="it reads what all tenants used", negative=())] = False,
+    lasts: Annotated[
+        timedelta | None, Parameter(help="how long it is taken, such as 90d; for ever without it")
+    ] = None,
+    **options: Any,
+) -> int:
+    """Make an API key, print it this once, and append its hash to the file of keys."""
+    from services.terminal.keys import add_key
+
+    settings = _settings(options, "console")
+    return add_key(settings, name, tenant=tenant, admin=admin, lasts=lasts, now=datetime.now(UTC))
+
+
+def _list_keys(
+    *,
+    tenant: Annotated[str, Parameter(help="only those of this tenant", show_default=False)] = "",
+    **options: Any,
+) -> int:
+    """List the API keys in the file: their names, whose they are, until when they are taken."""
+    from services.terminal.keys import list_keys
+
+    return list_keys(_settings(options, "console"), tenant=tenant, now=datetime.now(UTC))
+
+
+def _revoke_key(name: Annotated[str, Parameter(help="the key's name")], /, **options: Any) -> int:
+    """Take an API key out of the file: services refuse it within seconds."""
+    from services.terminal.keys import revoke_key
+
+    return revoke_key(_settings(options, "console"), name)
+
+
+def _acls(
+    *,
+    user: Annotated[str, Parameter(help="the principal of each; {} stands for the service")] = "User:{}",
+    json: Annotated[bool, Parameter(help="a line of JSON for each", negative=())] = False,
+    **options: Any,
+) -> int:
+    """Print the rights in Kafka that each service needs, as commands of Kafka's own kafka-acls.sh."""
+    from services.terminal.acls import print_acls
+
+    return print_acls(_settings(options, "console"), user=user, as_json=json)
+
+
 _webhooks.command(with_settings(_list), name="list")
 _webhooks.command(with_settings(_retry), name="retry")
 app.command(with_settings(_dev, CHOSEN_BY_DEV), name="dev")
 app.command(with_settings(_topics), name="topics")
 app.command(with_settings(_tail), name="tail")
+_keys = App(
+    name="keys", help="Make, list and revoke API keys.", version_flags=[], result_action="return_value"
+)
+_keys.command(with_settings(_add_key), name="add")
+_keys.command(with_settings(_list_keys), name="list")
+_keys.command(with_settings(_revoke_key), name="revoke")
+app.command(_keys)
+app.command(with_settings(_acls), name="acls")
 app.command(with_settings(_usage), name="usage")
 
 if __name__ == "__main__":

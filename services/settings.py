@@ -5,11 +5,8 @@ description of a field says what it takes, in errors, in `--help` and in docs/se
 unit.
 """
 
-import re
-from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -17,12 +14,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from schemas.errors import SettingsError
-from schemas.ids import parse_tenant
 from schemas.request import MAX_VALUES
+from services.fits import fits, is_loopback
+from services.together import SERVICE_URLS, disagreements
 
 PREFIX = "REJOINDER_"
-SEALING_KEY_BYTES = 32
-"""Bytes of an operator's key for the secrets of webhooks."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -159,6 +155,35 @@ class Settings(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _takes("keys that may read what all tenants used, of 16 to 256 characters, with commas between"),
     ] = ()
+    api_keys_file: Annotated[
+        str,
+        _takes("a file of hashed API keys, as `rejoinder keys add` writes it, read again when it changes"),
+    ] = ""
+    jwt_issuer: Annotated[
+        str,
+        _takes("whose tokens (JWT) callers may show: an https URL, as their `iss` has it; empty: nobody's"),
+    ] = ""
+    jwt_audience: Annotated[str, _takes("what the `aud` of such a token must be, or have")] = ""
+    jwt_keys_url: Annotated[
+        str,
+        _takes(
+            "where the issuer's public keys (JWKS) are, an https URL; empty: where its OpenID configuration "
+            "says"
+        ),
+    ] = ""
+    jwt_tenant_claim: Annotated[
+        str, _takes("the claim that is the tenant: its name, or the way to it with dots between")
+    ] = "tenant"
+    jwt_admin_claim: Annotated[
+        str, _takes("the claim that makes an admin, named in the same way; empty: no token does")
+    ] = ""
+    jwt_admin_value: Annotated[str, _takes("what an admin's token has there, alone or in a list")] = ""
+    jwt_leeway_s: Annotated[
+        float, Meta(ge=0, le=300), _takes("seconds by which the issuer's clock may differ, 0 to 300")
+    ] = 30
+    jwt_keys_kept_s: Annotated[
+        Seconds, _takes("seconds for which the issuer's keys hold while it cannot be asked, above 0")
+    ] = 21_600
     config: Annotated[str, _takes("the path of rejoinder.toml (models, agents, quotas); empty: none")] = ""
 
     max_body_bytes: Annotated[
@@ -384,7 +409,7 @@ def _value(name: str, source: str, text: str) -> Any:
         value = msgspec.convert(parts, wanted, strict=False)
     except msgspec.ValidationError:
         raise _bad(name, source, text) from None
-    if not _fits(name, value):
+    if not fits(name, value):
         raise _bad(name, source, text)
     return value
 
@@ -392,54 +417,6 @@ def _value(name: str, source: str, text: str) -> Any:
 def _bad(name: str, source: str, text: str) -> SettingsError:
     value = "the value" if name in SECRETS else repr(text)
     return SettingsError(f"{source}: {value} does not fit; it takes {SETTINGS[name].takes}")
-
-
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]/]+):[0-9]{1,5}")
-_HOST = re.compile(r"[0-9A-Za-z.:_-]+")
-_NAME = re.compile(r"[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?")
-_API_KEY = re.compile(r"([^=]+)=([!-~]{16,256})")
-_KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SECRET = re.compile(r"[!-~]{16,256}")
-
-
-def _fits(name: str, value: Any) -> bool:
-    """Whether `value` fits in ways that its type does not show."""
-    match name:
-        case "kafka":
-            return all(_ADDRESS.fullmatch(address.strip()) for address in value.split(","))
-        case "host" | "internal_host":
-            return bool(_HOST.fullmatch(value))
-        case "replay_url" | "ingest_url" | "analytics_url" | "webhooks_url" | "kafka_oauth_url":
-            return _is_url(value)
-        case "api_keys":
-            pairs = [_API_KEY.fullmatch(pair) for pair in value]
-            return all(pair is not None and parse_tenant(pair[1]) is not None for pair in pairs)
-        case "admin_keys":
-            return all(_SECRET.fullmatch(key) for key in value)
-        case "webhooks_keys":
-            ids = {pair.partition("=")[0] for pair in value}
-            return all(map(_is_sealing_key, value)) and len(ids) == len(value)
-        case "internal_secret":
-            return bool(_SECRET.fullmatch(value))
-        case "hosts":
-            return all(_NAME.fullmatch(name) for name in value)
-        case "cors_origins":
-            return all(_is_url(origin) and not urlsplit(origin).path for origin in value)
-        case _:
-            return True
-
-
-def _is_sealing_key(pair: str) -> bool:
-    """Whether `pair` is an id and a key of 32 bytes in base64."""
-    id, _, key = pair.partition("=")
-    try:
-        return bool(_KEY_ID.fullmatch(id)) and len(b64decode(key, validate=True)) == SEALING_KEY_BYTES
-    except ValueError:
-        return False
-
-
-SERVICE_URLS = ("replay_url", "ingest_url", "analytics_url", "webhooks_url")
-"""Settings that say where services of ours find each other."""
 
 
 def require_secret(settings: Settings) -> None:
@@ -456,47 +433,7 @@ def require_secret(settings: Settings) -> None:
             raise SettingsError(f"{PREFIX}INTERNAL_SECRET: {what}; {mend}")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, only reaches this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and not (parts.query or parts.fragment or "@" in parts.netloc)
-        )
-    except ValueError:
-        return False
-
-
 def _check_together(settings: Settings) -> None:
-    if settings.max_body_bytes > settings.max_record_bytes:
-        what = f"{settings.max_body_bytes} is over max_record_bytes ({settings.max_record_bytes})"
-        raise SettingsError(f"{PREFIX}MAX_BODY_BYTES: {what}; a request must fit into a record")
-    if {pair.partition("=")[2] for pair in settings.api_keys} & set(settings.admin_keys):
-        what = "a key in it is a tenant's in REJOINDER_API_KEYS as well: give admins keys of their own"
-        raise SettingsError(f"{PREFIX}ADMIN_KEYS: {what}")
-    _check_sasl(settings)
-
-
-def _check_sasl(settings: Settings) -> None:
-    """Raise SettingsError if Kafka wants credentials and they are missing or ambiguous."""
-    if "SASL" not in settings.kafka_security:
-        return
-    if settings.kafka_sasl_mechanism != "OAUTHBEARER":
-        if not (settings.kafka_username and settings.kafka_password):
-            what = f"{settings.kafka_security} needs {PREFIX}KAFKA_USERNAME and {PREFIX}KAFKA_PASSWORD"
-            raise SettingsError(f"{PREFIX}KAFKA_SECURITY: {what}")
-        return
-    asks = settings.kafka_oauth_url, settings.kafka_oauth_client_id, settings.kafka_oauth_client_secret
-    if bool(settings.kafka_oauth_token_file) == all(asks) or (any(asks) and not all(asks)):
-        what = "OAUTHBEARER needs either {0}TOKEN_FILE, or {0}URL, {0}CLIENT_ID and {0}CLIENT_SECRET"
-        raise SettingsError(f"{PREFIX}KAFKA_SASL_MECHANISM: {what.format(PREFIX + 'KAFKA_OAUTH_')}")
+    given = {name: getattr(settings, name) for name in SETTINGS}
+    for name, what in disagreements(given):
+        raise SettingsError(f"{PREFIX}{name.upper()}: {what}")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from services.acls import acls
 from services.connect import topic_names
 from services.eventlog.topics import DAY, config, specs
 from services.settings import Settings
@@ -81,7 +82,11 @@ def taken_from_code() -> Mapping[str, str]:
         {"name": spec.name, "partitions": spec.partitions, "config": config(spec, REPLICAS)}
         for spec in wanted
     ]
-    return {"topics.json": _text(topics)}
+    users: dict[str, list[Mapping[str, object]]] = {}
+    for acl in acls(settings):
+        right = {"resource": acl.resource, "name": acl.name, "operations": acl.operations}
+        users.setdefault(acl.who, []).append(right)
+    return {"topics.json": _text(topics), "acls.json": _text(users)}
 
 
 def _text(value: object) -> str:

@@ -13,7 +13,7 @@ A user may only do what an ACL allows.
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,10 +33,12 @@ from services.broker.tcp import LOOPBACK, free_port
 
 USER, PASSWORD = "rejoinder", "the password of rejoinder"
 WAYS = ("SCRAM", "MTLS", "OAUTH")
+AUDIT = "-Dorg.slf4j.simpleLogger.log.kafka.authorizer.logger=debug"
+"""An option of Java with which the broker logs each right that was used, beside each that was missed."""
 REAUTH_MS = 3000
 """Milliseconds after which the OAUTH port ends a connection that brought no new token."""
 TOPIC, GROUP, CLUSTER = 2, 3, 4
-PREFIXED = 4
+LITERAL, PREFIXED = 3, 4
 ALLOW = 3
 OPERATIONS = {
     "Read": 3, "Write": 4, "Create": 5, "Delete": 6, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
@@ -53,6 +55,8 @@ class Secured:
 
     def __init__(self, folder: Path, ports: Mapping[str, int]) -> None:
         self.folder = folder
+        self.log_path = folder / "broker" / "kafka.log"
+        """Has a line for each use of a right, and each lack of one, since the broker has started."""
         self.ports = ports
         self.bootstrap = {way: f"{LOOPBACK}:{port}" for way, port in ports.items()}
         self.authority = trustme.CA()
@@ -81,15 +85,13 @@ class Secured:
         chosen = {f"REJOINDER_KAFKA_{name.upper()}": value for name, value in {**own, **tls, **more}.items()}
         return {"REJOINDER_KAFKA": self.bootstrap[way], **chosen}
 
-    async def allow(self, principal: str, *acls: Acl) -> None:
-        """Give `principal` (`User:…`) these `acls`."""
+    async def allow(self, principal: str, *acls: Acl, pattern: int = PREFIXED) -> None:
+        """Give `principal` (`User:…`) these `acls`. Their names are whole ones if `pattern` is LITERAL."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap["PLAINTEXT"])
         await admin.start()
         try:
             for kind, name, operation in acls:
-                request = CreateAclsRequest(
-                    kind, name, PREFIXED, principal, "*", OPERATIONS[operation], ALLOW
-                )
+                request = CreateAclsRequest(kind, name, pattern, principal, "*", OPERATIONS[operation], ALLOW)
                 answer = await admin._send_request(request)
                 assert all(code == 0 for code, _ in answer.creation_responses), answer
         finally:
@@ -107,8 +109,8 @@ class Secured:
 
 
 @asynccontextmanager
-async def secured(folder: Path) -> AsyncIterator[Secured]:
-    """The broker, running; it keeps its data in `folder`."""
+async def secured(folder: Path, users: Sequence[str] = (USER,)) -> AsyncIterator[Secured]:
+    """The broker, running; it keeps its data in `folder`. All `users` of SCRAM have the same password."""
     ports = {way: free_port() for way in ("PLAINTEXT", *WAYS)}
     controller = free_port()
     files = Secured(folder, ports)
@@ -118,7 +120,11 @@ async def secured(folder: Path) -> AsyncIterator[Secured]:
         heap_mb=256,
         member=ClusterNode(1, new_cluster_id(), {1: controller}),
         properties=_properties(files, controller),
-        format_options=["--add-scram", f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"],
+        format_options=[
+            option
+            for user in users
+            for option in ("--add-scram", f"SCRAM-SHA-512=[name={user},password={PASSWORD}]")
+        ],
     )
     try:
         await broker.start()

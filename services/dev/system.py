@@ -33,8 +33,9 @@ from services import config
 from services.broker import BrokerError, EmbeddedKafka
 from services.broker.tcp import LOOPBACK, free_port
 from services.dev.child import Child, service_command
+from services.fits import SEALING_KEY_BYTES
 from services.process import until_stopped
-from services.settings import SEALING_KEY_BYTES, Settings, environment
+from services.settings import Settings, environment
 from services.topic_setup import make_topics, require_topics
 from services.web.edge import Edge
 from services.web.hosts import LOOPBACK_NAMES

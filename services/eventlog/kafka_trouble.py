@@ -20,7 +20,7 @@ from services.eventlog.kafka_borrowed import (
 from services.eventlog.kafka_settings import KafkaSettings
 from services.eventlog.kafka_tokens import NoToken
 
-ACLS = "docs/settings.md lists the ACLs that Rejoinder needs"
+ACLS = "`rejoinder acls` prints those that Rejoinder needs"
 FORBIDDEN = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError)
 """What brokers answer where their ACLs do not allow something."""
 _WRONG_NAME = frozenset({62, 64})

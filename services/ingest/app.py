@@ -28,6 +28,7 @@ from services.loops import Tasks, while_all_run
 from services.placement import Places
 from services.settings import Settings
 from services.web import health
+from services.web.callers import Callers
 from services.web.commands import DRAINING
 from services.web.edge import Edge
 from services.web.hosts import names_inside
@@ -64,7 +65,8 @@ async def serve(
 ) -> None:
     """Take commands over `eventlog` until `stop` is set, then drain."""
     partitions = await eventlog.partitions(names.events)
-    service = Service(settings, configuration, eventlog, names, partitions, stop)
+    callers = await Callers.of(settings)
+    service = Service(settings, configuration, callers, eventlog, names, partitions, stop)
     server = Server.of(service.edge, settings)
     # No bound on connections of one address: the clients of this port are few, and ours.
     internal = Server.of(service.inside, replace(settings, max_connections_per_address=0))
@@ -89,6 +91,7 @@ class Service:
         self,
         settings: Settings,
         configuration: config.Config,
+        callers: Callers,
         eventlog: Log,
         names: Topics,
         partitions: int,
@@ -118,9 +121,9 @@ class Service:
             entropy=secrets.token_bytes,
         )
         attachments = Attachments(commands, replay, self._peer, self._tasks.spawn, stop)
-        desk = Desk(settings, commands, room, attachments, _now_ms)
+        desk = Desk(settings, callers, commands, room, attachments, _now_ms)
         internal = InternalDesk(settings, commands, room)
-        self.loops = (gauge.run,)
+        self.loops = (gauge.run, *callers.loops)
         healthy = health.routes(gauge.not_ready)
         self.edge = Edge(
             [*healthy, *desk.routes()],

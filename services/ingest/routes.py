@@ -35,12 +35,12 @@ from services.ingest.metrics import COMMANDS
 from services.loops import in_turns
 from services.settings import Settings
 from services.web.answers import deleted_answer, json_answer, named_in, object_answer, read_body
+from services.web.callers import Callers
 from services.web.commands import ORDER, TENANT, Elsewhere, Made, Order, command_path
 from services.web.edge import route
 from services.web.keys import key_in
 from services.web.room import Room
 from services.web.served import served_in
-from services.web.tenant import tenant_of
 
 _order = msgspec.json.Decoder(Order).decode
 _ID = ResponseId("{id}")
@@ -107,12 +107,14 @@ class Desk:
     def __init__(
         self,
         settings: Settings,
+        callers: Callers,
         commands: Commands,
         room: Room,
         attachments: Attachments,
         clock: Callable[[], int],
     ) -> None:
         self._settings = settings
+        self._callers = callers
         self._commands = commands
         self._room = room
         self._attachments = attachments
@@ -127,7 +129,7 @@ class Desk:
         ]
 
     async def _create(self, request: Request) -> ASGIApp:
-        tenant, key = tenant_of(request, self._settings), key_in(request.headers)
+        tenant, key = await self._callers.tenant(request), key_in(request.headers)
         with _counted("create"), self._room.seat(tenant) as seat:
             raw = await read_body(request, self._settings.max_body_bytes, seat.take)
             seat.begin()
@@ -155,13 +157,13 @@ class Desk:
 
     async def _cancel(self, request: Request) -> ASGIApp:
         with _counted("cancel"):
-            tenant = tenant_of(request, self._settings)
+            tenant = await self._callers.tenant(request)
             cancelled = await self._commands.cancel(named_in(request), tenant)
         return object_answer(cancelled, open=False)
 
     async def _delete(self, request: Request) -> ASGIApp:
         with _counted("delete"):
-            tenant, id = tenant_of(request, self._settings), named_in(request)
+            tenant, id = await self._callers.tenant(request), named_in(request)
             await self._commands.delete(id, tenant)
         return deleted_answer(id)
 

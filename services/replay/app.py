@@ -39,6 +39,7 @@ from services.replay.window import Memory
 from services.settings import Settings
 from services.web import health
 from services.web.barrier import Barrier, Position
+from services.web.callers import Callers
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer
@@ -67,19 +68,24 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event) -> None:
     """Follow the log and answer on both ports until `stop` is set, then drain."""
+    callers = await Callers.of(settings)
     service = Service(settings, eventlog, names, await eventlog.partitions(names.events))
-    forwarding = Forwarding(behind(settings), settings, service.room)
-    door = Door(service, settings, eventlog, names, stop) if settings.ingest_url else None
+    forwarding = Forwarding(behind(settings), callers, service.room)
+    door = Door(service, settings, callers, eventlog, names, stop) if settings.ingest_url else None
     try:
         async with asyncio.TaskGroup() as tasks:
-            feed = tasks.create_task(service.feed.run(), name="Feed.run")
+            loops = [
+                tasks.create_task(loop(), name=loop.__qualname__)
+                for loop in (service.feed.run, *callers.loops)
+            ]
             more = [*(door.routes if door else []), *forwarding.routes()]
-            servers = await _listen(settings, service, more)
-            await while_all_run([feed], stop)
+            servers = await _listen(settings, service, callers, more)
+            await while_all_run(loops, stop)
             await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
             if door is not None:
                 await door.close()
-            feed.cancel()
+            for loop in loops:
+                loop.cancel()
     finally:
         await forwarding.close()
         if door is not None:
@@ -120,7 +126,13 @@ class Door:
     """The pieces of the front door, put together before `service`."""
 
     def __init__(
-        self, service: Service, settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event
+        self,
+        service: Service,
+        settings: Settings,
+        callers: Callers,
+        eventlog: Log,
+        names: Topics,
+        stop: asyncio.Event,
     ) -> None:
         secret, stall_s = settings.internal_secret, settings.stall_s
         self.peer = Peer(settings.ingest_url, stall_s=stall_s, secret=secret)
@@ -129,19 +141,22 @@ class Door:
         terms = Terms(settings.acceptance_ms, settings.skew_ms)
         door = FrontDoor(service.replay, ingest, places, terms, clock=_now_ms, entropy=secrets.token_bytes)
         self._tasks = Tasks()
-        self.routes = DoorRoutes(door, settings, service.room, stop, self._tasks.spawn).routes()
+        routes = DoorRoutes(door, settings, callers, service.room, stop, self._tasks.spawn)
+        self.routes = routes.routes()
 
     async def close(self) -> None:
         """Finish the tasks that outlive their requests."""
         await self._tasks.close(LEAVE_S)
 
 
-async def _listen(settings: Settings, service: Service, more: Sequence[BaseRoute]) -> list[Server]:
+async def _listen(
+    settings: Settings, service: Service, callers: Callers, more: Sequence[BaseRoute]
+) -> list[Server]:
     """Open both ports; the public one has `more` routes as well. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
     public = [
-        *PublicRoutes(service.replay, settings).routes(),
-        *ModelRoutes(service.catalogue, settings).routes(),
+        *PublicRoutes(service.replay, settings, callers).routes(),
+        *ModelRoutes(service.catalogue, callers).routes(),
         *more,
     ]
     documents = await asyncio.to_thread(published)

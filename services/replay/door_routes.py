@@ -28,6 +28,7 @@ from services import points
 from services.replay.door import FrontDoor, Visit
 from services.settings import Settings
 from services.web.answers import deleted_answer, named_in, object_answer, read_body
+from services.web.callers import Callers
 from services.web.commands import Made
 from services.web.edge import route
 from services.web.keys import key_in
@@ -36,7 +37,6 @@ from services.web.room import Room, Seat
 from services.web.served import served_in
 from services.web.sse import EventStream
 from services.web.stream import Disconnected, End, Sink, until, while_connected
-from services.web.tenant import tenant_of
 
 GONE_S = 0.3
 """Seconds to wait before an abandon: if the whole system stops, this process is told to stop within them, and
@@ -50,10 +50,17 @@ class DoorRoutes:
     """
 
     def __init__(
-        self, door: FrontDoor, settings: Settings, room: Room, stopping: asyncio.Event, spawn: Spawn
+        self,
+        door: FrontDoor,
+        settings: Settings,
+        callers: Callers,
+        room: Room,
+        stopping: asyncio.Event,
+        spawn: Spawn,
     ) -> None:
         self._door = door
         self._settings = settings
+        self._callers = callers
         self._room = room
         self._stopping = stopping
         self._spawn = spawn
@@ -67,7 +74,7 @@ class DoorRoutes:
         ]
 
     async def _create(self, request: Request) -> ASGIApp:
-        tenant, key = tenant_of(request, self._settings), key_in(request.headers)
+        tenant, key = await self._callers.tenant(request), key_in(request.headers)
         visit, making = await self._handed_over(request, tenant, key)
         try:
             async with while_connected(request.receive):
@@ -124,11 +131,11 @@ class DoorRoutes:
         )
 
     async def _cancel(self, request: Request) -> ASGIApp:
-        id, tenant = named_in(request), tenant_of(request, self._settings)
+        tenant, id = await self._callers.tenant(request), named_in(request)
         return object_answer(await self._door.cancel(id, tenant), open=False)
 
     async def _delete(self, request: Request) -> ASGIApp:
-        id, tenant = named_in(request), tenant_of(request, self._settings)
+        tenant, id = await self._callers.tenant(request), named_in(request)
         await self._door.delete(id, tenant)
         return deleted_answer(id)
 

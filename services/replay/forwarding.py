@@ -21,6 +21,7 @@ from schemas.webhooks import ENDPOINT_ID
 from services.settings import PREFIX, Settings
 from services.web.answers import read_body
 from services.web.ask import KEPT, BrokenOff, PeerAnswer, Question, Unheard, ask, refusal_of
+from services.web.callers import Callers
 from services.web.edge import route
 from services.web.forwarded import INSIDE, caller_header
 from services.web.internal import Report
@@ -28,7 +29,6 @@ from services.web.paths import BEHIND
 from services.web.peer import Peer
 from services.web.room import Room
 from services.web.served import served_in
-from services.web.tenant import who_calls
 
 BODY_BYTES = 1 << 20
 """Bytes of the largest body that is forwarded: no service behind the front door takes a large one."""
@@ -64,9 +64,9 @@ def behind(settings: Settings) -> Sequence[Behind]:
 class Forwarding:
     """The routes of `services`, the services behind the front door."""
 
-    def __init__(self, services: Sequence[Behind], settings: Settings, room: Room) -> None:
+    def __init__(self, services: Sequence[Behind], callers: Callers, room: Room) -> None:
         self._services = services
-        self._settings = settings
+        self._callers = callers
         self._room = room
 
     def routes(self, table: Mapping[str, Mapping[str, Sequence[str]]] = BEHIND) -> Sequence[BaseRoute]:
@@ -86,7 +86,7 @@ class Forwarding:
 
     async def forward(self, service: Behind, request: Request) -> Response:
         """The answer of `service` to `request`. Raises ApiError."""
-        caller = who_calls(request, self._settings)
+        caller = await self._callers.who(request)
         id = request.path_params.get("id", "")
         if re.fullmatch(ENDPOINT_ID, id):
             served_in(request.scope).endpoint = id

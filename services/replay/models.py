@@ -16,10 +16,9 @@ from schemas.errors import LogError, unavailable
 from schemas.models import LONGEST_GOOD_S, ListedModel, ModelList, model_not_found, together
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
-from services.settings import Settings
 from services.web.answers import json_answer
+from services.web.callers import Callers
 from services.web.edge import route
-from services.web.tenant import tenant_of
 
 KEPT_S = 1.0
 """Seconds for which one read answers further requests."""
@@ -71,9 +70,9 @@ class Catalogue:
 class ModelRoutes:
     """The routes of the models."""
 
-    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
+    def __init__(self, catalogue: Catalogue, callers: Callers) -> None:
         self._catalogue = catalogue
-        self._settings = settings
+        self._callers = callers
 
     def routes(self) -> Sequence[BaseRoute]:
         """The routes, for an `Edge`."""
@@ -81,12 +80,12 @@ class ModelRoutes:
 
     async def list(self, request: Request) -> Response:
         """All models."""
-        tenant_of(request, self._settings)
+        await self._callers.tenant(request)
         return json_answer(ModelList(await self._catalogue.models()))
 
     async def retrieve(self, request: Request) -> Response:
         """One model. Its name may have slashes."""
-        tenant_of(request, self._settings)
+        await self._callers.tenant(request)
         id = request.path_params["id"]
         for model in await self._catalogue.models():
             if model.id == id:

@@ -30,6 +30,7 @@ from services.replay.turn import Item, previous_in, request_body
 from services.replay.window import Window
 from services.settings import Settings
 from services.web.answers import json_answer, named_in, object_answer, read_body
+from services.web.callers import Callers
 from services.web.connection import connection
 from services.web.edge import route
 from services.web.internal import ITEMS_PATH, LOAD_PATH, Wanted
@@ -37,7 +38,6 @@ from services.web.paging import page, parse_paging
 from services.web.served import served_in
 from services.web.sse import EventStream
 from services.web.stream import Disconnected, Sink, while_connected
-from services.web.tenant import tenant_of
 
 RESULT_S = 60.0
 """Seconds that a caller waits for a close before it must ask again."""
@@ -55,10 +55,11 @@ _JSON = "application/json"
 class PublicRoutes:
     """The reads of clients."""
 
-    def __init__(self, replay: Replay, settings: Settings) -> None:
+    def __init__(self, replay: Replay, settings: Settings, callers: Callers) -> None:
         self._replay = replay
         self._items = Items(replay)
         self._settings = settings
+        self._callers = callers
 
     def routes(self) -> Sequence[BaseRoute]:
         """The routes, for an `Edge`."""
@@ -125,7 +126,7 @@ class PublicRoutes:
 
     async def _find(self, request: Request) -> Stored:
         text = request.path_params["id"]
-        tenant = tenant_of(request, self._settings)
+        tenant = await self._callers.tenant(request)
         id = parse_response_id(text)
         if id is None:
             raise not_found(text)

@@ -39,7 +39,7 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 METHODS = "GET, POST, DELETE"
 PREFLIGHT_S = 600
 """Seconds for which a browser may remember a preflight."""
-_ONCE = ("Host", "Idempotency-Key", "Content-Encoding")
+_ONCE = ("Host", "Authorization", "Idempotency-Key", "Content-Encoding")
 """Headers that may come once: two proxies may each read another one of two."""
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _KNOWN = _READS | {"POST", "DELETE"}

@@ -18,13 +18,14 @@ CALLER = "x-rejoinder-caller"
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls: a tenant, an admin, who may read what all tenants used, or both where no key is asked for.
+    """Who calls: a tenant, an admin, who may read what all tenants used, or both.
 
-    An admin's key belongs to no tenant.
+    `name` is that of the API key, or the subject of the token, for logs; "" where there is none.
     """
 
     tenant: Tenant | None
     admin: bool
+    name: str = ""
 
 
 _caller = msgspec.json.Decoder(Caller).decode

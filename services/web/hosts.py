@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from services.settings import is_loopback
+from services.fits import is_loopback
 
 LOOPBACK_NAMES = ("localhost",)
 """Names that a browser resolves to the machine itself, whatever a name server says (RFC 6761, 6.3)."""

@@ -19,6 +19,8 @@ from services.settings import Settings
 from services.web.served import Served
 
 HOUR_S = 3600
+MOST_KEYS = 100_000
+"""Keys and subjects that are remembered: beyond them the first use may be told again."""
 
 
 class RequestLog:
@@ -29,8 +31,9 @@ class RequestLog:
         self._audit = settings.audit_log == "on"
         self._clock = clock
         self._log: FilteringBoundLogger = unsilenced()
-        self._used: dict[str, int] = {}
-        """The hour in which each key was used last."""
+        self._hour = 0
+        self._used: set[str] = set()
+        """The keys that were used in this hour."""
 
     def tell(self, served: Served, duration_s: float) -> None:
         """Tell of a request that is over, after `duration_s` seconds."""
@@ -45,7 +48,7 @@ class RequestLog:
 
     def _actions(self, served: Served, bound: Mapping[str, Any]) -> list[str]:
         """What is to be audited of a request; `bound` says who called."""
-        key, is_admin = bound.get("key"), "tenant" in bound and bound["tenant"] is None
+        key, is_admin = bound.get("key"), bound.get("admin") is True
         is_refused = served.status == HTTPStatus.UNAUTHORIZED
         happened = {
             "delete": served.method == "DELETE" and served.known and not is_refused,
@@ -58,8 +61,11 @@ class RequestLog:
     def _is_first(self, key: str) -> bool:
         """Whether it is the first use of `key` in this hour."""
         hour = int(self._clock() // HOUR_S)
-        first = self._used.get(key) != hour
-        self._used[key] = hour
+        if hour != self._hour or len(self._used) >= MOST_KEYS:
+            self._hour = hour
+            self._used.clear()
+        first = key not in self._used
+        self._used.add(key)
         return first
 
 

@@ -1,7 +1,7 @@
 """What became of one request: made by the `Edge` when it comes, filled in by whoever knows more.
 
 What it is about, the route's handler notes; what the client got, the edge and the stream do. Who calls is
-bound to the log lines of the request (`tenant.who_calls`).
+bound to the log lines of the request (`Callers.who`).
 """
 
 from msgspec import Struct

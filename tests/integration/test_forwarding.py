@@ -16,6 +16,7 @@ from schemas.errors import ApiError, invalid
 from services.replay.forwarding import ANSWER_BYTES, BODY_BYTES, Forwarding, behind
 from services.settings import Settings
 from services.web.answers import json_answer
+from services.web.callers import Callers
 from services.web.connection import connection
 from services.web.edge import Edge, route
 from services.web.forwarded import caller_of
@@ -83,7 +84,7 @@ async def front_door(url: str, settings: Settings = KEYS, room: Room | None = No
     """A front door before `url`, and its port."""
 
     settings = replace(settings, analytics_url=url, internal_secret=SECRET)
-    forwarding = Forwarding(behind(settings), settings, room or Room())
+    forwarding = Forwarding(behind(settings), Callers(settings), room or Room())
     routes: Sequence[BaseRoute] = forwarding.routes(TABLE)
     async with serving(routes) as (_, port):
         yield port

@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,8 @@ NEEDED: list[Acl] = [
     *((TOPIC, "", operation) for operation in ("Read", "Write", "Describe", "DescribeConfigs")),
     (GROUP, "", "Read"),
 ]
-"""The ACLs of docs/settings.md, for a prefix."""
+"""What the user of all services needs, for a prefix (docs/security.md). `test_acls` has the rights of
+each service alone."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def portal() -> Iterator[BlockingPortal]:
 def kafka(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
     with portal.wrap_async_context_manager(secured(folder)) as running:
-        for prefix in ("scram.", "mtls.", "oauth.", "none.", "some.", "reads.", "billing."):
+        for prefix in ("mtls.", "oauth.", "none.", "some.", "reads.", "billing."):
             portal.call(make_topics, Settings(kafka=running.bootstrap["PLAINTEXT"], topic_prefix=prefix))
         yield running
 
@@ -58,8 +59,8 @@ def within(prefix: str, *acls: Acl) -> list[Acl]:
     return [(kind, prefix + name, operation) for kind, name, operation in acls]
 
 
-def system(environ: dict[str, str], prefix: str, folder: Path, flags: Sequence[str] = LEAN) -> ServerProcess:
-    command = [REJOINDER, "dev", "--kafka", environ["REJOINDER_KAFKA"], "--port", "0", *flags]
+def system(environ: dict[str, str], prefix: str, folder: Path) -> ServerProcess:
+    command = [REJOINDER, "dev", "--kafka", environ["REJOINDER_KAFKA"], "--port", "0", *LEAN]
     return ServerProcess(command, folder / "log", {**environ, "REJOINDER_TOPIC_PREFIX": prefix})
 
 
@@ -70,15 +71,6 @@ def runs_whole(base_url: str, seconds: float = 1) -> None:
     assert numbers(frames) == list(range(29))
     assert frames[-1].type == "response.completed"
     assert insisting(lambda: api.delete(id)).status == 200
-
-
-def test_the_acls_of_the_docs_are_enough_by_scram(
-    kafka: Secured, portal: BlockingPortal, tmp_path: Path
-) -> None:
-    portal.call(kafka.allow, f"User:{USER}", *within("scram.", *NEEDED))
-    with system(kafka.environ("SCRAM"), "scram.", tmp_path, flags=()) as running:
-        runs_whole(running.base_url)
-        assert "ACLs" not in running.log
 
 
 def test_a_client_certificate_is_enough(kafka: Secured, portal: BlockingPortal, tmp_path: Path) -> None:

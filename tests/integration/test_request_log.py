@@ -175,7 +175,8 @@ def test_the_first_use_of_a_key_in_an_hour_is_audited() -> None:
     now += HOUR_S
     assert told(log, tenant="a", key="k") == ["key_used"]
     assert told(log, tenant="a") == []
-    assert [told(log, tenant=None, key="m") for _ in range(2)] == [["admin"], ["admin"]]
+    assert [told(log, tenant=None, key="m", admin=True) for _ in range(2)] == [["admin"], ["admin"]]
+    assert told(log, tenant="a", key="n", admin=False) == ["key_used"]
 
 
 @pytest.mark.parametrize("switched", [{"access_log"}, {"audit_log"}, {"access_log", "audit_log"}])
@@ -189,7 +190,7 @@ async def test_each_log_can_be_switched_off(switched: set[str]) -> None:
 
 def test_the_page_has_every_field_and_action() -> None:
     full = Served(0.0, "GET", "/r", "resp", "we_", 200, 0.1, 1, "cut")
-    with captured() as lines, bound_contextvars(request_id="r", tenant="t", key="k"):
+    with captured() as lines, bound_contextvars(request_id="r", tenant="t", key="k", admin=False):
         RequestLog(Settings(), lambda: 0).tell(full, 0.2)
     (line,) = lines.of("request")
     page = PAGE.read_text()

@@ -21,6 +21,7 @@ from services.replay.ingest_client import IngestClient
 from services.settings import Settings
 from services.web.answers import error_answer
 from services.web.ask import BrokenOff, PeerAnswer, Unheard
+from services.web.callers import Callers
 from services.web.commands import ORDER, TENANT, Order
 from services.web.edge import Edge
 from services.web.internal import Report
@@ -54,7 +55,9 @@ def open_door(
             task.cancel()
         return task
 
-    return Edge(DoorRoutes(door, settings, Room(), process.stop, spawn).routes(), public=True)
+    return Edge(
+        DoorRoutes(door, settings, Callers(settings), Room(), process.stop, spawn).routes(), public=True
+    )
 
 
 class Line(IngestClient):

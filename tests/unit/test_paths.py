@@ -12,6 +12,7 @@ from services.replay.forwarding import Forwarding, behind
 from services.replay.models import ModelRoutes
 from services.replay.schemas import SchemaRoutes
 from services.settings import Settings
+from services.web.callers import Callers
 from services.web.paths import SERVED, methods_of, refused
 from services.web.room import Room
 
@@ -33,7 +34,7 @@ def test_the_table_is_what_ingest_and_replay_serve() -> None:
     public = object.__new__(replay.PublicRoutes)
     models = object.__new__(ModelRoutes)
     schemas = object.__new__(SchemaRoutes)
-    forwarding = Forwarding(behind(Settings()), Settings(), Room())
+    forwarding = Forwarding(behind(Settings()), Callers(Settings()), Room())
     routes = [*desk.routes(), *public.routes(), *models.routes(), *schemas.routes(), *forwarding.routes()]
     served: dict[str, set[str]] = {}
     for route in routes:

@@ -13,6 +13,7 @@ from services.eventlog.memory import MemoryLog
 from services.replay.app import Service
 from services.replay.routes import InternalRoutes, PublicRoutes
 from services.settings import Settings
+from services.web.callers import Callers
 from services.web.internal import LOAD_PATH, Load, result_path, stream_path, turn_path, view_path
 from tests.conftest import eventually
 from tests.responses import Author
@@ -46,7 +47,7 @@ async def site(log: MemoryLog | None = None, **options: Any) -> AsyncIterator[Si
     async with replaying(log, **options) as service:
         settings = Settings()
         routes = [
-            *PublicRoutes(service.replay, settings).routes(),
+            *PublicRoutes(service.replay, settings, Callers(settings)).routes(),
             *InternalRoutes(service.replay, settings).routes(),
         ]
         async with serving(routes) as (_, port):

@@ -32,7 +32,7 @@ from services.eventlog.memory import MemoryLog
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.transcript import unpack
 from services.published.documents import BASELINE, released
-from services.web.tenant import DEFAULT_TENANT
+from services.web.callers import DEFAULT_TENANT
 from tests.conftest import eventually
 from tests.ingesting import NAMES, PARTITIONS, Ingesting, executing, started
 from tests.projecting import projecting
