@@ -23,7 +23,7 @@ from schemas.errors import RejoinderError, SettingsError
 from services import logs
 from services.process import Run, serve, until_stopped
 from services.settings import SETTINGS, Setting, Settings, load, require_secret
-from services.together import SERVICE_URLS
+from services.together import INTERNAL_FILES, SERVICE_URLS
 
 SERVICES = {
     "ingest": "Carry out what the front door asks: validate, append to the log.",
@@ -33,7 +33,7 @@ SERVICES = {
     "projector": "Write what closed to `responses` and `transcripts`, and announce each end in `closings`.",
 }
 WEBHOOKS = "Tell tenants' webhook endpoints of what has ended; without a command, as a service."
-CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERVICE_URLS})
+CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERVICE_URLS, *INTERNAL_FILES})
 """Settings that `rejoinder dev` chooses for its services: they are no flags of it."""
 FAILED, BAD_SETTINGS = 1, 2
 """Exit statuses of a command that could not do its work."""

@@ -131,6 +131,17 @@ class Settings(Struct, frozen=True, kw_only=True):
             "unless internal_host and the URLs of services are loopback; a flag would show it to others"
         ),
     ] = ""
+    internal_cert_file: Annotated[
+        str,
+        _takes(
+            "a PEM file with this service's certificate, for internal ports and for asking at them: with it "
+            "both sides show one"
+        ),
+    ] = ""
+    internal_key_file: Annotated[str, _takes("a PEM file with the key of that certificate")] = ""
+    internal_ca_file: Annotated[
+        str, _takes("a PEM file with the authorities that sign the services' certificates, and no others")
+    ] = ""
     cors_origins: Annotated[
         tuple[str, ...],
         _takes("origins whose pages may call the API, such as https://app.example, with commas between"),
@@ -435,5 +446,6 @@ def require_secret(settings: Settings) -> None:
 
 def _check_together(settings: Settings) -> None:
     given = {name: getattr(settings, name) for name in SETTINGS}
-    for name, what in disagreements(given):
+    usual = {name: getattr(_DEFAULTS, name) for name in SETTINGS}
+    for name, what in disagreements(given, usual):
         raise SettingsError(f"{PREFIX}{name.upper()}: {what}")

@@ -8,14 +8,16 @@ from services.fits import is_safe
 _PREFIX = "REJOINDER_"
 SERVICE_URLS = ("replay_url", "ingest_url", "analytics_url", "webhooks_url")
 """Settings that say where services of ours find each other."""
+INTERNAL_FILES = ("internal_cert_file", "internal_key_file", "internal_ca_file")
+"""Settings for certificates at internal ports: all of them or none."""
 Given = Mapping[str, Any]
 """The values of settings by their names."""
 Wrong = Iterator[tuple[str, str]]
 """A setting, and what is wrong with it."""
 
 
-def disagreements(given: Given) -> Wrong:
-    """What is wrong with the settings `given`, one thing at a time."""
+def disagreements(given: Given, usual: Given) -> Wrong:
+    """What is wrong with the settings `given`, one thing at a time; `usual` are the defaults."""
     if given["max_body_bytes"] > given["max_record_bytes"]:
         what = f"{given['max_body_bytes']} is over max_record_bytes ({given['max_record_bytes']})"
         yield "max_body_bytes", f"{what}; a request must fit into a record"
@@ -24,6 +26,7 @@ def disagreements(given: Given) -> Wrong:
         yield "admin_keys", what
     yield from _sasl(given)
     yield from _tokens(given)
+    yield from _certificates(given, usual)
 
 
 def _sasl(given: Given) -> Wrong:
@@ -57,4 +60,18 @@ def _tokens(given: Given) -> Wrong:
     for name in ("jwt_issuer", "jwt_keys_url"):
         if given[name] and not is_safe(given[name]):
             what = f"{given[name]} is no https URL: who can change what it says could make tokens"
+            yield name, what
+
+
+def _certificates(given: Given, usual: Given) -> Wrong:
+    """Certificates with which internal ports could not be reached."""
+    there = [name for name in INTERNAL_FILES if given[name]]
+    if not there:
+        return
+    for name in INTERNAL_FILES:
+        if not given[name]:
+            yield name, f"needed with {', '.join(f'REJOINDER_{other.upper()}' for other in there)}"
+    for name in SERVICE_URLS:
+        if given[name].startswith("http:") and given[name] != usual[name]:
+            what = f"{given[name]} begins with http, and internal ports have certificates: write https"
             yield name, what

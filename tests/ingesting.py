@@ -25,6 +25,7 @@ from services.executor.listing import Lister
 from services.ingest import app as ingest
 from services.replay import app as replay
 from services.settings import Settings
+from services.web.certificates import Certificates
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
 from tests.conftest import PATIENCE, eventually
@@ -47,7 +48,8 @@ class Ingesting:
         self._log = log
         self._names = names
         self.port = port
-        replay_url, ingest_url = f"http://{HOST}:{internal}", f"http://{HOST}:{inside}"
+        scheme = "https" if changes.get("internal_cert_file") else "http"
+        replay_url, ingest_url = f"{scheme}://{HOST}:{internal}", f"{scheme}://{HOST}:{inside}"
         self.ingest_settings = Settings(port=port, internal_port=inside, replay_url=replay_url, **common)
         self.replay_settings = Settings(port=public, internal_port=internal, ingest_url=ingest_url, **common)
         self.public = public
@@ -162,7 +164,8 @@ async def started(running: Ingesting, text: str = CONFIG) -> AsyncIterator[Inges
 async def executing(running: Ingesting) -> AsyncIterator[None]:
     """An executor over the same log."""
     stop = asyncio.Event()
-    peer = Peer(running.ingest_settings.replay_url, secret=SECRET)
+    certificates = await Certificates.of(running.ingest_settings)
+    peer = Peer(running.ingest_settings.replay_url, secret=SECRET, tls=certificates.client)
     conversation = Conversation(ReplayClient(peer))
     settings, log = running.ingest_settings, running.log
     configuration = config.parse(running.config, "rejoinder.toml")

@@ -21,6 +21,7 @@ from services.eventlog.topics import DAY
 from services.loops import while_all_run
 from services.settings import Settings
 from services.web import health
+from services.web.certificates import Certificates
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.server import Server
@@ -41,6 +42,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         raise SettingsError(f"{what} ({error})") from error
     configuration = config.load(settings.config, os.environ)
+    certificates = await Certificates.of(settings)
     eventlog = connect(settings, "analytics")
     names = topic_names(settings)
     try:
@@ -51,14 +53,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             *health.routes(lambda: [*counter.not_ready(), *reader.not_ready()]),
             *usage_routes(reader, _now_ms),
         ]
-        edge = Edge(routes, hosts=names_inside(settings.internal_host), secret=settings.internal_secret)
+        tls, names_here = certificates.server, names_inside(settings.internal_host)
+        edge = Edge(routes, hosts=names_here, secret=settings.internal_secret, certified=tls is not None)
         server = Server.of(edge, replace(settings, max_connections_per_address=0))
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(loop(), name=loop.__qualname__)
-                for loop in (counter.run, reader.run, counter.watch)
+                for loop in (counter.run, reader.run, counter.watch, *certificates.loops)
             ]
-            port = await server.start(settings.internal_host, settings.internal_port)
+            port = await server.start(settings.internal_host, settings.internal_port, tls)
             log.info("listening", host=settings.internal_host, internal_port=port)
             await while_all_run(loops, stop)
             await server.drain(settings.grace_s / 2)

@@ -36,6 +36,7 @@ from services.dev.child import Child, service_command
 from services.fits import SEALING_KEY_BYTES
 from services.process import until_stopped
 from services.settings import Settings, environment
+from services.together import INTERNAL_FILES
 from services.topic_setup import make_topics, require_topics
 from services.web.edge import Edge
 from services.web.hosts import LOOPBACK_NAMES
@@ -201,6 +202,7 @@ def plan_of(
         "internal_host": LOOPBACK,
         "internal_port": internal,
         "internal_secret": settings.internal_secret or secrets.token_hex(32),
+        **dict.fromkeys(INTERNAL_FILES, ""),
         "log_format": "console" if settings.log_format == "auto" else settings.log_format,
     }
     own: dict[str, tuple[dict[str, Any], str]] = {

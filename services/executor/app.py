@@ -11,6 +11,7 @@ from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.executor.listing import Lister
 from services.settings import Settings
+from services.web.certificates import Certificates
 from services.web.health import serve_admin
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
@@ -25,13 +26,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     for route in configuration.routes():
         metrics.PLACES.labels(route.label).set(route.max_concurrency)
     registry = build(configuration, os.environ, settings.upstream_idle_s, settings.max_record_bytes)
-    peer = Peer(settings.replay_url, secret=settings.internal_secret)
+    certificates = await Certificates.of(settings)
+    peer = Peer(settings.replay_url, secret=settings.internal_secret, tls=certificates.client)
     conversation = Conversation(ReplayClient(peer), settings.max_conversation_bytes)
     log = connect(settings, "executor")
     try:
         names = topic_names(settings)
         lister = Lister(log, names.executors, configuration, registry.upstreams, settings.models_s)
-        beside = [lister.run]
+        beside = [lister.run, *certificates.loops]
         quota = configuration.quota
         executor = Executor(settings, log, names, registry, conversation, quota=quota, beside=beside)
         async with serve_admin(settings, lambda: [*executor.not_ready(), *lister.not_ready()]):

@@ -29,6 +29,7 @@ from services.placement import Places
 from services.settings import Settings
 from services.web import health
 from services.web.callers import Callers
+from services.web.certificates import Certificates
 from services.web.commands import DRAINING
 from services.web.edge import Edge
 from services.web.hosts import names_inside
@@ -65,15 +66,16 @@ async def serve(
 ) -> None:
     """Take commands over `eventlog` until `stop` is set, then drain."""
     partitions = await eventlog.partitions(names.events)
-    callers = await Callers.of(settings)
-    service = Service(settings, configuration, callers, eventlog, names, partitions, stop)
+    callers, certificates = await Callers.of(settings), await Certificates.of(settings)
+    service = Service(settings, configuration, callers, certificates, eventlog, names, partitions, stop)
     server = Server.of(service.edge, settings)
     # No bound on connections of one address: the clients of this port are few, and ours.
     internal = Server.of(service.inside, replace(settings, max_connections_per_address=0))
     try:
         async with asyncio.TaskGroup() as tasks:
             loops = [tasks.create_task(loop(), name=loop.__qualname__) for loop in service.loops]
-            internal_port = await internal.start(settings.internal_host, settings.internal_port)
+            inside = settings.internal_host, settings.internal_port
+            internal_port = await internal.start(*inside, certificates.server)
             port = await server.start(settings.host, settings.port)
             log.info("listening", host=settings.host, port=port, internal_port=internal_port)
             await while_all_run(loops, stop)
@@ -92,6 +94,7 @@ class Service:
         settings: Settings,
         configuration: config.Config,
         callers: Callers,
+        certificates: Certificates,
         eventlog: Log,
         names: Topics,
         partitions: int,
@@ -99,7 +102,8 @@ class Service:
     ) -> None:
         self._writer = eventlog.writer(delivery_timeout=DELIVERY_S)
         secret = settings.internal_secret
-        self._peer = Peer(settings.replay_url, stall_s=settings.stall_s, secret=secret)
+        tls = certificates.client
+        self._peer = Peer(settings.replay_url, stall_s=settings.stall_s, secret=secret, tls=tls)
         self._tasks = Tasks()
         admission, room = Admission(settings.max_queue, configuration.quota), Room()
         metrics.show(admission, room, settings.max_queue)
@@ -123,7 +127,7 @@ class Service:
         attachments = Attachments(commands, replay, self._peer, self._tasks.spawn, stop)
         desk = Desk(settings, callers, commands, room, attachments, _now_ms)
         internal = InternalDesk(settings, commands, room)
-        self.loops = (gauge.run, *callers.loops)
+        self.loops = (gauge.run, *callers.loops, *certificates.loops)
         healthy = health.routes(gauge.not_ready)
         self.edge = Edge(
             [*healthy, *desk.routes()],
@@ -136,6 +140,7 @@ class Service:
             [*healthy, *internal.routes()],
             hosts=names_inside(settings.internal_host),
             secret=settings.internal_secret,
+            certified=certificates.server is not None,
             draining=DRAINING,
         )
 

@@ -40,6 +40,7 @@ from services.settings import Settings
 from services.web import health
 from services.web.barrier import Barrier, Position
 from services.web.callers import Callers
+from services.web.certificates import Certificates
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer
@@ -68,18 +69,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event) -> None:
     """Follow the log and answer on both ports until `stop` is set, then drain."""
-    callers = await Callers.of(settings)
+    callers, certificates = await Callers.of(settings), await Certificates.of(settings)
     service = Service(settings, eventlog, names, await eventlog.partitions(names.events))
-    forwarding = Forwarding(behind(settings), callers, service.room)
-    door = Door(service, settings, callers, eventlog, names, stop) if settings.ingest_url else None
+    forwarding = Forwarding(behind(settings, certificates.client), callers, service.room)
+    door = (
+        Door(service, settings, callers, certificates, eventlog, names, stop) if settings.ingest_url else None
+    )
     try:
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(loop(), name=loop.__qualname__)
-                for loop in (service.feed.run, *callers.loops)
+                for loop in (service.feed.run, *callers.loops, *certificates.loops)
             ]
             more = [*(door.routes if door else []), *forwarding.routes()]
-            servers = await _listen(settings, service, callers, more)
+            servers = await _listen(settings, service, callers, certificates, more)
             await while_all_run(loops, stop)
             await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
             if door is not None:
@@ -130,12 +133,13 @@ class Door:
         service: Service,
         settings: Settings,
         callers: Callers,
+        certificates: Certificates,
         eventlog: Log,
         names: Topics,
         stop: asyncio.Event,
     ) -> None:
         secret, stall_s = settings.internal_secret, settings.stall_s
-        self.peer = Peer(settings.ingest_url, stall_s=stall_s, secret=secret)
+        self.peer = Peer(settings.ingest_url, stall_s=stall_s, secret=secret, tls=certificates.client)
         ingest = IngestClient(self.peer, settings.max_record_bytes + ANSWER_BYTES)
         places = Places(len(service.foldings), partial(eventlog.leader, names.events))
         terms = Terms(settings.acceptance_ms, settings.skew_ms)
@@ -150,7 +154,11 @@ class Door:
 
 
 async def _listen(
-    settings: Settings, service: Service, callers: Callers, more: Sequence[BaseRoute]
+    settings: Settings,
+    service: Service,
+    callers: Callers,
+    certificates: Certificates,
+    more: Sequence[BaseRoute],
 ) -> list[Server]:
     """Open both ports; the public one has `more` routes as well. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
@@ -168,10 +176,11 @@ async def _listen(
     )
     public_server = Server.of(edge, settings)
     names, secret = names_inside(settings.internal_host), settings.internal_secret
-    inside = Edge([*health_routes, *internal], hosts=names, secret=secret)
+    tls = certificates.server
+    inside = Edge([*health_routes, *internal], hosts=names, secret=secret, certified=tls is not None)
     # No bound on connections of one address: the clients of this port are few, and ours.
     internal_server = Server.of(inside, replace(settings, max_connections_per_address=0))
-    internal_port = await internal_server.start(settings.internal_host, settings.internal_port)
+    internal_port = await internal_server.start(settings.internal_host, settings.internal_port, tls)
     port = await public_server.start(settings.host, settings.port)
     log.info("listening", host=settings.host, port=port, internal_port=internal_port)
     return [public_server, internal_server]

@@ -7,6 +7,7 @@ this installation does not run it, the client gets a 404 that says so (A-29).
 """
 
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -49,14 +50,14 @@ class Behind(Struct, frozen=True):
     report: Report
 
 
-def behind(settings: Settings) -> Sequence[Behind]:
-    """The services that `BEHIND` names. One whose URL is not set has no `peer`."""
+def behind(settings: Settings, tls: ssl.SSLContext | None = None) -> Sequence[Behind]:
+    """The services that `BEHIND` names, asked by `tls` if given. One whose URL is not set has no `peer`."""
     urls = {"analytics": settings.analytics_url, "webhooks": settings.webhooks_url}
     found = []
     for name in BEHIND:
         url = urls[name]
         where = f"{_variable(name)} must be the URL of the internal port of {name}"
-        peer = Peer(url, secret=settings.internal_secret) if url else None
+        peer = Peer(url, secret=settings.internal_secret, tls=tls) if url else None
         found.append(Behind(name, peer, Report(url, name, where)))
     return found
 

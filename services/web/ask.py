@@ -17,7 +17,7 @@ from schemas.errors import ApiError, RejoinderError
 from services.web.answers import Envelope
 from services.web.peer import Peer
 from services.web.pulse import Silent
-from services.web.secret import MEND
+from services.web.secret import CERTIFY, MEND, UNCERTIFIED
 
 PIECE_BYTES = 256 << 10
 """Bytes that are written at once: a large body must not hold the loop."""
@@ -110,6 +110,8 @@ def refusal_of(service: str, answered: PeerAnswer) -> Envelope:
     if envelope is None:
         what = f"what is there is not {service}: it answered {status} in words of its own"
         raise Unheard(what) if status < 500 else BrokenOff(what)
+    if envelope.error.code == UNCERTIFIED:
+        raise Unheard(f"it asks this service for a certificate: {CERTIFY}")
     if envelope.error.code == "wrong_internal_secret":
         raise Unheard(f"it does not know our secret: {MEND}")
     if status in (405, 421) or (status == 404 and envelope.error.param is None):

@@ -82,6 +82,8 @@ class Connection(HttpToolsProtocol):
         self.streaming = False
         """Whether the answer under way may last for hours: a drain cuts it and does not wait."""
         self.aborted = False
+        self.certified = False
+        """Whether the client has shown a certificate, which TLS has checked."""
         self.pushed_bytes = 0
         """Bytes of the answer's body that were pushed."""
         self._running: RequestResponseCycle | None = None
@@ -150,6 +152,7 @@ class Connection(HttpToolsProtocol):
         option, value = _user_timeout(self.server_state.socket_timeout_s)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self.certified = bool(transport.get_extra_info("peercert"))
         self._await_request()
         _turn_out(self.server_state.crowd.came(self, self.client[0] if self.client else ""))
 
@@ -314,7 +317,8 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._refused = True
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, bytes(answer.body)))
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # not within TLS
+            self.transport.write_eof()
         self.flow.resume_reading()
         self._arrived()
         self._deadline = self.loop.call_later(LINGER_S, self.transport.close)

@@ -28,14 +28,14 @@ from services.web.hosts import Hosts
 from services.web.metrics import SECONDS, TENANT_REFUSED, TENANTS
 from services.web.paths import refused
 from services.web.request_log import RequestLog
-from services.web.secret import check_secret
+from services.web.secret import check_secret, uncertified
 from services.web.served import EXTENSION, Served
 from services.web.stream import Disconnected
 
 log = structlog.get_logger()
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-"""The paths that are served in a drain too, and without a secret."""
+"""The paths that are served in a drain too, and without a secret and a certificate."""
 METHODS = "GET, POST, DELETE"
 PREFLIGHT_S = 600
 """Seconds for which a browser may remember a preflight."""
@@ -50,7 +50,8 @@ class Edge:
     """The app: `routes`, and what surrounds them.
 
     `public`: the routes are a part of the API that clients see. `secret`: callers must show it, unless it is
-    empty. `request_log` hears of each request when it is over. `draining`: the code of a refusal in a drain.
+    empty. `certified`: callers must have shown a certificate. `request_log` hears of each request when it is
+    over. `draining`: the code of a refusal in a drain.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Edge:
         *,
         public: bool = False,
         secret: str = "",
+        certified: bool = False,
         request_log: RequestLog | None = None,
         draining: str = "service_unavailable",
     ) -> None:
         self._known = routes
         self._public = public
         self._secret = secret
+        self._certified = certified
         self._request_log = request_log
         self._draining = draining
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
@@ -141,8 +144,11 @@ class Edge:
             refusal = unavailable("The server is shutting down.", retry_after=1, reason="draining")
             refusal.code = self._draining
             raise refusal
-        if self._secret and scope["path"] not in OPEN_PATHS:
-            check_secret(headers, self._secret)
+        if scope["path"] not in OPEN_PATHS:
+            if self._certified and not connection(scope).certified:
+                raise uncertified()
+            if self._secret:
+                check_secret(headers, self._secret)
         self._check_writer(scope, headers)
         return None
 

@@ -26,7 +26,7 @@ import structlog
 from schemas.errors import RejoinderError
 from schemas.events import ITEM_ADDED, NAMED
 from schemas.ids import ResponseId, Tenant
-from services.web.secret import MEND
+from services.web.secret import CERTIFY, MEND, UNCERTIFIED
 
 log = structlog.get_logger()
 
@@ -158,6 +158,8 @@ def check_refusal(status: int, body: bytes) -> None:
         return
     if status == 503 and error.code == "service_unavailable":
         raise NotYet("replay cannot say now")
+    if error.code == UNCERTIFIED:
+        raise ReplayAway(f"it asks this service for a certificate: {CERTIFY}")
     if status == 401:
         raise ReplayAway(f"it does not know our secret: {MEND}")
     if status == 404:

@@ -4,6 +4,7 @@ A peer that breaks off within a stream cuts the client's answer. A client that g
 A stream is not buffered, but for the bytes on their way.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Self
@@ -32,13 +33,17 @@ _OWN_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 class Peer:
     """Another service of ours, reached at `base_url`. Holds connections from the first request to `close`.
 
-    Each request shows `secret`, if there is one. `stall_s`: seconds for which a client of a stream that is
-    passed on may take nothing.
+    Each request shows `secret`, if there is one. `tls` has our certificate, and says whose the service's may
+    be; without it an https URL is checked against the system's authorities. `stall_s`: seconds for which a
+    client of a stream that is passed on may take nothing.
     """
 
-    def __init__(self, base_url: str, *, stall_s: float = 30, secret: str = "") -> None:
+    def __init__(
+        self, base_url: str, *, stall_s: float = 30, secret: str = "", tls: ssl.SSLContext | None = None
+    ) -> None:
         self._base_url = URL(base_url.rstrip("/"))
         self._secret = secret
+        self._tls = tls
         self._stall_s = stall_s
         self._session: aiohttp.ClientSession | None = None
         self._pulse = Pulse(self._look)
@@ -51,7 +56,7 @@ class Peer:
         """The HTTP session for requests to the service. Give it whole URLs; see `url`."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=self._tls or True),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

@@ -13,6 +13,7 @@ the process, and several can run side by side. Its `drain` is bounded:
 import asyncio
 import errno
 import socket
+import ssl
 import time
 from email.utils import formatdate
 from typing import Self
@@ -32,6 +33,8 @@ a connection that the server is closing, which would leave a POST in doubt."""
 LINGER_S = 1.0
 """Seconds that an idle connection stays open in a drain: longer than a request takes to arrive."""
 BACKLOG = 4096
+HANDSHAKE_S = 5.0
+"""Seconds for a TLS handshake."""
 _STEP_S = 0.02
 _BOUNDS = CrowdBounds()
 
@@ -86,8 +89,8 @@ class Server:
         """How many client connections are open."""
         return len(self._state.connections)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen on `host`:`port` (0: a free one) and return the port. Raises CannotListen."""
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen on `host`:`port` (0: any), by `tls` if given, and return the port. Raises CannotListen."""
         loop = asyncio.get_running_loop()
         try:
             listener = await loop.create_server(
@@ -96,6 +99,8 @@ class Server:
                 port,
                 reuse_address=True,
                 backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
             )
         except OSError as error:
             raise CannotListen(_explain(error, host, port)) from error

@@ -21,6 +21,7 @@ from services.eventlog.topics import Topics
 from services.loops import while_all_run
 from services.settings import Settings
 from services.web import health
+from services.web.certificates import Certificates
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.server import Server
@@ -58,7 +59,8 @@ async def serve(
     settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event, clock: Callable[[], int] = now_ms
 ) -> None:
     """Deliver, and answer on the internal port, until `stop` is set, then drain."""
-    service = Service(settings, eventlog, names, clock)
+    certificates = await Certificates.of(settings)
+    service = Service(settings, eventlog, names, clock, certified=certificates.server is not None)
     server = Server.of(service.edge, replace(settings, max_connections_per_address=0))
     done = asyncio.Event()
 
@@ -71,13 +73,16 @@ async def serve(
             registry = tasks.create_task(service.registry.run(), name="EndpointRegistry.run")
             dispatcher = tasks.create_task(service.dispatcher.run(), name="Dispatcher.run")
             courier = tasks.create_task(service.courier.run(done, drain), name="Courier.run")
-            port = await server.start(settings.internal_host, settings.internal_port)
+            renewing = [tasks.create_task(loop(), name=loop.__qualname__) for loop in certificates.loops]
+            inside = settings.internal_host, settings.internal_port
+            port = await server.start(*inside, certificates.server)
             log.info("listening", internal_port=port)
-            await while_all_run([registry, dispatcher, courier], stop)
+            await while_all_run([registry, dispatcher, courier, *renewing], stop)
             dispatcher.cancel()  # nothing more is begun; what is under way has some seconds
             done.set()
             await courier
-            registry.cancel()
+            for task in (registry, *renewing):
+                task.cancel()
     finally:
         await server.drain(0)
         await service.close()
@@ -86,7 +91,15 @@ async def serve(
 class Service:
     """The pieces of one webhooks process, put together over `eventlog`."""
 
-    def __init__(self, settings: Settings, eventlog: Log, names: Topics, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        eventlog: Log,
+        names: Topics,
+        clock: Callable[[], int],
+        *,
+        certified: bool = False,
+    ) -> None:
         stirred = asyncio.Event()
         schedule = Schedule(settings.webhooks_attempts, max(1, settings.webhooks_attempts // 8), stirred.set)
         self.registry = EndpointRegistry(eventlog, names.webhooks)
@@ -128,6 +141,7 @@ class Service:
             [*health.routes(self._not_ready), *routes.routes()],
             hosts=names_inside(settings.internal_host),
             secret=settings.internal_secret,
+            certified=certified,
         )
 
     async def close(self) -> None:
