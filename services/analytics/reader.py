@@ -56,7 +56,7 @@ class UsageReader:
         loop = asyncio.get_running_loop()
         looked = loop.time()
         while True:
-            for batch in await self._tail.read():
+            for batch in await self._tail.read(self._look_s):
                 await self._take(batch)
             await in_turns(self.index.pack())
             self._moved.set()
@@ -82,7 +82,7 @@ class UsageReader:
         }
         self._follow(starts, ends)
         while self._behind:
-            for batch in await self._tail.read():
+            for batch in await self._tail.read(self._look_s):
                 await self._take(batch)
             await in_turns(self.index.pack())
 

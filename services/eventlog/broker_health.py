@@ -13,7 +13,7 @@ A broker that was silent may have been hung. It then believes for a moment that 
 others lead by now. `trusted_since` says how new the metadata must be that names it a leader (P-80).
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from math import inf
 from typing import NamedTuple
 
@@ -23,8 +23,10 @@ PROBE_S = 2.0
 """Seconds within which a probe is answered, or the broker is silent."""
 OLD_S = 1.0
 """The age in seconds from which a request makes its broker unhealthy."""
-STILL_S = 1.0
-"""If two ticks are more than so many seconds apart, this process stood still. Ticks come every 0.2 s."""
+TICK_S = 0.2
+"""Seconds between two ticks while something is under way to a broker that it should answer at once."""
+STILL_S = 0.8
+"""If a tick comes so many seconds late, this process stood still."""
 FORGET_S = 3600.0
 """Seconds for which no metadata names a silent broker, after which it counts as taken out of the cluster."""
 RECOVERING_S = 5.0
@@ -48,6 +50,7 @@ class _Broker:
         """When each request under way was sent, the oldest first."""
         self.probed_at = -inf
         self.probing: int | None = None
+        self.suspected = False
         self.healthy = True
         self.silent = False
         self.told_silent = False
@@ -65,10 +68,12 @@ class _Broker:
 class BrokerHealth:
     """What one process knows of its brokers. Times are those of its loop, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, suspicion: Callable[[], None] = lambda: None) -> None:
+        """`suspicion` is called when a probe has become due before its time."""
+        self._suspicion = suspicion
         self._brokers: dict[int, _Broker] = {}
         self._last_request = 0
-        self._ticked_at = inf
+        self._next_tick = inf
 
     def __repr__(self) -> str:
         return f"<broker health, silent: {[node for node in self._brokers if self.silent(node)]}>"
@@ -86,8 +91,9 @@ class BrokerHealth:
         self._broker(node).asked.pop(request, None)
 
     def suspected(self, node: int) -> None:
-        """Note that a connection to `node` failed: its next probe is due at once."""
-        self._broker(node).probed_at = -inf
+        """Note that a connection to `node` failed: its next probe is due `TICK_S` after the last one."""
+        self._broker(node).suspected = True
+        self._suspicion()
 
     def forget(self, known: Container[int], now: float) -> int:
         """Count no broker as silent that no metadata has named for `FORGET_S`. Returns how many are new ones.
@@ -110,7 +116,7 @@ class BrokerHealth:
     def probe(self, node: int, now: float) -> None:
         """Note that a probe of `node` begins."""
         broker = self._broker(node)
-        broker.probed_at, broker.probing = now, self.asked(node, now)
+        broker.probed_at, broker.probing, broker.suspected = now, self.asked(node, now), False
 
     def probed(self, node: int, now: float, *, answered: bool) -> None:
         """Note that the probe of `node` ended; `answered` says whether an answer came."""
@@ -122,11 +128,24 @@ class BrokerHealth:
             broker.trusted_since = now
         broker.silent = not answered
 
+    def pause(self, now: float) -> float:
+        """Seconds until the next tick: `TICK_S` while a request is under way, else until a probe is due.
+
+        A suspicion ends the pause.
+        """
+        brokers = self._brokers.values()
+        if any(broker.asked or broker.suspected for broker in brokers):
+            pause = TICK_S
+        else:
+            due = min((broker.probed_at + PERIOD_S for broker in brokers), default=now)
+            pause = max(TICK_S, due - now)
+        self._next_tick = now + pause
+        return pause
+
     def tick(self, now: float) -> Turned:
-        """Judge all brokers anew and return those whose state changed. Call it several times a second."""
-        if now - self._ticked_at > STILL_S:
+        """Judge all brokers anew and return those whose state changed. The next one is due after `pause`."""
+        if now - self._next_tick > STILL_S:
             self._forgive(now)
-        self._ticked_at = now
         turned = Turned([], [], [], [])
         for node, broker in self._brokers.items():
             if broker.probing is not None and now - broker.asked[broker.probing] >= PROBE_S:
@@ -175,7 +194,8 @@ class BrokerHealth:
 
     @staticmethod
     def _due(broker: _Broker, now: float) -> bool:
-        return broker.probing is None and broker.probed_at + PERIOD_S <= now
+        period = TICK_S if broker.suspected else PERIOD_S
+        return broker.probing is None and broker.probed_at + period <= now
 
     def _forgive(self, now: float) -> None:
         """Begin all ages anew after this process stood still.

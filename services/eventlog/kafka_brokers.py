@@ -9,6 +9,7 @@ once, and their callers ask the next leader.
 import asyncio
 from asyncio import Task
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from weakref import WeakSet
 
@@ -22,8 +23,6 @@ from services.eventlog.metrics import METADATA_AGE, SILENCES, SILENT_BROKERS
 
 log = structlog.get_logger(__name__)
 
-TICK_S = 0.2
-"""Seconds between two looks at the health of all brokers."""
 BACKOFF = 0.1
 """Seconds between two attempts."""
 
@@ -35,7 +34,8 @@ class Brokers:
 
     def __init__(self, address: KafkaAddress) -> None:
         self.address = address
-        self.health = BrokerHealth()
+        self._suspicion = asyncio.Event()
+        self.health = BrokerHealth(self._suspicion.set)
         self._clients: WeakSet[KafkaClient] = WeakSet()
         self._listeners: list[OnUnhealthy] = []
         self._probes: dict[int, tuple[KafkaClient, Task[None]]] = {}
@@ -93,7 +93,10 @@ class Brokers:
                     self.health.probe(node, now)
                     self._probes[node] = known[node], asyncio.create_task(self._probe(known[node], node))
                 self._look(now)
-                await asyncio.sleep(TICK_S)
+                self._suspicion.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.health.pause(loop.time())):
+                        await self._suspicion.wait()
         finally:
             probes = [probe for _, probe in self._probes.values()]
             for probe in probes:

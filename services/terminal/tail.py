@@ -139,7 +139,7 @@ class ClosingsReader:
         for partition in set(partitions) - self._tail.followed:
             self._tail.follow(partition, self._next[partition])
         found = []
-        for batch in await self._tail.read():
+        for batch in await self._tail.read(self._look_s):
             if batch.out_of_range:
                 await self._begin_anew(batch.source.partition)
             else:

@@ -19,8 +19,10 @@ import os
 import socket
 import struct
 import sys
+import time
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Iterator
+from email.utils import formatdate
 from typing import Any
 
 import httptools
@@ -64,6 +66,14 @@ class ConnectionState(ServerState):
         self.crowd: Crowd[Connection] = Crowd(bounds)
         CROWDS.add(self.crowd)
         self.draining = False
+        self._dated = 0
+
+    def date(self) -> None:
+        """Renew the `date` header, when bytes come: a timer would wake an idle server every second."""
+        now = int(time.time())
+        if now != self._dated:
+            self._dated = now
+            self.default_headers = [(b"date", formatdate(now, usegmt=True).encode())]
 
 
 class Connection(HttpToolsProtocol):
@@ -173,6 +183,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, bound an unfinished head, and bound the time until the request is whole."""
         self._unset_keepalive_if_required()
+        self.server_state.date()
         for piece in _pieces(data):
             if self._refused or self.transport.is_closing():
                 return  # the client was refused: what it still sends is dropped

@@ -15,7 +15,6 @@ import errno
 import socket
 import ssl
 import time
-from email.utils import formatdate
 from typing import Self
 
 import structlog
@@ -66,7 +65,6 @@ class Server:
         self._config.load()
         self._state = ConnectionState(app.cors, socket_timeout_s, request_s, bounds)
         self._listener: asyncio.AbstractServer | None = None
-        self._clock: asyncio.TimerHandle | None = None
 
     @classmethod
     def of(cls, app: Edge, settings: Settings) -> Self:
@@ -105,7 +103,6 @@ class Server:
         except OSError as error:
             raise CannotListen(_explain(error, host, port)) from error
         self._listener = listener
-        self._tick()
         actual: int = listener.sockets[0].getsockname()[1]
         return actual
 
@@ -135,8 +132,6 @@ class Server:
     async def _close(self) -> None:
         if self._listener is not None:
             self._listener.close()
-        if self._clock is not None:
-            self._clock.cancel()
         for client in list(self._state.connections):
             if isinstance(client, Connection):
                 client.abort()
@@ -146,11 +141,6 @@ class Server:
         if tasks:
             log.info("requests cut", count=len(tasks))
             await asyncio.wait(tasks, timeout=5)
-
-    def _tick(self) -> None:
-        """Renew the `date` header every second."""
-        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-        self._clock = asyncio.get_running_loop().call_later(1, self._tick)
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

@@ -6,21 +6,22 @@ from services.eventlog.broker_health import (
     PERIOD_S,
     PROBE_S,
     RECOVERING_S,
+    TICK_S,
     BrokerHealth,
     Turned,
 )
 
-TICK = 0.2
 NOTHING = Turned([], [], [], [])
 
 
 def ticks(health: BrokerHealth, since: float, until: float) -> list[tuple[float, Turned]]:
     """Tick from `since` to `until`, and what turned when."""
     found = []
-    for n in range(round((until - since) / TICK) + 1):
-        now = since + n * TICK
+    for n in range(round((until - since) / TICK_S) + 1):
+        now = since + n * TICK_S
         if (turned := health.tick(now)) != NOTHING:
             found.append((round(now, 1), turned))
+        health.pause(now)
     return found
 
 
@@ -38,6 +39,29 @@ def test_each_broker_is_probed_once_a_second_and_at_once_when_a_connection_faile
     assert health.due([1], PERIOD_S - 0.1) == []
     health.suspected(1)
     assert health.due([1], PERIOD_S - 0.1) == [1]
+
+
+def test_an_idle_process_looks_when_a_probe_is_due_and_otherwise_while_something_is_under_way() -> None:
+    suspicions: list[None] = []
+    health = BrokerHealth(lambda: suspicions.append(None))
+    health.probe(1, 0)
+    assert health.pause(0) == TICK_S
+    health.probed(1, 0.01, answered=True)
+    assert health.pause(TICK_S) == PERIOD_S - TICK_S
+    request = health.asked(1, 0.3)
+    assert health.pause(0.3) == TICK_S
+    health.answered(1, request)
+    health.suspected(1)
+    assert (len(suspicions), health.pause(0.4)) == (1, TICK_S)
+
+
+def test_a_broker_that_is_suspected_again_and_again_is_not_probed_more_often_than_it_is_looked_at() -> None:
+    health = BrokerHealth()
+    health.probe(1, 0)
+    health.probed(1, 0.01, answered=False)
+    health.suspected(1)
+    assert health.due([1], TICK_S / 2) == []
+    assert health.due([1], TICK_S) == [1]
 
 
 def test_a_hung_broker_turns_unhealthy_and_then_silent() -> None:
@@ -86,7 +110,7 @@ def test_any_short_request_that_grows_old_makes_its_broker_unhealthy() -> None:
     assert not health.healthy(1)
     assert health.healthy(2)
     health.answered(1, request)
-    health.tick(OLD_S + TICK)
+    health.tick(OLD_S + TICK_S)
     assert health.healthy(1)
 
 
@@ -105,11 +129,12 @@ def test_a_broker_that_answers_again_is_told_once_and_trusted_from_then_on() -> 
 
 def test_a_process_that_stood_still_blames_nobody_and_trusts_no_old_metadata() -> None:
     health = BrokerHealth()
-    health.tick(0)
     health.probe(1, 0)
+    health.pause(0)
     assert health.tick(60) == NOTHING
     assert health.healthy(1)
     assert health.trusted_since(1) == 60
+    health.pause(60)
     assert [at for at, _ in ticks(health, 60.2, 62)] == [61.0, 62.0]
 
 

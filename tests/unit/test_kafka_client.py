@@ -12,7 +12,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
 from services.broker.tcp import LOOPBACK
-from services.eventlog import broker_health, kafka_brokers
+from services.eventlog import broker_health
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_client import CONNECT_S, KafkaClient
@@ -186,7 +186,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_health, "PERIOD_S", 0.05)
     monkeypatch.setattr(broker_health, "PROBE_S", 0.4)
     monkeypatch.setattr(broker_health, "OLD_S", 0.2)
-    monkeypatch.setattr(kafka_brokers, "TICK_S", 0.02)
+    monkeypatch.setattr(broker_health, "TICK_S", 0.02)
 
 
 @pytest.mark.usefixtures("quick")

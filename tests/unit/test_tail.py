@@ -1,7 +1,7 @@
 """The tail: positions that move with what is read, and stop where the log says so."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -9,7 +9,7 @@ from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog, MemoryWriter
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.pace import Pace
-from services.eventlog.port import Batch
+from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.tail import Tail
 from tests.conftest import PATIENCE
 from tests.counted import value_of
@@ -247,3 +247,38 @@ async def test_who_reads_a_topic_says_so_though_another_one_was_left_failing(
     next_one.follow(0, 0)
     assert keys(await next_one.read()) == [b"a"]
     assert value_of(failing) == 0
+
+
+class Asked(MemoryLog):
+    """A log that never waits, and notes how long it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__({TOPIC: 1})
+        self.waits: list[float] = []
+
+    async def fetch(
+        self,
+        positions: Mapping[TopicPartition, int],
+        *,
+        max_wait: float = 0.5,
+        max_bytes: int = 4 << 20,
+        partition_bytes: int = 1 << 20,
+    ) -> list[Batch]:
+        self.waits.append(round(max_wait, 1))
+        return await super().fetch(
+            positions, max_wait=0, max_bytes=max_bytes, partition_bytes=partition_bytes
+        )
+
+
+async def test_the_longer_nothing_came_the_longer_a_broker_may_sit_on_a_fetch() -> None:
+    log = Asked()
+    tail, writer = Tail(log, TOPIC), log.writer()
+    tail.follow(0, 0)
+    for _ in range(6):
+        assert await tail.read() == []
+    assert log.waits == [0.5, 1, 2, 4, 5, 5]
+    await append(writer, 0, b"a")
+    assert keys(await tail.read()) == [b"a"]
+    assert await tail.read() == []
+    assert log.waits[-2:] == [5, 0.5]
+    await writer.close()
