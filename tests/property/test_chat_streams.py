@@ -77,3 +77,46 @@ def test_odd_chunks_are_refused_or_add_up(stream: list[dict[str, Any]]) -> None:
     events += translator.flush()
     if translator.finished and not translator.failure:
         checked(events + translator.end())
+
+
+def in_full(chunk: dict[str, Any]) -> dict[str, Any]:
+    """The same chunk, with log probabilities of nothing: so it is not in the usual form."""
+    return {**chunk, "choices": [{"logprobs": {"content": []}, **one} for one in chunk["choices"]]}
+
+
+nearly_usual = st.fixed_dictionaries(
+    {"content": words},
+    optional={
+        "role": st.just("assistant"),
+        "refusal": st.none() | words,
+        "reasoning_content": st.none() | words,
+        "tool_calls": st.none() | st.just([]),
+        "citations": st.none() | st.just(["https://a.example"]),
+    },
+)
+usual_choice = st.fixed_dictionaries(
+    {"delta": nearly_usual},
+    optional={
+        "index": st.sampled_from([0, 0, 0, None, 1]),
+        "finish_reason": st.sampled_from([None, None, "", "stop"]),
+        "logprobs": st.none(),
+        "message": st.none() | nearly_usual,
+        "usage": st.none() | st.just({"prompt_tokens": 1}),
+    },
+)
+usual_chunks = st.fixed_dictionaries(
+    {"choices": st.lists(usual_choice, min_size=1, max_size=1)},
+    optional={"model": st.none() | words, "usage": st.none() | st.just({"completion_tokens": 2})},
+)
+
+
+@settings(max_examples=examples(400), deadline=None)
+@given(st.lists(usual_chunks, max_size=8))
+def test_the_short_way_of_more_text_leads_where_the_long_way_leads(stream: list[dict[str, Any]]) -> None:
+    short, long = ChatTranslator(ID), ChatTranslator(ID)
+    for chunk in stream:
+        assert short.chunk(chunk) == long.chunk(in_full(chunk))
+    assert (short.finished, short.failure) == (long.finished, long.failure)
+    assert short.flush() == long.flush()
+    if short.finished and not short.failure:
+        assert short.end() == long.end()

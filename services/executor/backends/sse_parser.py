@@ -15,6 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 _BOM = b"\xef\xbb\xbf"
+_BLANK = b"\n\n"
+_EVENT, _DATA = b"event: ", b"data: "
 HEAD_BYTES = 4096
 """Bytes kept of the beginning, and of the end, of an event that is left out: type and numbers come first."""
 PATIENCE = 8
@@ -80,7 +82,37 @@ class SseParser:
         self._clear()
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """The events that `chunk` completes. Raises EventTooLarge after the events before the large one."""
+        """The events that `chunk` completes. Raises EventTooLarge after the events before the large one.
+
+        Events in the usual form take the short way, if they come whole.
+        """
+        begun, whole, rest = self._cut(chunk)
+        if begun:
+            yield from self._by_line(begun)
+        for block in whole:
+            one = _usual(block) if len(block) <= self._max_bytes else None
+            if one is None:
+                yield from self._by_line(block + _BLANK)
+            else:
+                yield one
+        if rest:
+            yield from self._by_line(rest)
+
+    def _cut(self, chunk: bytes) -> tuple[bytes, list[bytes], bytes]:
+        """`chunk` as the rest of what has begun, the whole blocks behind it, and the begin of another one."""
+        if self._first_line or self._after_cr or b"\r" in chunk:
+            return chunk, [], b""
+        begun = 0
+        if self._unfinished or self._data or self._event or self._left_out:
+            begun = chunk.find(_BLANK) + len(_BLANK)
+            if begun < len(_BLANK):
+                return chunk, [], b""
+        whole = chunk.rfind(_BLANK, begun)
+        if whole < 0:
+            return chunk[:begun], [], chunk[begun:]
+        return chunk[:begun], chunk[begun:whole].split(_BLANK), chunk[whole + len(_BLANK) :]
+
+    def _by_line(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         for line in self._lines(chunk):
             name, value = _name_and_value(line)
             if not line or (name in _BEGINS and self._is_object()):
@@ -189,6 +221,18 @@ def is_whole_object(line: bytes) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
+
+
+def _usual(block: bytes) -> ServerSentEvent | None:
+    """The event of a block in the usual form, a line of data behind at most a line with its type."""
+    head, found, data = block.partition(_DATA)
+    if not found or b"\n" in data:
+        return None
+    if not head:
+        return ServerSentEvent("", data)
+    if not head.startswith(_EVENT) or head.find(b"\n") != len(head) - 1:
+        return None
+    return ServerSentEvent(head[len(_EVENT) : -1].decode(errors="replace"), data)
 
 
 def _name_and_value(line: bytes) -> tuple[bytes, bytes]:

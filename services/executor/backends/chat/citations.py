@@ -13,7 +13,8 @@ from services.executor.mending.annotations import Annotation, annotation_of, is_
 
 _LISTS = ("citations", "search_results", "web_search", "references", "sources")
 """Fields of a chunk, choice, delta or message in which servers have a list of sources."""
-_FIELDS = frozenset({*_LISTS, "annotations", "context"})
+CITING = frozenset({*_LISTS, "annotations", "context"})
+"""Fields in which a chunk, choice, delta or message names sources."""
 
 
 class Citations:
@@ -28,7 +29,7 @@ class Citations:
 
     def take(self, holder: dict[str, Any]) -> None:
         """Take the sources that a chunk, a choice, a delta or a message names. Anything else is ignored."""
-        if _FIELDS.isdisjoint(holder):
+        if CITING.isdisjoint(holder):
             return
         annotations = holder.get("annotations")
         for given in annotations if isinstance(annotations, list) else ():

@@ -58,6 +58,11 @@ class TextItem(OutputItem):
         more = {"logprobs": logprobs} if kind == "output_text" else {}
         yield self.place.delta(kind, len(self.parts) - 1, delta, **more)
 
+    def more(self, text: str) -> Event:
+        """The event of more of the open text; there must be one (`has_text`)."""
+        self._pieces.append(text)
+        return self.place.delta("output_text", len(self.parts) - 1, text, logprobs=[])
+
     def end(self, status: str) -> Iterator[Event]:
         """The events that end the last part and the item."""
         yield from self._end_part()

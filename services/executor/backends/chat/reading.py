@@ -9,6 +9,8 @@ that had a text is read. The others are compared with it, for text that it leave
 from collections.abc import Iterator
 from typing import Any
 
+from services.executor.backends.chat.citations import CITING
+
 _TEXTS = ("text", "output_text")
 _BESIDE = ("reference", "redacted_thinking")
 """Parts without words: sources of the words beside them, and thoughts that are withheld."""
@@ -37,6 +39,15 @@ _GROWING = ("text", "thinking", "summary")
 """Fields of a kept thought that come in pieces."""
 
 
+_COUNTS = frozenset({"usage", "x_groq"})
+_OF_CHUNKS = _COUNTS | CITING
+_OF_CHOICES = _OF_CHUNKS | {"index", "message", "logprobs"}
+_OF_DELTAS = (
+    CITING | _THOUGHT_NAMES | {"refusal", "tool_calls", "function_call", "audio", "images", "extra_content"}
+)
+_NO_REASON = (None, "")
+
+
 class UnsaidError(Exception):
     """No event can carry a part of a delta. The message begins with a verb; the server is its subject."""
 
@@ -63,6 +74,27 @@ def parts_of(said: Any, kind: str) -> Iterator[tuple[str, str]]:
             pass
         case _:
             raise UnsaidError(UNSAID)
+
+
+def usual_text(chunk: dict[str, Any], beside: frozenset[str]) -> str | None:
+    """The text of a chunk in the usual form, which says nothing but more text of its one choice; None of any
+    other chunk. `beside` are further fields that a delta in the usual form has not.
+    """
+    choices = chunk.get("choices")
+    if choices.__class__ is not list or len(choices) != 1 or _says(chunk, _OF_CHUNKS):
+        return None
+    choice = choices[0]
+    if choice.__class__ is not dict or choice.get("finish_reason") not in _NO_REASON:
+        return None
+    delta = choice.get("delta")
+    if delta.__class__ is not dict or _says(choice, _OF_CHOICES) or _says(delta, _OF_DELTAS):
+        return None
+    text = delta.get("content")
+    return text if text.__class__ is str and text and not _says(delta, beside) else None
+
+
+def _says(holder: dict[str, Any], names: frozenset[str]) -> bool:
+    return not names.isdisjoint(holder) and any(holder[name] for name in names.intersection(holder))
 
 
 def thoughts_of(delta: dict[str, Any]) -> dict[str, str]:

@@ -34,6 +34,7 @@ from services.executor.backends.chat.reading import (
     UnsaidError,
     parts_of,
     thoughts_of,
+    usual_text,
 )
 from services.executor.backends.chat.repeats import Repeats
 from services.executor.backends.chat.tools import Toolbox
@@ -131,6 +132,27 @@ class ChatTranslator:
 
     def chunk(self, chunk: Chunk) -> list[Event]:
         """The events of one chunk. Raises MalformedChunkError."""
+        events = self._further(chunk)
+        return self._chunk(chunk) if events is None else events
+
+    def _further(self, chunk: Chunk) -> list[Event] | None:
+        """The hot path: the events of a chunk that is only more of the open text; None of any other chunk."""
+        item, held = self._open, self._texts["output_text"]
+        if not isinstance(item, Message) or not item.has_text or self._spoken != "output_text":
+            return None
+        if self._index != 0 or self._in_tag or held.logprobs:
+            return None
+        text = usual_text(chunk, self._keep)
+        if text is None:
+            return None
+        model = chunk.get("model")
+        if isinstance(model, str) and model:
+            self._model = model
+        self._streamed = True
+        new = held.repeats.piece(held.seam.add(text))
+        return [item.more(new)] if new else []
+
+    def _chunk(self, chunk: Chunk) -> list[Event]:
         counted, model = self._usage.take(chunk), chunk.get("model")
         if isinstance(model, str) and model:
             self._model = model
