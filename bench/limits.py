@@ -14,7 +14,9 @@ from pathlib import Path
 import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from schemas.fold import Fold, State, Verdict
 from schemas.ids import (
     ENTROPY_BYTES,
     TOKEN_BYTES,
@@ -26,13 +28,19 @@ from schemas.records import EventHeaders, NewRecord, parse
 from services.broker import EmbeddedKafka
 from services.eventlog import port
 from services.eventlog.kafka import KafkaLog
+from services.eventlog.kafka_fetch import read_records
+from services.eventlog.kafka_writer import LONGEST_PACE_S
 from services.eventlog.memory_partition import MemoryRecord
+from services.eventlog.tail import Tail
 
 TOPIC = "limits"
 PARTITIONS = 8
 VALUE = b'{"type":"response.output_text.delta","item_id":"msg_0123456789abcdef","delta":"word "}'.ljust(170)
 TYPE = "response.output_text.delta"
 HEADERS = [("type", TYPE.encode())]
+STREAMS, BATCH = 50, 35
+"""Responses under way at once, and records of one batch of them."""
+PER_SECOND, PACED_SECONDS = 2_500, 10
 
 Body = Callable[[], Awaitable[int]]
 
@@ -58,6 +66,8 @@ async def run(records: int) -> None:
         await _consume_aiokafka(kafka.bootstrap, broker, records)
         await _ours(kafka.bootstrap, broker, records)
         await _schema(broker, records)
+        await _own(broker, records)
+        await _paced(kafka.bootstrap, broker)
 
 
 async def _produce_aiokafka(bootstrap: str, broker: psutil.Process, records: int) -> None:
@@ -130,6 +140,69 @@ async def _schema(broker: psutil.Process, records: int) -> None:
 
     await measure("`EventHeaders.event`, without a log", broker, write)
     await measure("`parse` of an event, without a log", broker, read)
+
+
+async def _own(broker: psutil.Process, records: int) -> None:
+    """What the executor pays to read its own events back, in batches like those at saturation: so much could
+    be saved at most by knowing a batch of one's own by its number.
+    """
+    ids = [response_id(3, number.to_bytes(ENTROPY_BYTES)) for number in range(STREAMS)]
+    claim = claim_id(bytes(TOKEN_BYTES))
+    events = {id: EventHeaders(id, claim, 1, Tenant("default")) for id in ids}
+    batches = []
+    for number in range(records // BATCH):
+        builder = DefaultRecordBatchBuilder(2, 0, False, 1, 0, 0, 1 << 20)
+        for place in range(BATCH):
+            at = number * BATCH + place
+            made = events[ids[at % STREAMS]].event(2 + at // STREAMS, TYPE, VALUE)
+            builder.append(place, None, made.key, made.value, list(made.headers))
+        batches.append((number * BATCH).to_bytes(8) + bytes(builder.build())[8:])
+
+    async def read_back() -> int:
+        fold = Fold()
+        for id in ids:
+            state = fold.responses[id] = State(id, Tenant("default"), 0, 0)
+            state.claim, state.last = claim, 1
+        counted = 0
+        for batch in batches:
+            for record in read_records(batch, 0)[0]:
+                counted += fold.apply(record.offset, record.timestamp, parse(record, 3)) is Verdict.COUNTS
+        return counted
+
+    await measure("an own event read back: decode, parse, fold", broker, read_back)
+
+
+async def _paced(bootstrap: str, broker: psutil.Process) -> None:
+    """The floor of the common load: as many records as 50 streams of 50 a second have, in requests as far
+    apart as the writer's, read by one follower.
+    """
+    log = KafkaLog(bootstrap, "rejoinder-bench")
+    writer, tail = log.writer(), Tail(log, TOPIC)
+    for partition, bounds in (await log.bounds(TOPIC, range(PARTITIONS))).items():
+        tail.follow(partition, bounds.end)
+    loop = asyncio.get_running_loop()
+
+    async def trickle() -> int:
+        reading = asyncio.create_task(_follow(tail))
+        count, begun = 0, loop.time()
+        while count < PACED_SECONDS * PER_SECOND:
+            await asyncio.sleep(LONGEST_PACE_S)
+            for _ in range(int((loop.time() - begun) * PER_SECOND) - count):
+                writer.post(TOPIC, count % PARTITIONS, NewRecord(b"%d" % count, VALUE, HEADERS))
+                count += 1
+        reading.cancel()
+        return count
+
+    try:
+        await measure(f"{PER_SECOND:,} records a second, written and followed", broker, trickle)
+    finally:
+        await writer.close()
+        await log.close()
+
+
+async def _follow(tail: Tail) -> None:
+    while True:
+        await tail.read()
 
 
 async def _ours(bootstrap: str, broker: psutil.Process, records: int) -> None:

@@ -50,6 +50,9 @@ def server_properties(logs: Path, port: int, member: ClusterNode, extra: Mapping
         "broker.session.timeout.ms": "3000",
         # An idle controller writes a record that says nothing twice a second, and all its readers wake up.
         "metadata.max.idle.interval.ms": "5000",
+        # Each thread looks for work three times a second; of the defaults, 3 and 8, most only do that here.
+        "num.network.threads": "1",
+        "num.io.threads": "3",
         # The cleaner's default of 128 MiB is a quarter of the default heap, reserved at start.
         "log.cleaner.dedupe.buffer.size": str(32 * 1024 * 1024),
         **extra,

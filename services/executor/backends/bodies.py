@@ -46,7 +46,7 @@ class BodyReader:
     @property
     def unread(self) -> bytes | None:
         """The beginning of a body that is none of these, b"" of an empty one; None if the body is read."""
-        return self._begun if self._read in (self._first, self._neither) and not self._streams else None
+        return None if self._streams or self._read not in (self._first, self._neither) else self._begun
 
     @property
     def is_whole(self) -> bool:
