@@ -4,6 +4,7 @@ streams      many slow streams beside a server in memory, short ones, and none
 upstream     what an upstream on HTTP costs the executor beside model echo
 fanout       one stream to many readers, beside Nchan
 replay       a long response read from its start by many, beside a static file; resumes after a start
+crowd        5,000 open streams on one replay: memory, a storm of reconnects, readers that take nothing
 throughput   events per CPU-second of the whole system and of the rival, their ratio, and the flatness of both
 latency      from the backend to a client, at a steady pace
 overload     five times more requests than there is room for: the admitted, the refused, a neighbour, memory
@@ -24,6 +25,7 @@ import psutil
 
 from bench import (
     counting,
+    crowd,
     fanout,
     hooks,
     latency,
@@ -43,6 +45,7 @@ SECTIONS = (
     "upstream",
     "fanout",
     "replay",
+    "crowd",
     "throughput",
     "latency",
     "overload",
@@ -73,6 +76,9 @@ def main() -> None:
     if "replay" in sections:
         replay.run(10_000 if given.quick else replay.EVENTS)
         resume.run()
+    if "crowd" in sections:
+        with target.rejoinder(*crowd.FLAGS) as rejoinder:
+            crowd.run(rejoinder, *((500, 50) if given.quick else (crowd.READERS, crowd.STALLED)))
     if "throughput" in sections:
         _throughput(given)
     if "latency" in sections:

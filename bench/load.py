@@ -103,7 +103,7 @@ class Load:
     async def _cancel(self, id: str) -> None:
         """Cancel a response that still runs. A server at its limit may answer 503 at first."""
         for _ in range(CANCEL_TRIES):
-            status, _ = await self._exchange("POST", f"{self.path}/{id}/cancel")
+            status, _ = await self.exchange("POST", f"{self.path}/{id}/cancel")
             if status != 503:
                 break
             await asyncio.sleep(1)
@@ -147,12 +147,13 @@ class Load:
             await self.one()
 
     async def _request(self, method: str, path: str, body: bytes = b"") -> bytes:
-        status, content = await self._exchange(method, path, body)
+        status, content = await self.exchange(method, path, body)
         if status != 200:
             sys.exit(f"{method} {path}: {status} {content[:500]!r}")
         return content
 
-    async def _exchange(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    async def exchange(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of the answer to one request, on a connection of its own."""
         reading, writing = await asyncio.open_connection(self.host, self.port)
         writing.write(self._head(method, path, body))
         answer = await reading.read()

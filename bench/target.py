@@ -54,6 +54,12 @@ class Target:
             held[title] = held.get(title, 0.0) + process.memory_info().rss / (1 << 20)
         return held
 
+    def ports(self, title: str) -> list[int]:
+        """The ports on which a process listens, by its title."""
+        tree = [process for process in self._process.tree() if _title(process) == title]
+        sockets = [found for process in tree for found in process.net_connections("tcp")]
+        return [found.laddr.port for found in sockets if found.status == psutil.CONN_LISTEN]
+
 
 @contextmanager
 def rejoinder(*flags: str) -> Iterator[Target]:

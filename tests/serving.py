@@ -22,9 +22,12 @@ async def serving(
     request_s: float = 20,
     hosts: Sequence[str] = (),
     bounds: CrowdBounds = _BOUNDS,
+    socket_timeout_s: float = 30,
 ) -> AsyncIterator[tuple[Server, int]]:
     """A server with these routes, and its port."""
-    server = Server(Edge(routes, origins, hosts), request_s=request_s, bounds=bounds)
+    server = Server(
+        Edge(routes, origins, hosts), socket_timeout_s=socket_timeout_s, request_s=request_s, bounds=bounds
+    )
     port = await server.start(HOST, 0)
     try:
         yield server, port

@@ -45,6 +45,9 @@ PIECE_BYTES = 16 << 10
 behind a body may have so many bytes more before it is refused."""
 SHARED_BYTES = 32 << 10
 """Bytes of a pushed piece from which on it is written as it is. To copy a smaller one costs less."""
+UNSENT_BYTES = 64 << 10
+"""Bytes that the system takes of an answer beyond what the client's window has room for. Its own bound is
+4 MB: so much it would hold for a client that takes nothing, and a whole answer would count as taken."""
 LINGER_S = 1.0
 """Seconds for which a connection stays open behind a refusal: bytes that the client still sends would reset a
 closed one, before the client has read the refusal."""
@@ -96,6 +99,9 @@ class Connection(HttpToolsProtocol):
         """Whether the client has shown a certificate, which TLS has checked."""
         self.pushed_bytes = 0
         """Bytes of the answer's body that were pushed."""
+        self.stalled = False
+        """Whether the system gave the client up, because it took nothing for `socket_timeout_s`."""
+        self._lost = False
         self._running: RequestResponseCycle | None = None
         self._in_head = False
         self._head_bytes = 0
@@ -138,6 +144,18 @@ class Connection(HttpToolsProtocol):
         """Wait until the client takes more, or has gone."""
         await self.flow.drain()
 
+    async def all_taken(self) -> bool:
+        """Return when the system has taken all that was written; False if the client has gone. For a client
+        that takes nothing the system takes little (`UNSENT_BYTES`).
+        """
+        if self.transport.get_write_buffer_size():
+            self.transport.set_write_buffer_limits(high=0)
+            try:
+                await self.flow.drain()
+            finally:
+                self.transport.set_write_buffer_limits()
+        return not self._lost
+
     def abort(self) -> None:
         """Reset the connection now: the client sees an error, never a clean end. Harmless when repeated."""
         self.aborted = True
@@ -159,6 +177,8 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         option, value = _user_timeout(self.server_state.socket_timeout_s)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -168,6 +188,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request under way. uvicorn would tell the last of the pipelined ones only."""
+        self._lost, self.stalled = True, isinstance(exc, TimeoutError)
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()

@@ -6,7 +6,7 @@ stream closes its source and tells `on_end` how it ended:
 
     complete      the source returned: the answer ends cleanly
     disconnected  the client went away
-    stalled       the client took nothing for `stall_s`: its socket is reset
+    stalled       the client took nothing for `stall_s`: its socket is reset, if the system has not done that
     cut           the source failed, or the server drains: the transport tells the client why, or the socket
                   is reset, so that no client takes the answer for complete
 """
@@ -144,7 +144,7 @@ class Stream:
             self._end = "complete"
         except Disconnected:
             if not self._connection.aborted:
-                self._end = "disconnected"
+                self._end = "stalled" if self._connection.stalled else "disconnected"
         except RejoinderError as error:
             log.info("stream cut", path=scope["path"], why=str(error))
         except Exception as error:
@@ -166,6 +166,9 @@ class Stream:
             await self._send_each(last)
             self._told = bool(last)
             raise
+        self._wrote, self._sending = self._loop.time(), True
+        if not await self._connection.all_taken():  # to a connection that is gone every write succeeds
+            raise Disconnected("the client went away before the end")
         await self._send_each(transport.end())
 
     async def _send_events(self) -> None:

@@ -152,6 +152,31 @@ async def test_a_reader_that_takes_nothing_is_reset_and_the_others_go_on(pushed:
         assert (await ask(port, "GET /stream")).whole
 
 
+async def test_readers_that_take_nothing_of_an_answer_that_is_whole_are_stalled_too() -> None:
+    """The rest of the answer lies below the bound from which on a write waits."""
+    stages = [Stage() for _ in range(20)]
+    routes = [stage.route(f"/{number}", stall_s=0.4) for number, stage in enumerate(stages)]
+    async with serving(routes) as (_, port):
+        clients = [socket.create_connection((HOST, port)) for _ in stages]
+        for number, (client, stage) in enumerate(zip(clients, stages, strict=True)):
+            client.sendall(b"GET /%d HTTP/1.1\r\nhost: a\r\n\r\n" % number)
+            stage.put(b"x" * (256 << 10), None)
+        assert [await stage.end() for stage in stages] == ["stalled"] * len(stages)
+        for client in clients:
+            with pytest.raises(ConnectionResetError):
+                await _drain(client)
+            client.close()
+
+
+async def test_a_reader_that_the_system_gives_up_first_has_not_taken_all() -> None:
+    stage = Stage()
+    async with serving([stage.route(stall_s=60)], socket_timeout_s=1) as (_, port):
+        with socket.create_connection((HOST, port)) as client:
+            client.sendall(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+            stage.put(b"x" * (1 << 20), b"x" * (1 << 20), None)
+            assert await stage.end() == "stalled"
+
+
 async def _drain(sock: socket.socket) -> None:
     def read() -> None:
         while sock.recv(1 << 20):

@@ -127,7 +127,7 @@ class Connection:
         self.whole = False
         self.takes_nothing = False
         """The client reads nothing more and says nothing."""
-        self.streaming = self.aborted = self.draining = False
+        self.streaming = self.aborted = self.draining = self.stalled = False
         self._gone = asyncio.Event()
         self._asked = False
         self._raw = raw
@@ -158,6 +158,11 @@ class Connection:
         """Wait until the client takes more, or has gone."""
         if self.takes_nothing:
             await self._gone.wait()
+
+    async def all_taken(self) -> bool:
+        """Wait until the client has taken all, or has gone."""
+        await self.taken()
+        return not self._gone.is_set()
 
     def leave(self) -> None:
         """The client goes."""

@@ -86,11 +86,14 @@ class Socket:
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
-        self.streaming = self.aborted = False
+        self.streaming = self.aborted = self.stalled = False
         self.closed = asyncio.Event()
 
     def abort(self) -> None:
         self.aborted = True
+
+    async def all_taken(self) -> bool:
+        return not self.closed.is_set()
 
     async def send(self, message: Message) -> None:
         assert message["type"] == "websocket.send"
