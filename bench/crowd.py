@@ -59,7 +59,8 @@ def run(target: Target, readers: int = READERS, stalled: int = STALLED) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert load.stdout is not None and load.stdin is not None
+    assert load.stdout is not None
+    assert load.stdin is not None
     load.stdout.readline()
     held = target.rss()["replay"] - before
     line = load.stdout.readline()
