@@ -106,15 +106,21 @@ async def test_a_claim_that_was_given_up_and_is_in_the_log_all_the_same_takes_no
 ) -> None:
     """Its place may be another's by then: it is claimed again, when there is one, and called once."""
 
-    def claiming(*_: object) -> None:
-        if not rig.state(accepted).attempt:
-            rig.log.fail_next("unknown-appended")
+    claimed = list[ResponseId]()
 
-    accepted = await rig.accept(model="theirs")
-    with when("claim made", claiming):
-        async with executing(rig, "max_concurrency = 1") as (upstream, _):
+    def claiming(id: ResponseId, _: int) -> None:
+        if not claimed:
+            rig.log.fail_next("unknown-appended")
+        claimed.append(id)
+
+    async with executing(rig, "max_concurrency = 1") as (upstream, executor):
+        # A beat between the failure and the read-back would claim it again, and keep its place by that.
+        await eventually(lambda: executor.liveness.beats > 0)
+        with when("claim made", claiming):
+            accepted = await rig.accept(model="theirs")
             await upstream.end(0)
             state = await rig.closed(accepted)
+    assert claimed == [accepted] * 2
     assert (state.status, state.attempt, len(upstream.calls)) == ("completed", 2, 1)
 
 
