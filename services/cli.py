@@ -17,6 +17,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import structlog
 from cyclopts import App, Parameter
 
 from schemas.errors import RejoinderError, SettingsError
@@ -24,6 +25,7 @@ from services import logs
 from services.process import Run, serve, until_stopped
 from services.settings import SETTINGS, Setting, Settings, load, require_secret
 from services.together import INTERNAL_FILES, SERVICE_URLS
+from services.unsafe import unsafe
 
 SERVICES = {
     "ingest": "Carry out what the front door asks: validate, append to the log.",
@@ -37,6 +39,8 @@ CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERV
 """Settings that `rejoinder dev` chooses for its services: they are no flags of it."""
 FAILED, BAD_SETTINGS = 1, 2
 """Exit statuses of a command that could not do its work."""
+
+log = structlog.get_logger()
 
 Command = Callable[..., int]
 Options = dict[str, Any]
@@ -106,6 +110,8 @@ def _service(name: str, what: str) -> Command:
     ) -> int:
         settings = _settings(options)
         require_secret(settings)
+        for found in unsafe(name, settings):
+            log.warning("not safe", setting=found.setting, what=found.what, mend=found.mend)
         run = import_module(f"services.{name}.app").run
         serve(name, lambda stop: _checked(run, settings, stop), settings.grace_s, with_parent=with_parent)
         return 0

@@ -273,8 +273,8 @@ def test_kafkas_topics_are_what_the_services_need() -> None:
         asked.closings_days * DAY,
         asked.usage_days * DAY,
     )
-    assert check_all(wanted, found) == []
-    assert found.keys() == {spec.name for spec in wanted}
+    assert check_all(wanted, found) == [], "run make chart"
+    assert found.keys() == {spec.name for spec in wanted}, "run make chart"
     assert found[wanted[0].name].partitions == asked.partitions
 
 

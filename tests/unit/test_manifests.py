@@ -142,6 +142,60 @@ def test_keys_are_asked_for() -> None:
 
 
 @needs_helm
+def test_a_file_of_keys_is_where_the_services_look_for_it() -> None:
+    made = rendered("apiKeys.fileSecret=hashed")
+    for found in (found for found in made if found["kind"] in {"Deployment", "StatefulSet"}):
+        pod = found["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        told = {own["name"]: own.get("value") for own in container["env"]}
+        volumes = [volume["name"] for volume in pod.get("volumes", ()) if "secret" in volume]
+        if container["name"] in {"replay", "ingest"}:
+            (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] in volumes)
+            assert told["REJOINDER_API_KEYS_FILE"] == f"{mount['mountPath']}/api-keys"
+        else:
+            assert "REJOINDER_API_KEYS_FILE" not in told
+            assert not volumes
+
+
+@needs_helm
+def test_internal_ports_may_speak_tls() -> None:
+    made = rendered(KEYS, "internalTls.secret=tls-{service}", "podMonitor.enabled=true")
+    assert [fault for manifest in made for fault in refused(manifest)] == []
+    (settings,) = (
+        found["data"] for found in made if found["kind"] == "ConfigMap" and "REJOINDER_KAFKA" in found["data"]
+    )
+    urls = {name: value for name, value in settings.items() if name.endswith("_URL")}
+    assert len(urls) == 4
+    assert all(url.startswith("https://") for url in urls.values())
+    for found in (found for found in made if found["kind"] in {"Deployment", "StatefulSet"}):
+        pod = found["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        told = {own["name"]: own.get("value") for own in container["env"]}
+        files = {told[f"REJOINDER_INTERNAL_{kind}_FILE"] for kind in ("CERT", "KEY", "CA")}
+        (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "internal-tls")
+        assert files == {f"{mount['mountPath']}/{name}" for name in ("tls.crt", "tls.key", "ca.crt")}
+        (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "internal-tls")
+        assert volume["secret"]["secretName"] == f"tls-{container['name']}"
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            at = container[probe]["httpGet"]
+            assert at.get("scheme", "HTTP") == ("HTTPS" if at["port"] == "internal" else "HTTP")
+
+
+@needs_helm
+def test_who_takes_tokens_may_ask_their_issuer_for_its_keys() -> None:
+    made = rendered(
+        r"settings.REJOINDER_JWT_ISSUER=https://issuer.example", "settings.REJOINDER_JWT_AUDIENCE=api"
+    )
+    opened = {
+        found["metadata"]["name"]
+        for found in made
+        if found["kind"] == "NetworkPolicy"
+        and {"port": 443} in [port for rule in found["spec"]["egress"] for port in rule.get("ports", ())]
+    }
+    assert opened == {"rejoinder-replay", "rejoinder-ingest", "rejoinder-executor"}
+
+
+@needs_helm
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [

@@ -1,11 +1,12 @@
 {{/* Fails where what is given is not safe and was not asked for by name, or cannot work. */}}
 {{- define "rejoinder.checks" -}}
 {{- $v := .Values -}}
-{{- if and (not $v.apiKeys.secret) (not $v.unsafe.withoutApiKeys) -}}
-{{- fail "apiKeys.secret: name a Secret whose REJOINDER_API_KEYS has TENANT=KEY pairs with commas between (kubectl create secret generic rejoinder-api-keys --from-literal=REJOINDER_API_KEYS=…). Only where something in front authorises every request: unsafe.withoutApiKeys=true" -}}
+{{- $asked := or $v.apiKeys.secret $v.apiKeys.fileSecret (get $v.settings "REJOINDER_JWT_ISSUER") -}}
+{{- if and (not $asked) (not $v.unsafe.withoutApiKeys) -}}
+{{- fail "apiKeys.secret: name a Secret whose REJOINDER_API_KEYS has TENANT=KEY pairs with commas between (kubectl create secret generic rejoinder-api-keys --from-literal=REJOINDER_API_KEYS=…); or set apiKeys.fileSecret, or settings.REJOINDER_JWT_ISSUER. Only where something in front authorises every request: unsafe.withoutApiKeys=true" -}}
 {{- end -}}
-{{- if and $v.apiKeys.secret $v.unsafe.withoutApiKeys -}}
-{{- fail "unsafe.withoutApiKeys is true, but apiKeys.secret names keys: choose one" -}}
+{{- if and $asked $v.unsafe.withoutApiKeys -}}
+{{- fail "unsafe.withoutApiKeys is true, but clients are asked for keys or tokens: choose one" -}}
 {{- end -}}
 {{- if and $v.kafka.strimzi.enabled $v.kafka.bootstrap -}}
 {{- fail "kafka.bootstrap names a Kafka that is there already: set kafka.strimzi.enabled=false, or leave bootstrap empty" -}}

@@ -21,6 +21,14 @@ env:
 {{- if .service.upstreams }}
   - {name: REJOINDER_CONFIG, value: /etc/rejoinder/rejoinder.toml}
 {{- end }}
+{{- if and .service.apiKeys .root.Values.apiKeys.fileSecret }}
+  - {name: REJOINDER_API_KEYS_FILE, value: /etc/rejoinder-keys/api-keys}
+{{- end }}
+{{- if .root.Values.internalTls.secret }}
+  - {name: REJOINDER_INTERNAL_CERT_FILE, value: /etc/rejoinder-tls/tls.crt}
+  - {name: REJOINDER_INTERNAL_KEY_FILE, value: /etc/rejoinder-tls/tls.key}
+  - {name: REJOINDER_INTERNAL_CA_FILE, value: /etc/rejoinder-tls/ca.crt}
+{{- end }}
 {{- if eq .name "analytics" }}
   - {name: REJOINDER_ANALYTICS_INSTANCE, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 {{- end }}
@@ -43,6 +51,12 @@ env:
 {{- if .service.upstreams }}
 - {name: upstreams, mountPath: /etc/rejoinder, readOnly: true}
 {{- end }}
+{{- if and .service.apiKeys .root.Values.apiKeys.fileSecret }}
+- {name: api-keys, mountPath: /etc/rejoinder-keys, readOnly: true}
+{{- end }}
+{{- if .root.Values.internalTls.secret }}
+- {name: internal-tls, mountPath: /etc/rejoinder-tls, readOnly: true}
+{{- end }}
 {{- if or $files.ca $files.cert }}
 - {name: kafka, mountPath: /etc/kafka, readOnly: true}
 {{- end }}
@@ -53,6 +67,14 @@ env:
 {{- if .service.upstreams }}
 - name: upstreams
   configMap: {name: {{ .root.Release.Name }}-upstreams}
+{{- end }}
+{{- if and .service.apiKeys .root.Values.apiKeys.fileSecret }}
+- name: api-keys # the whole folder: a change of the Secret reaches it, and the services read it again
+  secret: {secretName: {{ .root.Values.apiKeys.fileSecret }}, defaultMode: 288} # 0440
+{{- end }}
+{{- with .root.Values.internalTls.secret }}
+- name: internal-tls # the whole folder: what a Secret is renewed with is read within seconds
+  secret: {secretName: {{ . | replace "{service}" $.name }}, defaultMode: 288} # 0440
 {{- end }}
 {{- if or $files.ca $files.cert }}
 - name: kafka
@@ -66,6 +88,12 @@ env:
       - secret: {name: {{ . }}, items: [{key: {{ $files.crt }}, path: user.crt}, {key: {{ $files.key }}, path: user.key}]}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* (root, service, path): a probe's request. */}}
+{{- define "rejoinder.asks" -}}
+{{- $tls := and (eq .service.alive "internal") .root.Values.internalTls.secret -}}
+httpGet: {path: {{ .path }}, port: {{ .service.alive }}{{ if $tls }}, scheme: HTTPS{{ end }}}
 {{- end }}
 
 {{/* (root, name, service): the template of a service's pods. */}}
@@ -120,9 +148,9 @@ spec:
       {{- if .service.leaves }}
       lifecycle: {preStop: {sleep: {seconds: {{ .service.leaves }}}}}
       {{- end }}
-      startupProbe: {httpGet: {path: /livez, port: {{ .service.alive }}}, periodSeconds: 2, failureThreshold: 60}
-      readinessProbe: {httpGet: {path: /readyz, port: {{ .service.alive }}}, periodSeconds: 2, timeoutSeconds: 2}
-      livenessProbe: {httpGet: {path: /livez, port: {{ .service.alive }}}, periodSeconds: 10, timeoutSeconds: 5}
+      startupProbe: {periodSeconds: 2, failureThreshold: 60, {{ include "rejoinder.asks" (dict "root" .root "service" .service "path" "/livez") }}}
+      readinessProbe: {periodSeconds: 2, timeoutSeconds: 2, {{ include "rejoinder.asks" (dict "root" .root "service" .service "path" "/readyz") }}}
+      livenessProbe: {periodSeconds: 10, timeoutSeconds: 5, {{ include "rejoinder.asks" (dict "root" .root "service" .service "path" "/livez") }}}
       resources: {{- toYaml $own.resources | nindent 8 }}
       securityContext: {{- include "rejoinder.containerSecurity" . | nindent 8 }}
       {{- with include "rejoinder.mounts" . | trim }}
