@@ -1,7 +1,12 @@
 """What is not safe is told at the start of the services that it concerns, and nothing else is."""
 
+import json
+import os
+import subprocess
+
 import pytest
 
+from services.dev.child import service_command
 from services.settings import Settings
 from services.unsafe import unsafe
 from tests.unit.test_deploy import SERVICES
@@ -53,3 +58,16 @@ def test_a_warning_names_the_port_and_the_header() -> None:
     assert "0.0.0.0:8000" in found.what
     assert "x-rejoinder-tenant" in found.what
     assert found.mend
+
+
+def test_a_service_says_it_before_it_does_anything() -> None:
+    command = [*service_command("replay")[:-1], "--host", "0.0.0.0", "--port", "0", "--kafka", "127.0.0.1:9"]
+    environ = {
+        **os.environ,
+        "REJOINDER_LOG_FORMAT": "json",
+        "REJOINDER_INTERNAL_SECRET": "sesame-open-sesame",
+    }
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    first = json.loads((done.stdout + done.stderr).splitlines()[0])
+    assert (first["event"], first["level"], first["setting"]) == ("not safe", "warning", "REJOINDER_API_KEYS")
+    assert "is away" in done.stderr
