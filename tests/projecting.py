@@ -7,14 +7,19 @@ from contextlib import asynccontextmanager
 from schemas.ids import ResponseId, partition_of
 from schemas.records import LogRecord
 from services.connect import projector_group
+from services.eventlog import shelf
 from services.eventlog.port import Log, TopicPartition
 from services.eventlog.scan import scan
-from services.eventlog.topics import Topics
-from services.eventlog.transcript import Chunk, Gone, parse, unpack
+from services.eventlog.shelf import Shelved
+from services.eventlog.topics import Topics, topics
+from services.eventlog.transcript import Chunk, Gone, chunk_key, parse, request_key, unpack
 from services.projector.closing import Listener
 from services.projector.projector import Projector
 from services.settings import Settings
 from tests.conftest import eventually
+
+VIEWS = (topics().transcripts, topics().responses, topics().index)
+"""What the projector writes of closed responses."""
 
 
 @asynccontextmanager
@@ -72,13 +77,26 @@ class Views:
 
     async def gone(self, id: ResponseId) -> bool:
         """Whether the response is hidden, and nothing of it is left."""
-        mine = [
-            record
-            for topic in (self._names.transcripts, self._names.responses)
-            for key, record in (await self.latest(topic, partition_of(id))).items()
-            if key.startswith(id.encode())
-        ]
-        return len(mine) == 1 and isinstance(parse(mine[0]), Gone)
+        mine = {
+            topic: [parse(record) for key, record in latest.items() if key.startswith(id.encode())]
+            for topic in (self._names.transcripts, self._names.index, self._names.responses)
+            if (latest := await self.latest(topic, partition_of(id)))
+        }
+        gone = [isinstance(left, Gone) for found in mine.values() for left in found]
+        return gone == [True, True] and not mine.get(self._names.responses)
+
+    async def entry(self, id: ResponseId) -> Shelved | None:
+        """The entry in `transcripts.index`, with what it names held against `transcripts`."""
+        record = (await self.latest(self._names.index, partition_of(id))).get(id.encode())
+        if record is None:
+            return None
+        _, entry = shelf.parse(record)
+        assert isinstance(entry, Shelved)
+        records = await self.records(self._names.transcripts, partition_of(id))
+        last = {record.key: record.offset for record in records}
+        named = [last[request_key(id)], *(last[chunk_key(id, n)] for n in range(len(entry.where.chunks)))]
+        assert [entry.where.request, *entry.where.chunks] == named
+        return entry
 
     async def watermark(self, partition: int) -> int | None:
         """The committed one."""

@@ -33,6 +33,7 @@ class Topics(Struct, frozen=True):
     events: str
     responses: str
     transcripts: str
+    index: str
     closings: str
     usage: str
     executors: str
@@ -45,6 +46,7 @@ def topics(prefix: str = "") -> Topics:
         events=f"{prefix}responses.events",
         responses=f"{prefix}responses",
         transcripts=f"{prefix}transcripts",
+        index=f"{prefix}transcripts.index",
         closings=f"{prefix}closings",
         usage=f"{prefix}usage",
         executors=f"{prefix}responses.executors",
@@ -140,6 +142,8 @@ _VIEW = (
     TopicSetting("retention.ms", str(RETENTION)),
     *_COMPACTED,
 )
+_LOWER = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S"
+"""What else makes a topic's compaction slow enough, where a day is not."""
 
 
 def kept_ms(needed_ms: int = 0) -> int:
@@ -167,7 +171,8 @@ def specs(
     return [
         TopicSpec(names.events, (*_events(kept), *every), users="all services"),
         TopicSpec(names.responses, (*_VIEW, *every), _READERS, view=True),
-        TopicSpec(names.transcripts, (*_VIEW, *every), _READERS, view=True),
+        TopicSpec(names.transcripts, (*_VIEW, _lag(kept), *every), _READERS, view=True),
+        TopicSpec(names.index, (*_VIEW, _lag(kept), *every), _READERS, view=True),
         TopicSpec(names.closings, (*_closings(closings_ms), *every), users="the projector and its consumers"),
         TopicSpec(names.usage, (*_usage(closings_ms, usage_ms), *every), users="analytics"),
         TopicSpec(
@@ -194,13 +199,19 @@ def specs(
 
 
 def _events(kept: int) -> tuple[TopicSetting, ...]:
-    lower = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S" if kept > DAY else ""
+    lower = _LOWER if kept > DAY else ""
     return (
         TopicSetting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
-        TopicSetting("min.compaction.lag.ms", str(kept), "at least", instead=lower),
+        _lag(kept),
         TopicSetting("retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=lower),
         *_COMPACTED,
     )
+
+
+def _lag(kept: int) -> TopicSetting:
+    """What an entry of `transcripts.index` names must stay until the entry names what overtook it (P-92)."""
+    lower = _LOWER if kept > DAY else ""
+    return TopicSetting("min.compaction.lag.ms", str(kept), "at least", instead=lower)
 
 
 def _closings(closings_ms: int) -> tuple[TopicSetting, ...]:

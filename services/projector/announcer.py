@@ -6,13 +6,11 @@ A lane sends all that waits in it together, and sends no more before all of that
 failed. After a failure it begins with the first that is not acknowledged (P-104). So before any closing there
 stand all that closed before it; one that was in doubt may stand there twice, and consumers count it once.
 
-Only the owner announces. A process that was stopped, or cut off from its group, cannot know whether it still
-is: it waits until the group has answered, or takes the partition away (P-106).
+Only the owner announces (P-106, `ownership`).
 """
 
 import asyncio
 from asyncio import Lock
-from collections.abc import Callable
 from itertools import islice
 
 import structlog
@@ -28,16 +26,10 @@ from services.eventlog.port import Ack, Log
 from services.eventlog.topics import Topics
 from services.projector import metrics
 from services.projector.closing import Closing
+from services.projector.ownership import OWNED_S, SEND_S, Ownership
 
 log = structlog.get_logger()
 
-OWNED_S = 30.0
-"""If the group's last answer is older than this many seconds, another projector may own the partition: this
-one announces nothing (P-106)."""
-SEND_S = OWNED_S / 2
-"""Seconds of these within which the announcer begins to send. The writer has the rest to deliver."""
-LOOK_S = 0.2
-"""Seconds between two looks whether the group has answered."""
 MOST = 1_000
 """Closings that a lane sends together, at most."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -62,13 +54,11 @@ class _Lane(Struct, eq=False):
 
 
 class Announcer:
-    """Appends to `closings`. `owned_at` says when, in loop time, the group last knew this process for the
-    owner of a partition.
-    """
+    """Appends to `closings` in the partitions that this process owns."""
 
-    def __init__(self, log_: Log, names: Topics, owned_at: Callable[[int], float]) -> None:
+    def __init__(self, log_: Log, names: Topics, ownership: Ownership) -> None:
         self._topic = names.closings
-        self._owned_at = owned_at
+        self._ownership = ownership
         self._writer = log_.writer(delivery_timeout=OWNED_S - SEND_S)
         self._lanes: dict[int, _Lane] = {}
 
@@ -98,9 +88,7 @@ class Announcer:
 
     async def _send(self, partition: int, lane: _Lane) -> None:
         """Send what waits in a lane, in order, and wait for all of it."""
-        looks = Backoff(LOOK_S, LOOK_S)
-        while not self._is_owner(partition):
-            await looks.wait()
+        await self._ownership.wait(partition)
         group = list(islice(lane.waiting, MOST))
         points.at("closings due", partition, group)
         appends = (self._append(partition, due.record) for due in group)
@@ -120,13 +108,9 @@ class Announcer:
 
     async def _append(self, partition: int, record: NewRecord) -> Ack:
         """Append in the step that looks at the ownership: a process may be stopped between two steps."""
-        if not self._is_owner(partition):
+        if not self._ownership.holds(partition):
             raise Unsent("the group has not answered for too long")
         return await self._writer.append(self._topic, partition, record)
-
-    def _is_owner(self, partition: int) -> bool:
-        """Whether the group knew this process for the owner a short while ago (P-106)."""
-        return asyncio.get_running_loop().time() - self._owned_at(partition) <= SEND_S
 
     async def _failed(self, partition: int, lane: _Lane, error: BaseException) -> None:
         metrics.ANNOUNCEMENTS_FAILED.inc()

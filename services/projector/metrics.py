@@ -8,6 +8,10 @@ HELD = Gauge("rejoinder_projector_held_bytes", "Bytes of accepted values and fra
 PENDING = Gauge("rejoinder_projector_pending_writes", "Closed or deleted responses not acknowledged yet")
 CLOSED = Counter("rejoinder_projector_closed", "Closed responses written to the views")
 ERASED = Counter("rejoinder_projector_erased", "Deleted responses erased from the views")
+MENDED = Counter(
+    "rejoinder_projector_mended",
+    "Closed responses written or erased again, because their entry did not name the last copies",
+)
 RETRIES = Counter("rejoinder_projector_retries", "Appends that failed and were tried again")
 LISTENER_FAILURES = Counter(
     "rejoinder_projector_listener_failures",

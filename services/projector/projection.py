@@ -16,7 +16,9 @@ Memory: an open response holds at most one chunk unpacked. When all of them toge
 the bound, the largest let go of their frames and are read from the log again when they close.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -36,10 +38,13 @@ from schemas.records import (
     Unreadable,
     parse,
 )
+from services.eventlog.shelf import NOWHERE, Shelved
 from services.eventlog.transcript import Packer, Summary, transcript_records
 from services.projector.closing import Closing, Counts
 from services.projector.writes import Erase, Regather, Work, Write
 
+FOREVER = 1 << 62
+"""A log time (ms) that never comes."""
 MODEL_CHARACTERS = 256
 """Characters of the upstream's `model` that the header has (P-9). The object in the value has it whole."""
 
@@ -84,6 +89,13 @@ class _Kept(Struct, frozen=True):
     until: int
 
 
+class _Stretch(NamedTuple):
+    """A batch: the offset of its first record, and the log time (ms) of its last."""
+
+    start: int
+    time: int
+
+
 class Projection:
     """One partition, from `start` on. It writes responses accepted at `floor` or later.
 
@@ -109,6 +121,8 @@ class Projection:
         self._kept: dict[ResponseId, _Kept] = {}
         self._chunks: dict[ResponseId, int] = {}
         self._pending: dict[int, End] = {}
+        self._stretches: deque[_Stretch] = deque()
+        """What is folded and may be later than what the views are read back to."""
 
     def __repr__(self) -> str:
         return f"<Projection at {self.position}, {len(self._open)} open, {len(self._pending)} pending>"
@@ -142,6 +156,7 @@ class Projection:
                 ends.extend(self._rare(record, entry, verdict))
         if record is not None:
             self.time = record.timestamp
+            self._stretches.append(_Stretch(self.position, self.time))
         self.position = next_offset
         self._pending.update((end.at, end) for end in ends)
         return ends
@@ -150,12 +165,17 @@ class Projection:
         """Note that `end` is acknowledged: it no longer holds the watermark (P-74)."""
         self._pending.pop(end.at, None)
 
-    def watermark(self) -> int:
-        """The offset that may be committed now: nothing before it is open, still seen or not yet written."""
+    def watermark(self, until: int = FOREVER) -> int:
+        """The offset that may be committed now: nothing before it is open, still seen or not yet written, and
+        its log time is not later than `until` (ms), which never goes back (P-134).
+        """
         self.release()
+        while self._stretches and self._stretches[0].time <= until:
+            self._stretches.popleft()
         oldest = next(iter(self._open.values()), None)
         held = min([*self._pending, *(kept.at for kept in self._kept.values())], default=self.position)
-        return min(held, self.position if oldest is None else oldest.at)
+        read_back = self._stretches[0].start if self._stretches else self.position
+        return min(held, read_back, self.position if oldest is None else oldest.at)
 
     def forget(self, before: int) -> None:
         """Forget closed responses untouched since log time `before` (ms) (P-63). O(responses)."""
@@ -249,14 +269,20 @@ class Projection:
             chunks=len(chunks),
         )
         transcript = transcript_records(state.id, summary, opened.accepted, chunks)
-        return Write(state.id, opened.at, transcript, self._response(record, state, terminal))
+        response, final = self._response(record, state, terminal)
+        return Write(state.id, opened.at, transcript, response, _entry(summary, state, final))
 
-    def _response(self, record: LogRecord, state: State, terminal: bytes) -> NewRecord | None:
+    def _response(
+        self, record: LogRecord, state: State, terminal: bytes
+    ) -> tuple[NewRecord | None, "_Final"]:
+        """The record of `responses`, and what the entry has of it. None: the object cannot be read."""
         try:
-            return response_record(state, response_in(terminal))
+            value = response_in(terminal)
+            final = _final(value)
+            return _object_record(state, value, final), final
         except UNDECODABLE as error:
             self.poison.append(Poison(record.offset, f"final object of {state.id}: {error}"))
-            return None
+            return None, _Final()
 
     def _erase(self, record: LogRecord, entry: Deleted) -> End:
         state = self.fold.responses[entry.id]
@@ -274,20 +300,49 @@ class Projection:
 
 class _Final(Struct):
     model: object = None
+    metadata: object = None
 
 
 _final = msgspec.json.Decoder(_Final).decode
 
 
+def _entry(summary: Summary, state: State, final: _Final) -> Shelved:
+    """The entry of a response that closes, but for where its transcript will lie."""
+    assert state.accepted is not None
+    attached = final.metadata if isinstance(final.metadata, dict) else {}
+    return Shelved(
+        tenant=summary.tenant,
+        status=summary.status,
+        background=summary.background,
+        body_sha256=summary.body_sha256,
+        accepted_offset=summary.accepted_offset,
+        created_at=summary.created_at,
+        closed_offset=summary.closed_offset,
+        closed_at=state.touched,
+        events=summary.events,
+        model=_model(final),
+        agent=state.accepted.route if state.accepted.to_agent else None,
+        metadata={name: value for name, value in attached.items() if isinstance(value, str)},
+        where=NOWHERE,
+    )
+
+
 def response_record(state: State, final: bytes) -> NewRecord:
     """The record of `responses`: the final object of a closed response. Raises what is UNDECODABLE."""
-    model = _final(final).model
+    return _object_record(state, final, _final(final))
+
+
+def _object_record(state: State, value: bytes, final: _Final) -> NewRecord:
     headers = [
         ("kind", b"response"),
         ("tenant", state.tenant.encode()),
         ("status", state.status.encode()),
-        ("model", model[:MODEL_CHARACTERS].encode() if isinstance(model, str) else b""),
+        ("model", (_model(final) or "").encode()),
         ("accepted_offset", b"%d" % state.offset),
         ("background", b"%d" % (state.accepted is not None and state.accepted.background)),
     ]
-    return NewRecord(state.id.encode(), final, headers)
+    return NewRecord(state.id.encode(), value, headers)
+
+
+def _model(final: _Final) -> str | None:
+    return final.model[:MODEL_CHARACTERS] if isinstance(final.model, str) else None

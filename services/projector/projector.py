@@ -1,8 +1,9 @@
 """The projector: folds the partitions it owns and keeps the views of their closed responses.
 
     fold          follower → projection → ends; every listener hears of each closing: views and announcer
-    read back     `transcripts` and `responses` as they are written: a deleted response stays erased (P-73)
-    every second  commits what the watermark passed, forgets, keeps the memory's bound, measures
+    read back     the views as they are written: a deleted response stays erased (P-73), and an entry names
+                  what is there (P-133)
+    every second  commits what the watermark passed, mends, forgets, keeps the memory's bound, measures
     follow        begins what is newly owned at its watermark (P-62), drops what is lost
 
 A rebalance takes all partitions away for a moment. The projector goes on folding meanwhile: a response that
@@ -14,7 +15,7 @@ them, it holds up that one, and the others have the memory that they need.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -28,16 +29,16 @@ from services.eventlog.follower import Follower, Member
 from services.eventlog.pace import Pace
 from services.eventlog.port import Batch, Checkpoint, Log
 from services.eventlog.start import StartingPoint, starting_points
-from services.eventlog.tail import Tail
 from services.eventlog.topics import DAY, Topics
 from services.loops import while_all_run
 from services.projector import metrics
 from services.projector.announcer import Announcer
 from services.projector.closing import Closing, Listener
+from services.projector.ownership import Ownership
 from services.projector.projection import End, Projection
-from services.projector.readback import Readback
+from services.projector.rereader import Rereader
 from services.projector.views import Views, poisoned
-from services.projector.writes import Erase, size
+from services.projector.writes import Erase, Mend, size
 from services.settings import Settings
 
 log = structlog.get_logger()
@@ -59,14 +60,13 @@ LATE_MS = DAY
 
 
 class Beginning(Struct, frozen=True):
-    """Where a partition is begun: in which log, by its topic id, and at which offsets of it, of `transcripts`
-    and of `responses`.
+    """Where a partition is begun: in which log, by its topic id, and at which offsets of it and of its views,
+    by their topics.
     """
 
     log: str
     start: StartingPoint
-    transcripts: int
-    responses: int
+    views: Mapping[str, int]
 
     @property
     def offset(self) -> int:
@@ -88,11 +88,10 @@ class Partition(Struct, eq=False):
     """The partition's end as of the assignment: it is caught up when it is folded so far."""
     end: int
     """Where the log ended when last seen."""
-    readback: Readback = field(default_factory=Readback)
     jobs: dict[ResponseId, asyncio.Task[None]] = field(default_factory=dict)
     """The last job of each response; the next one waits for it."""
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
-    """All jobs."""
+    """All jobs, and what erases what came back."""
     waiting_bytes: int = 0
     """Bytes of the ends that are not acknowledged."""
     rests: bool = False
@@ -124,15 +123,21 @@ class Projector:
         self._memory_ms = settings.acceptance_ms + settings.skew_ms
         self._ephemeral_ms = int(settings.ephemeral_s * 1000)
         self._group = projector_group(settings)
-        self._views = Views(log_, names, skew_ms=settings.skew_ms)
         self._follower = Follower(log_, self._group, names.events, self, pace=Pace(PACE_S, PACE_S))
-        self._announcer = Announcer(log_, names, self._follower.owned_at)
+        ownership = Ownership(self._follower.owned_at)
+        self._rereader = Rereader(
+            log_,
+            names,
+            log_time=lambda number: self.partitions[number].projection.time,
+            on_late=self._erase_late,
+            on_lost=self._begin_again,
+            skew_ms=settings.skew_ms,
+        )
+        self._views = Views(log_, names, ownership, self._rereader, skew_ms=settings.skew_ms)
+        self._announcer = Announcer(log_, names, ownership)
         self._listeners: list[Listener] = [self._views, self._announcer, *listeners]
-        self._transcripts = Tail(log_, names.transcripts)
-        self._responses = Tail(log_, names.responses)
         self.partitions: dict[int, Partition] = {}
         """The partitions that it follows."""
-        self._late: set[asyncio.Task[None]] = set()
         self._served = False
         self._tasks = asyncio.TaskGroup()
 
@@ -170,8 +175,7 @@ class Projector:
                 loops = (
                     self._follower.begin,
                     self._follower.read,
-                    self._read_back_transcripts,
-                    self._read_back_responses,
+                    self._rereader.run,
                     every_second,
                 )
                 tasks = [self._tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
@@ -184,8 +188,7 @@ class Projector:
             await asyncio.gather(self._views.close(), self._announcer.close())
 
     async def _drain(self, member: Member) -> None:
-        jobs = [job for partition in self.partitions.values() for job in partition.under_way]
-        if jobs := [*jobs, *self._late]:
+        if jobs := [job for partition in self.partitions.values() for job in partition.under_way]:
             _, left = await asyncio.wait(jobs, timeout=self._settings.grace_s / 2)
             for job in left:
                 job.cancel()
@@ -206,10 +209,12 @@ class Projector:
         log_, names, memory_ms = self._log, self._names, self._memory_ms
         starts = await starting_points(log_, self._group, names.events, partitions, memory_ms=memory_ms)
         since = {number: start.since for number, start in starts.items()}
-        transcripts = await log_.offsets_at(names.transcripts, since)
-        responses = await log_.offsets_at(names.responses, since)
+        views = {topic: await log_.offsets_at(topic, since) for topic in self._rereader.views}
         id = await log_.topic_id(names.events)
-        return {n: Beginning(id, start, transcripts[n], responses[n]) for n, start in starts.items()}
+        return {
+            number: Beginning(id, start, {topic: offsets[number] for topic, offsets in views.items()})
+            for number, start in starts.items()
+        }
 
     def begin(self, partition: int, place: Beginning, end: int) -> None:
         """Fold a partition from `place` on, and read its views back; it ends at offset `end` now."""
@@ -217,8 +222,7 @@ class Projector:
             partition, place.offset, place.floor, ephemeral_ms=self._ephemeral_ms, log=place.log
         )
         self.partitions[partition] = Partition(partition, projection, acts_from=end, end=end)
-        self._transcripts.follow(partition, place.transcripts)
-        self._responses.follow(partition, place.responses)
+        self._rereader.follow(partition, place.start.since, place.views)
 
     def own(self, partition: int, place: Beginning, end: int) -> None:  # noqa: ARG002 - its fold has it
         """Own a followed partition from now on; it ends at offset `end` now."""
@@ -245,7 +249,7 @@ class Projector:
         for end in projection.apply(batch.records, batch.next_offset):
             work = end.work if isinstance(end, Closing) else end
             if isinstance(work, Erase):
-                partition.readback.hide(work.id, projection.time)
+                self._rereader.readback(partition.number).hide(work.id, projection.time)
             self._begin(partition, end)
         for poison in projection.poison:
             poisoned(self._names.events, partition.number, poison)
@@ -262,8 +266,7 @@ class Projector:
     def _forget(self, partition: Partition) -> None:
         """Forget a partition that is not followed any more."""
         del self.partitions[partition.number]
-        for tail in (self._transcripts, self._responses):
-            tail.drop(partition.number)
+        self._rereader.drop(partition.number)
         for job in partition.under_way:
             job.cancel()
 
@@ -298,6 +301,8 @@ class Projector:
             if before is not None:
                 await asyncio.wait([before])
             await _untiring(self._views, partial(self._views.do, partition.number, end))
+            if isinstance(end, Mend):
+                self._mended(partition, end.id)
         partition.projection.done(end)
 
     def _ended(self, partition: Partition, end: End, job: asyncio.Task[None]) -> None:
@@ -309,43 +314,32 @@ class Projector:
 
     # Reading back.
 
-    async def _read(self, tail: Tail) -> AsyncIterator[tuple[Partition, Batch]]:
-        """The next batches of a view, of partitions that are still followed. Other tasks get a turn after
-        each.
-        """
-        batches = await tail.read()
-        owners = [self.partitions.get(batch.source.partition) for batch in batches]
-        for owner, batch in zip(owners, batches, strict=True):
-            if owner is None or self.partitions.get(owner.number) is not owner:
-                continue
-            if batch.out_of_range:
-                at = {"at": batch.source, "offset": batch.next_offset}
-                log.warning("a view's offset is out of range, beginning its partition anew", **at)
-                self._follower.again(owner.number)  # P-64
-                self._forget(owner)
-            else:
-                yield owner, batch
-            await asyncio.sleep(0)
+    def _begin_again(self, partition: int) -> None:
+        """A view's position is out of range: begin its partition anew (P-64)."""
+        self._follower.again(partition)
+        self._forget(self.partitions[partition])
 
-    async def _read_back_transcripts(self) -> None:
-        while True:
-            async for partition, batch in self._read(self._transcripts):
-                late = [partition.readback.transcript(record) for record in batch.records]
-                self._erase_late(self._names.transcripts, partition, late)
-                self._erase_late(self._names.responses, partition, partition.readback.overtaken())
+    def _erase_late(self, topic: str, partition: int, tombstone: NewRecord) -> None:
+        async def append() -> None:
+            await self._views.append(topic, partition, tombstone)
 
-    async def _read_back_responses(self) -> None:
-        while True:
-            async for partition, batch in self._read(self._responses):
-                late = [partition.readback.response(record) for record in batch.records]
-                self._erase_late(self._names.responses, partition, late)
+        under_way = self.partitions[partition].under_way
+        task = self._tasks.create_task(_untiring(self._views, append))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
 
-    def _erase_late(self, topic: str, partition: Partition, late: Sequence[NewRecord | None]) -> None:
-        for tombstone in filter(None, late):
-            append = partial(self._views.append, topic, partition.number, tombstone)
-            task = self._tasks.create_task(_untiring(self._views, append))
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
+    def _mend(self, partition: Partition) -> None:
+        """Begin to mend what is overdue, unless something is under way for it, or may be soon (P-133)."""
+        if not partition.caught_up:
+            return
+        for id, accepted_offset in self._rereader.overdue(partition.number):
+            if id not in partition.jobs:
+                self._begin(partition, Mend(id, accepted_offset))
+
+    def _mended(self, partition: Partition, id: ResponseId) -> None:
+        copies = self._rereader.readback(partition.number).copies
+        if not copies.mended(id, asyncio.get_running_loop().time()):
+            log.warning("an entry cannot be mended, and is left as it is", response=id)
 
     # Every second.
 
@@ -358,14 +352,16 @@ class Projector:
             for partition in self.partitions.values():
                 time = partition.projection.time
                 partition.projection.forget(time - self._memory_ms)
-                partition.readback.forget(time - LATE_MS, self._memory_ms)
+                self._rereader.forget(partition.number, time - LATE_MS, self._memory_ms)
+                self._mend(partition)
                 self._ease(partition)  # its share is another when partitions come and go
             self._shed()
             self._measure()
 
     async def _commit(self, member: Member) -> None:
         """Commit the watermarks that moved (P-61, P-74)."""
-        marks = {number: p.projection.watermark() for number, p in self.partitions.items()}
+        until = {number: self._rereader.read_to(number) + self._memory_ms for number in self.partitions}
+        marks = {number: p.projection.watermark(until[number]) for number, p in self.partitions.items()}
         await member.commit({number: Checkpoint(mark) for number, mark in marks.items()})
 
     def _shed(self) -> None:

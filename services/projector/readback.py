@@ -6,17 +6,23 @@ bring a deleted response back. The owner reads that and erases it again. Readers
 The two views are read independently: an object may be read before the `gone` that was written before it. So
 the keys of objects are kept until `transcripts` is read past their time. A `gone` that is read by then erases
 the object too.
+
+`copies` has where the last copies of transcripts lie, and which entries do not say so (P-131, P-133).
 """
 
 from schemas.ids import ResponseId
 from schemas.records import LogRecord, NewRecord, Unreadable
+from services.eventlog import shelf
+from services.eventlog.shelf import Shelved
 from services.eventlog.transcript import Gone, Tombstone, parse
+from services.projector.copies import Copies
 
 
 class Readback:
     """The deleted responses of one partition, and what of them came back. O(1) a record."""
 
     def __init__(self) -> None:
+        self.copies = Copies()
         self._gone: dict[ResponseId, int] = {}
         self._objects: dict[bytes, int] = {}
         """The keys of objects that are there, and when they were written (ms)."""
@@ -30,9 +36,13 @@ class Readback:
     def hide(self, id: ResponseId, time: int) -> None:
         """Note that `id` was deleted, at log time `time` (ms)."""
         self._gone[id] = time
+        self.copies.drop(id)
 
-    def transcript(self, record: LogRecord) -> NewRecord | None:
-        """The tombstone that the next record of `transcripts` calls for, if any. Ask `overtaken` then."""
+    def transcript(self, record: LogRecord, now: float) -> NewRecord | None:
+        """The tombstone that the next record of `transcripts` calls for, if any. Ask `overtaken` then.
+
+        `now` is the loop time.
+        """
         self._read_to = max(self._read_to, record.timestamp)
         match parse(record):
             case Gone(id=id):
@@ -43,6 +53,21 @@ class Readback:
                 pass
             case written if written.id in self._gone and record.key is not None:
                 return NewRecord(record.key, None)
+            case copy:
+                self.copies.copied(copy, record.offset, record.timestamp, now)
+        return None
+
+    def entry(self, record: LogRecord, now: float) -> NewRecord | None:
+        """The tombstone that the next record of `transcripts.index` calls for, if any."""
+        match shelf.parse(record):
+            case id, Gone():
+                self.hide(id, record.timestamp)
+            case id, Shelved() if id in self._gone and record.key is not None:
+                return NewRecord(record.key, None)
+            case id, Shelved() as entry:
+                self.copies.named(id, entry, record.timestamp, now)
+            case _:
+                pass
         return None
 
     def response(self, record: LogRecord) -> NewRecord | None:

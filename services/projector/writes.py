@@ -1,19 +1,25 @@
 """The work for the views when a response ends."""
 
+from typing import ClassVar
+
 from msgspec import Struct
 
 from schemas.ids import ResponseId, Tenant
 from schemas.records import NewRecord
+from services.eventlog.shelf import Shelved
 
 
 class Write(Struct, frozen=True):
-    """A response closed: its records for `transcripts` and, unless its object cannot be read, `responses`."""
+    """A response closed: its records for `transcripts`, for `responses` if its object can be read, and
+    its entry, but for where they lie.
+    """
 
     id: ResponseId
     at: int
     """The offset that the watermark must not pass before this is acknowledged."""
     transcript: list[NewRecord]
     response: NewRecord | None
+    entry: Shelved
 
 
 class Regather(Struct, frozen=True):
@@ -38,7 +44,18 @@ class Erase(Struct, frozen=True):
     accepted_offset: int
 
 
-Work = Write | Regather | Erase
+class Mend(Struct, frozen=True):
+    """An entry does not name the last copies of its transcript: write everything again, from the records of
+    the log from `accepted_offset` on, or erase it if they say that it was deleted (P-133).
+    """
+
+    id: ResponseId
+    accepted_offset: int
+    at: ClassVar[int] = -1
+    """It holds the watermark by its log time (P-134), not by its place."""
+
+
+Work = Write | Regather | Erase | Mend
 
 
 def size(work: Work) -> int:

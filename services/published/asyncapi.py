@@ -22,6 +22,8 @@ _WHAT = {
     "events": "Everything that happens to a response, in one partition and in its order. The truth.",
     "responses": "The final object of each stored response. A view of responses.events.",
     "transcripts": "Request and stream events of each stored response, packed. A view of responses.events.",
+    "index": "Where in transcripts the transcript of each stored response lies, and what it is known by. "
+    "Private: replay keeps it in its store.",
     "closings": "Each response that has ended: whose it was, how it ended, what it cost. No content. A "
     "consumer that keeps the last closed_offset that it counted, per partition and log, counts each once.",
     "usage": "What the closings come to, by partition, tenant, model, agent and minute. Rows add up. Of two "

@@ -11,7 +11,7 @@ from services.published.kinds import kinds
 from services.published.objects import parts
 from services.published.records import name_of, record_schema
 
-VERSION = "1.2.0"
+VERSION = "1.3.0"
 """`info.version` of the documents: major.minor.patch. A change that breaks a reader of a topic or a caller of
 the API takes a new major number, any other change a new minor one (`compatible`)."""
 COMMAND = "python -m services.published"

@@ -50,6 +50,7 @@ from schemas.webhooks import (
     SettingsRecord,
     WebhookRecord,
 )
+from services.eventlog.shelf import Shelved, Whereabouts
 from services.eventlog.transcript import (
     Chunk,
     Gone,
@@ -237,6 +238,7 @@ def _events() -> Sequence[NewRecord]:
 
 def _of_views() -> list[RecordKind]:
     objects, requests, chunks = list[NewRecord](), list[NewRecord](), list[NewRecord]()
+    entries = list[NewRecord]()
     for background in (False, True):
         summary = Summary(TENANT, "completed", background, SHA256, 0, 1, 1, 1, 1)
         request, chunk = transcript_records(RESPONSE, summary, b"", [PackedChunk(0, 0, b"")])
@@ -244,6 +246,18 @@ def _of_views() -> list[RecordKind]:
         chunks.append(chunk)
         fold = Fold()
         fold.apply(0, 0, _accepted(background=background))
+        entry = Shelved(
+            tenant=TENANT,
+            status="completed",
+            background=background,
+            body_sha256=SHA256,
+            accepted_offset=0,
+            created_at=0,
+            closed_offset=1,
+            events=1,
+            where=Whereabouts(0, (1,), (0,)),
+        )
+        entries.append(entry.new(RESPONSE))
         objects.append(response_record(fold.responses[RESPONSE], b'{"model":"echo"}'))
     what = "The final object of a closed response."
     return [
@@ -251,6 +265,8 @@ def _of_views() -> list[RecordKind]:
         _kind("transcripts", Request, requests, "AcceptedValue", Summary, packed=True),
         _kind("transcripts", Chunk, chunks, None, Summary, packed=True),
         _kind("transcripts", Gone, [gone_record(RESPONSE, TENANT)], "OnlyId"),
+        _kind("index", Shelved, entries, "Shelved"),
+        _kind("index", Gone, [gone_record(RESPONSE, TENANT)], "OnlyId"),
     ]
 
 

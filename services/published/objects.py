@@ -26,6 +26,7 @@ from schemas.webhooks import (
     SettingsRecord,
 )
 from services.analytics.answers import UsagePage
+from services.eventlog.shelf import Shelved
 from services.executor.beats import BeatValue
 from services.published.sample import RESPONSE
 from services.published.shapes import Parts, id_shape, inferred, ref, struct_shapes, types_in
@@ -84,6 +85,7 @@ def parts() -> Parts:
         **struct_shapes(
             ClaimedValue,
             OnlyId,
+            Shelved,
             ClosingRecord,
             UsageRow,
             UsageNames,

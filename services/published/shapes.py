@@ -91,7 +91,12 @@ def _with_ids(kind: Any) -> Any:
         ]
         config, namespace = kind.__struct_config__, {"__doc__": kind.__doc__}
         return msgspec.defstruct(
-            kind.__name__, fields, namespace=namespace, tag_field=config.tag_field, tag=config.tag
+            kind.__name__,
+            fields,
+            namespace=namespace,
+            tag_field=config.tag_field,
+            tag=config.tag,
+            kw_only=True,
         )
     origin: Any = get_origin(kind)
     arguments: tuple[Any, ...] = get_args(kind)

@@ -39,7 +39,7 @@ class TranscriptLost(LogError):
     """A transcript's record is not found after a second look: it expired, or is being erased."""
 
 
-class Whereabouts(Struct, gc=False):
+class Offsets(Struct, gc=False):
     """Where the records of one transcript lie. The offset of a record that was not read yet is -1."""
 
     request: int
@@ -95,7 +95,7 @@ class Library:
         self._log = log
         self._topic = topic
         self._catch_up = catch_up
-        self._entries: dict[ResponseId, Whereabouts] = {}
+        self._entries: dict[ResponseId, Offsets] = {}
         self._gone: dict[ResponseId, int] = {}
         self._shelf: Kept[tuple[ResponseId, int], Opened] = Kept(SHELF_BYTES)
         self._beside: Kept[tuple[ResponseId, int | None], _Part] = Kept(BESIDE_BYTES)
@@ -212,18 +212,18 @@ class Library:
                     self._beside.put((id, part.index), part, len(part.value) + PART_OVERHEAD)
         return found
 
-    def _there(self, id: ResponseId) -> Whereabouts:
+    def _there(self, id: ResponseId) -> Offsets:
         entry = self._entries.get(id)
         if entry is None or not entry.complete:
             raise TranscriptLost(f"the transcript of {id} is gone")
         return entry
 
-    def _entry(self, id: ResponseId, summary: Summary) -> Whereabouts:
+    def _entry(self, id: ResponseId, summary: Summary) -> Offsets:
         """The entry of `id`. That of a deleted response is not kept: no late writer brings it back (P-72)."""
         entry = self._entries.get(id)
         if entry is None or len(entry.offsets) != summary.chunks:
             unseen = (-1,) * summary.chunks
-            entry = Whereabouts(-1, unseen, (0,) * summary.chunks)
+            entry = Offsets(-1, unseen, (0,) * summary.chunks)
             if id not in self._gone:
                 self._entries[id] = entry
         return entry

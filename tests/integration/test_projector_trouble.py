@@ -20,7 +20,7 @@ from services.settings import Settings
 from tests.conftest import eventually
 from tests.counted import value_of
 from tests.following import joining, lose_position
-from tests.projecting import Views, projecting
+from tests.projecting import VIEWS, Views, projecting
 from tests.responses import Author
 from tests.written import claim_of
 
@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return MemoryLog(dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses, NAMES.closings), 2))
+    return MemoryLog(dict.fromkeys((NAMES.events, *VIEWS, NAMES.closings), 2))
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ async def test_poison_is_counted_and_the_partition_goes_on(log: MemoryLog, view:
 
 
 async def test_a_record_that_no_topic_takes_holds_nothing_up(write: Write) -> None:
-    small = MemoryLog(dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses, NAMES.closings), 2))
+    small = MemoryLog(dict.fromkeys((NAMES.events, *VIEWS, NAMES.closings), 2))
     view, writer = Views(small, NAMES, SETTINGS), small.writer()
     author = await completed(Author(writer, 0), "x" * 5000)
     small.max_record_bytes = 600

@@ -54,7 +54,7 @@ from services.projector.announcer import closing_record
 from services.projector.closing import Closing
 from services.projector.projection import Projection
 from services.projector.readback import Readback
-from services.projector.writes import Erase, Regather
+from services.projector.writes import Write
 from services.replay.folding import Folding
 from services.replay.frames import found_frames
 from services.replay.library import Library
@@ -253,7 +253,8 @@ def transcripts_are_read(log: Sequence[Any]) -> None:
         let_pass(record, 0)
     readback = Readback()
     for record in log:
-        readback.transcript(record)
+        readback.transcript(record, 0)
+        readback.entry(record, 0)
         readback.response(record)
     readback.overtaken()
     readback.forget(10**6, 1)
@@ -309,7 +310,7 @@ def projector_folds(log: Sequence[Any]) -> None:
     projection = Projection(0, 0, 0)
     for end in projection.apply(log, len(log)):
         work = end.work if isinstance(end, Closing) else end
-        assert work is None or isinstance(work, Erase | Regather) or len(work.transcript) >= 2
+        assert not isinstance(work, Write) or len(work.transcript) >= 2
         if isinstance(end, Closing):
             announced = closing_record(end)
             assert closings.parse(_stored(announced.new()), 0) == announced

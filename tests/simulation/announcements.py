@@ -8,7 +8,7 @@ from schemas.closings import ClosingRecord, Marks, parse
 from schemas.ids import ResponseId
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
-from services.projector.announcer import OWNED_S
+from services.projector.ownership import OWNED_S
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, PARTITIONS
 
@@ -26,13 +26,10 @@ class Announcements:
 
     def asked(self, node: Node, source: TopicPartition) -> None:
         """A projector has just asked for an append."""
-        if source.topic != NAMES.closings:
-            return
         owned_at = max(membership.owned_at(source.partition) for membership in node.memberships)
         if self._world.loop.time() - owned_at > OWNED_S:
-            self._world.bad(
-                "P-106 announced by one that owned the partition long ago", node, source.partition
-            )
+            rule = "P-106 announced" if source.topic == NAMES.closings else "P-132 written"
+            self._world.bad(f"{rule} by one that owned the partition long ago", node, source)
 
     def appended(self, partition: int, record: MemoryRecord) -> None:
         """A record is in `closings`."""

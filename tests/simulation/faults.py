@@ -227,7 +227,9 @@ class Faults:
             self._world.background(rejoin(node, after=self._rng.expovariate(1)), node)
 
     async def _compact(self, _: Process) -> None:
-        """Compact: of events only those that no starting reader would read (P-92); of views anything."""
+        """Compact: of events only those that no starting reader would read, of transcripts and entries those
+        that are old enough (P-92), of objects anything.
+        """
         world = self._world
         for partition in range(PARTITIONS):
             before = world.promises.needed(partition)
@@ -235,8 +237,12 @@ class Faults:
             world.log.compact_below(TopicPartition(NAMES.events, partition), before, tombstones=True)
             for topic in VIEWS:
                 source = TopicPartition(topic, partition)
-                world.log.compact_below(source, self._rng.randint(0, world.log.end(source)), tombstones=True)
+                before = self._rng.randint(0, world.log.end(source))
+                if topic != NAMES.responses:
+                    before = min(before, world.promises.compacted_below(source))
+                world.log.compact_below(source, before, tombstones=True)
         world.promises.check_folds()
+        world.promises.check_entries()
 
     async def _retain(self, _: Process) -> None:
         """Take the records that no starting reader would read any more (P-62)."""

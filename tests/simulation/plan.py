@@ -30,7 +30,7 @@ FAULTS: Mapping[str, int] = {
 """How often each fault comes, relative to the others."""
 ACTS: Mapping[str, Sequence[str]] = {
     "x": ("call", "claimed", "event", "tombstone", "commit", "ask"),
-    "p": (TOPICS.transcripts, TOPICS.responses, TOPICS.closings, "commit", "ask"),
+    "p": (TOPICS.transcripts, TOPICS.responses, TOPICS.index, TOPICS.closings, "commit", "ask"),
     "r": ("ask",),
     "i": ("accepted", "cancelled", "deleted"),
 }
@@ -106,6 +106,8 @@ class Plan(Struct, frozen=True):
     """The chance that an executor writes the form of events that was before today's (P-15)."""
     upgraded_s: float = 0
     """Until then processes of the version before run among those of today."""
+    lag_s: float = 100
+    """Seconds for which no transcript and no entry is compacted (P-92)."""
     hasty: bool = False
     """Compaction and retention keep no rules."""
     lossless: bool = False

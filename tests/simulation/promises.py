@@ -2,15 +2,18 @@
 
 import json
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from schemas.fold import Fold
 from schemas.ids import ResponseId, partition_of
 from schemas.records import Accepted, Claimed, EventRecord, Tombstone, Unreadable, parse
 from services.connect import executors_group, projector_group
-from services.eventlog import transcript
+from services.eventlog import shelf, transcript
 from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
+from services.eventlog.shelf import Whereabouts
+from services.eventlog.transcript import chunk_key, request_key
 from services.executor.backend import RunRequest
 from services.settings import Settings
 from tests.simulation.announcements import Announcements
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 EXECUTORS, PROJECTORS = executors_group(Settings()), projector_group(Settings())
-VIEWS = (NAMES.transcripts, NAMES.responses)
+VIEWS = (NAMES.transcripts, NAMES.responses, NAMES.index)
 SIGNS_OF_LIFE = 25.0
 """Seconds after a pause or a lost beat in which an executor may be thought gone."""
 LONG = 50_000
@@ -52,6 +55,11 @@ class Promises:
         self._beaten = 0
         """Log time of the last beat, ms."""
         self.streams: Streams = {}
+        self._checks = {
+            NAMES.transcripts: self._transcript,
+            NAMES.responses: self._response,
+            NAMES.index: self._entry,
+        }
         self.conduct = Conduct(world, self.streams)
         self.announcements = Announcements(world)
 
@@ -164,10 +172,7 @@ class Promises:
         if record.value is None:
             return
         story = self._world.story(ResponseId(key.decode().partition("/")[0]))
-        wrong = (
-            self._transcript(record, story) if topic == NAMES.transcripts else self._response(record, story)
-        )
-        if wrong:
+        if wrong := self._checks[topic](record, story):
             self._world.bad(wrong, key)
 
     def _transcript(self, record: MemoryRecord, story: Story) -> str | None:
@@ -191,6 +196,45 @@ class Promises:
             return "P-70 a snapshot of what is not closed or not stored"
         same = json.loads(record.value or b"null") == story.final
         return None if same else "P-70 a snapshot that is not the log's"
+
+    def _entry(self, record: MemoryRecord, story: Story) -> str | None:
+        match shelf.parse(record):
+            case _, transcript.Gone():
+                wrong = not story.deleted and not story.leaves_word
+                return "P-72 gone, though nobody deleted it" if wrong else None
+            case _ if story.closed_offset < 0 or story.unstored:
+                return "P-130 an entry of what is not closed or not stored"
+            case _, shelf.Shelved() as entry:
+                told = (entry.accepted_offset, entry.closed_offset, entry.events, entry.status)
+                same = told == (story.offset, story.closed_offset, len(story.frames), story.status)
+            case _:
+                same = False
+        return None if same else "P-130 an entry that is not the log's"
+
+    def check_entries(self) -> None:
+        """Each entry names what is there, also when it is compacted (P-131, P-92)."""
+        for partition in range(PARTITIONS):
+            records = self._world.log.records(NAMES.transcripts, partition)
+            there = {record.offset: record.key for record in records if record.value is not None}
+            for id, entry in self._entries(partition):
+                if any(there.get(at) != key for key, at in _named(id, entry.where).items()):
+                    self._world.bad("P-131 an entry names what is not there", id, entry.where)
+
+    def _entries(self, partition: int) -> Iterator[tuple[ResponseId, shelf.Shelved]]:
+        """The entries of responses that every reader must have."""
+        for record in list(self.views[NAMES.index].values()):
+            match shelf.parse(record, partition):
+                case id, shelf.Shelved() as entry if self._world.story(id).readable:
+                    yield id, entry
+
+    def _misplaced(self, partition: int) -> list[ResponseId]:
+        """The responses whose entries do not name the last copies (P-133)."""
+        last = {key: record.offset for key, record in self.views[NAMES.transcripts].items()}
+        return [
+            id
+            for id, entry in self._entries(partition)
+            if any(last.get(key) != at for key, at in _named(id, entry.where).items())
+        ]
 
     # As it is committed.
 
@@ -220,17 +264,18 @@ class Promises:
     def projected(self, story: Story, mark: int) -> bool:
         """Whether the views hold what they must of the log before `mark`."""
         id, transcripts = story.id, self.views[NAMES.transcripts]
+        hidden = all(f"{id}/gone".encode() in self.views[topic] for topic in (NAMES.transcripts, NAMES.index))
         if story.deleted:
-            return story.deleted_offset >= mark or f"{id}/gone".encode() in transcripts
+            return story.deleted_offset >= mark or hidden
         if story.leaves_word:
-            return story.closed_offset >= mark or f"{id}/gone".encode() in transcripts
+            return story.closed_offset >= mark or hidden
         if not story.readable or story.closed_offset >= mark:
             return True
         request = transcripts.get(f"{id}/request".encode())
         if request is None or not isinstance(entry := transcript.parse(request), transcript.Request):
             return False
         chunks = [transcripts.get(f"{id}/{index}".encode()) for index in range(entry.summary.chunks)]
-        written = [*chunks, self.views[NAMES.responses].get(id.encode())]
+        written = [*chunks, *(self.views[topic].get(id.encode()) for topic in (NAMES.responses, NAMES.index))]
         return all(record is not None and record.value is not None for record in written)
 
     # At any time.
@@ -287,6 +332,14 @@ class Promises:
             return self._world.log.end(TopicPartition(NAMES.events, partition))
         return min(self.start(group, partition) for group in (EXECUTORS, PROJECTORS))
 
+    def compacted_below(self, source: TopicPartition) -> int:
+        """The first offset of a view that is too young to be compacted."""
+        since = self._world.now() - int(self._world.plan.lag_s * 1000)
+        records = self._world.log.records(*source)
+        return next(
+            (record.offset for record in records if record.timestamp > since), self._world.log.end(source)
+        )
+
     # At the end.
 
     def kept(self) -> list[str]:
@@ -303,6 +356,7 @@ class Promises:
                     left.append(f"P-70 not projected {story.id}")
                 if (story.deleted or story.unstored) and self._shown(story):
                     left.append(f"P-73 left in the views {story.id} {self._shown(story)}")
+            left.extend(f"P-133 not mended {id}" for id in self._misplaced(partition))
             left.extend(f"P-102 not announced {id}" for id in self.announcements.left(partition))
             still = [group for group in (EXECUTORS, PROJECTORS) if self.mark(group, partition) < end]
             left.extend(f"P-61 the watermark stands still {group} {partition}" for group in still)
@@ -389,6 +443,12 @@ class Promises:
         marker = kind == "gone" or kind.startswith("deleted/")
         if not marker and story.erasable(self._world.now()):
             self._world.bad("P-90 erased, and still in the log", topic, key)
+
+
+def _named(id: ResponseId, where: Whereabouts) -> dict[bytes, int]:
+    """By key, where an entry says that the records of its transcript are."""
+    chunks = {chunk_key(id, index): offset for index, offset in enumerate(where.chunks)}
+    return {request_key(id): where.request, **chunks}
 
 
 def _input_of(story: Story, call: int) -> str:

@@ -233,7 +233,7 @@ class World:
     def _written(self, node: Node, source: TopicPartition, record: NewRecord) -> None:
         """A projector has just asked for an append: perhaps make it a late writer."""
         self.promises.announcements.asked(node, source)
-        shown = source.topic == NAMES.transcripts and record.value is not None
+        shown = source.topic in (NAMES.transcripts, NAMES.index) and record.value is not None
         if not self.plan.overtaken or not shown or record.key.endswith(b"/gone"):
             return
         awake = node.held_since is None and self.loop.time() < self.plan.seconds
@@ -320,6 +320,7 @@ class World:
             self.log.compact_below(source, self.log.end(source), tombstones=False)
         self.promises.check_folds()
         self.promises.check_erased()
+        self.promises.check_entries()
         await self._audit("r-compacted")
 
     async def _audit(self, fresh: str) -> None:

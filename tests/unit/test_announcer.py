@@ -16,14 +16,15 @@ from schemas.records import NewRecord
 from services.eventlog.memory import MemoryLog, MemoryWriter, Outcome
 from services.eventlog.port import Ack
 from services.eventlog.topics import topics
-from services.projector import announcer, metrics
-from services.projector.announcer import MOST, OWNED_S, Announcer, closing_record
+from services.projector import announcer, metrics, ownership
+from services.projector.announcer import MOST, Announcer, closing_record
 from services.projector.closing import Closing
+from services.projector.ownership import OWNED_S, Ownership
 from services.projector.projection import Projection
 from services.settings import Settings
 from tests.conftest import eventually
 from tests.counted import value_of
-from tests.projecting import Views, projecting
+from tests.projecting import VIEWS, Views, projecting
 from tests.responses import Author
 
 NAMES = topics()
@@ -32,13 +33,14 @@ SETTINGS = Settings(grace_s=2)
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return MemoryLog(dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses, NAMES.closings), 2))
+    return MemoryLog(dict.fromkeys((NAMES.events, *VIEWS, NAMES.closings), 2))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "LOOK_S"):
+    for name in ("FIRST_PAUSE", "LONGEST_PAUSE"):
         monkeypatch.setattr(announcer, name, 0.001)
+    monkeypatch.setattr(ownership, "LOOK_S", 0.001)
 
 
 def owned(_: int) -> float:
@@ -48,7 +50,7 @@ def owned(_: int) -> float:
 
 @pytest.fixture
 async def announcing(log: MemoryLog) -> AsyncIterator[Announcer]:
-    one = Announcer(log, NAMES, owned)
+    one = Announcer(log, NAMES, Ownership(owned))
     yield one
     await one.close()
 
@@ -240,7 +242,7 @@ async def test_p106_nothing_is_sent_until_the_group_has_answered(log: MemoryLog,
         looks.append(partition)
         return heard_at
 
-    one = Announcer(log, NAMES, owned_at)
+    one = Announcer(log, NAMES, Ownership(owned_at))
     closings = await closings_of(log, 2)
     call = asyncio.create_task(announce(one, closings))
     await eventually(lambda: looks[:3] == [0, 0, 0])

@@ -16,7 +16,7 @@ from services.projector.writes import Erase
 from services.settings import Settings
 from tests.conftest import PATIENCE, eventually
 from tests.counted import value_of
-from tests.projecting import Views, projecting
+from tests.projecting import VIEWS, Views, projecting
 from tests.responses import TENANT, Author
 from tests.written import claim_of
 
@@ -37,9 +37,7 @@ class Clock:
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return MemoryLog(
-        dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.responses, NAMES.closings), 2), clock=Clock()
-    )
+    return MemoryLog(dict.fromkeys((NAMES.events, *VIEWS, NAMES.closings), 2), clock=Clock())
 
 
 @pytest.fixture(autouse=True)

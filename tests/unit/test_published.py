@@ -40,6 +40,9 @@ DOCUMENTS = generated()
 RECORD_SCHEMAS = {name: schema for name, schema in DOCUMENTS.items() if name.startswith(RECORDS)}
 ALSO = {
     "executors.beat",
+    "index.gone",
+    "index.shelved",
+    "index.tombstone",
     "executors.listing",
     "responses.response",
     "responses.tombstone",

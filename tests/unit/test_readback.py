@@ -47,7 +47,7 @@ def erased(time: int, id: ResponseId = ID) -> Stored:
 def transcripts(readback: Readback, *records: Stored) -> list[bytes]:
     """The keys that reading `transcripts` erases in `responses`."""
     for record in records:
-        readback.transcript(record)
+        readback.transcript(record, 0)
     return keys(readback.overtaken())
 
 
@@ -77,8 +77,8 @@ def test_the_object_is_erased_once_whichever_view_is_read_first(first: str) -> N
 
 def test_what_a_late_writer_brings_back_to_the_transcripts_is_erased() -> None:
     readback = Readback()
-    assert readback.transcript(gone(10)) is None
-    tombstone = readback.transcript(request(11))
+    assert readback.transcript(gone(10), 0) is None
+    tombstone = readback.transcript(request(11), 0)
     assert tombstone is not None
     assert (tombstone.key, tombstone.value) == (request(11).key, None)
 

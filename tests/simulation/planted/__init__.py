@@ -20,6 +20,7 @@ from tests.simulation.planted import (
     ingest,
     reading,
     running,
+    shelving,
     views,
 )
 from tests.simulation.planted.elsewhere import ELSEWHERE
@@ -40,5 +41,6 @@ __all__ = [
     "ingest",
     "reading",
     "running",
+    "shelving",
     "views",
 ]

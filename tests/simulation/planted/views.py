@@ -1,18 +1,20 @@
 """Views and erasure (P-70 to P-76, P-90 to P-92)."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import cycle
+from typing import Any
 from unittest.mock import patch
 
 from msgspec.structs import replace
 
 from schemas import records
-from schemas.ids import ResponseId, partition_of
+from schemas.ids import ResponseId, Tenant, partition_of
 from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
 from services.eventlog.memory_partition import MemoryRecord
+from services.eventlog.shelf import NOWHERE, Shelved
 from services.eventlog.start import StartingPoint
 from services.eventlog.transcript import request_key
 from services.executor.erasures import Erasures
@@ -54,6 +56,18 @@ FORGETFUL = Plan(
 )
 """Clients come back with their keys when the folds have forgotten what those made."""
 
+ENTRY = Shelved(
+    tenant=Tenant("t"),
+    status="completed",
+    background=False,
+    body_sha256="",
+    accepted_offset=0,
+    created_at=0,
+    closed_offset=1,
+    events=1,
+    where=NOWHERE,
+)
+
 
 @rule("P-70")
 def snapshot_of_an_open_response() -> Iterator[None]:
@@ -63,7 +77,9 @@ def snapshot_of_an_open_response() -> Iterator[None]:
     def apply(self: Projection, found: Iterable[records.LogRecord], next_offset: int) -> list[End]:
         ends = original(self, found, next_offset)
         opened = (state for state in self.fold.open() if state.offset >= self.floor)
-        return ends + [Write(state.id, state.offset, [], response_record(state, b"{}")) for state in opened]
+        return ends + [
+            Write(state.id, state.offset, [], response_record(state, b"{}"), ENTRY) for state in opened
+        ]
 
     with patch.object(Projection, "apply", apply):
         yield
@@ -129,11 +145,20 @@ def zombie_write_not_read_back() -> Iterator[None]:
 
 
 def not_read_back() -> AbstractContextManager[object]:
-    """Nothing that a view holds is late."""
+    """Nothing that a view holds is late, whatever is read of it."""
+    transcript, response, entry = Readback.transcript, Readback.response, Readback.entry
+
+    def reads(take: Callable[..., NewRecord | None]) -> Callable[..., None]:
+        def taken(*arguments: Any) -> None:
+            take(*arguments)
+
+        return taken
+
     return patch.multiple(
         Readback,
-        transcript=lambda *_: None,
-        response=lambda *_: None,
+        transcript=reads(transcript),
+        response=reads(response),
+        entry=reads(entry),
         overtaken=lambda _: [],
     )
 
