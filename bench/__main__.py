@@ -11,6 +11,7 @@ overload     five times more requests than there is room for: the admitted, the 
 limits       the log's client by itself
 counting     closings that analytics counts per CPU-second
 webhooks     ends announced at once, until all are delivered
+library      what replay's start, its memory and its reads cost with many stored responses
 """
 
 import argparse
@@ -19,6 +20,7 @@ import os
 import platform
 import signal
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 
 import psutil
@@ -29,6 +31,7 @@ from bench import (
     fanout,
     hooks,
     latency,
+    library,
     limits,
     overload,
     replay,
@@ -52,6 +55,7 @@ SECTIONS = (
     "limits",
     "counting",
     "webhooks",
+    "library",
 )
 COMPILED_S = 40.0
 """Seconds of load until the broker's Java is compiled, on two cores: before, that is half of its CPU."""
@@ -86,13 +90,20 @@ def main() -> None:
     if "overload" in sections:
         with target.rejoinder(*overload.FLAGS) as rejoinder:
             overload.run(rejoinder, given.seconds or (15 if given.quick else 40))
-    if "limits" in sections:
-        asyncio.run(limits.run(40_000 if given.quick else 200_000))
-    if "counting" in sections:
-        asyncio.run(counting.run(40_000 if given.quick else 100_000))
-    if "webhooks" in sections:
-        asyncio.run(hooks.run(2_000 if given.quick else 10_000))
+    asyncio.run(_alone(given, sections))
     print(f"\n{time.monotonic() - began:.0f} s in all")
+
+
+async def _alone(given: argparse.Namespace, sections: Collection[str]) -> None:
+    """What is measured of one part, on a broker of its own."""
+    if "limits" in sections:
+        await limits.run(40_000 if given.quick else 200_000)
+    if "counting" in sections:
+        await counting.run(40_000 if given.quick else 100_000)
+    if "webhooks" in sections:
+        await hooks.run(2_000 if given.quick else 10_000)
+    if "library" in sections:
+        await library.run(given.stored or ((20_000,) if given.quick else (100_000, 1_000_000)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -105,6 +116,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, nargs="+", help="throughput: how many at once")
     parser.add_argument("--no-rival", action="store_true", help="streams, throughput: rejoinder alone")
     parser.add_argument("--rate", type=int, nargs="+", help="latency: events per second to pace")
+    parser.add_argument("--stored", type=int, nargs="+", help="library: how many stored responses")
     parser.add_argument("--seconds", type=float, help="seconds at most per cell, or of each pace")
     return parser.parse_args()
 

@@ -14,12 +14,12 @@ import psutil
 
 from services.broker import EmbeddedKafka
 from services.broker.tcp import LOOPBACK, free_port
+from services.clock import now_ms
 from services.connect import connect, topic_names
 from services.eventlog.port import Log
 from services.eventlog.topics import Topics
 from services.settings import Settings, environment
 from services.topic_setup import make_topics
-from services.webhooks.app import now_ms
 from tests.closings import CLOSING
 from tests.conftest import eventually
 from tests.process import REJOINDER

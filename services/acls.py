@@ -47,7 +47,7 @@ def _as_member(service: str) -> _Right:
     return _Right(service, "own partitions, keep checkpoints", ("Read",), "group")
 
 
-_GROWING = ("events", "responses", "transcripts", "closings", "usage", "webhooks")
+_GROWING = ("events", "responses", "transcripts", "index", "closings", "usage", "webhooks")
 """The topics that may get more partitions: `responses.executors` has one."""
 _LOOK = _on("", "see at the start whether the topics are as they must be", "Describe", "DescribeConfigs")
 _RIGHTS: Mapping[str, Sequence[_Right]] = {
@@ -61,6 +61,7 @@ _RIGHTS: Mapping[str, Sequence[_Right]] = {
     "replay": (
         _on("events", "fold, stream", "Read"),
         _on("transcripts", "show what has closed", "Read"),
+        _on("index", "find it", "Read"),
         _on("executors", "the last beat's time, the models", "Read"),
         _Right("projector", "begin at its watermark", ("Describe",), "group"),
         _LOOK,
@@ -69,6 +70,7 @@ _RIGHTS: Mapping[str, Sequence[_Right]] = {
         _on("events", "fold", "Read"),
         _on("transcripts", "write the view, read it back", "Read", "Write"),
         _on("responses", "write the view, read it back", "Read", "Write"),
+        _on("index", "write the view, read it back", "Read", "Write"),
         _on("closings", "announce ends", "Write"),
         _as_member("projector"),
         _LOOK,

@@ -195,6 +195,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     jwt_keys_kept_s: Annotated[
         Seconds, _takes("seconds for which the issuer's keys hold while it cannot be asked, above 0")
     ] = 21_600
+    store_dir: Annotated[
+        str, _takes("replay's own directory for its store, on a disk; empty: a new one for each process")
+    ] = ""
     config: Annotated[str, _takes("the path of rejoinder.toml (models, agents, quotas); empty: none")] = ""
 
     max_body_bytes: Annotated[

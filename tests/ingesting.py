@@ -31,6 +31,7 @@ from services.web.replay_client import ReplayClient
 from tests.conftest import PATIENCE, eventually
 from tests.responses import Author
 from tests.serving import HOST, Answer, ask
+from tests.stores import memory_store
 
 NAMES = topics()
 PARTITIONS = 2
@@ -70,7 +71,7 @@ class Ingesting:
     async def start_replay(self) -> None:
         stop = self._stops["replay"] = asyncio.Event()
         self._tasks["replay"] = asyncio.create_task(
-            replay.serve(self.replay_settings, self._log, self._names, stop)
+            replay.serve(self.replay_settings, self._log, self._names, memory_store(), stop)
         )
         await eventually(lambda: self._listens("replay", self.public))
 
@@ -141,7 +142,12 @@ class Ingesting:
 @asynccontextmanager
 async def ingesting(text: str = CONFIG, **changes: Any) -> AsyncIterator[Ingesting]:
     """Ingest and replay over a log in memory; `text` is their rejoinder.toml, `changes` settings of both."""
-    parts = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1}
+    parts = {
+        NAMES.events: PARTITIONS,
+        NAMES.transcripts: PARTITIONS,
+        NAMES.index: PARTITIONS,
+        NAMES.executors: 1,
+    }
     async with started(Ingesting(MemoryLog(parts), **changes), text) as running:
         yield running
         running.log.available = True

@@ -9,6 +9,7 @@ from schemas.events import accepted_value, cancelled_event, frame, opening_event
 from schemas.ids import ClaimId, ExecutorId, ResponseId, Tenant, response_id
 from schemas.records import Accepted, Cancelled, Claimed, Deleted, EventHeaders, NewRecord
 from services.eventlog.port import Ack, Writer
+from services.eventlog.shelf import Shelved, Whereabouts
 from services.eventlog.topics import Topics, topics
 from services.eventlog.transcript import Packer, Summary, gone_record, transcript_records
 
@@ -139,13 +140,27 @@ class Author:
             events=len(self.frames),
             chunks=len(chunks),
         )
-        for record in transcript_records(self.id, summary, self.request, chunks):
-            await self.writer.append(self.names.transcripts, self._partition, record)
+        records = transcript_records(self.id, summary, self.request, chunks)
+        acks = [await self.writer.append(self.names.transcripts, self._partition, one) for one in records]
+        places = (tuple(ack.offset for ack in acks[1:]), tuple(chunk.first for chunk in chunks))
+        entry = Shelved(
+            tenant=self.tenant,
+            status=status,
+            background=True,
+            body_sha256="sha",
+            accepted_offset=self.accepted.offset,
+            created_at=self.accepted.timestamp,
+            closed_offset=self.ack.offset,
+            events=len(self.frames),
+            where=Whereabouts(acks[0].offset, *places),
+        )
+        await self.writer.append(self.names.index, self._partition, entry.new(self.id))
         return self
 
     async def hide(self) -> "Author":
         """The `gone`, as the projector writes it after a delete."""
-        await self.writer.append(self.names.transcripts, self._partition, gone_record(self.id, self.tenant))
+        for topic in (self.names.transcripts, self.names.index):
+            await self.writer.append(topic, self._partition, gone_record(self.id, self.tenant))
         return self
 
     @staticmethod

@@ -6,7 +6,6 @@ closings → counter → usage → reader → routes
 
 import asyncio
 import os
-import time
 
 import structlog
 from msgspec.structs import replace
@@ -16,6 +15,7 @@ from services import config
 from services.analytics.prices import Prices
 from services.analytics.reader import UsageReader
 from services.analytics.routes import usage_routes
+from services.clock import now_ms
 from services.connect import connect, topic_names
 from services.eventlog.topics import DAY
 from services.loops import while_all_run
@@ -47,11 +47,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     names = topic_names(settings)
     try:
         partitions = await eventlog.partitions(names.closings)
-        reader = UsageReader(eventlog, names.usage, settings.usage_days * DAY, _now_ms)
+        reader = UsageReader(eventlog, names.usage, settings.usage_days * DAY, now_ms)
         counter = Counter(settings, eventlog, Prices(configuration.prices), partitions, reader)
         routes = [
             *health.routes(lambda: [*counter.not_ready(), *reader.not_ready()]),
-            *usage_routes(reader, _now_ms),
+            *usage_routes(reader, now_ms),
         ]
         tls, names_here = certificates.server, names_inside(settings.internal_host)
         edge = Edge(routes, hosts=names_here, secret=settings.internal_secret, certified=tls is not None)
@@ -69,7 +69,3 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 loop.cancel()
     finally:
         await eventlog.close()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -80,6 +80,8 @@ def dev(settings: Settings, chosen: Collection[str], data: Path, without: Collec
     setproctitle("rejoinder dev")
     here = {name: value for name, value in HERE.items() if name not in chosen}
     settings = msgspec.structs.replace(settings, **here)
+    if not {"store_dir", "kafka"} & set(chosen):  # with our own Kafka no other system is in `data`
+        settings = msgspec.structs.replace(settings, store_dir=str(data.absolute()))
     kafka = None if "kafka" in chosen else EmbeddedKafka(data, usual_port=USUAL_PORT)
     system = System(settings, kafka, data, without)
     until_stopped(system.run, at_once=system.kill)

@@ -16,7 +16,7 @@ consumer that has nothing to do in partitions of others says which ones the foll
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
@@ -260,14 +260,21 @@ class Member:
         self._committed = committed
         self._membership = membership
 
-    async def commit(self, checkpoints: Mapping[int, Checkpoint]) -> None:
-        """Commit the `checkpoints` of owned partitions that have moved on.
+    async def commit(
+        self, checkpoints: Mapping[int, Checkpoint], anyway: Container[int] = ()
+    ) -> frozenset[int]:
+        """Commit the `checkpoints` of owned partitions that have moved on, and those of the partitions
+        `anyway`, which have something new to say. Returns the partitions of which they are committed.
 
         A coordinator that is away is no error: the caller commits again a little later.
         """
-        moved = {n: at for n, at in checkpoints.items() if at.offset > self._committed.get(n, inf)}
+        moved = {
+            n: at
+            for n, at in checkpoints.items()
+            if at.offset > self._committed.get(n, inf) or (n in anyway and n in self._committed)
+        }
         if not moved:
-            return
+            return frozenset()
         points.at("checkpoints due", moved)
         offsets = {partition: at.offset for partition, at in moved.items()}
         read = {partition: at.read for partition, at in moved.items() if at.read is not None}
@@ -275,11 +282,12 @@ class Member:
             await self._membership.commit(offsets, read)
         except LogUnavailable as error:
             log.info("checkpoints not committed, will be again", why=str(error))
-            return
+            return frozenset()
         for n, offset in offsets.items():
             if n in self._committed:  # it may be lost by now, or owned anew with a later checkpoint
                 self._committed[n] = max(offset, self._committed[n])
         points.at("checkpoints committed", moved)
+        return frozenset(moved)
 
     async def leave(self) -> None:
         """Leave the group, so that what is owned moves on at once."""

@@ -102,6 +102,8 @@ async def create_topics(
         count = partitions_for(wanted, found, partitions)
         missing = [spec for spec in wanted if spec.name not in found]
         views = [spec.name for spec in missing if spec.view]
+        if views == [names.index] and not (projector and await _is_indexed(admin, projector)):
+            views = []  # it is made for the first time: the projector makes it of transcripts (P-138)
         done = await _fill_again(admin, projector, views) if projector and events and views else []
         done += await _create(admin, missing, count, replication)
         if fix:
@@ -237,6 +239,12 @@ async def _fill_again(admin: AIOKafkaAdminClient, projector: str, views: list[st
             await asyncio.sleep(0.1)
         else:
             return [f"the projector fills {' and '.join(views)} from the start of the log; restart replay"]
+
+
+async def _is_indexed(admin: AIOKafkaAdminClient, projector: str) -> bool:
+    """Whether the projector's checkpoints claim that all before them is in the index (P-138)."""
+    found = await _any(lambda: admin.list_consumer_group_offsets(projector))
+    return any(at.metadata for at in found.values())
 
 
 async def _delete_group(admin: AIOKafkaAdminClient, group: str) -> None:

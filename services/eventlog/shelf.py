@@ -11,10 +11,12 @@ The offsets name the last copy of each record: compaction keeps that one. Chunks
 1 MiB let an entry name more than ten GiB of events.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from schemas.errors import LogError
 from schemas.events import UNDECODABLE
@@ -22,15 +24,18 @@ from schemas.ids import ResponseId, Tenant, parse_response_id
 from schemas.records import MALFORMED, SHOWN, LogRecord, NewRecord, Unreadable
 from services.eventlog.transcript import Gone, Tombstone
 
+Number = Annotated[int, Meta(ge=0, lt=10**16)]
+"""A number of at most 16 digits (P-11)."""
+
 
 class Whereabouts(Struct, frozen=True):
     """Where the records of one transcript lie in `transcripts`."""
 
-    request: int
+    request: Number
     """The offset of the request."""
-    chunks: tuple[int, ...]
+    chunks: tuple[Number, ...]
     """The offset of each chunk."""
-    firsts: tuple[int, ...]
+    firsts: tuple[Number, ...]
     """The number of each chunk's first event."""
 
     @property
@@ -40,7 +45,13 @@ class Whereabouts(Struct, frozen=True):
 
     def chunk_of(self, number: int) -> int:
         """The index of the chunk that holds event `number`, or of the last one."""
-        return max(index for index, first in enumerate(self.firsts) if first <= number)
+        return bisect_right(self.firsts, number) - 1
+
+    def place(self, index: int | None) -> int:
+        """The offset of a chunk (None: of the request). There is no chunk of a number that is too large."""
+        if index is None:
+            return self.request
+        return self.chunks[index] if index < len(self.chunks) else -1
 
 
 NOWHERE = Whereabouts(-1, (), ())
@@ -55,13 +66,13 @@ class Shelved(Struct, frozen=True, kw_only=True):
     """The status in the record that closed it."""
     background: bool
     body_sha256: str
-    accepted_offset: int
-    created_at: int
+    accepted_offset: Number
+    created_at: Number
     """When its `accepted` was in the log."""
-    closed_offset: int
-    closed_at: int | None = None
+    closed_offset: Number
+    closed_at: Number | None = None
     """When it closed; null where the entry was made of a transcript of an earlier version."""
-    events: int
+    events: Number
     """How many stream events it has: 0 to events - 1."""
     model: str | None = None
     """The model that served, as the final object has it."""
@@ -94,7 +105,7 @@ def entry_of(value: bytes) -> Shelved:
     except UNDECODABLE as error:
         raise EntryBroken(str(error)) from error
     where = entry.where
-    if not 1 <= len(where.chunks) == len(where.firsts) <= entry.events or where.oldest < 0:
+    if not 1 <= len(where.chunks) == len(where.firsts) <= entry.events:
         raise EntryBroken(f"{entry.events} events cannot be in {len(where.chunks)} chunks")
     if where.firsts[0] != 0 or where.firsts[-1] >= entry.events:
         raise EntryBroken(f"its chunks begin with {where.firsts[0]} and {where.firsts[-1]}")

@@ -14,6 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from services import config
+from services.clock import now_ms
 from services.connect import connect, topic_names
 from services.eventlog.port import Log
 from services.eventlog.topics import Topics
@@ -121,11 +122,11 @@ class Service:
             places,
             replay,
             gauge,
-            clock=_now_ms,
+            clock=now_ms,
             entropy=secrets.token_bytes,
         )
         attachments = Attachments(commands, replay, self._peer, self._tasks.spawn, stop)
-        desk = Desk(settings, callers, commands, room, attachments, _now_ms)
+        desk = Desk(settings, callers, commands, room, attachments, now_ms)
         internal = InternalDesk(settings, commands, room)
         self.loops = (gauge.run, *callers.loops, *certificates.loops)
         healthy = health.routes(gauge.not_ready)
@@ -149,7 +150,3 @@ class Service:
         await self._tasks.close(LEAVE_S)
         await self._writer.close(CLOSE_S)
         await self._peer.close()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

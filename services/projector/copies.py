@@ -54,6 +54,9 @@ class Copies:
 
     def __init__(self) -> None:
         self._flux: dict[ResponseId, _Flux] = {}
+        self._builds = False
+        self._fresh: set[ResponseId] = set()
+        """The transcripts of which copies were read since the index is being made."""
 
     def __len__(self) -> int:
         return len(self._flux)
@@ -65,6 +68,8 @@ class Copies:
 
     def copied(self, part: Request | Chunk, offset: int, time: int, now: float) -> None:
         """Take a copy that was read at `offset`. `time` is its log time (ms), `now` the loop time."""
+        if self._builds:
+            self._fresh.add(part.id)
         flux = self._of(part.id, part.summary.accepted_offset, time, now)
         flux.count = part.summary.chunks
         match part:
@@ -75,7 +80,12 @@ class Copies:
         self._settle(part.id, flux)
 
     def named(self, id: ResponseId, entry: Shelved, time: int, now: float) -> None:
-        """Take an entry that was read. `time` is its log time (ms), `now` the loop time."""
+        """Take an entry that was read. `time` is its log time (ms), `now` the loop time.
+
+        While the index is being made, an entry of what was closed long ago is one of those that are made.
+        """
+        if self._builds and id not in self._fresh:
+            return
         flux = self._of(id, entry.accepted_offset, time, now)
         flux.named = entry.where
         self._settle(id, flux)
@@ -104,6 +114,20 @@ class Copies:
         if flux.mends == MOST_MENDS:
             del self._flux[id]
         return flux.mends < MOST_MENDS
+
+    def build(self) -> None:
+        """The index is being made from now on, of what is there."""
+        self._builds = True
+
+    def built(self) -> bool:
+        """The index is made, of all that is not fresh. Returns whether that has its entries too by now."""
+        self._builds = False
+        self._fresh &= self._flux.keys()
+        return not self._fresh
+
+    def is_fresh(self, id: ResponseId) -> bool:
+        """Whether copies of a transcript came since the index is being made: it gets its entry for these."""
+        return id in self._fresh
 
     def _of(self, id: ResponseId, accepted_offset: int, time: int, now: float) -> _Flux:
         return self._flux.setdefault(id, _Flux(accepted_offset, time, now))

@@ -15,8 +15,9 @@ them, it holds up that one, and the others have the memory that they need.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 from msgspec import Struct, field
@@ -33,6 +34,7 @@ from services.eventlog.topics import DAY, Topics
 from services.loops import while_all_run
 from services.projector import metrics
 from services.projector.announcer import Announcer
+from services.projector.building import Builder
 from services.projector.closing import Closing, Listener
 from services.projector.ownership import Ownership
 from services.projector.projection import End, Projection
@@ -91,11 +93,15 @@ class Partition(Struct, eq=False):
     jobs: dict[ResponseId, asyncio.Task[None]] = field(default_factory=dict)
     """The last job of each response; the next one waits for it."""
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
-    """All jobs, and what erases what came back."""
+    """All jobs, what erases what came back, and what makes the index."""
     waiting_bytes: int = 0
     """Bytes of the ends that are not acknowledged."""
     rests: bool = False
     """Whether it is not read on until more of them are."""
+    indexed: bool = True
+    """Whether the index has an entry for all that closed before the watermark (P-138)."""
+    says_so: bool = True
+    """Whether that is committed beside the watermark."""
 
     @property
     def caught_up(self) -> bool:
@@ -153,10 +159,12 @@ class Projector:
     def behind(self) -> list[str]:
         """What it has still to do before it is up to date; empty when it is."""
         behind = sorted(p.number for p in self.partitions.values() if not p.caught_up)
+        unindexed = sorted(p.number for p in self.partitions.values() if not p.indexed)
         starting = sorted(self._follower.owned - self.partitions.keys())
         reasons = {
             "joining the group": self._follower.joining,
             f"not caught up in partitions {behind or starting}": behind or starting,
+            f"making the index of partitions {unindexed}": unindexed,
         }
         return [reason for reason, holds in reasons.items() if holds]
 
@@ -223,6 +231,8 @@ class Projector:
         )
         self.partitions[partition] = Partition(partition, projection, acts_from=end, end=end)
         self._rereader.follow(partition, place.start.since, place.views)
+        if place.start.read is None:  # who committed the watermark wrote no index, or nobody did
+            self._build(self.partitions[partition])
 
     def own(self, partition: int, place: Beginning, end: int) -> None:  # noqa: ARG002 - its fold has it
         """Own a followed partition from now on; it ends at offset `end` now."""
@@ -323,10 +333,7 @@ class Projector:
         async def append() -> None:
             await self._views.append(topic, partition, tombstone)
 
-        under_way = self.partitions[partition].under_way
-        task = self._tasks.create_task(_untiring(self._views, append))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+        self._spawn(self.partitions[partition], _untiring(self._views, append))
 
     def _mend(self, partition: Partition) -> None:
         """Begin to mend what is overdue, unless something is under way for it, or may be soon (P-133)."""
@@ -340,6 +347,24 @@ class Projector:
         copies = self._rereader.readback(partition.number).copies
         if not copies.mended(id, asyncio.get_running_loop().time()):
             log.warning("an entry cannot be mended, and is left as it is", response=id)
+
+    def _build(self, partition: Partition) -> None:
+        """Make the index of a partition, beside all else; its watermark says then that it is made."""
+        partition.indexed = partition.says_so = False
+        copies = self._rereader.readback(partition.number).copies
+        builder = Builder(self._log, self._names, self._views, partition.number, copies)
+
+        async def build() -> None:
+            await _untiring(builder, builder.build)
+            partition.indexed = True
+
+        self._spawn(partition, build())
+
+    def _spawn(self, partition: Partition, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it ends, or the partition is lost."""
+        task = self._tasks.create_task(work)
+        partition.under_way.add(task)
+        task.add_done_callback(partition.under_way.discard)
 
     # Every second.
 
@@ -362,7 +387,16 @@ class Projector:
         """Commit the watermarks that moved (P-61, P-74)."""
         until = {number: self._rereader.read_to(number) + self._memory_ms for number in self.partitions}
         marks = {number: p.projection.watermark(until[number]) for number, p in self.partitions.items()}
-        await member.commit({number: Checkpoint(mark) for number, mark in marks.items()})
+        said = {number: mark if self.partitions[number].indexed else None for number, mark in marks.items()}
+        news = {
+            number
+            for number, mark in said.items()
+            if mark is not None and not self.partitions[number].says_so
+        }
+        checkpoints = {number: Checkpoint(mark, said[number]) for number, mark in marks.items()}
+        for number in news & await member.commit(checkpoints, anyway=news):
+            if (partition := self.partitions.get(number)) is not None:
+                partition.says_so = partition.indexed
 
     def _shed(self) -> None:
         held = {p.number: p.projection.held_bytes for p in self.partitions.values()}

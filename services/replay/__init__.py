@@ -2,13 +2,14 @@
 
 It is the front door as well: it hands commands over to ingest. What lives where:
 
-    log in      feed            one tail of the events and one of the transcripts, for all readers
+    log in      feed            one tail of the events and one of the index, for all readers
                 folding         one partition: the fold, a window for each response, the readers to tell
                 beats           log time by the executors' beats
                 services.web.barrier   waits until the fold has passed the log's end as of a request
     frames      window          the frames of a response in memory, by pages; `Memory` bounds and evicts them
                 seek            brings an evicted page back from the log; `frames` makes its frames
                 library         the transcripts of closed responses, chunk by chunk
+                store           where each of them lies, in rows; `disk` keeps them
                 reader          one reader: window, else transcript, else seek
     answers     replay          finds a response, and answers every question about it
                 cursor          where a client goes on

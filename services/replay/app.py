@@ -7,21 +7,26 @@ POSTs, cancels and deletes.
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 from msgspec.structs import replace
 from starlette.routing import BaseRoute
 
+from services.clock import now_ms
 from services.connect import connect, projector_group, topic_names
-from services.eventlog.port import Log
+from services.eventlog.port import Checkpoint, Log
 from services.eventlog.start import StartingPoint, starting_points_at
 from services.eventlog.topics import Topics
 from services.loops import Tasks, while_all_run
 from services.placement import Places
 from services.replay import metrics
 from services.replay.beats import LastBeat
+from services.replay.disk import RocksDisk
 from services.replay.door import FrontDoor, Terms
 from services.replay.door_routes import DoorRoutes
 from services.replay.feed import Feed, Sources
@@ -35,6 +40,7 @@ from services.replay.routes import InternalRoutes, PublicRoutes
 from services.replay.schemas import SchemaRoutes, published
 from services.replay.seek import Seeker
 from services.replay.snapshot import Snapshots
+from services.replay.store import Store
 from services.replay.window import Memory
 from services.settings import Settings
 from services.web import health
@@ -60,17 +66,36 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises LogUnavailable, TopicMissing or CannotListen if it cannot start."""
-    eventlog = connect(settings, "replay")
+    eventlog, opened = connect(settings, "replay"), ExitStack()
     try:
-        await serve(settings, eventlog, topic_names(settings), stop)
+        store = await asyncio.to_thread(open_store, settings.store_dir, opened)
+        await serve(settings, eventlog, topic_names(settings), store, stop)
     finally:
+        await asyncio.to_thread(opened.close)
         await eventlog.close()
 
 
-async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.Event) -> None:
+def open_store(chosen: str, opened: ExitStack) -> Store:
+    """The store in the `chosen` directory; closing `opened` closes it. Raises StoreUnusable."""
+    store = Store(RocksDisk(opened.enter_context(store_directory(chosen))))
+    opened.callback(store.close)
+    return store
+
+
+@contextmanager
+def store_directory(chosen: str) -> Iterator[Path]:
+    """Where the store lies: the `chosen` directory, or, without one, a fresh one that ends with the block."""
+    if chosen:
+        yield Path(chosen)
+        return
+    with TemporaryDirectory(prefix="rejoinder-replay-", ignore_cleanup_errors=True) as fresh:
+        yield Path(fresh)
+
+
+async def serve(settings: Settings, eventlog: Log, names: Topics, store: Store, stop: asyncio.Event) -> None:
     """Follow the log and answer on both ports until `stop` is set, then drain."""
     callers, certificates = await Callers.of(settings), await Certificates.of(settings)
-    service = Service(settings, eventlog, names, await eventlog.partitions(names.events))
+    service = Service(settings, eventlog, names, await eventlog.partitions(names.events), store)
     forwarding = Forwarding(behind(settings, certificates.client), callers, service.room)
     door = (
         Door(service, settings, callers, certificates, eventlog, names, stop) if settings.ingest_url else None
@@ -98,17 +123,25 @@ async def serve(settings: Settings, eventlog: Log, names: Topics, stop: asyncio.
 class Service:
     """The pieces of one replay process, put together over `eventlog`."""
 
-    def __init__(self, settings: Settings, eventlog: Log, names: Topics, partitions: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        eventlog: Log,
+        names: Topics,
+        partitions: int,
+        store: Store,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
         memory = Memory(settings.replay_memory_bytes)
-        self.library = Library(eventlog, names.transcripts, self._catch_up)
+        self.library = Library(eventlog, names.transcripts, store, self._catch_up)
         self.seeker = Seeker(eventlog, names.events)
         self.snapshots = Snapshots(self.seeker)
         ephemeral_ms = int(settings.ephemeral_s * 1000)
         hooks = (self.library.hide, self.snapshots.forget)
         self.foldings = [Folding(n, memory, *hooks, ephemeral_ms=ephemeral_ms) for n in range(partitions)]
-        self.feed = Feed(_sources(settings, eventlog, names, partitions), self.foldings, self.library)
+        self.feed = Feed(_sources(settings, eventlog, names, partitions, clock), self.foldings, self.library)
         events = _barrier(self.feed.folded, eventlog, names.events, settings)
-        self._packed = _barrier(self.feed.shelved, eventlog, names.transcripts, settings)
+        self._packed = _barrier(self.feed.shelved, eventlog, names.index, settings)
         beats = LastBeat(eventlog, names.executors, settings.barrier_s * 0.9)
         count = partial(eventlog.partitions, names.events)
         pieces = (self.foldings, self.library, self.seeker, self.snapshots)
@@ -119,7 +152,7 @@ class Service:
 
     def not_ready(self) -> list[str]:
         """Why replay cannot serve: only until it has read the log. Later faults of Kafka show in answers."""
-        return [] if self.feed.caught_up else ["reading the log"]
+        return [] if self.feed.caught_up else [self.feed.waits_for or "reading the log"]
 
     async def _catch_up(self, partition: int) -> None:
         await self._packed.reach(partition)
@@ -143,7 +176,7 @@ class Door:
         ingest = IngestClient(self.peer, settings.max_record_bytes + ANSWER_BYTES)
         places = Places(len(service.foldings), partial(eventlog.leader, names.events))
         terms = Terms(settings.acceptance_ms, settings.skew_ms)
-        door = FrontDoor(service.replay, ingest, places, terms, clock=_now_ms, entropy=secrets.token_bytes)
+        door = FrontDoor(service.replay, ingest, places, terms, clock=now_ms, entropy=secrets.token_bytes)
         self._tasks = Tasks()
         routes = DoorRoutes(door, settings, callers, service.room, stop, self._tasks.spawn)
         self.routes = routes.routes()
@@ -186,16 +219,19 @@ async def _listen(
     return [public_server, internal_server]
 
 
-def _sources(settings: Settings, eventlog: Log, names: Topics, partitions: int) -> Sources:
+def _sources(
+    settings: Settings, eventlog: Log, names: Topics, partitions: int, clock: Callable[[], int]
+) -> Sources:
     memory_ms = settings.acceptance_ms + settings.skew_ms
 
-    async def watermarks() -> dict[int, int | None]:
-        return await eventlog.committed(projector_group(settings), names.events, range(partitions))
+    async def watermarks() -> dict[int, Checkpoint | None]:
+        return await eventlog.checkpoints(projector_group(settings), names.events, range(partitions))
 
     async def starts(committed: Mapping[int, int | None]) -> dict[int, StartingPoint]:
         return await starting_points_at(eventlog, names.events, committed, memory_ms=memory_ms)
 
-    return Sources(eventlog, names.events, names.transcripts, watermarks, starts, memory_ms)
+    topics = (names.events, names.transcripts, names.index)
+    return Sources(eventlog, *topics, watermarks, starts, memory_ms, clock)
 
 
 def _barrier(positions: list[Position], eventlog: Log, topic: str, settings: Settings) -> Barrier:
@@ -207,7 +243,3 @@ def _barrier(positions: list[Position], eventlog: Log, topic: str, settings: Set
         return None if found is None else found.broker
 
     return Barrier(positions, ends, leader, settings.barrier_s * 0.9)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

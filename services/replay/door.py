@@ -382,7 +382,7 @@ async def _made(replay: Replay, found: Stored) -> Made:
     body = request_body(await replay.request(found))
     background, stream = body.get("background") is True, body.get("stream") is True
     answer: Answer = "stream" if stream else "object" if background else "result"
-    offset = found.state.offset if isinstance(found, Window) else found.summary.accepted_offset
+    offset = found.state.offset if isinstance(found, Window) else found.entry.accepted_offset
     shown = (await replay.view(found.id, offset)).object
     return Made(offset, answer, cancels=not background, retrievable=found.visible, object=shown)
 

@@ -1,35 +1,47 @@
-"""Feeds this process: one tail of `responses.events` and one of `transcripts`, for all its readers (P-60).
+"""Feeds this process: one tail of `responses.events`, one of `transcripts.index`, for all its readers (P-60).
 
-    start (P-75)  the projector's watermark → `transcripts` to an end fetched afterwards → the log from the
-                  watermark (P-62); then both topics are followed for good
+    start (P-75)  the projector's watermark → the index, from where the store stands to an end fetched
+                  afterwards → the log from the watermark (P-62); then both topics are followed for good
     each batch    fold it → let reads go on that wait for the position → push it to its readers
     out of range  a position is no longer in the log: drop that partition's fold and read it again from a
                   start (P-64); its readers are cut and rejoin
+    store fails   the index waits, and what needs it is a 503, until the store can be opened anew
 
 While the log is away everything waits; positions are kept.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 import structlog
 from msgspec import Struct
 
 from schemas.records import LogRecord
+from services.backoff import Backoff
 from services.eventlog.patience import patiently
-from services.eventlog.port import Batch, Bounds, Log, TopicPartition
+from services.eventlog.port import Batch, Bounds, Checkpoint, Log, TopicPartition
 from services.eventlog.start import StartingPoint
 from services.eventlog.tail import Tail
 from services.loops import in_turns, while_all_run
+from services.replay.disk import StoreFailed, StoreUnusable
 from services.replay.folding import Folding
 from services.replay.library import Library
 from services.web.barrier import Position
 
 SWEEP = 10.0
 """Seconds between two sweeps, which forget what may be forgotten."""
+EXPIRE_PAUSE = 0.02
+"""Seconds between two looks for rows of the store that retention took: ten million take 7 minutes."""
+INDEX_PAUSE = 1.0
+"""Seconds between two looks whether the index is complete."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds between two tries to open a store that failed."""
 
-Watermarks = Callable[[], Awaitable[Mapping[int, int | None]]]
-"""Returns the projector's checkpoints: by partition, where its oldest open response begins (P-61)."""
+Watermarks = Callable[[], Awaitable[Mapping[int, Checkpoint | None]]]
+"""Returns the projector's checkpoints: by partition, where its oldest open response begins (P-61), and if the
+index has all that closed before (P-138).
+"""
 Starts = Callable[[Mapping[int, int | None]], Awaitable[Mapping[int, StartingPoint]]]
 """Returns where to start reading `responses.events`, given each partition's watermark (P-62)."""
 
@@ -44,9 +56,12 @@ class Sources(Struct, frozen=True):
     log: Log
     events: str
     transcripts: str
+    index: str
     watermarks: Watermarks
     starts: Starts
     keep_ms: int
+    clock: Callable[[], int]
+    """The time now, ms."""
 
 
 class Feed:
@@ -57,12 +72,18 @@ class Feed:
         self._foldings = foldings
         self._library = library
         self._events = Tail(sources.log, sources.events)
-        self._transcripts = Tail(sources.log, sources.transcripts)
+        self._index = Tail(sources.log, sources.index)
         self._ends = [0] * len(foldings)
         self.folded = [Position() for _ in foldings]
         self.shelved = [Position() for _ in foldings]
         self.unreadable = 0
         """Records that could not be read."""
+        self._starts: list[dict[int, int]] = []
+        """Where `transcripts` and the index begin, by partition."""
+        self.waits_for = ""
+        """What it waits for at its start beside the log; "": for nothing."""
+        self.store_failures = 0
+        """Times that the store failed and was opened anew."""
         self.caught_up = False
         """Whether all records that were in the log at the start are folded."""
 
@@ -74,22 +95,60 @@ class Feed:
         """Start, and follow both topics until cancelled."""
         await self._start()
         async with asyncio.TaskGroup() as tasks:
-            loops = (self._follow_events, self._follow_transcripts, self._sweep)
+            loops = (self._follow_events, self._follow_index, self._sweep)
             following = [tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
             await self._until_caught_up()
             await while_all_run(following, asyncio.Event())
 
     async def _start(self) -> None:
-        watermarks = await patiently(self._sources.watermarks)
-        shelves = await self._bounds(self._sources.transcripts)
-        for partition, bounds in shelves.items():
-            self.shelved[partition].set(bounds.start)
-            self._transcripts.follow(partition, bounds.start)
-        while any(self.shelved[partition].value < bounds.end for partition, bounds in shelves.items()):
-            await self._shelve(await self._transcripts.read())
+        watermarks = await self._indexed()
+        bounds = await self._open_store()
+        while any(self.shelved[partition].value < ends.end for partition, ends in bounds.items()):
+            await self._shelve(await self._index.read())
         for partition, start in (await patiently(lambda: self._sources.starts(watermarks))).items():
             self._follow_from(partition, start)
-        log.info("following", transcripts=len(self._library), offsets=[at.value for at in self.folded])
+        index = [at.value for at in self.shelved]
+        log.info("following", index=index, offsets=[at.value for at in self.folded])
+
+    async def _indexed(self) -> dict[int, int | None]:
+        """The watermarks, once the index is complete up to them. Where nobody has committed any, the log says
+        all that the views are to say.
+        """
+        while True:
+            found = await patiently(self._sources.watermarks)
+            marks = {partition: at and at.offset for partition, at in found.items()}
+            left = [partition for partition, at in found.items() if at is not None and at.read is None]
+            stored = await self._bounds(self._sources.transcripts)
+            left = [partition for partition in left if stored[partition].start < stored[partition].end]
+            if not left:
+                self.waits_for = ""
+                return marks
+            if not self.waits_for:
+                log.warning("the index is not complete: start projectors of this version", partitions=left)
+            self.waits_for = f"the index of partitions {left} is not made yet"
+            await asyncio.sleep(INDEX_PAUSE)
+
+    async def _open_store(self) -> dict[int, Bounds]:
+        """Follow the index from where the store stands; returns where it ends. A store that fails waits."""
+        id = await patiently(lambda: self._sources.log.topic_id(self._sources.index))
+        await self._begin_at()
+        bounds = await self._bounds(self._sources.index)
+        self._library.store.belongs_to(id)
+        for partition, ends in bounds.items():
+            start = self._library.resume(partition, ends, self._sources.clock())
+            self.shelved[partition].set(start)
+            self._index.follow(partition, start)
+        return bounds
+
+    async def _begin_at(self) -> bool:
+        """Learn what retention took. Returns whether it took anything since the last time."""
+        starts = [
+            {partition: bounds.start for partition, bounds in (await self._bounds(topic)).items()}
+            for topic in (self._sources.transcripts, self._sources.index)
+        ]
+        moved, self._starts = starts != self._starts, starts
+        self._library.begin_at(*starts)
+        return moved
 
     def _follow_from(self, partition: int, start: StartingPoint) -> None:
         self._foldings[partition].floor = start.floor
@@ -111,9 +170,9 @@ class Feed:
                     await self._fold(batch)
                 await asyncio.sleep(0)
 
-    async def _follow_transcripts(self) -> None:
+    async def _follow_index(self) -> None:
         while True:
-            await self._shelve(await self._transcripts.read())
+            await self._shelve(await self._index.read())
 
     async def _fold(self, batch: Batch) -> None:
         partition = batch.source.partition
@@ -134,27 +193,45 @@ class Feed:
             if batch.out_of_range:
                 await self._shelve_again(partition)
             else:
-                for record in batch.records:
-                    if (why := self._library.apply(record, partition)) is not None:
-                        self._passed_over(batch.source, record, why)
+                try:
+                    unread = self._library.take(partition, batch.records, batch.next_offset)
+                except StoreFailed as error:
+                    await self._store_failed(error)
+                    return
+                for record, why in unread:
+                    self._passed_over(batch.source, record, why)
                 self.shelved[partition].set(batch.next_offset)
             await asyncio.sleep(0)
+
+    async def _store_failed(self, error: StoreFailed) -> None:
+        """Open the store anew, as often as it takes, and follow the index from where it stands then."""
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self.store_failures += 1
+        log.error("the store failed, stored responses wait for it", why=str(error))
+        while True:
+            await backoff.wait()
+            try:
+                self._library.store.reopen()
+                await self._open_store()
+            except (StoreFailed, StoreUnusable) as again:
+                log.error("the store fails still", why=str(again))  # noqa: TRY400 - it says all
+            else:
+                log.info("the store is open again")
+                return
 
     async def _fold_again(self, partition: int) -> None:
         log.error("offset out of range, folding again", topic=self._sources.events, partition=partition)
         self.folded[partition].set(-1)
         self._foldings[partition].clear()
-        watermarks = await patiently(self._sources.watermarks)
-        starts = await patiently(lambda: self._sources.starts({partition: watermarks[partition]}))
+        found = (await patiently(self._sources.watermarks))[partition]
+        starts = await patiently(lambda: self._sources.starts({partition: found and found.offset}))
         self._follow_from(partition, starts[partition])
 
     async def _shelve_again(self, partition: int) -> None:
-        log.error("offset out of range, reading again", topic=self._sources.transcripts, partition=partition)
-        self.shelved[partition].set(-1)
-        self._library.clear(partition)
-        start = (await self._bounds(self._sources.transcripts))[partition].start
-        self.shelved[partition].set(start)
-        self._transcripts.follow(partition, start)
+        log.error("offset out of range, reading again", topic=self._sources.index, partition=partition)
+        for position in self.shelved:
+            position.set(-1)
+        await self._open_store()
 
     def _passed_over(self, source: TopicPartition, record: LogRecord, why: str) -> None:
         self.unreadable += 1
@@ -163,15 +240,19 @@ class Feed:
 
     async def _sweep(self) -> None:
         """Every `SWEEP` seconds forget responses that closed long ago, and those that retention took."""
-        starts: dict[int, int] = {}
+        expiring = False
         while True:
             await asyncio.sleep(SWEEP)
             for folding in self._foldings:
-                folding.forget(folding.time - self._sources.keep_ms, self._library.knows)
-                await asyncio.sleep(0)
-            shelves = await self._bounds(self._sources.transcripts)
-            if starts != (starts := {partition: bounds.start for partition, bounds in shelves.items()}):
-                self._library.prune(starts)
+                with suppress(StoreFailed):
+                    before = folding.time - self._sources.keep_ms
+                    await in_turns(folding.forget(before, self._library.knows))
+            if await self._begin_at() or expiring:
+                with suppress(StoreFailed):
+                    expiring = True
+                    for _ in self._library.expire():
+                        await asyncio.sleep(EXPIRE_PAUSE)
+                    expiring = False
 
     async def _bounds(self, topic: str) -> dict[int, Bounds]:
         return await patiently(lambda: self._sources.log.bounds(topic, range(len(self._foldings))))

@@ -21,9 +21,11 @@ from schemas.records import (
     Unreadable,
     parse,
 )
-from schemas.steps import Steps
+from schemas.steps import Steps, each
 from services.replay.window import Memory, Window
 
+FORGOTTEN = 200
+"""Windows that are looked at in one go, each with a look into the store: 5 ms."""
 TOLD = 500
 """Pages that are pushed in one go: 5 ms."""
 
@@ -99,7 +101,7 @@ class Folding:
                     yield
         self._memory.shed()
 
-    def forget(self, before: int, elsewhere: Callable[[ResponseId], bool]) -> None:
+    def forget(self, before: int, elsewhere: Callable[[ResponseId], bool]) -> Steps[None]:
         """Drop the windows of closed responses that are untouched since log time `before` (ms). O(responses).
 
         A window with readers stays. So does that of a response that `transcripts` must have, until
@@ -107,9 +109,12 @@ class Folding:
         """
         self.fold.forget(before, self.ephemeral_ms)
         closed = [w for w in self.windows.values() if w.state.closed and self.kept_until(w.state) < before]
-        for window in closed:
-            if not window.readers and (not window.lasting or elsewhere(window.id)):
+        for window, pause in each(closed, FORGOTTEN):
+            here = self.windows.get(window.id) is window and not window.readers
+            if here and (not window.lasting or elsewhere(window.id)):
                 self.windows.pop(window.id).drop()
+            if pause:
+                yield
 
     def kept_until(self, state: State) -> int:
         """The last log time (ms) at which clients see a closed response that `transcripts` does not get."""

@@ -1,28 +1,31 @@
 """Finds the transcripts of closed responses, and reads their chunks on demand.
 
-    each record of `transcripts` → note its offset: a few dozen bytes a response
+    each batch of `transcripts.index` → the store: where each transcript lies
     read → unpacked for another reader, or being unpacked for one → share that
          → came beside what was read before → unpack it
          → one stateless fetch at the offset, checked against id and part (P-82)
-         → not there: bring the tail to its end, and look once more → TranscriptLost
+         → not there: bring the tail of the index to its end, and look once more → TranscriptLost (P-136)
 
 An offset fails if a late writer wrote the same record again and compaction took the older copy. The second
 look keeps that from becoming a false 404.
 """
 
-from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from copy import copy
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
 from schemas.errors import LogError
 from schemas.ids import ResponseId, partition_of
-from schemas.records import LogRecord, Unreadable
-from services.eventlog.port import Log, TopicPartition
-from services.eventlog.transcript import Chunk, Gone, Request, Summary, Tombstone, parse, unpack
+from schemas.records import LogRecord
+from schemas.steps import Steps
+from services.eventlog.port import Bounds, Log, TopicPartition
+from services.eventlog.shelf import Shelved
+from services.eventlog.transcript import Chunk, Request, parse, unpack
 from services.kept import Kept
 from services.loops import Joint
+from services.replay.disk import StoreFailed
+from services.replay.store import Store
 
 FETCH_BYTES = 64 << 10
 """Bytes of a fetch that needs one record: the log returns a whole record in any case, and few bytes more."""
@@ -37,34 +40,6 @@ PART_OVERHEAD = 2_000
 
 class TranscriptLost(LogError):
     """A transcript's record is not found after a second look: it expired, or is being erased."""
-
-
-class Offsets(Struct, gc=False):
-    """Where the records of one transcript lie. The offset of a record that was not read yet is -1."""
-
-    request: int
-    offsets: tuple[int, ...]
-    firsts: tuple[int, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every record was read."""
-        return self.request >= 0 and min(self.offsets) >= 0
-
-    @property
-    def oldest(self) -> int:
-        """The lowest known offset. -1 does not count: a record not read yet is not one that expired."""
-        return min((at for at in (self.request, *self.offsets) if at >= 0), default=-1)
-
-    def place(self, index: int | None) -> int:
-        """The offset of a chunk (None: of the request). There is no chunk of a number that is too large."""
-        if index is None:
-            return self.request
-        return self.offsets[index] if index < len(self.offsets) else -1
-
-    def chunk_of(self, number: int) -> int:
-        """The index of the chunk that holds event `number`, if there is one."""
-        return bisect_right(self.firsts, number) - 1
 
 
 class Opened(Struct, frozen=True):
@@ -87,90 +62,108 @@ class _Part(Struct, frozen=True):
 
 
 class Library:
-    """Finds transcripts by response id. `catch_up` waits for the tail of a partition to reach its end as of
-    now.
+    """Finds transcripts by response id, in `store`. `catch_up` waits for the tail of a partition of the index
+    to reach its end as of now. What looks into the store may raise StoreFailed.
     """
 
-    def __init__(self, log: Log, topic: str, catch_up: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(
+        self, log: Log, topic: str, store: Store, catch_up: Callable[[int], Awaitable[None]]
+    ) -> None:
         self._log = log
         self._topic = topic
         self._catch_up = catch_up
-        self._entries: dict[ResponseId, Offsets] = {}
-        self._gone: dict[ResponseId, int] = {}
+        self.store = store
+        self._hidden: set[ResponseId] = set()
+        """What the fold says is deleted, until the index says it too."""
+        self._transcripts: Mapping[int, int] = {}
+        self._index: Mapping[int, int] = {}
         self._shelf: Kept[tuple[ResponseId, int], Opened] = Kept(SHELF_BYTES)
         self._beside: Kept[tuple[ResponseId, int | None], _Part] = Kept(BESIDE_BYTES)
         self._opening: Joint[tuple[ResponseId, int], Opened] = Joint(self._unpack)
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def __contains__(self, id: ResponseId) -> bool:
-        entry = self._entries.get(id)
-        return entry is not None and entry.complete
+        return self.entry(id) is not None
+
+    def entry(self, id: ResponseId) -> Shelved | None:
+        """The entry of a response; None if it has none, is gone or has expired: an entry lives while what it
+        names does (P-135).
+        """
+        if id in self._hidden:
+            return None
+        found = self.store.entry(id)
+        if found is None or self.store.gone(id) is not None:
+            return None
+        entry, offset = found
+        return entry if self._is_kept(partition_of(id), offset, entry.where.oldest) else None
 
     def gone(self, id: ResponseId) -> bool:
-        """Whether `transcripts` says that the response was deleted, or not stored."""
-        return id in self._gone
+        """Whether the response was deleted, or not stored."""
+        if id in self._hidden:
+            return True
+        offset = self.store.gone(id)
+        return offset is not None and self._is_kept(partition_of(id), offset, -1)
 
     def knows(self, id: ResponseId) -> bool:
         """Whether the transcript is here, or the response is gone."""
-        return id in self or id in self._gone
+        return id in self or self.gone(id)
 
-    def hide(self, id: ResponseId, offset: int = -1) -> None:
-        """Hide `id` for good: it was deleted (P-72). `offset` is that of its `gone`, -1 without one."""
-        self._gone[id] = max(offset, self._gone.get(id, -1))
-        entry = self._entries.pop(id, None)
-        for index in range(len(entry.offsets) if entry else 0):
-            self._shelf.pop((id, index))
-            self._beside.pop((id, index))
-        self._beside.pop((id, None))
+    def hide(self, id: ResponseId) -> None:
+        """Hide `id` for good: the fold says that it was deleted (P-72)."""
+        with suppress(StoreFailed):
+            self._take_off(id)
+            if self.store.gone(id) is not None:
+                return
+        self._hidden.add(id)
 
-    def apply(self, record: LogRecord, partition: int) -> str | None:
-        """Take the next record of a partition. Returns why it is passed over unread, None if it is read."""
-        match parse(record, partition):
-            case Request(id=id, summary=summary):
-                entry = self._entry(id, summary)
-                entry.request = record.offset
-            case Chunk(id=id, summary=summary, index=index, first=first):
-                entry = self._entry(id, summary)
-                entry.offsets = (*entry.offsets[:index], record.offset, *entry.offsets[index + 1 :])
-                entry.firsts = (*entry.firsts[:index], first, *entry.firsts[index + 1 :])
-            case Gone(id=id):
-                self.hide(id, record.offset)
-            case Tombstone(id=id):
-                self._entries.pop(id, None)
-            case Unreadable(why=why):
-                return why
-        return None
+    def take(
+        self, partition: int, records: Sequence[LogRecord], next_offset: int
+    ) -> list[tuple[LogRecord, str]]:
+        """Take the next records of a partition of the index. Returns those that cannot be read, and why."""
+        return self.store.take(partition, records, next_offset, self._gone)
 
-    def prune(self, starts: Mapping[int, int]) -> None:
-        """Forget transcripts that retention took: before the new `starts` of partitions. O(transcripts)."""
-        for id in [
-            id for id, entry in self._entries.items() if 0 <= entry.oldest < starts.get(partition_of(id), 0)
-        ]:
-            del self._entries[id]
-        for id in [id for id, offset in self._gone.items() if 0 <= offset < starts.get(partition_of(id), 0)]:
-            del self._gone[id]
+    def begin_at(self, transcripts: Mapping[int, int], index: Mapping[int, int]) -> None:
+        """Retention has taken what is before these offsets, by partition."""
+        self._transcripts, self._index = transcripts, index
 
-    def clear(self, partition: int) -> None:
-        """Forget a partition, to read it again from its start."""
-        self.prune({partition: 1 << 62})
+    def expire(self) -> Steps[int]:
+        """Erase from the store what retention took. Returns how many rows."""
+        return self.store.expire(self._is_kept)
 
-    async def summary(self, id: ResponseId) -> Summary:
-        """The summary in the transcript's headers. Raises TranscriptLost or LogUnavailable."""
-        return (await self.last(id)).chunk.summary
+    def resume(self, partition: int, bounds: Bounds, now_ms: int) -> int:
+        """Where to read a partition of the index on; see `Store.resume`."""
+        return self.store.resume(partition, bounds, now_ms)
 
     async def last(self, id: ResponseId) -> Opened:
         """The chunk with the terminal event. Raises TranscriptLost or LogUnavailable."""
-        return await self._open(id, len(self._there(id).offsets) - 1)
+        return await self._open(id, len(self._there(id).where.chunks) - 1)
 
     async def chunk(self, id: ResponseId, number: int) -> Opened:
         """The chunk that holds event `number`, or the last one. Raises TranscriptLost or LogUnavailable."""
-        return await self._open(id, self._there(id).chunk_of(number))
+        return await self._open(id, self._there(id).where.chunk_of(number))
 
     async def request(self, id: ResponseId) -> bytes:
         """The value of the `accepted` that won. Raises TranscriptLost or LogUnavailable."""
         return unpack((await self._part(id, None)).value)
+
+    def _gone(self, id: ResponseId) -> None:
+        self._hidden.discard(id)
+        self._take_off(id)
+
+    def _take_off(self, id: ResponseId) -> None:
+        """Keep nothing of a response in memory. An unpacked chunk of it that is not kept is not missed."""
+        if not (len(self._shelf) or len(self._beside)):
+            return
+        found = self.store.entry(id)
+        for index in range(len(found[0].where.chunks) if found else 0):
+            self._shelf.pop((id, index))
+            self._beside.pop((id, index))
+        self._beside.pop((id, None))
+
+    def _is_kept(self, partition: int, offset: int, oldest: int) -> bool:
+        """Whether a row is of what is still in the log: `offset` in the index, `oldest` in `transcripts`."""
+        if offset < self._index.get(partition, 0):
+            return False
+        return oldest < 0 or oldest >= self._transcripts.get(partition, 0)
 
     async def _open(self, id: ResponseId, index: int) -> Opened:
         key = (id, index)
@@ -182,7 +175,7 @@ class Library:
         part = await self._part(id, index)
         assert isinstance(part.entry, Chunk)
         opened = Opened(part.entry, unpack(part.value))
-        if id in self._entries:
+        if id in self:
             self._shelf.put(key, opened, len(opened.frames))
         return opened
 
@@ -199,33 +192,23 @@ class Library:
 
     async def _at_hint(self, id: ResponseId, index: int | None) -> _Part | None:
         """The part at its known offset. What else comes of the transcript is kept in `_beside`."""
-        places = copy(self._there(id))
+        where = self._there(id).where
         source = TopicPartition(self._topic, partition_of(id))
         found = None
-        for batch in await self._log.fetch({source: places.place(index)}, partition_bytes=FETCH_BYTES):
-            for offset, part in _parts_of(id, batch.records):
-                if offset != places.place(part.index):
-                    continue
+        for batch in await self._log.fetch({source: where.place(index)}, partition_bytes=FETCH_BYTES):
+            parts = [(at, part) for at, part in _parts_of(id, batch.records) if at == where.place(part.index)]
+            still_there = id in self
+            for _, part in parts:
                 if part.index == index:
                     found = part
-                elif id in self._entries:
+                elif still_there:
                     self._beside.put((id, part.index), part, len(part.value) + PART_OVERHEAD)
         return found
 
-    def _there(self, id: ResponseId) -> Offsets:
-        entry = self._entries.get(id)
-        if entry is None or not entry.complete:
+    def _there(self, id: ResponseId) -> Shelved:
+        entry = self.entry(id)
+        if entry is None:
             raise TranscriptLost(f"the transcript of {id} is gone")
-        return entry
-
-    def _entry(self, id: ResponseId, summary: Summary) -> Offsets:
-        """The entry of `id`. That of a deleted response is not kept: no late writer brings it back (P-72)."""
-        entry = self._entries.get(id)
-        if entry is None or len(entry.offsets) != summary.chunks:
-            unseen = (-1,) * summary.chunks
-            entry = Offsets(-1, unseen, (0,) * summary.chunks)
-            if id not in self._gone:
-                self._entries[id] = entry
         return entry
 
 

@@ -15,6 +15,9 @@ _EVICTED = Gauge("rejoinder_replay_evicted_pages", "Pages of events that went ou
 _SEEKS = Gauge("rejoinder_replay_seeks", "Pages of events that were read from the log again")
 _BODIES = Gauge("rejoinder_replay_body_bytes", "Bytes of request bodies, and of creates, under way")
 _CREATES = Gauge("rejoinder_replay_creates_under_way", "Creates that ingest has not answered yet")
+_STORE = Gauge(
+    "rejoinder_replay_store_failures", "Times that the store failed since the start, and was opened anew"
+)
 CREATES_MOVED = Counter(
     "rejoinder_replay_creates_moved_total",
     "Responses that were placed anew, unsent, because the leader of their partition stopped answering",
@@ -33,4 +36,5 @@ def show(feed: Feed, memory: Memory, seeker: Seeker, room: Room) -> None:
     _READY.set_function(lambda: feed.caught_up)
     _MEMORY.set_function(lambda: memory.used)
     _EVICTED.set_function(lambda: memory.evicted)
+    _STORE.set_function(lambda: feed.store_failures)
     _SEEKS.set_function(lambda: seeker.seeks)

@@ -11,6 +11,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -21,9 +22,10 @@ from schemas.errors import ApiError, LogError, not_found, outgrown, unavailable
 from schemas.events import UNDECODABLE, initial_object
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
-from services.eventlog.transcript import Summary
+from services.eventlog.shelf import Shelved
 from services.replay.beats import LastBeat
 from services.replay.cursor import START
+from services.replay.disk import StoreFailed
 from services.replay.folding import Folding
 from services.replay.library import Library, TranscriptLost
 from services.replay.objects import UNREADABLE, begun, final_object, first_object
@@ -44,13 +46,13 @@ class Packed(Struct, frozen=True):
     """A closed response that is served from its transcript."""
 
     id: ResponseId
-    summary: Summary
+    entry: Shelved
     visible = stored = True
 
     @property
     def tenant(self) -> Tenant:
         """The response's tenant."""
-        return self.summary.tenant
+        return self.entry.tenant
 
 
 class Deleted(Struct, frozen=True):
@@ -101,10 +103,10 @@ class Replay:
             await self.check_reads(partition)
             return None
         await self._events.reach(partition, offset)
-        found = await self._known(id)
+        found = self._known(id)
         if found is None:
             await self._transcripts.reach(partition)
-            found = await self._known(id)
+            found = self._known(id)
         return await self._unless_over(found)
 
     async def visible(self, id: ResponseId, tenant: Tenant) -> Stored | None:
@@ -125,7 +127,7 @@ class Replay:
         """As `visible`, as of the last `reach` of `id` or later."""
         if partition_of(id) >= len(self._foldings):
             return None
-        return _seen_by(tenant, await self._unless_over(await self._known(id)))
+        return _seen_by(tenant, await self._unless_over(self._known(id)))
 
     async def _unless_over(self, found: Found) -> Found:
         if isinstance(found, Window) and await self._is_over(found.state):
@@ -173,7 +175,7 @@ class Replay:
     def ended(self, found: Stored, cursor: int) -> bool:
         """Whether the response has closed and has no event after `cursor`."""
         if isinstance(found, Packed):
-            return cursor >= found.summary.events - 1
+            return cursor >= found.entry.events - 1
         return found.state.closed and cursor >= found.last
 
     def load(self) -> Load:
@@ -202,7 +204,7 @@ class Replay:
         final = final_object(await self._last(found))
         if final:
             return final
-        status = found.state.status if isinstance(found, Window) else found.summary.status
+        status = found.state.status if isinstance(found, Window) else found.entry.status
         return begun(await self._initial(found), found.id, status, UNREADABLE)
 
     async def request(self, found: Stored) -> bytes:
@@ -250,22 +252,21 @@ class Replay:
                 return replace(view, deleted=True)
             case Window(state=state):
                 return _state_view(state, id, await self._without_output(found))
-            case Packed(summary=summary):
-                return _summary_view(summary, id, await self.object(found))
+            case Packed(entry=entry):
+                return _entry_view(entry, id, await self.object(found))
 
-    async def _known(self, id: ResponseId) -> Found:
+    def _known(self, id: ResponseId) -> Found:
         folding = self._foldings[partition_of(id)]
         if (window := folding.windows.get(id)) is not None:
             return window
         state = folding.fold.get(id)
-        if (state is not None and state.deleted) or self._library.gone(id):
-            return Deleted(id, state)
         try:
-            return Packed(id, await self._library.summary(id)) if id in self._library else None
+            if (state is not None and state.deleted) or self._library.gone(id):
+                return Deleted(id, state)
+            entry = self._library.entry(id)
         except LogError as error:
-            if isinstance(error, TranscriptLost) and id not in self._library:
-                return None
-            raise self._refusal(id, error) from error
+            raise unavailable("The store cannot be read.", reason="store_away") from error
+        return None if entry is None else Packed(id, entry)
 
     async def _without_output(self, window: Window) -> bytes:
         """As `object`, without the output of an open response, which no command needs or waits for."""
@@ -303,8 +304,9 @@ class Replay:
 
     def _refusal(self, id: ResponseId, error: LogError) -> ApiError:
         """The error for a failed read: 404 if the response expired or was erased, else 503."""
-        if isinstance(error, TranscriptLost) and id not in self._library:
-            return not_found(id)
+        with suppress(StoreFailed):
+            if isinstance(error, TranscriptLost) and id not in self._library:
+                return not_found(id)
         return unavailable("The log cannot be read.", reason="log_away")
 
 
@@ -330,14 +332,14 @@ def _state_view(state: State, id: ResponseId, shown: bytes = b"null") -> Respons
     )
 
 
-def _summary_view(summary: Summary, id: ResponseId, shown: bytes) -> ResponseView:
+def _entry_view(entry: Shelved, id: ResponseId, shown: bytes) -> ResponseView:
     return ResponseView(
         id,
         found=True,
-        tenant=summary.tenant,
-        accepted_offset=summary.accepted_offset,
-        body_sha256=summary.body_sha256,
-        background=summary.background,
-        status=summary.status,
+        tenant=entry.tenant,
+        accepted_offset=entry.accepted_offset,
+        body_sha256=entry.body_sha256,
+        background=entry.background,
+        status=entry.status,
         object=msgspec.Raw(shown),
     )

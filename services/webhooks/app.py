@@ -7,7 +7,6 @@ closings        courier → deliveries → dispatcher → endpoints
 import asyncio
 import random
 import secrets
-import time
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 
 from schemas.ids import ENTROPY_BYTES, response_id
 from schemas.webhooks import delivery_id
+from services.clock import now_ms
 from services.connect import connect, topic_names, webhooks_group
 from services.eventlog.port import Log
 from services.eventlog.topics import Topics
@@ -48,11 +48,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await serve(settings, eventlog, topic_names(settings), stop)
     finally:
         await eventlog.close()
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 async def serve(

@@ -52,7 +52,12 @@ async def system(upstream: Raw) -> AsyncIterator[Ingesting]:
         f'[[models]]\nmatch = "{kind}-*"\nbackend = "{kind}"\nbase_url = "{upstream.url}/v1"\n'
         for kind in ("chat", "responses")
     )
-    parts = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1}
+    parts = {
+        NAMES.events: PARTITIONS,
+        NAMES.transcripts: PARTITIONS,
+        NAMES.index: PARTITIONS,
+        NAMES.executors: 1,
+    }
     log = MemoryLog(parts, max_record_bytes=Settings().max_record_bytes)
     async with started(Ingesting(log), text) as running, executing(running):
         yield running

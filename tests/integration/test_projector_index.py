@@ -146,7 +146,7 @@ async def test_p134_the_watermark_waits_for_what_is_not_read_back(
     """It may be ahead of that by the acceptance window and the skew, and no more."""
     go, read = asyncio.Event(), Tail.read
 
-    async def held(self: Tail, max_wait: float = 0.5) -> list[Batch]:
+    async def held(self: Tail, max_wait: float | None = None) -> list[Batch]:
         if repr(self).startswith(f"Tail({NAMES.responses},"):
             await go.wait()
         return await read(self, max_wait)

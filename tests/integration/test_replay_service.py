@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from schemas.errors import TopicMisconfigured
 from services.broker.tcp import free_port
-from services.connect import connect, topic_names
+from services.connect import connect, projector_group, topic_names
 from services.eventlog.kafka import KafkaLog
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_topics import admin_at, check_topics, create_topics
@@ -177,6 +177,41 @@ async def test_views_that_are_made_anew_are_filled_from_the_log(settings: Settin
     async with running(settings) as site:
         assert await site.read(author) == author.after(-1)
         assert (await site.get(author))[1]["status"] == "completed"
+
+
+@pytest.mark.parametrize("word", [False, True])
+async def test_an_index_that_is_made_for_the_first_time_is_made_of_transcripts(
+    settings: Settings, word: bool
+) -> None:
+    """Only a watermark that says that the index is complete is dropped with it (P-77, P-138)."""
+    log, names = connect(settings, "test"), topic_names(settings)
+    views, writer = Views(log, names, settings), log.writer()
+    author = await (await Author(writer, 1, 0, names).accept()).take()
+    await (await author.say("one ", "two")).complete()
+    async with projecting(log, names, settings):
+        await views.committed(0, author.ack.offset + 1)
+    if not word:  # as an older projector commits
+        member = await log.join(projector_group(settings), names.events, lambda _: None)
+        await eventually(lambda: 0 in member.owned)
+        await member.commit(dict.fromkeys(member.owned, 0) | {0: author.ack.offset + 1})
+        await member.close()
+    async with admin_at(KafkaAddress(settings.kafka)) as admin:
+        await admin.delete_topics([names.index])
+    await eventually(lambda: missing(settings, names.index))
+    told = await make_topics(settings)
+    assert ("fills" in told[0]) == word
+    assert await views.watermark(0) == (None if word else author.ack.offset + 1)
+    async with projecting(log, names, settings) as running_projector:
+        await eventually(lambda: not running_projector.behind())
+        await views.committed(0, author.ack.offset + 1)
+        assert await views.entry(author.id) is not None
+    await writer.close()
+    await log.close()
+
+
+async def missing(settings: Settings, topic: str) -> bool:
+    """Whether `topic`, and no other, is gone."""
+    return [one.topic for one in await check_topics(settings.kafka, topic_names(settings))] == [topic]
 
 
 async def lost(settings: Settings) -> bool:

@@ -11,12 +11,12 @@ import aiohttp
 import pytest
 
 from services.broker.tcp import LOOPBACK, free_port
+from services.clock import now_ms
 from services.connect import topic_names
 from services.eventlog.kafka_topics import create_topics
 from services.eventlog.port import Log
 from services.eventlog.topics import MAX_RECORD_BYTES
 from services.settings import Settings, environment
-from services.webhooks.app import now_ms
 from tests.closings import CLOSING
 from tests.conftest import eventually
 from tests.process import REJOINDER

@@ -32,9 +32,10 @@ from schemas.records import (
 )
 from schemas.steps import finished
 from schemas.upstream_headers import upstream_headers
-from services.eventlog import transcript
+from services.eventlog import shelf, transcript
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Batch, TopicPartition
+from services.eventlog.shelf import Shelved, Whereabouts
 from services.eventlog.topics import topics
 from services.eventlog.transcript import (
     CHUNK_BYTES,
@@ -42,6 +43,7 @@ from services.eventlog.transcript import (
     Packer,
     Summary,
     TranscriptBroken,
+    gone_record,
     transcript_records,
 )
 from services.executor.engine import Engine
@@ -63,6 +65,7 @@ from services.replay.reader import Cut, packed_chunks
 from services.replay.snapshot import events_in
 from services.replay.turn import request_body
 from services.replay.window import Memory
+from tests.stores import memory_store
 from tests.written import claim_of
 
 NAMES = topics()
@@ -125,6 +128,28 @@ def packed(n: int) -> list[NewRecord]:
     return [*transcript_records(id_of(n), summary, value_of(n), CHUNKS), *gone]
 
 
+def entry_at(summary: transcript.Summary, request: int, chunks: Sequence[tuple[int, int]]) -> Shelved:
+    """The entry of a transcript whose records are there."""
+    return Shelved(
+        tenant=summary.tenant,
+        status=summary.status,
+        background=summary.background,
+        body_sha256=summary.body_sha256,
+        accepted_offset=summary.accepted_offset,
+        created_at=summary.created_at,
+        closed_offset=summary.closed_offset,
+        events=summary.events,
+        where=Whereabouts(request, tuple(at for at, _ in chunks), tuple(first for _, first in chunks)),
+    )
+
+
+def shelved(n: int) -> list[NewRecord]:
+    """The entry of a response and, of every other one, that it is gone."""
+    summary = Summary(TENANT, "completed", True, "sha", 3, 9, 1, 2, len(CHUNKS))
+    gone = [gone_record(id_of(n), TENANT)] if n % 2 else []
+    return [entry_at(summary, 0, [(1, 0), (2, 1)]).new(id_of(n)), *gone]
+
+
 def value_of(n: int) -> bytes:
     return b'{"request":{"model":"echo"},"response":{"id":"%b"}}' % id_of(n).encode()
 
@@ -138,7 +163,7 @@ def chunks() -> list[PackedChunk]:
 
 CHUNKS = chunks()
 LIFE = len(written(0))
-TRUE = [record for n in range(4) for record in (*written(n), *packed(n))]
+TRUE = [record for n in range(4) for record in (*written(n), *packed(n), *shelved(n))]
 header_names = st.sampled_from(sorted({name for record in TRUE for name, _ in record.headers}))
 HEADER_VALUES = [None, b"\xff", b"event", b"deleted", b"queued", b"zz", ELSEWHERE.encode(), *NUMBERS]
 PARTS = ["accepted", "deleted", "request", "x", "1", "2", "-1", "07", "9" * 17, "١", ""]
@@ -213,11 +238,12 @@ def numbers_of(entry: object) -> list[int]:
 def let_pass(record: Any, partition: int | None) -> None:
     """The parsers let pass only what readers can rely on."""
     read: Sequence[Callable[..., Any]] = (records.parse, transcript.parse)
-    for entry in (parse(record, partition) for parse in read):
+    _, shelved_entry = shelf.parse(record, partition)
+    for entry in (shelved_entry, *(parse(record, partition) for parse in read)):
         assert all(-1 <= number < 10**16 for number in numbers_of(entry))
         id = getattr(entry, "id", "")
         ours = parse_response_id(id, partition)
-        assert isinstance(entry, Unreadable) or ours, (entry, record)
+        assert isinstance(entry, Unreadable | Shelved) or ours, (entry, record)
 
 
 @given(whatever, st.sampled_from([None, 0, 1]))
@@ -228,7 +254,7 @@ def test_the_parsers_let_pass_only_what_readers_can_rely_on(record: Stored, part
 @given(st.lists(whatever | st.builds(_stored, st.sampled_from(TRUE))))
 @settings(deadline=None)
 def test_nobody_falls_over_whatever_lies_in_the_log(log: list[Stored]) -> None:
-    for reads in (events_are_read, transcripts_are_read):
+    for reads in (events_are_read, transcripts_are_read, index_is_read):
         reads(numbered(log))
 
 
@@ -238,6 +264,42 @@ def test_nobody_falls_over_an_event_record_with_any_part_of_it_exchanged() -> No
 
 def test_nobody_falls_over_a_transcript_record_with_any_part_of_it_exchanged() -> None:
     transcripts_are_read(lives(packed))
+
+
+def test_nobody_falls_over_an_entry_with_any_part_of_it_exchanged() -> None:
+    index_is_read(lives(shelved))
+
+
+def test_nobody_falls_over_an_entry_with_any_number_of_it_exchanged() -> None:
+    said = msgspec.json.decode(shelved(0)[0].value or b"")
+    wrong: list[Any] = [None, -1, 10**16, 1.5, "1", [], {}, [-1], [10**16], ["1"], [0] * 3]
+    records = [{**said, name: value} for name in said for value in wrong]
+    records += [
+        {**said, "where": {**said["where"], name: value}} for name in said["where"] for value in wrong
+    ]
+    headers = shelved(0)[0].headers
+    index_is_read(
+        numbered(
+            Stored(id_of(n).encode(), msgspec.json.encode(value), list(headers))
+            for n, value in enumerate(records)
+        )
+    )
+
+
+def index_is_read(log: Sequence[Any]) -> None:
+    for record in log:
+        let_pass(record, 0)
+    readback = Readback()
+    for record in log:
+        readback.entry(record, 0)
+    library = Library(MemoryLog({}), NAMES.transcripts, memory_store(), _never)
+    unread = library.take(0, log, len(log))
+    assert {record.offset for record, _ in unread} == {
+        record.offset for record in log if isinstance(shelf.parse(record, 0)[1], Unreadable)
+    }
+    for id in {id for id, _ in (shelf.parse(record, 0) for record in log) if id}:
+        assert not (id in library and library.gone(id))
+    finished(library.expire())
 
 
 def events_are_read(log: Sequence[Any]) -> None:
@@ -274,21 +336,37 @@ def replay_folds(log: Sequence[Any]) -> None:
             frames = page.read(page.first) or b""
             list(events_in(frames))
             begun(first_object(frames) or final_object(frames), window.id, window.state.status)
-    folding.forget(10**6, lambda _: True)
+    finished(folding.forget(10**6, lambda _: True))
 
 
 def library_of(log: Sequence[Any]) -> tuple[MemoryLog, Library]:
-    """What replay knows of `log` as a partition of `transcripts`."""
+    """What replay knows of `log` as a partition of `transcripts`, with an entry for what is whole there."""
     memory = MemoryLog({NAMES.events: 1, NAMES.transcripts: 1})
     fill(memory, log)
 
     async def nothing(_: int) -> None:
         """The tail is at its end already."""
 
-    library = Library(memory, NAMES.transcripts, nothing)
-    for record in log:
-        library.apply(record, 0)
+    library = Library(memory, NAMES.transcripts, memory_store(), nothing)
+    entries = numbered([_stored(entry.new(id)) for id, entry in entries_of(log)])
+    assert library.take(0, entries, len(entries)) == []
     return memory, library
+
+
+def entries_of(log: Sequence[Any]) -> Iterator[tuple[ResponseId, Shelved]]:
+    """An entry for each transcript of which each record is in `log`."""
+    requests: dict[ResponseId, tuple[int, Summary]] = {}
+    chunks: dict[ResponseId, dict[int, tuple[int, int]]] = {}
+    for record in log:
+        match transcript.parse(record, 0):
+            case transcript.Request(id=id, summary=summary):
+                requests[id] = (record.offset, summary)
+            case transcript.Chunk(id=id, index=index, first=first):
+                chunks.setdefault(id, {})[index] = (record.offset, first)
+    for id, (request, summary) in requests.items():
+        found = chunks.get(id, {})
+        if sorted(found) == [*range(summary.chunks)]:
+            yield id, entry_at(summary, request, [found[index] for index in sorted(found)])
 
 
 async def library_reads(log: Sequence[Any]) -> None:
@@ -301,9 +379,10 @@ async def library_reads(log: Sequence[Any]) -> None:
         with suppress(Cut):
             async for _ in packed_chunks(id, 0, library):
                 pass
-    library.prune({0: 5})
-    library.clear(0)
-    assert len(library) == 0
+    library.begin_at({0: 5}, {0: 0})
+    finished(library.expire())
+    library.store.drop(0)
+    assert not any(id in library for id in ids)
 
 
 def projector_folds(log: Sequence[Any]) -> None:

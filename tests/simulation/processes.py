@@ -13,6 +13,8 @@ from services.ingest.commands import Commands
 from services.ingest.routes import InternalDesk
 from services.projector.projector import Projector
 from services.replay.app import Service
+from services.replay.disk import Disk
+from services.replay.store import Store
 from services.settings import Settings
 from services.web.edge import Edge
 from tests.simulation.node import Node
@@ -65,10 +67,10 @@ def projector(name: str, node: Node, settings: Settings) -> Process:
     return Process(name, node, started(node, Projector(settings, node, NAMES).run(stop)), stop)
 
 
-def replay(name: str, node: Node, settings: Settings, memory: int) -> Process:
-    """Start a replay that holds so many bytes of frames."""
+def replay(name: str, node: Node, settings: Settings, memory: int, disk: Disk) -> Process:
+    """Start a replay that holds so many bytes of frames, with its store on `disk`."""
     little = replace(settings, replay_memory_bytes=memory, barrier_s=5)
-    service = Service(little, node, NAMES, PARTITIONS)
+    service = Service(little, node, NAMES, PARTITIONS, Store(disk), node.log.clock)
     return Process(name, node, started(node, service.feed.run()), asyncio.Event(), reader=service)
 
 

@@ -34,6 +34,7 @@ from tests.simulation.processes import NAMES, PARTITIONS, ROLES, Process
 from tests.simulation.promises import EXECUTORS, PROJECTORS, SIGNS_OF_LIFE, VIEWS, Promises
 from tests.simulation.truth import Story, Truth
 from tests.simulation.upstream import Chains, Upstreams
+from tests.stores import MemoryDisk
 
 EPOCH = 1_700_000_000_000
 LATE = 20
@@ -72,6 +73,8 @@ class World:
         self.digest = hashlib.sha256()
         self._trace = trace
         self._executors: dict[str, Process] = {}
+        self._disks: dict[str, MemoryDisk] = {}
+        """Of replays, by name: one that is started again finds what it had."""
         self._background: dict[asyncio.Task[Any], None] = {}
 
     async def run(self) -> None:
@@ -179,7 +182,8 @@ class World:
                 process = ingest.start(name, node, self.settings, find, self.background, clock)
             case _:
                 memory = self.rng.choice(self.plan.memories)
-                process = processes.replay(name, node, self.settings, memory)
+                disk = self._disks.setdefault(name, MemoryDisk())
+                process = processes.replay(name, node, self.settings, memory, disk)
                 doors = (self._some_ingest, self.background, self._clock())
                 process.door = door.open_door(process, self.settings, *doors)
         self.say("start", name, process.me)

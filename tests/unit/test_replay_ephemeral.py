@@ -9,6 +9,7 @@ import pytest
 
 from schemas.errors import ApiError
 from schemas.records import NewRecord
+from schemas.steps import finished
 from services.connect import projector_group
 from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
@@ -123,7 +124,7 @@ async def test_a_replay_that_starts_finds_it_in_the_log_until_then() -> None:
     time.now += KEPT // 2
     await Author(time.log.writer(), 3).accept()
     projector = await time.log.join(projector_group(Settings()), NAMES.events, lambda _: None)
-    await projector.commit({0: author.accepted.offset})
+    await projector.commit({0: author.accepted.offset}, {0: author.accepted.offset})
     async with replaying(time.log) as service:
         assert await read(service, author) == author.after(-1)
         assert before.id not in service.foldings[0].windows
@@ -135,10 +136,10 @@ async def test_its_window_is_let_go_when_it_is_over_and_not_before() -> None:
     async with replaying(time.log) as service:
         await find(service, author)
         until = author.ack.timestamp + KEPT
-        service.foldings[0].forget(until, lambda _: False)
+        finished(service.foldings[0].forget(until, lambda _: False))
         assert author.id in service.foldings[0].windows
         assert author.id in service.foldings[0].fold
-        service.foldings[0].forget(until + 1, lambda _: False)
+        finished(service.foldings[0].forget(until + 1, lambda _: False))
         assert author.id not in service.foldings[0].windows
         assert author.id not in service.foldings[0].fold
 
@@ -171,7 +172,7 @@ async def test_a_stream_that_began_before_its_time_was_over_still_ends() -> None
         reading = service.replay.chunks(await find(service, author), -1)
         got = [await anext(reading)]
         await time.beat(time.now + KEPT + 1)
-        service.foldings[0].forget(time.now, lambda _: True)
+        finished(service.foldings[0].forget(time.now, lambda _: True))
         assert b"".join([*got, *[data async for data in reading]]) == author.after(-1)
 
 

@@ -217,7 +217,9 @@ class CountingLog(MemoryLog):
 
 
 async def test_the_end_of_the_log_is_asked_for_once_whatever_is_referred_to() -> None:
-    log = CountingLog({NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1})
+    log = CountingLog(
+        {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.index: PARTITIONS, NAMES.executors: 1}
+    )
     async with site(log) as at:
         unknown = [
             item_id("msg", response_id(number % (PARTITIONS + 3), number.to_bytes(16)), 0)

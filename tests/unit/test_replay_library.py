@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from schemas.errors import LogUnavailable
-from schemas.ids import ResponseId
+from schemas.ids import ResponseId, response_id
+from schemas.records import NewRecord
+from schemas.steps import finished
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Batch, TopicPartition
 from services.eventlog.topics import topics
-from services.eventlog.transcript import erasing_records
 from services.replay.library import Library, TranscriptLost
 from tests.conftest import eventually
 from tests.responses import Author
+from tests.stores import MemoryDisk, memory_store
 
 NAMES = topics()
 
@@ -23,7 +25,7 @@ class CountingLog(MemoryLog):
     """Counts fetches. Each takes as long as a test says."""
 
     def __init__(self) -> None:
-        super().__init__({NAMES.events: 1, NAMES.transcripts: 1})
+        super().__init__({NAMES.events: 1, NAMES.transcripts: 1, NAMES.index: 1})
         self.fetches = 0
         self.answers = asyncio.Event()
         self.answers.set()
@@ -39,7 +41,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.log = CountingLog()
-        self.library = Library(self.log, NAMES.transcripts, self.catch_up)
+        self.library = Library(self.log, NAMES.transcripts, memory_store(), self.catch_up)
         self.position = 0
         self.caught_up = 0
 
@@ -48,12 +50,12 @@ class Shelf:
         self.caught_up += 1
         await self.read()
 
-    async def read(self, count: int = 1 << 30) -> None:
-        """Apply the next `count` records."""
-        for record in self.log.records(NAMES.transcripts, 0):
-            if record.offset >= self.position and count > 0:
-                self.library.apply(record, 0)
-                self.position, count = record.offset + 1, count - 1
+    async def read(self) -> None:
+        """Take what is new in the index."""
+        records = [one for one in self.log.records(NAMES.index, 0) if one.offset >= self.position]
+        if records:
+            self.position = records[-1].offset + 1
+            assert self.library.take(0, records, self.position) == []
 
     async def closed(self, number: int = 1, size: int = 10, events: int = 3) -> Author:
         author = await (await Author(self.log.writer(), number).accept()).take()
@@ -61,17 +63,14 @@ class Shelf:
         return await (await author.complete()).pack()
 
 
-async def test_it_is_there_once_all_its_records_are_and_not_before() -> None:
+async def test_it_is_there_once_its_entry_is_and_not_before() -> None:
     shelf = Shelf()
     author = await shelf.closed(size=100_000, events=6)
-    seen = []
-    for _ in shelf.log.records(NAMES.transcripts, 0):
-        seen.append(author.id in shelf.library)
-        await shelf.read(1)
-
-    assert len(seen) > 3
-    assert not any(seen)
+    assert author.id not in shelf.library
+    await shelf.read()
     assert author.id in shelf.library
+    assert shelf.library.knows(author.id)
+    assert response_id(0, b"another" * 2 + b"xx") not in shelf.library
 
 
 async def test_every_number_leads_to_the_chunk_that_holds_it() -> None:
@@ -175,6 +174,7 @@ async def test_a_delete_hides_what_was_already_unpacked() -> None:
     await shelf.library.last(author.id)
     shelf.library.hide(author.id)
 
+    assert shelf.library.gone(author.id)
     with pytest.raises(TranscriptLost):
         await shelf.library.last(author.id)
 
@@ -182,14 +182,13 @@ async def test_a_delete_hides_what_was_already_unpacked() -> None:
 async def test_a_tombstone_ends_it() -> None:
     shelf = Shelf()
     author = await shelf.closed()
-    for record in erasing_records(author.id, 1):
-        await author.writer.append(NAMES.transcripts, 0, record)
+    await author.writer.append(NAMES.index, 0, NewRecord(author.id.encode(), None))
     await shelf.read()
 
     assert author.id not in shelf.library
 
 
-async def test_a_hint_that_fails_is_looked_up_again_before_anything_is_lost() -> None:
+async def test_p136_a_hint_that_fails_is_looked_up_again_before_anything_is_lost() -> None:
     shelf = Shelf()
     author = await shelf.closed()
     await shelf.read()
@@ -200,7 +199,7 @@ async def test_a_hint_that_fails_is_looked_up_again_before_anything_is_lost() ->
     assert shelf.caught_up == 1
 
 
-async def test_what_is_in_the_log_no_more_is_lost_and_never_another_responses() -> None:
+async def test_p135_an_entry_lives_while_what_it_names_does() -> None:
     shelf = Shelf()
     author, other = await shelf.closed(1), await shelf.closed(2)
     await shelf.read()
@@ -209,19 +208,36 @@ async def test_what_is_in_the_log_no_more_is_lost_and_never_another_responses() 
     with pytest.raises(TranscriptLost):
         await shelf.library.last(author.id)
     assert (await shelf.library.last(other.id)).frames == other.after(-1)
-    shelf.library.prune({0: 2})
-    assert author.id not in shelf.library
+    assert author.id in shelf.library  # so that is a 503
+    shelf.library.begin_at({0: 2}, {0: 0})
+    assert author.id not in shelf.library  # and this a 404
     assert other.id in shelf.library
-    assert len(shelf.library) == 1
+    assert finished(shelf.library.expire()) == 1
+    shelf.library.begin_at({0: 0}, {0: 0})
+    assert (author.id in shelf.library, other.id in shelf.library) == (False, True)
 
 
-async def test_what_is_half_read_when_retention_moves_is_completed() -> None:
+async def test_gone_lives_as_long_as_its_record_in_the_index() -> None:
     shelf = Shelf()
     author = await shelf.closed()
-    await shelf.read(1)
-    shelf.library.prune({0: 0})
+    await author.hide()
     await shelf.read()
-    assert author.id in shelf.library
+    shelf.library.begin_at({0: 0}, {0: 1})
+    assert shelf.library.gone(author.id)
+    shelf.library.begin_at({0: 0}, {0: 2})
+    assert not shelf.library.gone(author.id)
+    assert finished(shelf.library.expire()) == 2
+
+
+async def test_what_the_fold_hides_is_remembered_by_the_store_alone_once_it_says_so() -> None:
+    shelf = Shelf()
+    author = await shelf.closed()
+    await author.hide()
+    shelf.library.hide(author.id)
+    await shelf.read()
+    shelf.library.hide(author.id)  # folded again
+    shelf.library.begin_at({0: 0}, {0: 2})
+    assert not shelf.library.gone(author.id)
 
 
 async def test_the_request_is_there_byte_for_byte() -> None:
@@ -236,10 +252,21 @@ async def test_an_unreadable_record_says_why_and_changes_nothing() -> None:
     shelf = Shelf()
     author = await shelf.closed()
     await shelf.read()
-    await author.writer.append(NAMES.transcripts, 0, author.broken(author.id.encode() + b"/0", b"?"))
+    await author.writer.append(NAMES.index, 0, author.broken(author.id.encode(), b"?"))
 
-    why = shelf.library.apply(shelf.log.records(NAMES.transcripts, 0)[-1], 0)
-    assert why is not None
+    ((_, why),) = shelf.library.take(0, shelf.log.records(NAMES.index, 0)[-1:], 2)
     assert "unheard-of" in why
     assert author.id in shelf.library
-    assert ResponseId("resp_unknown") not in shelf.library
+
+
+async def test_a_store_that_is_full_of_others_finds_its_own_and_sweeps_only_what_expired() -> None:
+    shelf = Shelf()
+    ids = [(await shelf.closed(number)).id for number in range(1, 30)]
+    await shelf.read()
+    assert all(id in shelf.library for id in ids)
+    offset = shelf.log.records(NAMES.transcripts, 0)[20].offset
+    shelf.library.begin_at({0: offset}, {})
+    assert finished(shelf.library.expire()) == 10
+    assert [id in shelf.library for id in ids] == [False] * 10 + [True] * 19
+    assert ResponseId(response_id(1, bytes(16))) not in shelf.library
+    assert MemoryDisk().some(b"", b"\xff", 1) == []

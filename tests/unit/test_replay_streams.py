@@ -11,19 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.errors import ApiError
+from schemas.steps import finished
 from services.connect import projector_group
 from services.eventlog.memory import MemoryLog
 from services.eventlog.metrics import READS_FAILING
 from services.eventlog.topics import topics
+from services.replay import feed
 from services.replay.app import Service
+from services.replay.disk import StoreFailed
 from services.replay.folding import TOLD
 from services.replay.reader import Cut
 from services.replay.replay import Deleted, Packed
+from services.replay.store import Store
 from services.replay.window import Window
 from services.settings import Settings
 from tests.conftest import eventually
 from tests.counted import value_of
 from tests.responses import Author
+from tests.stores import MemoryDisk, memory_store
 from tests.written import claim_of
 
 NAMES = topics()
@@ -32,16 +38,26 @@ Found = Window | Packed
 
 
 def new_log(**options: Any) -> MemoryLog:
-    topics = {NAMES.events: PARTITIONS, NAMES.transcripts: PARTITIONS, NAMES.executors: 1}
+    topics = {
+        NAMES.events: PARTITIONS,
+        NAMES.transcripts: PARTITIONS,
+        NAMES.index: PARTITIONS,
+        NAMES.executors: 1,
+    }
     return MemoryLog(topics, **options)
 
 
 @asynccontextmanager
 async def replaying(
-    log: MemoryLog, memory: int = 1 << 30, barrier_s: float = 5, partitions: int = PARTITIONS
+    log: MemoryLog,
+    memory: int = 1 << 30,
+    barrier_s: float = 5,
+    partitions: int = PARTITIONS,
+    store: Store | None = None,
 ) -> AsyncIterator[Service]:
     """A replay process without its ports, caught up."""
-    service = Service(Settings(replay_memory_bytes=memory, barrier_s=barrier_s), log, NAMES, partitions)
+    settings = Settings(replay_memory_bytes=memory, barrier_s=barrier_s)
+    service = Service(settings, log, NAMES, partitions, store or memory_store())
     running = asyncio.create_task(service.feed.run())
     try:
         await eventually(lambda: service.feed.caught_up)
@@ -377,6 +393,57 @@ async def test_a_rewritten_transcript_is_found_where_it_is_now() -> None:
         assert await read(service, author) == author.after(-1)
 
 
+async def test_a_store_that_fails_is_a_503_and_never_a_404_until_it_is_open_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "FIRST_PAUSE", 0.01)
+    log, disk = new_log(), MemoryDisk()
+    author = await (await (await Author(log.writer(), 1).accept()).take()).complete()
+    await author.pack()
+    log.retain(NAMES.events, 0, author.ack.offset + 1)
+    async with replaying(log, store=Store(disk)) as service:
+        disk.failing = StoreFailed("the disk is full")
+        with pytest.raises(ApiError) as refused:
+            await find(service, author)
+        assert refused.value.status == 503
+        other = await (await (await Author(log.writer(), 2).accept()).take()).complete()
+        assert await read(service, other) == other.after(-1)
+        await other.pack()
+        await eventually(lambda: service.feed.store_failures == 1)
+        disk.failing = None
+        await eventually(lambda: other.id in service.library)
+        assert await read(service, author) == author.after(-1)
+    assert disk.reopened >= 1
+
+
+async def test_a_store_that_was_emptied_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "FIRST_PAUSE", 0.01)
+    log, disk = new_log(), MemoryDisk()
+    first, second = [await (await (await Author(log.writer(), n).accept()).take()).complete() for n in (1, 2)]
+    await first.pack()
+    async with replaying(log, store=Store(disk)) as service:
+        assert first.id in service.library
+        disk.rows.clear()
+        disk.failing = StoreFailed("a block cannot be read")
+        await second.pack()
+        await eventually(lambda: service.feed.store_failures == 1)
+        disk.failing = None
+        await eventually(lambda: first.id in service.library and second.id in service.library)
+
+
+async def test_p137_a_replay_that_starts_again_reads_the_index_on_from_where_its_store_stands() -> None:
+    log, disk = new_log(), MemoryDisk()
+    first, second = [await (await (await Author(log.writer(), n).accept()).take()).complete() for n in (1, 2)]
+    await first.pack()
+    async with replaying(log, store=Store(disk)):
+        pass
+    await second.pack()
+    log.stored[NAMES.index][0].records = log.records(NAMES.index, 0)[1:]  # it does not need what it has
+    async with replaying(log, store=Store(disk)) as service:
+        assert await read(service, first) == first.after(-1)
+        assert second.id in service.library
+
+
 async def test_a_closed_response_leaves_the_window_once_it_is_packed_and_long_closed() -> None:
     log = new_log()
     author = await (await Author(log.writer(), 1).accept()).take()
@@ -384,12 +451,12 @@ async def test_a_closed_response_leaves_the_window_once_it_is_packed_and_long_cl
     async with replaying(log) as service:
         await find(service, author)
         later = author.ack.timestamp + 1
-        service.foldings[0].forget(later, service.library.__contains__)
+        finished(service.foldings[0].forget(later, service.library.__contains__))
         assert isinstance(await find(service, author), Window)
 
         await author.pack()
         await eventually(lambda: author.id in service.library)
-        service.foldings[0].forget(later, service.library.__contains__)
+        finished(service.foldings[0].forget(later, service.library.__contains__))
         assert isinstance(await find(service, author), Packed)
         assert await read(service, author) == author.after(-1)
 
@@ -452,7 +519,7 @@ async def test_it_starts_where_the_projector_says_and_knows_the_rest_from_transc
     fresh = await (await Author(log.writer(), 2).accept()).take()
     await fresh.say("a")
     projector = await log.join(projector_group(Settings()), NAMES.events, lambda _: None)
-    await projector.commit({0: fresh.accepted.offset})
+    await projector.commit({0: fresh.accepted.offset}, {0: fresh.accepted.offset})
 
     async with replaying(log) as service:
         assert isinstance(await find(service, old), Packed)
@@ -473,7 +540,7 @@ async def test_what_was_accepted_before_the_watermark_has_no_second_life() -> No
     now[0] += Settings().acceptance_ms + Settings().skew_ms - 500
     last = await Author(log.writer(), 2).accept()
     projector = await log.join(projector_group(Settings()), NAMES.events, lambda _: None)
-    await projector.commit({0: last.accepted.offset})
+    await projector.commit({0: last.accepted.offset}, {0: last.accepted.offset})
 
     async with replaying(log) as service:
         assert deleted.id in service.foldings[0].fold

@@ -104,8 +104,12 @@ def test_what_may_be_open_for_long_is_kept_for_longer() -> None:
     week = 7 * DAY
     assert kept_ms() == kept_ms(HOUR) == DAY
     wanted = specs(NAMES, kept=kept_ms(week))
-    long_lag, long_retention = check_all(wanted, cluster(events=changed(EVENTS, retention_ms=str(week))))
-    for problem in (long_lag, long_retention):
+    problems = check_all(wanted, cluster(events=changed(EVENTS, retention_ms=str(week))))
+    settings = [(problem.topic, (problem.setting or ("", ""))[0]) for problem in problems]
+    lag = "min.compaction.lag.ms"
+    kept = [(NAMES.transcripts, lag), (NAMES.index, lag)]
+    assert settings == [(NAMES.events, lag), (NAMES.events, "retention.ms"), *kept]
+    for problem in problems:
         assert f"must be at least {week + LONGEST_OUTAGE}" in problem.what
         assert problem.mend.endswith(", or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S")
     assert config(specs(NAMES, kept=kept_ms(60 * DAY))[0], 3)["retention.ms"] == str(

@@ -48,11 +48,12 @@ EACH = pytest.mark.parametrize("path", PASTS, ids=lambda path: path.stem)
 
 @asynccontextmanager
 async def upgraded(path: Path) -> AsyncIterator[tuple[Past, Ingesting]]:
-    """Today's services on the log of a file."""
+    """Today's services on the log of a file. The projector is there first: it makes the index (P-138)."""
     past = read(path)
+    pair = Ingesting(past.log)
     async with (
-        started(Ingesting(past.log)) as running,
-        projecting(past.log, NAMES, running.ingest_settings),
+        projecting(past.log, NAMES, pair.ingest_settings),
+        started(pair) as running,
         executing(running),
     ):
         yield past, running

@@ -32,6 +32,22 @@ ELSEWHERE = {
         "whoever waits there is claimed before its deadline, whatever the order",
         "unit/test_slots.py::test_what_lost_its_executor_comes_before_what_waits",
     ),
+    "P-135": Elsewhere(
+        "retention takes no view there",
+        "unit/test_replay_library.py::test_p135_an_entry_lives_while_what_it_names_does",
+    ),
+    "P-136": Elsewhere(
+        "its projectors mend before compaction takes what an entry names",
+        "unit/test_replay_library.py::test_p136_a_hint_that_fails_is_looked_up_again_before_anything_is_lost",
+    ),
+    "P-138": Elsewhere(
+        "its projectors are all of today",
+        "integration/test_projector_building.py::test_p138_what_an_older_version_stored_gets_its_entries_once",
+    ),
+    "P-137": Elsewhere(
+        "its disks are whole",
+        "unit/test_replay_store.py::test_p137_a_partition_that_may_have_missed_anything_is_read_anew",
+    ),
     "P-68": Elsewhere(
         "what it is for is planted with P-97 and held with P-98",
         "unit/test_start.py::test_how_far_was_read_holds_for_the_checkpoint_that_said_so",

@@ -166,7 +166,7 @@ def read_back_late() -> AbstractContextManager[object]:
             super().__init__(log, topic)
             self.pause_s = 6 if topic == TOPICS.index else 0
 
-        async def read(self, max_wait: float = 0.5) -> list[Batch]:
+        async def read(self, max_wait: float | None = None) -> list[Batch]:
             await asyncio.sleep(self.pause_s)
             return await super().read(max_wait)
 

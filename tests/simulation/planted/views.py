@@ -10,13 +10,11 @@ from unittest.mock import patch
 from msgspec.structs import replace
 
 from schemas import records
-from schemas.ids import ResponseId, Tenant, partition_of
+from schemas.ids import Tenant
 from schemas.records import Accepted, NewRecord
 from services.eventlog import transcript
-from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.shelf import NOWHERE, Shelved
 from services.eventlog.start import StartingPoint
-from services.eventlog.transcript import request_key
 from services.executor.erasures import Erasures
 from services.executor.partition import Partition
 from services.projector import projection
@@ -28,6 +26,7 @@ from services.replay import app
 from services.replay.feed import Feed, Sources
 from services.replay.folding import Folding
 from services.replay.library import Library
+from services.replay.store import Store
 from services.replay.window import Window
 from tests.simulation.plan import TOPICS, Plan, only
 from tests.simulation.planted.registry import DELETING, OVERTAKEN, READING, rule
@@ -36,7 +35,7 @@ LATE_WRITERS = Plan(
     deletes=0.9,
     targets="p",
     faults=only(stun=2, expel=1),
-    acts={"p": (TOPICS.transcripts, TOPICS.responses)},
+    acts={"p": (TOPICS.transcripts, TOPICS.responses, TOPICS.index)},
     rate=1.5,
     responses=12,
     max_queue=20,
@@ -130,10 +129,11 @@ def forgotten_gone() -> Iterator[None]:
 def gone_not_heeded() -> Iterator[None]:
     """A reader shows what a late writer brought back, until it is erased again."""
 
-    def erased_only(self: Library, id: ResponseId, *_: int) -> None:
-        self.apply(MemoryRecord(0, 0, request_key(id), None, (), 0), partition_of(id))
-
-    with patch.object(Library, "hide", erased_only), not_read_back():
+    with (
+        patch.object(Library, "hide", lambda *_: None),
+        patch.object(Store, "gone", lambda *_: None),
+        not_read_back(),
+    ):
         yield
 
 
@@ -187,14 +187,15 @@ def early_watermark_of_projectors() -> Iterator[None]:
 
 @rule("P-75", "P-80", plan=READING)
 def started_in_the_wrong_order() -> Iterator[None]:
-    """A replay asks for the watermark after it read `transcripts`, and does not look there again."""
+    """A replay asks for the watermark after it read the index, and does not look there again."""
 
     class Late(Feed):
         def __init__(self, sources: Sources, foldings: list[Folding], library: Library) -> None:
             async def starts(_: object) -> Mapping[int, StartingPoint]:
                 await asyncio.sleep(2)
-                library.apply = lambda *_: None  # type: ignore[method-assign]
-                return await sources.starts(await sources.watermarks())
+                library.take = lambda *_: []  # type: ignore[method-assign]
+                found = await sources.watermarks()
+                return await sources.starts({n: at and at.offset for n, at in found.items()})
 
             super().__init__(replace(sources, starts=starts), foldings, library)
 

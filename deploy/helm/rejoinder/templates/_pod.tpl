@@ -29,6 +29,9 @@ env:
   - {name: REJOINDER_INTERNAL_KEY_FILE, value: /etc/rejoinder-tls/tls.key}
   - {name: REJOINDER_INTERNAL_CA_FILE, value: /etc/rejoinder-tls/ca.crt}
 {{- end }}
+{{- if .service.store }}
+  - {name: REJOINDER_STORE_DIR, value: /store}
+{{- end }}
 {{- if eq .name "analytics" }}
   - {name: REJOINDER_ANALYTICS_INSTANCE, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 {{- end }}
@@ -57,6 +60,9 @@ env:
 {{- if .root.Values.internalTls.secret }}
 - {name: internal-tls, mountPath: /etc/rejoinder-tls, readOnly: true}
 {{- end }}
+{{- if .service.store }}
+- {name: store, mountPath: /store}
+{{- end }}
 {{- if or $files.ca $files.cert }}
 - {name: kafka, mountPath: /etc/kafka, readOnly: true}
 {{- end }}
@@ -75,6 +81,9 @@ env:
 {{- with .root.Values.internalTls.secret }}
 - name: internal-tls # the whole folder: what a Secret is renewed with is read within seconds
   secret: {secretName: {{ . | replace "{service}" $.name }}, defaultMode: 288} # 0440
+{{- end }}
+{{- if .service.store }}
+- {name: store, emptyDir: {sizeLimit: 20Gi}} # a new pod reads the index anew, a new container does not
 {{- end }}
 {{- if or $files.ca $files.cert }}
 - name: kafka
