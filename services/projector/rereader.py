@@ -49,6 +49,8 @@ class _Look(NamedTuple):
 class _Progress(Struct):
     """How far one view of a partition is read."""
 
+    position: int
+    """The offset that is taken next."""
     read_to: int
     """The log time (ms) up to which it is read."""
     current_at: float = -inf
@@ -56,11 +58,12 @@ class _Progress(Struct):
     look: _Look | None = None
     """A look at its end, up to which it may not be read yet."""
 
-    def passed(self, position: int, skew_ms: int) -> None:
-        """Note that it is read up to `position`. What comes behind the end of a look is stamped later than
-        what was folded then, but for the skew.
+    def looked(self, look: _Look, skew_ms: int) -> None:
+        """Note where it ended, unless it is not read yet up to where it ended before. What comes behind the
+        end of a look is stamped later than what was folded then, but for the skew.
         """
-        if self.look is not None and position >= self.look.end:
+        self.look = self.look or look
+        if self.position >= self.look.end:
             self.current_at = self.look.at
             self.read_to = max(self.read_to, self.look.time - skew_ms)
             self.look = None
@@ -101,7 +104,7 @@ class Rereader:
 
     def follow(self, partition: int, since: int, offsets: Mapping[str, int]) -> None:
         """Read a partition back from `offsets`, by topic, on: where log time `since` (ms) begins."""
-        self._backs[partition] = _Back({topic: _Progress(since) for topic in self.views})
+        self._backs[partition] = _Back({topic: _Progress(offsets[topic], since) for topic in self.views})
         for topic in self.views:
             self._tails[topic].follow(partition, offsets[topic])
 
@@ -158,8 +161,9 @@ class Rereader:
                 now = asyncio.get_running_loop().time()
                 late = [take(back.readback, record, now) for record in batch.records]
                 self._tell(topic, partition, late)
+                progress = back.views[topic]
+                progress.position = batch.next_offset
                 if batch.records:
-                    progress = back.views[topic]
                     progress.read_to = max(progress.read_to, batch.records[-1].timestamp)
                 if topic == self._names.transcripts:
                     self._tell(self._names.responses, partition, back.readback.overtaken())
@@ -203,11 +207,10 @@ class Rereader:
 
     async def _look_at(self, topic: str) -> None:
         """Note where a view ends, and whether it is read up to where it ended before."""
-        tail, asked, now = self._tails[topic], dict(self._backs), asyncio.get_running_loop().time()
+        asked, now = dict(self._backs), asyncio.get_running_loop().time()
         times = {partition: self._log_time(partition) for partition in asked}
         bounds = await self._log.bounds(topic, list(asked)) if asked else {}
         for partition, back in asked.items():
-            if self._backs.get(partition) is back and partition in tail.followed:
-                progress = back.views[topic]
-                progress.look = progress.look or _Look(bounds[partition].end, now, times[partition])
-                progress.passed(tail.position(partition), self._skew_ms)
+            if self._backs.get(partition) is back:
+                look = _Look(bounds[partition].end, now, times[partition])
+                back.views[topic].looked(look, self._skew_ms)
