@@ -158,6 +158,26 @@ def test_a_file_of_keys_is_where_the_services_look_for_it() -> None:
 
 
 @needs_helm
+@pytest.mark.parametrize("claim", [True, False])
+def test_replay_keeps_its_store_where_it_looks_for_it(claim: bool) -> None:
+    made = rendered(KEYS, f"replay.store.claim={str(claim).lower()}", "replay.store.storageClass=fast")
+    assert [fault for manifest in made for fault in refused(manifest)] == []
+    for found in (found for found in made if found["kind"] in {"Deployment", "StatefulSet"}):
+        pod = found["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        told = {own["name"]: own.get("value") for own in container["env"]}
+        claims = [made["metadata"]["name"] for made in found["spec"].get("volumeClaimTemplates", ())]
+        volumes = [volume["name"] for volume in pod["volumes"] if "emptyDir" in volume]
+        mounted = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "store"]
+        if container["name"] == "replay":
+            assert mounted == [told["REJOINDER_STORE_DIR"]]
+            assert (claims, volumes) == ((["store"], []) if claim else ([], ["store"]))
+        else:
+            assert (mounted, claims, volumes) == ([], [], [])
+            assert "REJOINDER_STORE_DIR" not in told
+
+
+@needs_helm
 def test_internal_ports_may_speak_tls() -> None:
     made = rendered(KEYS, "internalTls.secret=tls-{service}", "podMonitor.enabled=true")
     assert [fault for manifest in made for fault in refused(manifest)] == []

