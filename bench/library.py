@@ -83,6 +83,7 @@ async def _measured(settings: Settings, size: int) -> str:
     rebuilt_s, hold = rebuild.ready_s, await rebuild.longest_ms()
     await rebuild.stop()
     restart = await _started(settings)
+    await restart.longest_ms()
     async with aiohttp.ClientSession(f"http://{LOOPBACK}:{settings.port}") as session:
         await _read(session, ids[-10:], "?stream=true")  # connections and code are warm
         gets = await _read(session, ids[:READ], "")
@@ -174,11 +175,11 @@ class Started:
         """The longest hold since this was asked last; notes the memory."""
         self.peak = max(self.peak, self.memory)
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        while not (line := await asyncio.to_thread(self._process.stdout.readline)).startswith(SAYS):
-            assert line, "replay ended"  # any other line is of its log
+        while not (line := await asyncio.to_thread(self._process.stderr.readline)).startswith(SAYS):
+            assert line, "replay ended"  # any other line is of its interpreter
         return float(line.removeprefix(SAYS))
 
     async def stop(self) -> None:
@@ -196,7 +197,8 @@ async def _started(settings: Settings) -> Started:
         env=environ,
         text=True,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # its access log
+        stderr=subprocess.PIPE,
     )
     async with aiohttp.ClientSession(f"http://{LOOPBACK}:{settings.port}") as session:
         while not await _is_ready(session):
@@ -255,8 +257,8 @@ class Ticker:
     def answer(self) -> None:
         """A line was asked for: say the longest hold, in ms, and begin anew."""
         sys.stdin.readline()
-        sys.stdout.write(f"{SAYS}{self.longest * 1000}\n")
-        sys.stdout.flush()
+        sys.stderr.write(f"{SAYS}{self.longest * 1000}\n")
+        sys.stderr.flush()
         self.longest = 0.0
 
 
