@@ -80,7 +80,7 @@ schemas: $(RUNS)
 
 # New pins for the dependencies of pyproject.toml. Pins name no registry: pip asks the one that it is set up for.
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade \
-	--extra analytics pyproject.toml
+	--extra analytics --extra traces pyproject.toml
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --group build --output-file requirements.txt

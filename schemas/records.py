@@ -39,6 +39,7 @@ from schemas.ids import (
     parse_response_id,
     partition_of,
 )
+from schemas.trace_context import TRACEPARENT, parse_traceparent
 
 SEVEN_HEADERS = 1
 """The form of an event before `ONE_HEADER`: it says its kind, and again what its key says (P-15)."""
@@ -110,6 +111,8 @@ class Accepted(Struct, frozen=True, gc=False):
     """The route by which it was accepted: the `match` of a model's table, or an agent's name."""
     to_agent: bool = False
     """Whether the route leads to an agent."""
+    traceparent: str = ""
+    """The trace context of the create (`schemas.trace_context`); "" if it had none."""
 
     @property
     def key(self) -> bytes:
@@ -139,6 +142,8 @@ class Accepted(Struct, frozen=True, gc=False):
             headers.append(("model", self.model.encode()))
         if self.route:
             headers.append(("agent" if self.to_agent else "route", self.route.encode()))
+        if self.traceparent:
+            headers.append((TRACEPARENT, self.traceparent.encode()))
         return NewRecord(self.key, value, headers)
 
 
@@ -452,6 +457,7 @@ def _accepted(id: ResponseId, nonce: str, headers: dict[str, bytes]) -> Accepted
         model=_word(headers, "model"),
         route=_word(headers, "agent") or _word(headers, "route"),
         to_agent=bool(headers.get("agent")),
+        traceparent=parse_traceparent(_word(headers, TRACEPARENT)) if TRACEPARENT in headers else "",
     )
 
 

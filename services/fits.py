@@ -27,7 +27,7 @@ def fits(name: str, value: Any) -> bool:
             return bool(_HOST.fullmatch(value))
         case "replay_url" | "ingest_url" | "analytics_url" | "webhooks_url":
             return is_url(value)
-        case "kafka_oauth_url" | "jwt_issuer" | "jwt_keys_url":
+        case "kafka_oauth_url" | "jwt_issuer" | "jwt_keys_url" | "traces_url":
             return is_url(value)
         case "api_keys":
             pairs = [_API_KEY.fullmatch(pair) for pair in value]

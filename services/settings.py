@@ -298,6 +298,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _takes("debug, info, warning or error")
     ] = "info"
+    traces_url: Annotated[
+        str,
+        _takes(
+            "where a collector takes traces by OTLP over HTTP, an http(s) URL such as "
+            "http://127.0.0.1:4318/v1/traces; empty: no traces"
+        ),
+    ] = ""
+    traces_ratio: Annotated[
+        float,
+        Meta(ge=0, le=1),
+        _takes("the fraction of the traces that begin here that is sent, 0 to 1; who calls with one decides"),
+    ] = 1
     access_log: Annotated[
         Literal["on", "off"],
         _takes("on or off: a log line for each request of a client; off in `rejoinder dev` unless set"),

@@ -23,6 +23,7 @@ What lives where, in the order in which a response meets it:
                   narrator        writes the upstream's events down as they come
     called      backend         what a backend is
                 backends        Chat Completions, Responses, scripted
+                call            how soon it answers and how it fails, for metrics; `run_spans` for traces
     told        scribe          the events of the response: numbers, bounds, an honest end
                 retelling       a scribe that goes on with a response of which another executor told a part
                 mending         makes the upstream's stream whole

@@ -11,6 +11,7 @@ from services.executor.conversation import Conversation
 from services.executor.executor import Executor
 from services.executor.listing import Lister
 from services.settings import Settings
+from services.traces.setup import tracing
 from services.web.certificates import Certificates
 from services.web.health import serve_admin
 from services.web.peer import Peer
@@ -35,9 +36,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         lister = Lister(log, names.executors, configuration, registry.upstreams, settings.models_s)
         beside = [lister.run, *certificates.loops]
         quota = configuration.quota
-        executor = Executor(settings, log, names, registry, conversation, quota=quota, beside=beside)
-        async with serve_admin(settings, lambda: [*executor.not_ready(), *lister.not_ready()]):
-            await executor.run(stop)
+        async with tracing(settings, "executor") as tracer:
+            executor = Executor(
+                settings, log, names, registry, conversation, quota=quota, beside=beside, tracer=tracer
+            )
+            async with serve_admin(settings, lambda: [*executor.not_ready(), *lister.not_ready()]):
+                await executor.run(stop)
     finally:
         await registry.close()
         await peer.close()

@@ -42,6 +42,8 @@ class RunRequest(Struct, frozen=True):
     """The backend calls it right before each request to the upstream, the repeated ones too, however long it
     waited for a connection. Raises Lapsed when the request must not be made any more (P-53).
     """
+    headers: Mapping[str, str] = {}
+    """What the backend sends with each request to the upstream: the run's trace context."""
     answered: Callable[[], None] = lambda: None
     """The backend calls it when the head of the upstream's answer has come, if that is no error."""
 

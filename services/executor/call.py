@@ -4,18 +4,22 @@
     answered   the head of the answer has come: request to first byte
     heard      events have come: time to the first output, then the time from one arrival to the next
     failed     the response ends because of its upstream
+    over       the upstream has ended the response
 
-It costs nothing per event, and 0.2 µs for what came at once.
+It costs nothing per event, and 0.2 µs for what arrives at once (`timeit`).
 """
 
 from collections.abc import Callable, Sequence
 
 from prometheus_client import Histogram
 
-from schemas.events import LIFECYCLE
+from schemas.events import LIFECYCLE, TERMINAL_EVENTS, Event
 from services.executor.backend import UpstreamError, UpstreamEvent
 from services.executor.metrics import FIRST_BYTE, FIRST_OUTPUT, GAPS, MODELS, UPSTREAM_ERRORS
+from services.executor.run_spans import end_call
+from services.traces.port import Span, Untold
 
+_UNTOLD = Untold("")
 ENDED_FAILED = "response_failed"
 """The kind of failure that the upstream told itself, as the end of its response."""
 
@@ -23,12 +27,22 @@ ENDED_FAILED = "response_failed"
 class UpstreamCall:
     """One run's call of the upstream of `route`, for `model`. `clock` returns loop time, seconds.
 
-    `resumes`: the upstream began for an earlier run, so nothing can be said of how soon it answered.
+    `span` is that of the call, for traces. `resumes`: the upstream began for an earlier run, so nothing can
+    be said of how soon it answered.
     """
 
-    def __init__(self, route: str, model: str, clock: Callable[[], float], *, resumes: bool = False) -> None:
+    def __init__(
+        self,
+        route: str,
+        model: str,
+        clock: Callable[[], float],
+        *,
+        span: Span = _UNTOLD,
+        resumes: bool = False,
+    ) -> None:
         self._labels = route, MODELS.shown(model)
         self._clock = clock
+        self.span = span
         self._resumes = resumes
         self._begun: float | None = None
         self._answered = False
@@ -54,10 +68,19 @@ class UpstreamCall:
         elif any(one.event.get("type") not in LIFECYCLE for one in batch):
             self._output_at = now
             self._observe(FIRST_OUTPUT, now)
+            self.span.event("first output")
 
     def failed(self, kind: str) -> None:
         """The response ends because of its upstream."""
         UPSTREAM_ERRORS.labels(*self._labels, kind).inc()
+        self.span.end(error=kind)
+
+    def over(self, last: Event) -> None:
+        """The upstream has ended the response, with the event `last`."""
+        is_failed = TERMINAL_EVENTS.get(str(last.get("type"))) == "failed"
+        if is_failed:
+            UPSTREAM_ERRORS.labels(*self._labels, ENDED_FAILED).inc()
+        end_call(self.span, last.get("response"), error=ENDED_FAILED if is_failed else "")
 
     def _observe(self, times: Histogram, now: float) -> None:
         if self._begun is not None and not self._resumes:

@@ -52,6 +52,7 @@ from services.executor.stopper import AT_ONCE, stop_upstream
 from services.executor.work import Worker
 from services.loops import while_all_run
 from services.settings import Settings
+from services.traces.port import OFF, Tracer
 
 log = structlog.get_logger()
 
@@ -82,8 +83,9 @@ class Executor:
         *,
         quota: Callable[[Tenant], Quota] = unbounded,
         beside: Sequence[Loop] = (),
+        tracer: Tracer = OFF,
     ) -> None:
-        """`beside` are loops of others that run for as long as it does."""
+        """`beside` are loops of others that run for as long as it does. `tracer` makes spans of runs."""
         self.me: ExecutorId = executor_id(secrets.token_bytes(TOKEN_BYTES))
         self._settings = settings
         self._log = log_
@@ -111,7 +113,9 @@ class Executor:
             lambda since: self.liveness.unbroken(since, self._now(), lease),
         )
         limits, attempts = _limits(settings), settings.max_attempts
-        self._worker = Worker(self._history, registry, conversation, outlet, self.liveness, limits, attempts)
+        self._worker = Worker(
+            self._history, registry, conversation, outlet, self.liveness, limits, attempts, tracer
+        )
         self.steward = Steward(
             self.engine,
             self._predecessors,

@@ -20,7 +20,7 @@ from schemas.steps import Steps, finished
 from schemas.upstream_headers import upstream_headers
 from services import points
 from services.executor.backend import Lapsed, UpstreamError, UpstreamEvent
-from services.executor.call import ENDED_FAILED, UpstreamCall, failure_kind
+from services.executor.call import UpstreamCall, failure_kind
 from services.executor.retelling import Retelling
 from services.executor.run import End, Run
 from services.executor.scribe import Draft, Ending, Scribe
@@ -107,6 +107,8 @@ class Narrator:
             call.failed(ending.type)
         except Lapsed:
             return False
+        finally:
+            call.span.end()
         await self.finish(ending)
         return True
 
@@ -130,8 +132,8 @@ class Narrator:
                 continue
             await self._post_all(self._scribe.writing(event, headers, now=now))
             at = self._now()
-        if self._scribe.ended and TERMINAL_EVENTS.get(batch[-1].event["type"]) == "failed":
-            call.failed(ENDED_FAILED)
+        if self._scribe.ended:
+            call.over(batch[-1].event)
         points.at("upstream written", self._run)
 
     async def _post_all(self, steps: Steps[list[Draft]]) -> None:

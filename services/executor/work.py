@@ -15,6 +15,7 @@ from schemas import response
 from schemas.errors import RejoinderError
 from schemas.events import accepted_value
 from schemas.fold import State
+from schemas.trace_context import TRACEPARENT
 from services import points
 from services.config import label_of
 from services.executor import metrics
@@ -32,9 +33,11 @@ from services.executor.partition import Partition
 from services.executor.past import Past
 from services.executor.retelling import Retelling
 from services.executor.run import Job
+from services.executor.run_spans import RunSpans
 from services.executor.said import Said
 from services.executor.scribe import Ending, Limits, Scribe
 from services.loops import in_turns
+from services.traces.port import OFF, Tracer
 
 log = structlog.get_logger()
 
@@ -74,6 +77,7 @@ class Worker:
         liveness: Liveness,
         limits: Limits,
         max_attempts: int,
+        tracer: Tracer = OFF,
     ) -> None:
         self._history = history
         self._registry = registry
@@ -82,6 +86,7 @@ class Worker:
         self._liveness = liveness
         self._limits = limits
         self._max_attempts = max_attempts
+        self._tracer = tracer
 
     def calls(self, partition: Partition, state: State) -> bool:
         """Whether the next claim of the response leads to a call of its upstream, or only to its end."""
@@ -95,16 +100,23 @@ class Worker:
         """Run a response to its end. Any failure ends the response; cancelling stops the run without an end.
         Raises nothing: one run must not take the others with it.
         """
+        spans = self._spans(job)
         with metrics.RUNS.track_inprogress():
             try:
-                if await self._work(job):
+                if await self._work(job, spans):
                     await job.run.over.wait()
                     if not job.run.handed_over:
                         metrics.ENDED.labels(job.state.status).inc()
             except Exception:  # the response is claimed again, and ended when its attempts are used up
                 log.exception("run given up", id=job.run.id)
+            finally:
+                spans.over(job)
 
-    async def _work(self, job: Job) -> bool:
+    def _spans(self, job: Job) -> RunSpans:
+        claimed_s = asyncio.get_running_loop().time() - job.run.sent_at
+        return RunSpans(self._tracer, job, now=self._outlet.clock(), claimed_s=max(0.0, claimed_s))
+
+    async def _work(self, job: Job, spans: RunSpans) -> bool:
         """Whether the run waits for its end now; false: its claim has lapsed, the next one goes on."""
         narrator = None
         try:
@@ -116,7 +128,7 @@ class Worker:
             await asyncio.sleep(0)  # each of them takes up to 20 ms (`schemas.steps`)
             asked = _Asked(msgspec.json.decode(value.request), initial, past)
             await asyncio.sleep(0)
-            return await self._narrate(job, narrator, asked)
+            return await self._narrate(job, narrator, asked, spans)
         except _NotInTime:
             log.warning("the log cannot be read: its response ends without what is there", id=job.run.id)
             await self._end_anyhow(job, narrator, _ENDINGS[Continuation.END_OVERDUE])
@@ -137,7 +149,7 @@ class Worker:
                 return
         await self._narrator(job, self._blank(job)).finish(ending)
 
-    async def _narrate(self, job: Job, narrator: Narrator, asked: _Asked) -> bool:
+    async def _narrate(self, job: Job, narrator: Narrator, asked: _Asked, spans: RunSpans) -> bool:
         """Whether the run waits for its end now; false: its claim has lapsed, the next one goes on."""
         run, state, claims = job.run, job.state, job.partition.claims
         try:
@@ -155,7 +167,8 @@ class Worker:
                 await backend.stop(asked.past.upstream_id)
             return True
         resumes = how is Continuation.RESUME
-        call = self._call(job, asked, resumes=resumes)
+        call = self._call(job, asked, spans, resumes=resumes)
+        context = call.span.context
         request = RunRequest(
             run.id,
             run.tenant,
@@ -166,6 +179,7 @@ class Worker:
             names=input.names,
             abandoned=lambda: run.handed_over,
             calling=partial(narrator.calling, call, begins=not backend.resumable),
+            headers={TRACEPARENT: context} if context else {},
             answered=call.answered,
         )
         resume = resume_at(state, asked.past) if resumes else None
@@ -175,10 +189,11 @@ class Worker:
             claims.not_called(state)
         return False
 
-    def _call(self, job: Job, asked: _Asked, *, resumes: bool) -> UpstreamCall:
-        route, model = job.partition.waiting.route(job.state.id), asked.body.get("model")
-        clock = asyncio.get_running_loop().time
-        return UpstreamCall(label_of(route), model if isinstance(model, str) else "", clock, resumes=resumes)
+    def _call(self, job: Job, asked: _Asked, spans: RunSpans, *, resumes: bool) -> UpstreamCall:
+        route, given = job.partition.waiting.route(job.state.id), asked.body.get("model")
+        model = given if isinstance(given, str) else ""
+        clock, span = asyncio.get_running_loop().time, spans.call(route, model)
+        return UpstreamCall(label_of(route), model, clock, span=span, resumes=resumes)
 
     async def _input(self, job: Job, body: dict[str, Any], how: Continuation) -> tuple[Said, Ending | None]:
         """The whole input to call the upstream with, or how the response ends without a call."""

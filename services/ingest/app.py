@@ -28,6 +28,8 @@ from services.ingest.routes import Desk, InternalDesk
 from services.loops import Tasks, while_all_run
 from services.placement import Places
 from services.settings import Settings
+from services.traces.port import OFF, Tracer
+from services.traces.setup import tracing
 from services.web import health
 from services.web.callers import Callers
 from services.web.certificates import Certificates
@@ -57,18 +59,26 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     configuration = config.load(settings.config, os.environ)
     eventlog = connect(settings, "ingest")
     try:
-        await serve(settings, configuration, eventlog, topic_names(settings), stop)
+        async with tracing(settings, "ingest") as tracer:
+            await serve(settings, configuration, eventlog, topic_names(settings), stop, tracer)
     finally:
         await eventlog.close()
 
 
 async def serve(
-    settings: Settings, configuration: config.Config, eventlog: Log, names: Topics, stop: asyncio.Event
+    settings: Settings,
+    configuration: config.Config,
+    eventlog: Log,
+    names: Topics,
+    stop: asyncio.Event,
+    tracer: Tracer = OFF,
 ) -> None:
     """Take commands over `eventlog` until `stop` is set, then drain."""
     partitions = await eventlog.partitions(names.events)
     callers, certificates = await Callers.of(settings), await Certificates.of(settings)
-    service = Service(settings, configuration, callers, certificates, eventlog, names, partitions, stop)
+    service = Service(
+        settings, configuration, callers, certificates, eventlog, names, partitions, stop, tracer
+    )
     server = Server.of(service.edge, settings)
     # No bound on connections of one address: the clients of this port are few, and ours.
     internal = Server.of(service.inside, replace(settings, max_connections_per_address=0))
@@ -100,6 +110,7 @@ class Service:
         names: Topics,
         partitions: int,
         stop: asyncio.Event,
+        tracer: Tracer = OFF,
     ) -> None:
         self._writer = eventlog.writer(delivery_timeout=DELIVERY_S)
         secret = settings.internal_secret
@@ -136,6 +147,7 @@ class Service:
             settings.hosts,
             public=True,
             request_log=RequestLog(settings, time.time),
+            tracer=tracer,
         )
         self.inside = Edge(
             [*healthy, *internal.routes()],
@@ -143,6 +155,7 @@ class Service:
             secret=settings.internal_secret,
             certified=certificates.server is not None,
             draining=DRAINING,
+            tracer=tracer,
         )
 
     async def close(self) -> None:

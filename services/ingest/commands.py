@@ -47,6 +47,7 @@ from services.ingest.decide import (
 from services.ingest.gauge import Gauge
 from services.ingest.metrics import APPENDS_SETTLED
 from services.placement import Places
+from services.traces.port import here
 from services.web.commands import Elsewhere, Order
 from services.web.internal import ResponseView, Wanted
 from services.web.replay_client import LOOKUP_S, ReplayClient
@@ -260,6 +261,7 @@ class Commands:
             model=request.body.get("model") or "",
             route=route.label,
             to_agent=isinstance(route, Agent),
+            traceparent=here.get(),
         )
 
     async def _append_accepted(

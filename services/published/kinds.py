@@ -75,6 +75,7 @@ from services.published.sample import (
     SOURCE,
     TENANT,
     TOKENS,
+    TRACE,
 )
 from services.published.shapes import NUMBERS, pattern_of, ref, sentence, text_like, whole_text
 
@@ -161,6 +162,10 @@ _MORE: Mapping[str, Shape] = {
     "upstream_id": {"description": "The id of the response at a resumable upstream."},
     "response model": {"description": "The model that answered; empty if the object names none."},
     "accepted model": {"description": "The model asked for."},
+    "traceparent": {
+        "pattern": whole_text("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
+        "description": "The W3C trace context of the create.",
+    },
     "route": {"description": "The route by which it was accepted: the `match` of a model's table."},
     "agent": {"description": "The agent to which the route leads."},
 }
@@ -190,7 +195,14 @@ def _tombstone(topic: str, erased: Sequence[RecordKind]) -> RecordKind:
 def _of_events() -> list[RecordKind]:
     plain = _accepted(background=False)
     more = msgspec.structs.replace(
-        plain, background=True, store=True, previous=RESPONSE, keyed=True, model="echo", route="echo"
+        plain,
+        background=True,
+        store=True,
+        previous=RESPONSE,
+        keyed=True,
+        model="echo",
+        route="echo",
+        traceparent=TRACE,
     )
     to_agent = msgspec.structs.replace(plain, route="researcher", to_agent=True)
     accepted = [sample.new(b"") for sample in (plain, more, to_agent)]

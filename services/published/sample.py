@@ -13,6 +13,7 @@ SOURCE = f"models_{NONCE}"
 """Who lists models."""
 TENANT = ids.Tenant("default")
 SHA256 = bytes(32).hex()
+TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
 ENDPOINT = webhooks.endpoint_id(bytes(ids.ENTROPY_BYTES))
 DELIVERY = webhooks.delivery_id(ENDPOINT, RESPONSE, webhooks.EVENT_TYPES[0])
 

@@ -43,6 +43,8 @@ from services.replay.snapshot import Snapshots
 from services.replay.store import Store
 from services.replay.window import Memory
 from services.settings import Settings
+from services.traces.port import OFF, Tracer
+from services.traces.setup import tracing
 from services.web import health
 from services.web.barrier import Barrier, Position
 from services.web.callers import Callers
@@ -69,7 +71,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     eventlog, opened = connect(settings, "replay"), ExitStack()
     try:
         store = await asyncio.to_thread(open_store, settings.store_dir, opened)
-        await serve(settings, eventlog, topic_names(settings), store, stop)
+        async with tracing(settings, "replay") as tracer:
+            await serve(settings, eventlog, topic_names(settings), store, stop, tracer)
     finally:
         await asyncio.to_thread(opened.close)
         await eventlog.close()
@@ -92,7 +95,14 @@ def store_directory(chosen: str) -> Iterator[Path]:
         yield Path(fresh)
 
 
-async def serve(settings: Settings, eventlog: Log, names: Topics, store: Store, stop: asyncio.Event) -> None:
+async def serve(
+    settings: Settings,
+    eventlog: Log,
+    names: Topics,
+    store: Store,
+    stop: asyncio.Event,
+    tracer: Tracer = OFF,
+) -> None:
     """Follow the log and answer on both ports until `stop` is set, then drain."""
     callers, certificates = await Callers.of(settings), await Certificates.of(settings)
     service = Service(settings, eventlog, names, await eventlog.partitions(names.events), store)
@@ -107,7 +117,7 @@ async def serve(settings: Settings, eventlog: Log, names: Topics, store: Store, 
                 for loop in (service.feed.run, *callers.loops, *certificates.loops)
             ]
             more = [*(door.routes if door else []), *forwarding.routes()]
-            servers = await _listen(settings, service, callers, certificates, more)
+            servers = await _listen(settings, service, callers, certificates, more, tracer)
             await while_all_run(loops, stop)
             await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
             if door is not None:
@@ -192,6 +202,7 @@ async def _listen(
     callers: Callers,
     certificates: Certificates,
     more: Sequence[BaseRoute],
+    tracer: Tracer,
 ) -> list[Server]:
     """Open both ports; the public one has `more` routes as well. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
@@ -205,12 +216,19 @@ async def _listen(
     internal = InternalRoutes(service.replay, settings).routes()
     told = RequestLog(settings, time.time)
     edge = Edge(
-        [*health_routes, *public], settings.cors_origins, settings.hosts, public=True, request_log=told
+        [*health_routes, *public],
+        settings.cors_origins,
+        settings.hosts,
+        public=True,
+        request_log=told,
+        tracer=tracer,
     )
     public_server = Server.of(edge, settings)
     names, secret = names_inside(settings.internal_host), settings.internal_secret
     tls = certificates.server
-    inside = Edge([*health_routes, *internal], hosts=names, secret=secret, certified=tls is not None)
+    inside = Edge(
+        [*health_routes, *internal], hosts=names, secret=secret, certified=tls is not None, tracer=tracer
+    )
     # No bound on connections of one address: the clients of this port are few, and ours.
     internal_server = Server.of(inside, replace(settings, max_connections_per_address=0))
     internal_port = await internal_server.start(settings.internal_host, settings.internal_port, tls)

@@ -14,6 +14,8 @@ from msgspec import Struct
 from structlog.contextvars import get_contextvars
 
 from schemas.errors import ApiError, RejoinderError
+from schemas.trace_context import TRACEPARENT
+from services.traces.port import here
 from services.web.answers import Envelope
 from services.web.peer import Peer
 from services.web.pulse import Silent
@@ -82,6 +84,8 @@ async def ask(peer: Peer, question: Question) -> PeerAnswer:
     """Ask `peer`. Raises Unheard, BrokenOff."""
     sent = _Body(question.body)
     named = {"x-request-id": str(get_contextvars().get("request_id", ""))}
+    if context := here.get():
+        named[TRACEPARENT] = context
     length = {"content-length": str(len(question.body))} if question.body or question.method == "POST" else {}
     request = peer.session.request(
         question.method,

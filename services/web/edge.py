@@ -21,6 +21,8 @@ from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.errors import NO_RETRY, ApiError, unavailable
+from schemas.trace_context import TRACEPARENT, parse_traceparent
+from services.traces.port import OFF, Span, SpanSide, Tracer, here
 from services.web.answers import error_answer
 from services.web.connection import connection
 from services.web.cors import Cors, RawHeaders
@@ -51,7 +53,7 @@ class Edge:
 
     `public`: the routes are a part of the API that clients see. `secret`: callers must show it, unless it is
     empty. `certified`: callers must have shown a certificate. `request_log` hears of each request when it is
-    over. `draining`: the code of a refusal in a drain.
+    over, `tracer` makes a span of it. `draining`: the code of a refusal in a drain.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Edge:
         secret: str = "",
         certified: bool = False,
         request_log: RequestLog | None = None,
+        tracer: Tracer = OFF,
         draining: str = "service_unavailable",
     ) -> None:
         self._known = routes
@@ -71,6 +74,7 @@ class Edge:
         self._secret = secret
         self._certified = certified
         self._request_log = request_log
+        self._tracer = tracer
         self._draining = draining
         self._routes: ASGIApp = Router(routes, redirect_slashes=False)
         self._hosts = Hosts(hosts)
@@ -84,6 +88,8 @@ class Edge:
         request_id = _identify(headers)
         structlog.contextvars.bind_contextvars(request_id=request_id)
         cors = self.cors.headers(headers.get("origin", ""))
+        span = self._begin_span(headers, scope)
+        here.set(span.context)
         reply = _Reply(send, [(b"x-request-id", request_id.encode()), *cors], served)
         # Starlette's routes raise HTTPException, which has an envelope, only when there is an `app`.
         scope["app"] = self
@@ -99,6 +105,15 @@ class Edge:
             await _answer_error(error, scope, receive, reply)
         finally:
             self._tell(served, scope)
+            if self._tracer.tells:
+                _end_span(span, served)
+
+    def _begin_span(self, headers: Headers, scope: Scope) -> Span:
+        """The span of a request. At an internal port only what is asked for a request of a client has one."""
+        parent = parse_traceparent(headers.get(TRACEPARENT, ""))
+        if scope["path"] in OPEN_PATHS or not (parent or self._public):
+            return OFF.span("", SpanSide.SERVER, parent, {})
+        return self._tracer.span(scope["method"], SpanSide.SERVER, parent, {})
 
     def _tell(self, served: Served, scope: Scope) -> None:
         """Tell metrics and logs what became of a request."""
@@ -241,6 +256,24 @@ async def _answer_error(error: Exception, scope: Scope, receive: Receive, reply:
         connection(scope).abort()
     else:
         await error_answer(told)(scope, receive, reply)
+
+
+def _end_span(span: Span, served: Served) -> None:
+    """Say of a span what became of its request: the route is known only now."""
+    method, route, _ = _labels(served)
+    span.name(f"{method} {route}")
+    tenant = structlog.contextvars.get_contextvars().get("tenant")
+    span.note(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": served.status,
+            "gen_ai.response.id": served.response,
+            "rejoinder.tenant": tenant or "",
+            "rejoinder.stream.end": served.end,
+        }
+    )
+    span.end(error=str(served.status) if served.status >= 500 else "")
 
 
 def _labels(served: Served) -> tuple[str, str, str]:

@@ -96,6 +96,7 @@ def ways_of_life(api: Api, taker: str) -> None:
     api.delete(api.closed("to be deleted"))
     api.delete(api.open("to be deleted while it runs"))
     api.post(request("keyed"), {"idempotency-key": "a key"})
+    api.post(request("traced"), {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
     for background in (True, False):
         api.post(request("not stored", background=background, store=False))
     api.post(request("keyed", background=False, store=False), {"idempotency-key": "another key"})

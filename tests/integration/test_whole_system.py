@@ -72,7 +72,7 @@ HEADERS = {
     "deleted": BASE | {"accepted_offset"},
 }
 OPTIONAL = {
-    "accepted": {"previous", "model", "route", "agent"},
+    "accepted": {"previous", "model", "route", "agent", "traceparent"},
     "event": {"terminal", "upstream_id", "upstream_cursor", "upstream_partial"},
 }
 """The headers that schemas/protocol.md names, by kind."""

@@ -46,6 +46,8 @@ class Upstream:
         self.calls: Counter[str] = Counter()
         """POSTs: each one starts the model."""
         self.rejoined: Counter[str] = Counter()
+        self.contexts: dict[str, str] = {}
+        """By case the `traceparent` of the last POST; "" without one."""
         self.hung_up: dict[str, float] = {}
         """When a stream was cut by the caller, by the steady clock."""
         self.cancelled: dict[str, float] = {}
@@ -102,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"id": id, "status": "cancelled"})
         asked = body["metadata"]
         case = asked["case"]
+        self.upstream.contexts[case] = self.headers.get("traceparent", "")
         number = self.upstream.started(case)
         id = f"up_{case}_{number}"
         self.upstream.cases[id] = case

@@ -18,6 +18,7 @@ from services.eventlog.kafka_brokers import Brokers
 from services.eventlog.kafka_client import CONNECT_S, KafkaClient
 from services.eventlog.kafka_wire import ProbeRequest
 from tests.conftest import eventually
+from tests.shown import sample
 from tests.steady import steady
 
 METADATA, VERSIONS = 3, 18
@@ -267,3 +268,22 @@ async def test_a_broker_that_one_client_alone_knows_is_probed_too() -> None:
             await eventually(lambda: reached(writer, 2))
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_age_of_the_oldest_metadata_is_shown() -> None:
+    def age() -> float:
+        return sample("rejoinder_kafka_metadata_age_seconds")
+
+    one = Broker(1)
+    async with serving(one) as brokers, started(brokers) as old, started(brokers) as young:
+        watch = asyncio.create_task(brokers.watch())
+        await eventually(lambda: age() > 0.3)
+        await young.force_metadata_update()
+        await eventually(lambda: age() > 0.6)  # that of the other
+        await asyncio.gather(old.force_metadata_update(), young.force_metadata_update())
+        await eventually(lambda: age() < 0.5)
+        one.hang()
+        await eventually(lambda: age() > 1)  # what is asked for now does not come
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)

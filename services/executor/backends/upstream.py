@@ -239,7 +239,8 @@ class Upstream:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         with self._translated():
             with _told(_nothing if run is None else run.calling):
-                answer = await self._answered(method, path, body, calls)
+                headers = self._headers if run is None else {**run.headers, **self._headers}
+                answer = await self._answered(method, path, body, headers, calls)
             async with answer:
                 if answer.status >= 300:
                     # Only a POST starts a response; a GET asks for one that was started before.
@@ -251,13 +252,13 @@ class Upstream:
                 yield answer
 
     async def _answered(
-        self, method: str, path: str, body: bytes | None, calls: int
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], calls: int
     ) -> aiohttp.ClientResponse:
         """The first answer that does not ask to call again, or the last one."""
         backoff = Backoff(CONNECT_PAUSE, LONGEST_RETRY_AFTER)
         for _ in range(1, calls):
             try:
-                answer = await self._request(method, path, body)
+                answer = await self._request(method, path, body, headers)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 CALLS_REPEATED.labels(self._label, "unreachable").inc()
                 await backoff.wait()
@@ -268,14 +269,16 @@ class Upstream:
             answer.close()
             CALLS_REPEATED.labels(self._label, "refused").inc()
             await asyncio.sleep(seconds)
-        return await self._request(method, path, body)
+        return await self._request(method, path, body, headers)
 
-    async def _request(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+    async def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = self._connect()
         data = _Large(BytesIO(body)) if body is not None and len(body) > LARGE_BODY else body
         return await self._session.request(
-            method, self._base + path, data=data, headers=self._headers, allow_redirects=False
+            method, self._base + path, data=data, headers=headers, allow_redirects=False
         )
 
     def _connect(self) -> aiohttp.ClientSession:
