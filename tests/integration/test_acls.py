@@ -27,7 +27,11 @@ from tests.secured import AUDIT, GROUP, LITERAL, TOPIC, Secured, secured
 pytest.importorskip("faust", reason="analytics is not installed")
 
 PREFIX = "least."
-SETTINGS = Settings(topic_prefix=PREFIX, partitions=2, grace_s=5, webhooks_allow_private=1)
+LITTLE = 1024
+"""Bytes of events that replay holds: what has closed it reads from its transcript."""
+SETTINGS = Settings(
+    topic_prefix=PREFIX, partitions=2, grace_s=5, webhooks_allow_private=1, replay_memory_bytes=LITTLE
+)
 SEAL = "test=" + "A" * 43 + "="
 NOWHERE = "http://127.0.0.1:9/hook"
 SAID = re.compile(
@@ -89,8 +93,8 @@ def topics_are_made(kafka: Secured, portal: BlockingPortal) -> None:
     rejoinder(kafka, "topics", "topics", "--fix", partitions=3)
 
 
-def everything_is_done(base_url: str) -> None:
-    api = Api(base_url)
+def everything_is_done(api: Api) -> str:
+    """Returns a response that has closed."""
     hook = {"name": "nowhere", "url": NOWHERE, "event_types": ["response.completed"]}
     made = insisting(lambda: api.ask("POST", "/v1/webhook_endpoints", hook))
     assert made.status == 200, made
@@ -103,6 +107,7 @@ def everything_is_done(base_url: str) -> None:
     assert insisting(lambda: api.ask("GET", "/v1/models")).status == 200
     usage = f"/v1/organization/usage/completions?start_time={int(time.time()) - 60}&bucket_width=1d"
     until(lambda: any(day["results"] for day in insisting(lambda: api.ask("GET", usage)).json["data"]))
+    return first
 
 
 def the_operator_looks(kafka: Secured, folder: Path) -> None:
@@ -144,8 +149,10 @@ def test_the_rights_of_each_service_are_enough_and_each_of_them_is_used(
             services.append(Service(name, service_command(name), own, tmp_path / name))
         for service in services:
             until(service.ready)
-        everything_is_done(f"http://127.0.0.1:{settings.port}")
+        api = Api(f"http://127.0.0.1:{settings.port}")
+        closed = everything_is_done(api)
         the_operator_looks(kafka, tmp_path)
+        assert insisting(lambda: api.ask("GET", f"/v1/responses/{closed}")).status == 200
     finally:
         for service in services:
             service.terminate()
