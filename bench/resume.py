@@ -1,8 +1,8 @@
 """Resumes right after a start of replay: the time from a client's connecting to its first event.
 
     closed  a response that has ended, after any of its events: from its transcript
-    open    a response that has not ended, after any of its events: from memory
-    older   the same, after an event that does not fit into memory: by seek in the log
+    older   a response that has not ended, after an event that does not fit into memory: by seek in the log
+    open    the same, after any event of one that is young: from memory
 
 The clients come one after the other, each for another place. Each checks that the first event is the one
 after its cursor, and goes. Meanwhile responses tick, 600 events/s in all partitions, and replay has to read
@@ -12,17 +12,17 @@ have what a start brings. Then the same clients come again.
 
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from random import Random
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 
 import msgspec
 import uvloop
 
 from bench.latency import Latency, summary
 from bench.load import OVERHEAD, Load, Outcome, Reader
-from bench.replay import OPENING, OpenLoad, made, metric, start_again, stream_of
+from bench.replay import OPENING, PATIENCE_S, OpenLoad, made, metric, start_again, stream_of
 from bench.target import Target
 from bench.upstream import before_upstream
 
@@ -105,20 +105,31 @@ def run(stock: Stock = STOCK) -> None:
     """Print the table."""
     print(f"\n## Resumes right after a start\n\n{HEAD}", flush=True)
     with before_upstream("--replay-memory-bytes", str(MEMORY_BYTES)) as ours:
-        for name, cursors in _cursors(ours, stock).items():
-            start_again(ours)
-            begun = metric(ours, "rejoinder_replay_seeks")
-            first = uvloop.run(ResumeLoad(ours.base_url).resumed(cursors))
-            seeks = metric(ours, "rejoinder_replay_seeks") - begun
+        for name, cursors in _cursors(ours, stock):
+            first = _after_a_start(ours, cursors, sought=name == "older")
             again = uvloop.run(ResumeLoad(ours.base_url).resumed(cursors))
-            if (seeks > 0) != (name == "older"):
-                raise RuntimeError(f"{name}: {seeks:.0f} pages were sought in the log")
             row = f"| {name} | {len(cursors)} | {first.p50:.1f} | {first.p99:.1f} | {first.worst:.1f} "
             print(f"{row}| {again.p50:.1f} | {again.p99:.1f} |", flush=True)
 
 
-def _cursors(ours: Target, stock: Stock) -> Mapping[str, Sequence[Cursor]]:
-    """The places to resume at, by name of the kind, of responses that are made for it."""
+def _after_a_start(ours: Target, cursors: Sequence[Cursor], *, sought: bool) -> Latency:
+    """The times right after a start. They count if events were `sought` in the log, or none of them were: the
+    projector may not have packed all that has closed, and such a response has no transcript yet.
+    """
+    deadline = monotonic() + PATIENCE_S
+    while monotonic() < deadline:
+        start_again(ours)
+        begun = metric(ours, "rejoinder_replay_seeks")
+        found = uvloop.run(ResumeLoad(ours.base_url).resumed(cursors))
+        if (metric(ours, "rejoinder_replay_seeks") > begun) == sought:
+            return found
+    raise RuntimeError(f"events were {'never' if sought else 'always'} sought in the log")
+
+
+def _cursors(ours: Target, stock: Stock) -> Iterator[tuple[str, Sequence[Cursor]]]:
+    """The kinds and their places to resume at, of responses that are made for it. The youngest are made when
+    their turn comes: memory has room for what ticks in a minute.
+    """
     chance = Random(1)
 
     def somewhere(ids: Sequence[str], numbers: int) -> Sequence[Cursor]:
@@ -131,9 +142,7 @@ def _cursors(ours: Target, stock: Stock) -> Mapping[str, Sequence[Cursor]]:
     closed_load = Load(ours.base_url, stock.closed_events, tokens=stock.closed_events - OVERHEAD)
     closed = made(closed_load, stock.closed)
     older = made(ticking(stock.older_events), stock.older)
+    yield "closed", somewhere(closed, stock.closed_events - 1)
+    yield "older", somewhere(older, stock.older_events // 2)
     youngest = made(ticking(stock.open_events), stock.open)
-    return {
-        "closed": somewhere(closed, stock.closed_events - 1),
-        "open": somewhere(youngest, stock.open_events - 1),
-        "older": somewhere(older, stock.older_events // 2),
-    }
+    yield "open", somewhere(youngest, stock.open_events - 1)
