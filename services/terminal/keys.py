@@ -92,7 +92,7 @@ def _content(file: Path) -> bytes:
 
 def _parsed(file: Path, raw: bytes) -> list[ApiKey]:
     try:
-        return parse_keys(raw)
+        return list(parse_keys(raw))
     except KeysBroken as error:
         raise KeysBroken(f"{file}: {error}: mend it first") from None
 

@@ -16,8 +16,9 @@ another hash altogether. What is found is compared once more, in constant time.
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from io import BytesIO
 from typing import Annotated
 
 import msgspec
@@ -104,12 +105,14 @@ def parse_line(text: bytes) -> ApiKey:
     return found
 
 
-def parse_keys(raw: bytes) -> list[ApiKey]:
-    """The keys in a file's content. Raises KeysBroken."""
-    found: list[ApiKey] = []
+def parse_keys(raw: bytes) -> Iterator[ApiKey]:
+    """The keys in a file's content, one after the other. Raises KeysBroken.
+
+    A service does this in a thread. No step of it is long: a step holds the event loop too.
+    """
     names: dict[str, int] = {}
     hashes: dict[str, int] = {}
-    for number, text in enumerate(raw.splitlines(), 1):
+    for number, text in enumerate(BytesIO(raw), 1):
         if not text.strip() or text.lstrip().startswith(b"#"):
             continue
         try:
@@ -119,8 +122,10 @@ def parse_keys(raw: bytes) -> list[ApiKey]:
         for known, value, what in ((names, key.name, "name"), (hashes, key.sha256, "sha256")):
             if (before := known.setdefault(value, number)) != number:
                 raise KeysBroken(f"line {number}: it has the {what} of line {before}")
-        found.append(key)
-    return found
+        yield key
+    for known in (names, hashes):
+        while known:
+            known.popitem()  # freed all at once, 100,000 of them would take 20 ms
 
 
 def granted(keys: Iterable[ApiKey]) -> ApiKeys:

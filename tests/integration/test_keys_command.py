@@ -99,7 +99,7 @@ def test_a_last_line_without_an_end_gets_one(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(json.dumps({"sha256": "0" * 64, "name": "known", "tenant": "acme"}))
     keys(file, "add", "ci", "--tenant", "acme")
-    assert len(parse_keys(file.read_bytes())) == 2
+    assert len(list(parse_keys(file.read_bytes()))) == 2
 
 
 def test_without_a_file_and_with_a_broken_one_nothing_is_made(tmp_path: Path) -> None:

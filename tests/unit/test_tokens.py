@@ -180,6 +180,21 @@ def test_a_signature_of_another_key_or_of_other_claims_is_none(issuer: TokenIssu
             called(issuer, token)
 
 
+def test_a_token_does_not_say_by_which_key_it_is_to_be_checked(issuer: TokenIssuer) -> None:
+    """Its header may bring a key, or say where one is: neither is looked at."""
+    stranger = TokenIssuer()
+    stranger.url = ISSUER
+    brought = {
+        "jwk": stranger.public("first"),
+        "jku": "https://evil.example/keys",
+        "x5u": "https://evil.example",
+    }
+    with pytest.raises(TokenRefused, match="token_signature"):
+        called(issuer, stranger.token("first", header=brought, **ACME))
+    with pytest.raises(TokenRefused, match="token_key"):
+        called(issuer, stranger.token("first", header={**brought, "kid": "stranger"}, **ACME))
+
+
 @pytest.mark.parametrize(
     "header",
     [
