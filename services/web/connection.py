@@ -15,6 +15,7 @@ The server takes no upgrade: it serves a request that offers one as any other (R
 HttpClient and `curl --http2` offer one with the first request of a connection.
 """
 
+import asyncio
 import os
 import socket
 import struct
@@ -28,6 +29,7 @@ from typing import Any
 import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -54,6 +56,31 @@ closed one, before the client has read the refusal."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 _DARWIN_TCP_RXT_CONNDROPTIME = 0x80
 """The counterpart of TCP_USER_TIMEOUT on macOS, in seconds. The socket module has no name for it."""
+
+
+class _Event(asyncio.Event):
+    """An event for which few wait: a deque of those takes 760 bytes, and a stream has two such events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiters = []  # type: ignore[assignment]
+
+
+class _Flow(FlowControl):
+    """uvicorn's, with a small event."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self._is_writable_event = _Event()
+        self._is_writable_event.set()
+
+
+class _Pipeline(list[tuple[RequestResponseCycle, Any]]):
+    """The requests behind the one under way, the last one first: a deque of none takes 760 bytes."""
+
+    def appendleft(self, cycle: tuple[RequestResponseCycle, Any]) -> None:
+        """Add the last one."""
+        self.insert(0, cycle)
 
 
 class ConnectionState(ServerState):
@@ -92,6 +119,7 @@ class Connection(HttpToolsProtocol):
         _loop: AbstractEventLoop,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.pipeline = _Pipeline()  # type: ignore[assignment]
         self.streaming = False
         """Whether the answer under way may last for hours: a drain cuts it and does not wait."""
         self.aborted = False
@@ -175,6 +203,7 @@ class Connection(HttpToolsProtocol):
         the app.
         """
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
