@@ -69,7 +69,7 @@ class BrokerHealth:
     """What one process knows of its brokers. Times are those of its loop, in seconds."""
 
     def __init__(self, suspicion: Callable[[], None] = lambda: None) -> None:
-        """`suspicion` is called when a probe has become due before its time."""
+        """`suspicion` is called when the next tick must come before its time."""
         self._suspicion = suspicion
         self._brokers: dict[int, _Broker] = {}
         self._last_request = 0
@@ -84,6 +84,8 @@ class BrokerHealth:
         """Note that `node` gets a request that it should answer at once. Returns a number for `answered`."""
         self._last_request += 1
         self._broker(node).asked[self._last_request] = now
+        if self._next_tick - now > TICK_S:  # it is to be looked at sooner than an idle process looks
+            self._suspicion()
         return self._last_request
 
     def answered(self, node: int, request: int) -> None:

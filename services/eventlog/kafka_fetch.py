@@ -34,6 +34,8 @@ from services.eventlog.port import Batch, TopicPartition
 
 LONGEST_POLL = 5.0
 """Seconds that a broker may sit on one fetch."""
+SOON = 0.5
+"""The same, while other partitions wait for a leader, or rest because they are damaged."""
 SILENCE = 2.0
 """Seconds beyond the asked wait after which a connection counts as dead."""
 HOLD = 0.5
@@ -108,10 +110,13 @@ class KafkaFetcher:
     async def fetch(
         self, positions: Mapping[TopicPartition, int], max_wait: float, max_bytes: int, partition_bytes: int
     ) -> list[Batch]:
-        """Read on from `positions`; see the port. `max_wait` is cut to LONGEST_POLL."""
+        """Read on from `positions`; see the port. `max_wait` is cut to LONGEST_POLL, and to SOON while some
+        of them cannot be read: the next fetch asks for them again.
+        """
         if not positions:
             return []
-        wait = min(max_wait, LONGEST_POLL)
+        lacking = self._damage.resting(positions) or None in map(self._link.known_leader, positions)
+        wait = min(max_wait, SOON if lacking else LONGEST_POLL)
 
         async def ask(node: int, sources: Iterable[TopicPartition]) -> _Answer:
             request = FetchRequest(int(wait * 1000), max_bytes, _topics(sources, positions, partition_bytes))

@@ -181,8 +181,14 @@ class Connection(HttpToolsProtocol):
             try:
                 await self.flow.drain()
             finally:
-                self.transport.set_write_buffer_limits()
+                if not self.transport.is_closing():
+                    self.transport.set_write_buffer_limits()
         return not self._lost
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Bytes that were written and not taken by the system: fewer whenever a slow client takes some."""
+        return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Reset the connection now: the client sees an error, never a clean end. Harmless when repeated."""

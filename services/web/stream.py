@@ -29,8 +29,8 @@ End = Literal["complete", "disconnected", "stalled", "cut"]
 OnEnd = Callable[[End], None]
 
 LOOKS = 4
-"""Looks in a row that must find the same write waiting before a client is dropped. The clock alone would drop
-every client after this process has stood still."""
+"""Looks in a row that must find the same write waiting, and nothing of it taken, before a client is dropped.
+The clock alone would drop every client after this process has stood still."""
 TURN_BYTES = 256 << 10
 """Bytes of events that a stream sends before others get a turn: 0.1 ms."""
 
@@ -125,9 +125,9 @@ class Stream:
         self._wrote = self._loop.time()
         """Loop time (s) at which the last write began."""
         self._sending = False
-        self._looked_at = self._wrote
+        self._looked_at = self._wrote, 0
         self._looks = 0
-        """How many looks in a row have found the same write waiting."""
+        """How many looks in a row have found the same write waiting, and nothing of it taken."""
         self._beat: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -226,8 +226,9 @@ class Stream:
 
     def _tick(self) -> None:
         silence = self._loop.time() - self._wrote
-        self._looks = self._looks + 1 if self._sending and self._looked_at == self._wrote else 0
-        self._looked_at = self._wrote
+        found = self._wrote, self._connection.untaken_bytes
+        self._looks = self._looks + 1 if self._sending and self._looked_at == found else 0
+        self._looked_at = found
         if silence >= self._stall_s and self._looks >= LOOKS - 1:
             self._end = "stalled"
             self._connection.abort()

@@ -168,13 +168,33 @@ async def test_readers_that_take_nothing_of_an_answer_that_is_whole_are_stalled_
             client.close()
 
 
-async def test_a_reader_that_the_system_gives_up_first_has_not_taken_all() -> None:
+@pytest.mark.parametrize("chunks", [[1 << 20, 1 << 20], [256 << 10]], ids=["amid it", "at its end"])
+async def test_a_reader_that_the_system_gives_up_first_has_not_taken_all(chunks: list[int]) -> None:
     stage = Stage()
     async with serving([stage.route(stall_s=60)], socket_timeout_s=1) as (_, port):
         with socket.create_connection((HOST, port)) as client:
             client.sendall(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
-            stage.put(b"x" * (1 << 20), b"x" * (1 << 20), None)
+            stage.put(*(b"x" * size for size in chunks), None)
             assert await stage.end() == "stalled"
+
+
+@pytest.mark.parametrize("goes", [True, False], ids=["it goes", "it takes all"])
+async def test_a_slow_reader_of_one_large_write_is_not_cut(goes: bool) -> None:
+    """It takes something between any two looks, though one write lasts much longer than `stall_s`."""
+    stage, stall_s, size = Stage(), 1.0, 512 << 10
+    stage.put(b"x" * size, None)
+    async with serving([stage.route(stall_s=stall_s)]) as (_, port):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            client.connect((HOST, port))
+            client.setblocking(False)
+            loop, began, taken = asyncio.get_running_loop(), time.monotonic(), 0
+            await loop.sock_sendall(client, b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+            while taken < size // 2 or (not goes and taken < size):
+                taken += len(await loop.sock_recv(client, 8192))
+                await asyncio.sleep(0.03)
+            assert time.monotonic() - began > stall_s
+        assert await stage.end() == ("disconnected" if goes else "complete")
 
 
 async def _drain(sock: socket.socket) -> None:

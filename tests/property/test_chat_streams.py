@@ -104,9 +104,14 @@ usual_choice = st.fixed_dictionaries(
         "usage": st.none() | st.just({"prompt_tokens": 1}),
     },
 )
+source = {"type": "url_citation", "url_citation": {"url": "https://b.example", "title": "b"}}
 usual_chunks = st.fixed_dictionaries(
-    {"choices": st.lists(usual_choice, min_size=1, max_size=1)},
-    optional={"model": st.none() | words, "usage": st.none() | st.just({"completion_tokens": 2})},
+    {"choices": st.lists(usual_choice, max_size=1)},
+    optional={
+        "annotations": st.just([source]),
+        "model": st.none() | words,
+        "usage": st.none() | st.just({"completion_tokens": 2}),
+    },
 )
 
 

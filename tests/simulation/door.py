@@ -159,6 +159,8 @@ class Connection:
         if self.takes_nothing:
             await self._gone.wait()
 
+    untaken_bytes = 0
+
     async def all_taken(self) -> bool:
         """Wait until the client has taken all, or has gone."""
         await self.taken()

@@ -92,6 +92,8 @@ class Socket:
     def abort(self) -> None:
         self.aborted = True
 
+    untaken_bytes = 0
+
     async def all_taken(self) -> bool:
         return not self.closed.is_set()
 

@@ -45,6 +45,11 @@ class Citations:
             for name in _LISTS:
                 self._list(held.get(name))
 
+    @property
+    def wait(self) -> bool:
+        """Whether annotations wait for a text."""
+        return bool(self._waiting)
+
     def waiting(self) -> list[Annotation]:
         """The annotations that came since the last call."""
         waiting, self._waiting = self._waiting, []

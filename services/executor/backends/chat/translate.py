@@ -140,7 +140,7 @@ class ChatTranslator:
         item, held = self._open, self._texts["output_text"]
         if not isinstance(item, Message) or not item.has_text or self._spoken != "output_text":
             return None
-        if self._index != 0 or self._in_tag or held.logprobs:
+        if self._index != 0 or self._in_tag or held.logprobs or self._citations.wait:
             return None
         text = usual_text(chunk, self._keep)
         if text is None:
