@@ -15,6 +15,9 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+KEEP = True
+"""Whether a logger is kept from its first line on. Tests have one made for each, for the output of then."""
+
 
 def setup(level: str, style: Literal["auto", "console", "json"]) -> None:
     """Log from `level` on. `auto` is `console` on a terminal, else `json`. Call it once, before any log."""
@@ -29,7 +32,7 @@ def setup(level: str, style: Literal["auto", "console", "json"]) -> None:
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=KEEP,
     )
     _route_libraries(shared, last, LEVELS[level])
 

@@ -17,10 +17,11 @@ from typing import TypeVar, overload
 import anyio
 import psutil
 import pytest
+import structlog
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
-from services.logs import setup
+from services import logs
 from tests.brokers import broker, chosen
 
 pytest_plugins = ["tests.system"]
@@ -117,10 +118,20 @@ def nothing_blocks() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+_FACTORIES: list[object] = [None]
+"""What made the loggers, as of each set-up."""
+
+
+@pytest.fixture(autouse=True)
 def plain_logs() -> None:
-    """Log for people. structlog's default would read files in the loop to show a traceback."""
-    setup("debug", "console")
+    """Log for people. structlog's default would read files in the loop to show a traceback.
+
+    Again behind a test that ran a command: that set the logs up for an output that is closed by now.
+    """
+    logs.KEEP = False
+    if structlog.get_config()["logger_factory"] is not _FACTORIES[-1]:
+        logs.setup("debug", "console")
+        _FACTORIES.append(structlog.get_config()["logger_factory"])
 
 
 @pytest.fixture(scope="session")

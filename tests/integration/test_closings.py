@@ -167,8 +167,9 @@ async def test_every_end_is_announced_in_order_and_counted_once_though_all_is_to
         assert {closing.log for closing in closings} == {id}
 
 
-async def _nothing(*_: object) -> None:
-    pass
+async def _nothing(*_: object, **__: object) -> frozenset[int]:
+    """A commit that commits nothing."""
+    return frozenset()
 
 
 async def _all_there(log: Log, settings: Settings, count: int) -> bool:
