@@ -142,8 +142,6 @@ _VIEW = (
     TopicSetting("retention.ms", str(RETENTION)),
     *_COMPACTED,
 )
-_LOWER = "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S"
-"""What else makes a topic's compaction slow enough, where a day is not."""
 
 
 def kept_ms(needed_ms: int = 0) -> int:
@@ -199,19 +197,24 @@ def specs(
 
 
 def _events(kept: int) -> tuple[TopicSetting, ...]:
-    lower = _LOWER if kept > DAY else ""
     return (
         TopicSetting("cleanup.policy", _BOTH, "one of", ("delete",)),  # P-91
         _lag(kept),
-        TopicSetting("retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=lower),
+        TopicSetting(
+            "retention.ms", str(max(RETENTION, kept)), "at least", least=kept, instead=_instead(kept)
+        ),
         *_COMPACTED,
     )
 
 
 def _lag(kept: int) -> TopicSetting:
     """What an entry of `transcripts.index` names must stay until the entry names what overtook it (P-92)."""
-    lower = _LOWER if kept > DAY else ""
-    return TopicSetting("min.compaction.lag.ms", str(kept), "at least", instead=lower)
+    return TopicSetting("min.compaction.lag.ms", str(kept), "at least", instead=_instead(kept))
+
+
+def _instead(kept: int) -> str:
+    """What else mends a topic that keeps records for too short a time, where a day is not enough."""
+    return "or lower REJOINDER_RUN_DEADLINE_S or REJOINDER_EPHEMERAL_S" if kept > DAY else ""
 
 
 def _closings(closings_ms: int) -> tuple[TopicSetting, ...]:
