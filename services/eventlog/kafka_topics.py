@@ -156,7 +156,11 @@ async def _look(admin: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> dict
     listed = [topic for topic in await _any(admin.describe_topics) if topic["topic"] in names]
     unlisted = sorted(names - {topic["topic"] for topic in listed})
     await _any(lambda: _check_unlisted(admin, unlisted))
-    configs = await _any(lambda: configs_of(admin, [topic["topic"] for topic in listed]))
+    try:
+        configs = await _any(lambda: configs_of(admin, [topic["topic"] for topic in listed]))
+    except LogUnavailable:  # a topic was deleted since it was listed, or this broker does not know it yet
+        await asyncio.sleep(BACKOFF)
+        return await _look(admin, wanted)
     return {
         topic["topic"]: ActualTopic(
             partitions=len(topic["partitions"]),

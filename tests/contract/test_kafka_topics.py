@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 
+import anyio
 import pytest
 from msgspec.structs import astuple, replace
 
@@ -35,6 +36,20 @@ async def test_created_topics_pass_their_check(kafka: str, names: Topics) -> Non
     assert f"created topic {names.executors} with 1 partitions" in done
     assert await check_topics(kafka, names) == []
     assert await create_topics(kafka, names, partitions=5) == []
+
+
+async def test_topics_may_go_while_they_are_looked_at(kafka: str, names: Topics) -> None:
+    await create_topics(kafka, names, partitions=1)
+
+    async def look(topic: str) -> None:
+        while topic not in {problem.topic for problem in await check_topics(kafka, names)}:
+            pass
+
+    async with admin_at(KafkaAddress(kafka)) as admin, anyio.create_task_group() as tasks:
+        for topic in astuple(names):
+            for _ in range(4):
+                tasks.start_soon(look, topic)
+            await admin.delete_topics([topic])
 
 
 async def test_what_is_wrong_is_told_and_mended_and_the_rest_left_alone(kafka: str, names: Topics) -> None:
