@@ -26,8 +26,8 @@ from bench.replay import OPENING, PATIENCE_S, OpenLoad, made, metric, start_agai
 from bench.target import Target
 from bench.upstream import before_upstream
 
-MEMORY_BYTES = 8 << 20
-"""Bytes of events that replay keeps: room for the youngest responses and for what ticks in a minute."""
+LITTLE_BYTES, ROOM_BYTES = 8 << 20, 128 << 20
+"""Bytes of events that replay keeps: fewer than the older responses have; and more than all of them have."""
 HEAD = """| response | resumes | first event, p50, ms | p99 | worst | again, p50 | p99 |
 |---|---:|---:|---:|---:|---:|---:|"""
 
@@ -104,12 +104,13 @@ class ResumeLoad(Load):
 def run(stock: Stock = STOCK) -> None:
     """Print the table."""
     print(f"\n## Resumes right after a start\n\n{HEAD}", flush=True)
-    with before_upstream("--replay-memory-bytes", str(MEMORY_BYTES)) as ours:
-        for name, cursors in _cursors(ours, stock):
-            first = _after_a_start(ours, cursors, sought=name == "older")
-            again = uvloop.run(ResumeLoad(ours.base_url).resumed(cursors))
-            row = f"| {name} | {len(cursors)} | {first.p50:.1f} | {first.p99:.1f} | {first.worst:.1f} "
-            print(f"{row}| {again.p50:.1f} | {again.p99:.1f} |", flush=True)
+    for memory_bytes, kinds in ((LITTLE_BYTES, _out_of_memory), (ROOM_BYTES, _in_memory)):
+        with before_upstream("--replay-memory-bytes", str(memory_bytes)) as ours:
+            for name, cursors in kinds(ours, stock):
+                first = _after_a_start(ours, cursors, sought=name == "older")
+                again = uvloop.run(ResumeLoad(ours.base_url).resumed(cursors))
+                row = f"| {name} | {len(cursors)} | {first.p50:.1f} | {first.p99:.1f} | {first.worst:.1f} "
+                print(f"{row}| {again.p50:.1f} | {again.p99:.1f} |", flush=True)
 
 
 def _after_a_start(ours: Target, cursors: Sequence[Cursor], *, sought: bool) -> Latency:
@@ -126,23 +127,27 @@ def _after_a_start(ours: Target, cursors: Sequence[Cursor], *, sought: bool) -> 
     raise RuntimeError(f"events were {'never' if sought else 'always'} sought in the log")
 
 
-def _cursors(ours: Target, stock: Stock) -> Iterator[tuple[str, Sequence[Cursor]]]:
-    """The kinds and their places to resume at, of responses that are made for it. The youngest are made when
-    their turn comes: memory has room for what ticks in a minute.
-    """
-    chance = Random(1)
-
-    def somewhere(ids: Sequence[str], numbers: int) -> Sequence[Cursor]:
-        chosen = chance.sample(ids, min(len(ids), stock.resumes))
-        return [Cursor(id, chance.randrange(numbers)) for id in islice(cycle(chosen), stock.resumes)]
-
-    def ticking(events: int) -> OpenLoad:
-        return OpenLoad(ours.base_url, f"responses-{events - OPENING}-0-100000-200", events)
-
+def _out_of_memory(ours: Target, stock: Stock) -> Iterator[tuple[str, Sequence[Cursor]]]:
+    """Places to resume at in responses that have closed, and in older ones."""
     closed_load = Load(ours.base_url, stock.closed_events, tokens=stock.closed_events - OVERHEAD)
     closed = made(closed_load, stock.closed)
-    older = made(ticking(stock.older_events), stock.older)
-    yield "closed", somewhere(closed, stock.closed_events - 1)
-    yield "older", somewhere(older, stock.older_events // 2)
-    youngest = made(ticking(stock.open_events), stock.open)
-    yield "open", somewhere(youngest, stock.open_events - 1)
+    older = made(_ticking(ours, stock.older_events), stock.older)
+    yield "closed", _somewhere(closed, stock.closed_events - 1, stock.resumes)
+    yield "older", _somewhere(older, stock.older_events // 2, stock.resumes)
+
+
+def _in_memory(ours: Target, stock: Stock) -> Iterator[tuple[str, Sequence[Cursor]]]:
+    """Places to resume at in young responses; older ones tick meanwhile."""
+    made(_ticking(ours, stock.older_events), stock.older)
+    youngest = made(_ticking(ours, stock.open_events), stock.open)
+    yield "open", _somewhere(youngest, stock.open_events - 1, stock.resumes)
+
+
+def _ticking(ours: Target, events: int) -> OpenLoad:
+    return OpenLoad(ours.base_url, f"responses-{events - OPENING}-0-100000-200", events)
+
+
+def _somewhere(ids: Sequence[str], numbers: int, resumes: int) -> Sequence[Cursor]:
+    chance = Random(len(ids))
+    chosen = chance.sample(ids, min(len(ids), resumes))
+    return [Cursor(id, chance.randrange(numbers)) for id in islice(cycle(chosen), resumes)]
