@@ -46,7 +46,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     eventlog = connect(settings, "analytics")
     names = topic_names(settings)
     try:
-        partitions = await eventlog.partitions(names.closings)
+        partitions = await eventlog.partitions(names.usage)
         reader = UsageReader(eventlog, names.usage, settings.usage_days * DAY, now_ms)
         counter = Counter(settings, eventlog, Prices(configuration.prices), partitions, reader)
         routes = [

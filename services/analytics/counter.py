@@ -69,6 +69,10 @@ class ClosingsMissing(RejoinderError):
     """The group's position is past closings that are there: what to do."""
 
 
+class UsageGrown(RejoinderError):
+    """There are more partitions than Faust was told of: what happens now."""
+
+
 class App(faust.App):
     """Faust's app, without a directory on disk: nothing is stored there."""
 
@@ -82,6 +86,7 @@ class Counter:
     def __init__(
         self, settings: Settings, eventlog: Log, prices: Prices, partitions: int, reader: UsageReader
     ) -> None:
+        """`partitions`: how many `usage` has."""
         mend_faust()
         quieten()
         self._log = eventlog
@@ -89,6 +94,7 @@ class Counter:
         self._prices = prices
         self._reader = reader
         self._group = analytics_group(settings)
+        self._partitions = partitions
         self._topic_id = ""
         self._counts: dict[int, PartitionCount] = {}
         self._generation = 0
@@ -133,7 +139,9 @@ class Counter:
             crashed.cancel()
 
     async def watch(self) -> None:
-        """Tell the lag, and mend what was overtaken, for ever. Raises Stuck if the lag does not move."""
+        """Tell the lag, and mend what was overtaken, for ever. Raises Stuck if the lag does not move, and
+        UsageGrown if partitions were added: Faust's table keeps the count that it began with.
+        """
         while True:
             await asyncio.sleep(LOOK_S)
             if not self._started:
@@ -145,6 +153,7 @@ class Counter:
             self._settle()
             reading = bool(self._reader.not_ready())
             try:
+                await self._check_partitions()
                 if not reading:
                     await self._mend(owned)
                 lag = await self._lag(owned)
@@ -154,6 +163,12 @@ class Counter:
             metrics.LAG.set(lag)
             now = asyncio.get_running_loop().time()
             self._watch.look(lag, self._acknowledged, now, reading=reading)
+
+    async def _check_partitions(self) -> None:
+        count = await self._log.partitions(self._names.usage)
+        if count > self._partitions:
+            what = f"{self._names.usage} has {count} partitions, and had {self._partitions} at the start"
+            raise UsageGrown(f"{what}: this process ends, and counts all of them when it is started again")
 
     async def _mend(self, owned: Collection[int]) -> None:
         """Append what stands again, behind what was overtaken (P-117)."""

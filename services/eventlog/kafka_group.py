@@ -44,6 +44,8 @@ REBALANCE_TIMEOUT = 15.0
 """Seconds that a rebalance waits for its members."""
 COMMIT_TIMEOUT = 5.0
 REJOIN_AFTER = 1.0
+LOOK = 1.0
+"""Seconds between two looks at how many partitions the topic has."""
 
 
 class KafkaMembership:
@@ -153,9 +155,12 @@ class KafkaMembership:
         closing = asyncio.create_task(self._closing.wait())
         try:
             while not closing.done():
-                await asyncio.wait([closing], timeout=REJOIN_AFTER)
+                await asyncio.wait([closing], timeout=LOOK)
                 coordinator.check_errors()
-                if not client.cluster.partitions_for_topic(self._topic):  # it may have been recreated
+                count = len(client.cluster.partitions_for_topic(self._topic) or ())
+                # The topic may have been made anew, or have more partitions: then the coordinator of the
+                # group's leader shares them out, when it sees the new metadata.
+                if not count or await client.count_partitions(self._topic) not in (count, None):
                     client.force_metadata_update()
         finally:
             closing.cancel()

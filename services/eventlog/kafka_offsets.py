@@ -31,12 +31,15 @@ class KafkaOffsets:
         self._link = link
 
     async def partitions(self, topic: str) -> int:
-        """How many partitions `topic` has, from fresh metadata. Raises TopicMissing."""
+        """How many partitions `topic` has by now. The metadata at hand have them all. Raises TopicMissing."""
 
         async def attempt() -> int:
-            await self._link.refresh()
             client = await self._link.client()
-            return len(client.cluster.partitions_for_topic(topic) or ())
+            count = len(client.cluster.partitions_for_topic(topic) or ())
+            if not count or await client.count_partitions(topic) != count:
+                await self._link.refresh()
+                count = len(client.cluster.partitions_for_topic(topic) or ())
+            return count
 
         count = await self._link.retrying(attempt, PATIENCE)
         if not count:

@@ -31,6 +31,7 @@ _NO_SESSION = (0, -1)
 _UNKNOWN_EPOCH = -1
 _NO_ID = bytes(16)
 _THROTTLE_BYTES = 4
+_INTERNAL_BYTES = 1
 
 
 class Produced(NamedTuple):
@@ -183,10 +184,13 @@ class ProbeRequest(_Request):
 
 
 class Described(NamedTuple):
-    """A topic as the metadata has it. `error` is Kafka's code; `id` as its tools show it, "" for none."""
+    """A topic as the metadata has it. `error` is Kafka's code; `id` as its tools show it, "" for none;
+    `partitions` how many it has.
+    """
 
     error: int
     id: str
+    partitions: int
 
 
 class _DescribeResponse:
@@ -203,7 +207,9 @@ class _DescribeResponse:
         (error,) = _INT16.unpack_from(data, at)
         _name, at = _compact(data, at + _INT16.size)
         id = data[at : at + len(_NO_ID)]
-        return Described(error, "" if id == _NO_ID else urlsafe_b64encode(id).rstrip(b"=").decode())
+        partitions, _ = _varint(data, at + len(_NO_ID) + _INTERNAL_BYTES)
+        shown = "" if id == _NO_ID else urlsafe_b64encode(id).rstrip(b"=").decode()
+        return Described(error, shown, partitions - 1)
 
 
 class DescribeRequest(_Request):

@@ -102,6 +102,14 @@ class MemoryLog:
         made = int(self.topic_ids[topic].removeprefix(f"{topic}-"))
         self.topic_ids[topic] = f"{topic}-{made + 1}"
 
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to `topic`, up to so many. Its groups share them out at once."""
+        stored = self.stored[topic]
+        stored += [MemoryPartition() for _ in range(partitions - len(stored))]
+        for group in self.groups.values():
+            if any(member.topic == topic for member in group.members.values()):
+                group.rebalance(len(stored))
+
     def records(self, topic: str, partition: int) -> list[MemoryRecord]:
         """Everything that is in a partition."""
         return list(self.stored[topic][partition].records)
@@ -180,7 +188,7 @@ class MemoryLog:
         members = self.groups[group]
         members.joined += 1
         name = f"member-{members.joined:06d}"
-        membership = MemoryMembership(self, members, name, topic, count, on_assignment)
+        membership = MemoryMembership(self, members, name, topic, on_assignment)
         members.members[name] = membership
         members.rebalance(count)
         return membership
@@ -345,14 +353,12 @@ class MemoryMembership:
         group: Group,
         name: str,
         topic: str,
-        partitions: int,
         on_assignment: OnAssignment,
     ) -> None:
+        self.topic = topic
         self._log = log
         self._group = group
         self._name = name
-        self._topic = topic
-        self._partitions = partitions
         self._on_assignment = on_assignment
         self._owned: frozenset[int] = frozenset()
         self._heard_at = -inf
@@ -377,7 +383,7 @@ class MemoryMembership:
     async def commit(self, checkpoints: Mapping[int, int], read: Mapping[int, int] | None = None) -> None:
         """Commit offsets of owned partitions; others are left out. Raises LogUnavailable."""
         self._log._check()
-        mine = {(self._topic, p): offset for p, offset in checkpoints.items() if p in self._owned}
+        mine = {(self.topic, p): offset for p, offset in checkpoints.items() if p in self._owned}
         self._group.checkpoints.update(mine)
         self._group.read.update((at, (read or {}).get(at[1])) for at in mine)
 
@@ -390,7 +396,7 @@ class MemoryMembership:
         self._heard_at = self.heard_at
         if self._group.members.pop(self._name, None):
             self.become(frozenset())
-            self._group.rebalance(self._partitions)
+            self._group.rebalance(len(self._log.stored[self.topic]))
 
     def become(self, owned: frozenset[int]) -> None:
         """Own `owned` from now on, and call `on_assignment` if that is news."""

@@ -10,7 +10,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from schemas.records import NewRecord
 from services.eventlog.kafka import KafkaLog
-from services.eventlog.kafka_topics import until_led
+from services.eventlog.kafka_topics import add_partitions, until_led
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Log, TopicPartition, Writer
 from tests.conftest import eventually
@@ -34,6 +34,10 @@ class World(Protocol):
         """Delete the topic, and create it again under its name."""
         ...
 
+    async def grow(self, partitions: int) -> None:
+        """Add partitions to the topic, up to so many."""
+        ...
+
     async def refusable(self) -> NewRecord:
         """A record that the log, not the writer, is going to refuse when it is appended next."""
         ...
@@ -50,6 +54,9 @@ class MemoryWorld:
 
     async def make_anew(self) -> None:
         self._memory.make_anew(self.topic)
+
+    async def grow(self, partitions: int) -> None:
+        self._memory.grow(self.topic, partitions)
 
     async def refusable(self) -> NewRecord:
         self._memory.fail_next("lost")
@@ -79,6 +86,9 @@ class KafkaWorld:
         await self._admin.delete_topics([self.topic])
         await eventually(self._gone)
         await self.create()
+
+    async def grow(self, partitions: int) -> None:
+        await add_partitions(self._admin, self.topic, partitions)
 
     async def _gone(self) -> bool:
         return self.topic not in {topic["topic"] for topic in await self._admin.describe_topics()}

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import chain
 from uuid import uuid4
 
 import pytest
@@ -369,6 +370,27 @@ async def test_a_member_knows_when_its_group_last_knew_of_it(world: World) -> No
     assert heard < last <= loop.time()
     await asyncio.sleep(0.01)
     assert member.heard_at == last
+
+
+async def test_a_group_shares_out_partitions_that_are_added(world: World, writer: Writer) -> None:
+    group, more = uuid4().hex, PARTITIONS + 3
+    members = [await world.log.join(group, world.topic, lambda _: None) for _ in range(2)]
+
+    def owned() -> list[frozenset[int]]:
+        return [member.owned for member in members]
+
+    await eventually(lambda: sorted(chain(*owned())) == list(range(PARTITIONS)))
+    before = owned()
+    await world.grow(more)
+    assert await world.log.partitions(world.topic) == more
+    ack = await writer.append(world.topic, more - 1, NewRecord(b"k", b"v"))
+    assert (await world.log.bounds(world.topic, [more - 1]))[more - 1].end == ack.offset + 1
+    await eventually(lambda: sorted(chain(*owned())) == list(range(more)))
+    assert [len(mine) for mine in owned()] == [more / 2] * 2
+    assert all(was <= now for was, now in zip(before, owned(), strict=True)), "nothing moves without need"
+    await members[1].commit(dict.fromkeys(members[1].owned, 1))
+    for member in members:
+        await member.close()
 
 
 # -- topics ------------------------------------------------------------------------------------------

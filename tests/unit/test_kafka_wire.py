@@ -76,6 +76,11 @@ ASKED = types.Schema(
     ("count", types.Int8), ("id", types.Int64), ("rest", types.Int64), ("name", types.CompactString()),
     ("tags", TAGS), ("create", types.Int8), ("cluster_acls", types.Int8), ("acls", types.Int8), ("end", TAGS),
 )  # fmt: skip
+LED = types.CompactArray(
+    ("error", types.Int16), ("number", types.Int32), ("leader", types.Int32), ("epoch", types.Int32),
+    ("replicas", types.CompactArray(types.Int32)), ("in_sync", types.CompactArray(types.Int32)),
+    ("offline", types.CompactArray(types.Int32)), ("tags", TAGS),
+)  # fmt: skip
 hosts: st.SearchStrategy[list[tuple[object, ...]]] = st.lists(
     st.tuples(int32, st.text(min_size=1, max_size=200), int32, st.none() | names, st.just({}))
 )
@@ -89,14 +94,15 @@ def test_a_describe_request_makes_no_topic(topic: str) -> None:
     assert ours.build_request_header(7, "me").encode()[4:] == plain[4:] + b"\x00"
 
 
-@given(hosts, st.none() | names, names, st.binary(min_size=16, max_size=16), error)
+@given(hosts, st.none() | names, names, st.binary(min_size=16, max_size=16), error, st.integers(0, 300))
 def test_a_describe_response(
-    brokers: list[tuple[object, ...]], cluster: str | None, topic: str, id: bytes, code: int
+    brokers: list[tuple[object, ...]], cluster: str | None, topic: str, id: bytes, code: int, partitions: int
 ) -> None:
     response = HEAD.encode((0, brokers, cluster, 1)) + b"\x02" + types.Int16.encode(code)
-    response += types.CompactString().encode(topic) + id + b"\x00\x01\x00\x00"
-    found = wire.DescribeRequest.RESPONSE_TYPE.decode(BytesIO(response))
-    assert found.error == code
+    response += types.CompactString().encode(topic) + id + b"\x00"
+    response += LED.encode([(0, number, 1, 0, [1, 2], [1], [], {}) for number in range(partitions)])
+    found = wire.DescribeRequest.RESPONSE_TYPE.decode(BytesIO(response + bytes(5)))
+    assert (found.error, found.partitions) == (code, partitions)
     assert urlsafe_b64decode(found.id + "==") == (id if any(id) else b"")
 
 
