@@ -67,14 +67,15 @@ def response_id(partition: int, entropy: bytes) -> ResponseId:
     return ResponseId(f"resp_{partition:04x}{entropy.hex()}")
 
 
-def idempotent_response_id(tenant: Tenant, key: str, partitions: int) -> ResponseId:
+def idempotent_response_id(tenant: Tenant, key: str, key_partitions: int) -> ResponseId:
     """The id that every POST with this Idempotency-Key of this tenant meets (P-2).
 
-    The partition comes from the key alone, not from a predecessor, so a retry with another body lands
+    `key_partitions` never changes, so the id is the same when partitions were added meanwhile (P-139). The
+    partition comes from the key alone, not from a predecessor, so a retry with another body lands
     beside the first one and is told apart there.
     """
     digest = hashlib.sha256(f"{len(tenant)}:{tenant}{key}".encode()).digest()
-    partition = int.from_bytes(digest[ENTROPY_BYTES : ENTROPY_BYTES + 4]) % partitions
+    partition = int.from_bytes(digest[ENTROPY_BYTES : ENTROPY_BYTES + 4]) % key_partitions
     return response_id(partition, digest[:ENTROPY_BYTES])
 
 

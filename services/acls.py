@@ -48,10 +48,14 @@ def _as_member(service: str) -> _Right:
 
 
 _GROWING = ("events", "responses", "transcripts", "index", "closings", "usage", "webhooks")
-"""The topics that may get more partitions: `responses.executors` has one."""
+"""The topics that may get more partitions: the others have one."""
 _LOOK = _on("", "see at the start whether the topics are as they must be", "Describe", "DescribeConfigs")
 _RIGHTS: Mapping[str, Sequence[_Right]] = {
-    "ingest": (_on("events", "append commands", "Write"), _LOOK),
+    "ingest": (
+        _on("events", "append commands", "Write"),
+        _on("installation", "freeze over how many partitions keys are spread", "Read", "Write"),
+        _LOOK,
+    ),
     "executor": (
         _on("events", "fold, append claims and events, erase", "Read", "Write"),
         _on("executors", "beats and listings", "Read", "Write"),
@@ -63,6 +67,7 @@ _RIGHTS: Mapping[str, Sequence[_Right]] = {
         _on("transcripts", "show what has closed", "Read"),
         _on("index", "find it", "Read"),
         _on("executors", "the last beat's time, the models", "Read"),
+        _on("installation", "know where an Idempotency-Key leads", "Read"),
         _Right("projector", "begin at its watermark", ("Describe",), "group"),
         _LOOK,
     ),
@@ -90,6 +95,7 @@ _RIGHTS: Mapping[str, Sequence[_Right]] = {
     "topics": (
         _on("", "create, check, mend", "Create", "AlterConfigs", "Describe", "DescribeConfigs"),
         *(_on(topic, "add partitions", "Alter") for topic in _GROWING),
+        _on("installation", "know that keys stay where they are", "Read"),
         _Right("projector", "have a view that is made anew filled", ("Delete",), "group"),
     ),
     "operator": (

@@ -241,10 +241,16 @@ def _topics(
     fix: Annotated[bool, Parameter(help="also mend settings that are wrong", negative=())] = False,
     **options: Any,
 ) -> int:
-    """Check Kafka's topics, and create or mend them; the status is 0 when services can start on them."""
+    """Check Kafka's topics, and create or mend them; the status is 0 when services can start on them.
+
+    With --partitions, and without --create, existing topics get as many partitions, while everything serves.
+    """
     from services.topic_setup import set_up_topics
 
-    return until_stopped(lambda _: set_up_topics(_settings(options), create=create or fix, fix=fix))
+    grow = options.get("partitions") is not None and not (create and not fix)
+    return until_stopped(
+        lambda _: set_up_topics(_settings(options), create=create or fix, fix=fix, grow=grow)
+    )
 
 
 def _tail(

@@ -56,6 +56,11 @@ class Places:
         self._openings: list[bool] = []
         """By partition, whether it could be appended to at that time."""
 
+    def grow(self, partitions: int) -> None:
+        """Know of so many partitions from now on."""
+        self.partitions = partitions
+        self.look_again()
+
     def place(self, draw: float) -> int:
         """A partition for a response that may be in any; see `place`."""
         return place(self._look(), [self._under_way[p] for p in range(self.partitions)], draw)

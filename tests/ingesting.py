@@ -147,6 +147,7 @@ async def ingesting(text: str = CONFIG, **changes: Any) -> AsyncIterator[Ingesti
         NAMES.transcripts: PARTITIONS,
         NAMES.index: PARTITIONS,
         NAMES.executors: 1,
+        NAMES.installation: 1,
     }
     async with started(Ingesting(MemoryLog(parts), **changes), text) as running:
         yield running

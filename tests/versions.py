@@ -63,7 +63,7 @@ class Past(Struct, frozen=True):
 def new_log() -> MemoryLog:
     """An empty log with all topics that front door, executors and the projector use."""
     alike = (NAMES.events, NAMES.transcripts, NAMES.index, NAMES.responses, NAMES.closings)
-    return MemoryLog({**dict.fromkeys(alike, PARTITIONS), NAMES.executors: 1})
+    return MemoryLog({**dict.fromkeys(alike, PARTITIONS), NAMES.executors: 1, NAMES.installation: 1})
 
 
 def read(path: Path) -> Past:

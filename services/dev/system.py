@@ -127,7 +127,7 @@ class System:
         try:
             settings = await self._with_kafka(settings)
             # Topics that an older version made: on a broker of our own, no operator mends them.
-            await make_topics(settings, fix=self._kafka is not None, grow=False)
+            await make_topics(settings, fix=self._kafka is not None)
             await require_topics(settings)
             await self._serve(settings)
         finally:

@@ -1,7 +1,7 @@
 """Creating, checking and mending the topics on a Kafka cluster. `topics` decides what is right."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -41,6 +41,7 @@ from services.eventlog.topics import (
     TopicSpec,
     check_all,
     config,
+    growth,
     partitions_for,
     specs,
 )
@@ -79,7 +80,6 @@ async def create_topics(
     partitions: int | None = None,
     replication: int = 1,
     fix: bool = False,
-    grow: bool = True,
     settings: KafkaSettings = PLAINTEXT,
     max_record_bytes: int = MAX_RECORD_BYTES,
     kept: int = DAY,
@@ -90,8 +90,8 @@ async def create_topics(
     """Create the topics that are missing and say what was done, a line each.
 
     `partitions` is how many a new `responses.events` and its views get; None means DEFAULT_PARTITIONS.
-    `fix` also mends what can be mended safely: settings and, unless `grow` is false, partitions that are
-    fewer than `partitions`. `projector` is the group that fills the views. Before a view is made
+    `fix` also mends what can be mended safely: settings, and topics that have fewer partitions than the
+    events. `projector` is the group that fills the views. Before a view is made
     anew its checkpoints are dropped, so that it begins at the log's start (P-77).
     Raises LogUnavailable, or TopicMisconfigured when the cluster refuses.
     """
@@ -107,10 +107,24 @@ async def create_topics(
         done = await _fill_again(admin, projector, views) if projector and events and views else []
         done += await _create(admin, missing, count, replication)
         if fix:
-            if grow and events and partitions and partitions > events.partitions:
-                done += await add_partitions(admin, names.events, partitions)
             done += await _fix(admin, wanted)
         return done
+
+
+async def grow_topics(
+    bootstrap: str, names: Topics, partitions: int, settings: KafkaSettings = PLAINTEXT
+) -> AsyncGenerator[str, None]:
+    """Raise the topics to `partitions`, in the order that `growth` says, a line for each when it is done.
+
+    What was interrupted goes on where it stood. Raises LogUnavailable, or TopicMisconfigured as `growth`.
+    """
+    wanted, address = specs(names), KafkaAddress(bootstrap, settings=settings)
+    async with admin_at(address) as admin:
+        lacking = growth(wanted, await _look(admin, wanted), partitions)
+    for name in lacking:
+        async with admin_at(address) as admin:  # each topic has the patience for one
+            for line in await add_partitions(admin, name, partitions):
+                yield line
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from schemas.errors import TopicMisconfigured
+
 BATCH_OVERHEAD = 4096
 """Bytes by which max.message.bytes, which bounds a whole batch, must be above the largest record (P-9)."""
 MAX_RECORD_BYTES = (1 << 20) - BATCH_OVERHEAD
@@ -38,6 +40,7 @@ class Topics(Struct, frozen=True):
     usage: str
     executors: str
     webhooks: str
+    installation: str
 
 
 def topics(prefix: str = "") -> Topics:
@@ -51,6 +54,7 @@ def topics(prefix: str = "") -> Topics:
         usage=f"{prefix}usage",
         executors=f"{prefix}responses.executors",
         webhooks=f"{prefix}webhooks",
+        installation=f"{prefix}installation",
     )
 
 
@@ -193,6 +197,12 @@ def specs(
             users="the executors",
             partitions=1,
         ),
+        TopicSpec(
+            names.installation,
+            (TopicSetting("cleanup.policy", "compact", "exactly"), *every),  # P-140
+            users="ingest and replay",
+            partitions=1,
+        ),
     ]
 
 
@@ -265,6 +275,23 @@ def partitions_for(wanted: Iterable[TopicSpec], found: Mapping[str, ActualTopic]
     return max([chosen or DEFAULT_PARTITIONS, *(found[name].partitions for name in alike)])
 
 
+def growth(wanted: Iterable[TopicSpec], found: Mapping[str, ActualTopic], count: int) -> list[str]:
+    """The topics that lack partitions, if `responses.events` is to have `count`, in the order in which they
+    get them: it comes last, so no response is ever in a partition that its views have not (P-143).
+
+    Raises TopicMisconfigured if a topic is missing, or the events have more than that.
+    """
+    events, *others = wanted
+    alike = [spec for spec in others if spec.partitions is None]
+    for spec in (events, *alike):
+        if spec.name not in found:
+            raise TopicMisconfigured(f"topic {spec.name} does not exist: rejoinder topics --create")
+    if found[events.name].partitions > count:
+        what = f"topic {events.name} has {found[events.name].partitions} partitions"
+        raise TopicMisconfigured(f"{what}: none can be taken away, they hold responses")
+    return [spec.name for spec in (*alike, events) if found[spec.name].partitions < count]
+
+
 def check(spec: TopicSpec, found: ActualTopic | None, partitions: int) -> list[Problem]:
     """What is wrong with one topic; `partitions` is how many `responses.events` has."""
     if found is None:
@@ -288,6 +315,11 @@ def _partitions(spec: TopicSpec, found: ActualTopic, partitions: int) -> list[Pr
     what = f"has {found.partitions} partitions, must have {wanted}"
     if found.partitions < wanted:
         return [Problem(spec.name, what, "rejoinder topics --fix", partitions=wanted)]
+    if spec.partitions is None:
+        mend = f"rejoinder topics --partitions {found.partitions} goes on where partitions were being added"
+        return [
+            Problem(spec.name, f"has {found.partitions} partitions, more than {wanted}", mend, fatal=False)
+        ]
     return [Problem(spec.name, what, _made_anew(spec, "delete it, "))]
 
 

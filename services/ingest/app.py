@@ -16,6 +16,8 @@ from msgspec.structs import replace
 from services import config
 from services.clock import now_ms
 from services.connect import connect, topic_names
+from services.eventlog.installation import freeze_key_partitions
+from services.eventlog.known_partitions import KnownPartitions
 from services.eventlog.port import Log
 from services.eventlog.topics import Topics
 from services.ingest import metrics
@@ -75,9 +77,19 @@ async def serve(
 ) -> None:
     """Take commands over `eventlog` until `stop` is set, then drain."""
     partitions = await eventlog.partitions(names.events)
+    key_partitions = await freeze_key_partitions(eventlog, names, lambda: secrets.token_hex(8))
     callers, certificates = await Callers.of(settings), await Certificates.of(settings)
     service = Service(
-        settings, configuration, callers, certificates, eventlog, names, partitions, stop, tracer
+        settings,
+        configuration,
+        callers,
+        certificates,
+        eventlog,
+        names,
+        partitions,
+        key_partitions,
+        stop,
+        tracer,
     )
     server = Server.of(service.edge, settings)
     # No bound on connections of one address: the clients of this port are few, and ours.
@@ -109,6 +121,7 @@ class Service:
         eventlog: Log,
         names: Topics,
         partitions: int,
+        key_partitions: int,
         stop: asyncio.Event,
         tracer: Tracer = OFF,
     ) -> None:
@@ -120,14 +133,17 @@ class Service:
         admission, room = Admission(settings.max_queue, configuration.quota), Room()
         metrics.show(admission, room, settings.max_queue)
         places = Places(partitions, partial(eventlog.leader, names.events))
+        count = KnownPartitions(eventlog, names.events, partitions)
+        count.on_growth(places.grow)
         appends = Appends(self._writer, names.events, places)
         replay = ReplayClient(self._peer)
         gauge = Gauge(replay, admission)
         deadline_ms = int(settings.run_deadline_s * 1000)
-        terms = Terms(partitions, settings.acceptance_ms, settings.skew_ms, deadline_ms)
+        terms = Terms(key_partitions, settings.acceptance_ms, settings.skew_ms, deadline_ms)
         commands = Commands(
             configuration,
             terms,
+            count,
             admission,
             appends,
             places,
@@ -139,7 +155,7 @@ class Service:
         attachments = Attachments(commands, replay, self._peer, self._tasks.spawn, stop)
         desk = Desk(settings, callers, commands, room, attachments, now_ms)
         internal = InternalDesk(settings, commands, room)
-        self.loops = (gauge.run, *callers.loops, *certificates.loops)
+        self.loops = (gauge.run, count.run, *callers.loops, *certificates.loops)
         healthy = health.routes(gauge.not_ready)
         self.edge = Edge(
             [*healthy, *desk.routes()],

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas import ids, response
-from schemas.errors import ApiError, AppendUnknown, Unsent, unavailable, unconfirmed, void
+from schemas.errors import ApiError, AppendUnknown, LogError, Unsent, away, unavailable, unconfirmed, void
 from schemas.events import AcceptedValue
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant
@@ -33,6 +33,7 @@ from schemas.records import Accepted, Cancelled, Deleted, NewRecord
 from schemas.references import Reference, checked_references, item_not_found, references, source_of
 from schemas.request import CreateRequest
 from services.config import Agent, Config, Route
+from services.eventlog.known_partitions import KnownPartitions
 from services.ingest.admission import Admission
 from services.ingest.appends import Appends, Patience
 from services.ingest.decide import (
@@ -57,9 +58,11 @@ Entropy = Callable[[int], bytes]
 
 
 class Terms(Struct, frozen=True):
-    """What holds for every new response: how many partitions there are, and bounds in milliseconds."""
+    """What holds for every new response: over how many partitions keys are spread (P-139), and bounds in
+    milliseconds.
+    """
 
-    partitions: int
+    key_partitions: int
     acceptance_ms: int
     skew_ms: int
     run_deadline_ms: int
@@ -106,6 +109,7 @@ class Commands:
         self,
         config: Config,
         terms: Terms,
+        partitions: KnownPartitions,
         admission: Admission,
         appends: Appends,
         places: Places,
@@ -117,6 +121,7 @@ class Commands:
     ) -> None:
         self._config = config
         self._terms = terms
+        self._partitions = partitions
         self._admission = admission
         self._appends = appends
         self._places = places
@@ -143,7 +148,7 @@ class Commands:
         there = None if order.keyed else self.partition(request)
         if there is not None and there != ids.partition_of(id):
             return Elsewhere(there)
-        if there is None and ids.partition_of(id) >= self._terms.partitions:
+        if there is None and not await self._includes(ids.partition_of(id)):
             return Elsewhere(None)
         model = request.body.get("model") or (route.name if isinstance(route, Agent) else "")
         initial = msgspec.json.encode(response.initial(request.body, id, now // 1000, model))
@@ -165,12 +170,22 @@ class Commands:
         if request.previous:
             return ids.partition_of(request.previous)
         said = source_of(references(request.body))
-        return ids.partition_of(said) if said and ids.partition_of(said) < self._terms.partitions else None
+        return ids.partition_of(said) if said and ids.partition_of(said) < self._partitions.value else None
+
+    async def _includes(self, partition: int) -> bool:
+        """Whether the log has the partition: the front door may know of it before this process does (P-144).
+
+        Raises ApiError 503.
+        """
+        try:
+            return await self._partitions.includes(partition)
+        except LogError as error:
+            raise away() from error
 
     def id(self, request: CreateRequest, tenant: Tenant, key: str | None) -> ResponseId:
         """An id for a create that came without one: derived from the key (P-2), else fresh."""
         if key:
-            return ids.idempotent_response_id(tenant, key, self._terms.partitions)
+            return ids.idempotent_response_id(tenant, key, self._terms.key_partitions)
         partition = self.partition(request)
         if partition is None:
             partition = self._places.place(int.from_bytes(self._entropy(4)) / (1 << 32))

@@ -32,6 +32,8 @@ _WHAT = {
     "webhooks": "Which endpoints hear of which ends, with sealed secrets, and what became of each delivery. "
     "Private: it names endpoints' URLs.",
     "executors": "Which executors live, and which models each of them serves.",
+    "installation": "What holds for this installation for good: over how many partitions Idempotency-Keys "
+    "are spread. Of several records of a kind the first one holds.",
 }
 _ABOUT = (
     "What stands in Rejoinder's topics, for those who read them. The rules of schemas/protocol.md say which "

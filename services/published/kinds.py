@@ -14,6 +14,7 @@ from schemas.checks import Shape
 from schemas.closings import ClosingRecord
 from schemas.events import KNOWN_EVENTS
 from schemas.fold import TERMINAL_STATUSES, Fold
+from schemas.installation import KeyPartitions
 from schemas.models import Listing
 from schemas.records import (
     CURSOR,
@@ -176,12 +177,13 @@ _FREE: Mapping[str, type] = dict.fromkeys(
 """Headers that no struct has a field for, and that are not the same in every record."""
 
 
-_NEVER_ERASED = ("executors", "closings", "usage")
+_NEVER_ERASED = ("executors", "closings", "usage", "installation")
 
 
 def kinds() -> list[RecordKind]:
     """Every kind of record, in the order of the documents."""
-    found = [*_of_events(), *_of_views(), *_of_closings(), *_of_usage(), *_of_executors(), *_of_webhooks()]
+    found = [*_of_events(), *_of_views(), *_of_closings(), *_of_usage()]
+    found += [*_of_executors(), *_of_webhooks(), *_of_installation()]
     erased = dict.fromkeys(kind.topic for kind in found if kind.topic not in _NEVER_ERASED)
     return [*found, *(_tombstone(topic, [kind for kind in found if kind.topic == topic]) for topic in erased)]
 
@@ -353,6 +355,12 @@ def _of_webhooks() -> list[RecordKind]:
         )
         for sample in samples
     ]
+
+
+def _of_installation() -> list[RecordKind]:
+    what = sentence(KeyPartitions.__doc__)
+    samples = [KeyPartitions(1).record(NONCE)]
+    return [RecordKind("installation", "key_partitions", what, samples, (), KeyPartitions.__name__)]
 
 
 def _kind(

@@ -12,6 +12,7 @@ from schemas.closings import ClosingRecord
 from schemas.events import KNOWN_EVENTS, LIFECYCLE
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId
+from schemas.installation import KeyPartitions
 from schemas.models import ListedModel, Listing, ModelList
 from schemas.records import OPEN_STATUSES, ClaimedValue, OnlyId
 from schemas.request import BODY, FIELDS
@@ -93,6 +94,7 @@ def parts() -> Parts:
             BeatValue,
             Listing,
             ListedModel,
+            KeyPartitions,
         ),
         **struct_shapes(
             EndpointRecord, SettingsRecord, SecretRecord, DeliveryRecord, RetryRecord, MarkRecord

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute
 
 from services.clock import now_ms
 from services.connect import connect, projector_group, topic_names
+from services.eventlog.installation import KeySpread
 from services.eventlog.port import Checkpoint, Log
 from services.eventlog.start import StartingPoint, starting_points_at
 from services.eventlog.topics import Topics
@@ -186,7 +187,10 @@ class Door:
         ingest = IngestClient(self.peer, settings.max_record_bytes + ANSWER_BYTES)
         places = Places(len(service.foldings), partial(eventlog.leader, names.events))
         terms = Terms(settings.acceptance_ms, settings.skew_ms)
-        door = FrontDoor(service.replay, ingest, places, terms, clock=now_ms, entropy=secrets.token_bytes)
+        keys = KeySpread(eventlog, names)
+        door = FrontDoor(
+            service.replay, ingest, places, terms, keys, clock=now_ms, entropy=secrets.token_bytes
+        )
         self._tasks = Tasks()
         routes = DoorRoutes(door, settings, callers, service.room, stop, self._tasks.spawn)
         self.routes = routes.routes()

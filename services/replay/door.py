@@ -26,11 +26,12 @@ import structlog
 from msgspec import Struct
 
 from schemas import ids
-from schemas.errors import ApiError, away, not_found, unavailable, unconfirmed, void
+from schemas.errors import ApiError, LogError, away, not_found, unavailable, unconfirmed, void
 from schemas.ids import ResponseId, Tenant, partition_of
 from schemas.records import OPEN_STATUSES
 from schemas.refusal import refusal
 from services import points
+from services.eventlog.installation import KeySpread
 from services.placement import Places
 from services.replay.cursor import START
 from services.replay.ingest_client import IngestClient
@@ -83,6 +84,7 @@ class FrontDoor:
         ingest: IngestClient,
         places: Places,
         terms: Terms,
+        keys: KeySpread,
         *,
         clock: Callable[[], int],
         entropy: Callable[[int], bytes],
@@ -91,6 +93,7 @@ class FrontDoor:
         self.ingest = ingest
         self.places = places
         self.terms = terms
+        self.keys = keys
         self.clock = clock
         self.entropy = entropy
 
@@ -98,13 +101,21 @@ class FrontDoor:
         """A visit for one POST that has come now."""
         return Visit(self, tenant, key)
 
-    def mint(self, tenant: Tenant, key: str | None, partition: int | None) -> ResponseId:
-        """An id by the key (P-2), else a fresh one in `partition` (None: wherever a leader is healthy)."""
+    async def mint(self, tenant: Tenant, key: str | None, partition: int | None) -> ResponseId:
+        """An id by the key (P-2), else a fresh one in `partition` (None: wherever a leader is healthy).
+        Raises ApiError (503) if nobody can tell where the key leads.
+        """
         if key:
-            return ids.idempotent_response_id(tenant, key, self.places.partitions)
+            return ids.idempotent_response_id(tenant, key, await self._key_partitions())
         if partition is None:
             partition = self.places.place(int.from_bytes(self.entropy(4)) / (1 << 32))
         return ids.response_id(partition, self.entropy(ids.ENTROPY_BYTES))
+
+    async def _key_partitions(self) -> int:
+        try:
+            return await self.keys.partitions()
+        except LogError as error:
+            raise unavailable("The log cannot be reached.", reason="log_away") from error
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
         """Cancel a response. Returns its object, as JSON. Raises ApiError."""
@@ -144,7 +155,7 @@ class Visit:
         """Let ingest create the response from the body `raw`. Raises ApiError."""
         partition = None if self.key else hinted(raw, self._door.places.partitions)
         while self.made is None:
-            self.id = self._door.mint(self.tenant, self.key, partition)
+            self.id = await self._door.mint(self.tenant, self.key, partition)
             said = await self._handed_over(raw)
             if isinstance(said, Made):
                 self.made = said

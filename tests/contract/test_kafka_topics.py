@@ -10,8 +10,8 @@ from msgspec.structs import astuple, replace
 from schemas.errors import LogUnavailable, TopicMisconfigured
 from services.eventlog.kafka import check_topics, create_topics
 from services.eventlog.kafka_address import KafkaAddress
-from services.eventlog.kafka_topics import add_partitions, admin_at, alter, configs_of
-from services.eventlog.topics import Topics, topics
+from services.eventlog.kafka_topics import add_partitions, admin_at, alter, configs_of, grow_topics
+from services.eventlog.topics import Topics, specs, topics
 from services.settings import Settings
 from services.topic_setup import make_topics, require_topics
 from tests.conftest import eventually
@@ -24,7 +24,7 @@ def names(fresh: Callable[[str], str]) -> Topics:
 
 def alike(names: Topics) -> list[str]:
     """The topics that must have as many partitions as the events."""
-    return [topic for topic in astuple(names) if topic not in (names.events, names.executors)]
+    return [spec.name for spec in specs(names)[1:] if spec.partitions is None]
 
 
 async def test_created_topics_pass_their_check(kafka: str, names: Topics) -> None:
@@ -76,10 +76,20 @@ async def test_what_is_wrong_is_told_and_mended_and_the_rest_left_alone(kafka: s
         assert (await configs_of(admin, [names.events]))[names.events]["segment.ms"] == ("777777", True)
 
 
-async def test_partitions_of_the_events_grow_when_asked(kafka: str, names: Topics) -> None:
+async def test_p143_partitions_are_added_to_the_events_last_and_an_interrupted_growth_goes_on(
+    kafka: str, names: Topics
+) -> None:
     await create_topics(kafka, names, partitions=2)
-    done = await create_topics(kafka, names, partitions=3, fix=True)
-    assert done == [f"raised topic {topic} to 3 partitions" for topic in (names.events, *alike(names))]
+    assert await create_topics(kafka, names, partitions=3, fix=True) == []
+    order = [*alike(names), names.events]
+    growing = grow_topics(kafka, names, 3)
+    assert await anext(growing) == f"raised topic {order[0]} to 3 partitions"
+    await growing.aclose()
+    [left] = await eventually(lambda: check_topics(kafka, names))
+    assert (left.topic, left.fatal) == (order[0], False)
+    done = [line async for line in grow_topics(kafka, names, 3)]
+    assert done == [f"raised topic {topic} to 3 partitions" for topic in order[1:]]
+    assert [line async for line in grow_topics(kafka, names, 3)] == []
 
 
 async def test_topics_that_do_not_outlast_the_deadline_stop_a_service(kafka: str, topic_prefix: str) -> None:

@@ -85,12 +85,12 @@ async def without(bootstrap: str, topic: str) -> None:
 
 
 def topics_are_made(kafka: Secured, portal: BlockingPortal) -> None:
-    """Made, made anew, grown and mended."""
+    """Made, made anew and mended."""
     small = 1 << 20
     rejoinder(kafka, "topics", "topics", "--create", partitions=2, max_record_bytes=small)
     portal.call(without, kafka.bootstrap["PLAINTEXT"], f"{PREFIX}responses")
     rejoinder(kafka, "topics", "topics", "--create", partitions=2, max_record_bytes=small)
-    rejoinder(kafka, "topics", "topics", "--fix", partitions=3)
+    rejoinder(kafka, "topics", "topics", "--fix", partitions=2)
 
 
 def everything_is_done(api: Api) -> str:
@@ -151,6 +151,7 @@ def test_the_rights_of_each_service_are_enough_and_each_of_them_is_used(
             until(service.ready)
         api = Api(f"http://127.0.0.1:{settings.port}")
         closed = everything_is_done(api)
+        rejoinder(kafka, "topics", "topics", "--partitions", "3")
         the_operator_looks(kafka, tmp_path)
         assert insisting(lambda: api.ask("GET", f"/v1/responses/{closed}")).status == 200
     finally:

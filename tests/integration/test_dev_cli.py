@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.eventlog.installation import freeze_key_partitions
+from services.eventlog.kafka import KafkaLog
+from services.eventlog.topics import topics
 from services.settings import environment
 from tests.process import REJOINDER
 from tests.serving import HOST
@@ -78,6 +81,35 @@ async def test_topics_are_checked_and_created(kafka: str, topic_prefix: str) -> 
     assert out.startswith(f"created topic {topic_prefix}responses.events with 2 partitions\n")
     assert out.endswith("the topics are as they must be\n")
     assert await rejoinder("topics", **chosen) == (0, "the topics are as they must be\n", "")
+
+
+async def test_p142_partitions_are_added_once_it_is_known_where_keys_lead(
+    kafka: str, topic_prefix: str
+) -> None:
+    chosen = {"kafka": kafka, "topic_prefix": topic_prefix}
+    assert (await rejoinder("topics", "--create", "--partitions", "2", **chosen))[0] == 0
+    status, out, err = await rejoinder("topics", "--partitions", "3", **chosen)
+    assert (status, out) == (1, "")
+    assert "start an ingest of this version on these topics once" in err
+    log = KafkaLog(kafka)
+    try:
+        assert await freeze_key_partitions(log, topics(topic_prefix), lambda: "0" * 16) == 2
+        status, out, err = await rejoinder("topics", "--partitions", "3", **chosen)
+        assert (status, err) == (0, "")
+        said = out.splitlines()
+        assert said[6] == f"raised topic {topic_prefix}responses.events to 3 partitions"
+        assert said[7:] == [
+            "restart replay to follow; keys stay in the first 2 partitions",
+            "the topics are as they must be",
+        ]
+        again = await rejoinder("topics", "--partitions", "3", **chosen)
+        assert again == (0, "the topics are as they must be\n", "")
+        status, out, err = await rejoinder("topics", "--partitions", "2", **chosen)
+        assert (status, out) == (1, "")
+        assert "has 3 partitions: none can be taken away" in err
+        assert await freeze_key_partitions(log, topics(topic_prefix), lambda: "1" * 16) == 2
+    finally:
+        await log.close()
 
 
 async def test_topics_that_cannot_hold_the_largest_record_stop_a_service(

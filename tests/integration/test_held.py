@@ -57,6 +57,7 @@ async def system(upstream: Raw) -> AsyncIterator[Ingesting]:
         NAMES.transcripts: PARTITIONS,
         NAMES.index: PARTITIONS,
         NAMES.executors: 1,
+        NAMES.installation: 1,
     }
     log = MemoryLog(parts, max_record_bytes=Settings().max_record_bytes)
     async with started(Ingesting(log), text) as running, executing(running):

@@ -10,7 +10,7 @@ from services.eventlog.memory_partition import MemoryRecord
 from services.eventlog.port import TopicPartition
 from services.projector.ownership import OWNED_S
 from tests.simulation.node import Node
-from tests.simulation.processes import NAMES, PARTITIONS
+from tests.simulation.processes import NAMES
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -21,8 +21,8 @@ class Announcements:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self._marks = [Marks() for _ in range(PARTITIONS)]
-        self._counted: list[dict[ResponseId, ClosingRecord]] = [{} for _ in range(PARTITIONS)]
+        self._marks = [Marks() for _ in world.truth]
+        self._counted: list[dict[ResponseId, ClosingRecord]] = [{} for _ in world.truth]
 
     def asked(self, node: Node, source: TopicPartition) -> None:
         """A projector has just asked for an append."""

@@ -14,6 +14,7 @@ from starlette.types import Message
 from schemas.errors import ApiError
 from schemas.ids import ResponseId, Tenant
 from schemas.request import parse
+from services.eventlog.installation import KeySpread
 from services.placement import Places
 from services.replay.door import FrontDoor, Terms
 from services.replay.door_routes import DoorRoutes
@@ -46,7 +47,9 @@ def open_door(
     terms = Terms(settings.acceptance_ms, settings.skew_ms)
     line = Line(node, find, background)
     entropy = node.rng.randbytes
-    door = FrontDoor(process.reader.replay, line, places, terms, clock=clock, entropy=entropy)
+    door = FrontDoor(
+        process.reader.replay, line, places, terms, KeySpread(node, NAMES), clock=clock, entropy=entropy
+    )
 
     def spawn(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = background(work, node)

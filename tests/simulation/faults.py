@@ -19,7 +19,7 @@ from schemas.records import Headers, LogRecord, NewRecord
 from services.eventlog.port import TopicPartition
 from tests.simulation import clients, readers
 from tests.simulation.node import SESSION, Node, response_of
-from tests.simulation.processes import NAMES, PARTITIONS, ROLES, Process
+from tests.simulation.processes import NAMES, ROLES, Process
 from tests.simulation.promises import VIEWS
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Faults:
     async def _poison(self, _: Process) -> None:
         """Append an unreadable record (P-8), perhaps under the key of a run's next event (P-13)."""
         rng = self._rng
-        partition = rng.randrange(PARTITIONS)
+        partition = rng.randrange(self._world.partitions)
         told = [story for story in self._world.truth[partition].open() if story.claim is not None]
         if told and rng.random() < 0.5:
             story = rng.choice(told)
@@ -231,7 +231,7 @@ class Faults:
         that are old enough (P-92), of objects anything.
         """
         world = self._world
-        for partition in range(PARTITIONS):
+        for partition in range(world.partitions):
             before = world.promises.needed(partition)
             world.say("compact", partition, before)
             world.log.compact_below(TopicPartition(NAMES.events, partition), before, tombstones=True)
@@ -247,7 +247,7 @@ class Faults:
     async def _retain(self, _: Process) -> None:
         """Take the records that no starting reader would read any more (P-62)."""
         world = self._world
-        for partition in range(PARTITIONS):
+        for partition in range(world.partitions):
             before = world.promises.needed(partition)
             world.say("retain", partition, before)
             world.log.retain(NAMES.events, partition, before)

@@ -11,6 +11,9 @@ import msgspec
 from schemas.errors import ApiError
 from schemas.ids import ResponseId
 from services.config import Config, Model
+from services.eventlog.installation import freeze_key_partitions
+from services.eventlog.known_partitions import KnownPartitions
+from services.eventlog.patience import patiently
 from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends
 from services.ingest.commands import Commands, Terms
@@ -23,7 +26,7 @@ from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
 from services.web.room import Room
 from tests.simulation.node import Node
-from tests.simulation.processes import NAMES, PARTITIONS, Process, started
+from tests.simulation.processes import NAMES, Process, started
 from tests.simulation.upstream import KINDS
 
 CONFIG = Config(models=tuple(Model(match=kind, backend="scripted") for kind in KINDS))
@@ -89,22 +92,32 @@ async def _answer(process: Process, path: str) -> bytes | None:
 
 
 def start(
-    name: str, node: Node, settings: Settings, find: FIND, background: BACKGROUND, clock: Callable[[], int]
+    name: str,
+    node: Node,
+    settings: Settings,
+    partitions: int,
+    find: FIND,
+    background: BACKGROUND,
+    clock: Callable[[], int],
 ) -> Process:
     """Start an ingest, put together as `services.ingest.app` does. It asks the replays that `find` finds."""
     loop, line = asyncio.get_running_loop(), Line(node, find, background)
     admission = Admission(settings.max_queue, CONFIG.quota)
     writer, leader = node.writer(delivery_timeout=DELIVERY_S), partial(node.leader, NAMES.events)
-    places = Places(PARTITIONS, leader, clock=loop.time)
+    places = Places(partitions, leader, clock=loop.time)
     appends = Appends(writer, NAMES.events, places)
     gauge = Gauge(line, admission)
     deadline_s = SHORT_S if brief(name) else LONG_S
-    terms = Terms(PARTITIONS, settings.acceptance_ms, settings.skew_ms, deadline_s * 1000)
+    terms = Terms(partitions, settings.acceptance_ms, settings.skew_ms, deadline_s * 1000)
     entropy = node.rng.randbytes
-    commands = Commands(CONFIG, terms, admission, appends, places, line, gauge, clock=clock, entropy=entropy)
+    count = KnownPartitions(node, NAMES.events, partitions)
+    count.on_growth(places.grow)
+    commands = Commands(
+        CONFIG, terms, count, admission, appends, places, line, gauge, clock=clock, entropy=entropy
+    )
     stop, connections = asyncio.Event(), list[asyncio.Task[Any]]()
     desk = InternalDesk(settings, commands, Room())
-    task = started(node, _serve((gauge.run,), stop, connections))
+    task = started(node, _serve(node, (gauge.run, count.run), stop, connections))
     return Process(name, node, task, stop, commands=commands, desk=desk, connections=connections)
 
 
@@ -114,11 +127,13 @@ def brief(name: str) -> bool:
 
 
 async def _serve(
+    node: Node,
     loops: Iterable[Callable[[], Coroutine[Any, Any, None]]],
     stop: asyncio.Event,
     connections: list[asyncio.Task[Any]],
 ) -> None:
-    """Look at the neighbours until told to stop; then finish the commands under way."""
+    """Freeze where keys lead, look at the neighbours until told to stop; then finish what is under way."""
+    await patiently(lambda: freeze_key_partitions(node, NAMES, lambda: node.rng.randbytes(8).hex()))
     watching = [asyncio.create_task(loop()) for loop in loops]
     try:
         await stop.wait()

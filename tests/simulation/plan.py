@@ -106,6 +106,8 @@ class Plan(Struct, frozen=True):
     """The chance that an executor writes the form of events that was before today's (P-15)."""
     upgraded_s: float = 0
     """Until then processes of the version before run among those of today."""
+    grown: int = 0
+    """How many partitions there are in the end, some being added amid the trouble; 0: as many as at first."""
     lag_s: float = 100
     """Seconds for which no transcript and no entry is compacted (P-92)."""
     hasty: bool = False

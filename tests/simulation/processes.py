@@ -67,10 +67,10 @@ def projector(name: str, node: Node, settings: Settings) -> Process:
     return Process(name, node, started(node, Projector(settings, node, NAMES).run(stop)), stop)
 
 
-def replay(name: str, node: Node, settings: Settings, memory: int, disk: Disk) -> Process:
+def replay(name: str, node: Node, settings: Settings, partitions: int, memory: int, disk: Disk) -> Process:
     """Start a replay that holds so many bytes of frames, with its store on `disk`."""
     little = replace(settings, replay_memory_bytes=memory, barrier_s=5)
-    service = Service(little, node, NAMES, PARTITIONS, Store(disk), node.log.clock)
+    service = Service(little, node, NAMES, partitions, Store(disk), node.log.clock)
     return Process(name, node, started(node, service.feed.run()), asyncio.Event(), reader=service)
 
 

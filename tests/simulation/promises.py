@@ -19,7 +19,7 @@ from services.settings import Settings
 from tests.simulation.announcements import Announcements
 from tests.simulation.conduct import Conduct
 from tests.simulation.node import Node
-from tests.simulation.processes import NAMES, PARTITIONS
+from tests.simulation.processes import NAMES
 from tests.simulation.truth import Story
 from tests.simulation.upstream import Streams, inputs_of, whole_text
 
@@ -213,7 +213,7 @@ class Promises:
 
     def check_entries(self) -> None:
         """Each entry names what is there, also when it is compacted (P-131, P-92)."""
-        for partition in range(PARTITIONS):
+        for partition in range(self._world.partitions):
             records = self._world.log.records(NAMES.transcripts, partition)
             there = {record.offset: record.key for record in records if record.value is not None}
             for id, entry in self._entries(partition):
@@ -283,7 +283,7 @@ class Promises:
     def check_folds(self) -> None:
         """A reader that starts now, from either watermark, folds the rest to the truth (P-28, P-62)."""
         for group in (EXECUTORS, PROJECTORS):
-            for partition in range(PARTITIONS):
+            for partition in range(self._world.partitions):
                 self._check_fold(partition, self.mark(group, partition), self.start(group, partition))
 
     def _check_fold(self, partition: int, mark: int, start: int) -> None:
@@ -431,7 +431,7 @@ class Promises:
 
     def check_erased(self) -> None:
         """After compaction no topic holds what was deleted or not stored (P-72, P-76, P-90, P-99)."""
-        for partition in range(PARTITIONS):
+        for partition in range(self._world.partitions):
             for topic in (NAMES.events, *VIEWS):
                 for record in self._world.log.records(topic, partition):
                     if record.value is not None and record.timestamp < self._world.now() - ERASING_MS:

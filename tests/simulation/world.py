@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from schemas.ids import ResponseId, partition_of
+from schemas.installation import key_partitions_in
 from schemas.records import ONE_HEADER, SEVEN_HEADERS, NewRecord
 from services.eventlog import transcript
 from services.eventlog.memory_partition import MemoryRecord
@@ -61,7 +62,9 @@ class World:
             ephemeral_s=plan.ephemeral_s,
         )
         self.broken: Counter[str] = Counter()
-        self.truth = [Truth(int(plan.ephemeral_s * 1000)) for _ in range(PARTITIONS)]
+        self.partitions = PARTITIONS
+        """How many partitions there are by now."""
+        self.truth = [Truth(int(plan.ephemeral_s * 1000)) for _ in range(plan.grown or PARTITIONS)]
         self.created: list[ResponseId] = []
         """The responses whose ids clients have heard."""
         self.processes: dict[str, Process] = {}
@@ -81,7 +84,12 @@ class World:
         """The trouble, then calm, then the reckoning."""
         self.loop, self._context = asyncio.get_running_loop(), copy_context()
         counts = dict.fromkeys((NAMES.events, *VIEWS, NAMES.closings), PARTITIONS)
-        self.log = SimLog(counts | {NAMES.executors: 1}, self.now, self._appended, self.promises.committed)
+        self.log = SimLog(
+            counts | {NAMES.executors: 1, NAMES.installation: 1},
+            self.now,
+            self._appended,
+            self.promises.committed,
+        )
         for group in (EXECUTORS, PROJECTORS):
             self.log.watch_checkpoints(group)
         self._faults = Faults(self)
@@ -92,6 +100,8 @@ class World:
         trouble = asyncio.create_task(self._faults.run())
         if self.plan.upgraded_s:
             self.background(self._upgrade())
+        if self.plan.grown:
+            self.background(self._grow())
         await asyncio.sleep(self.plan.seconds)
         trouble.cancel()
         await self._calm_down(clientele)
@@ -179,11 +189,12 @@ class World:
             case "i":
                 node.delays = (0.1, 5, 20)
                 find, clock = self._some_replay, self._clock()
-                process = ingest.start(name, node, self.settings, find, self.background, clock)
+                terms = (self.settings, self.partitions, find, self.background, clock)
+                process = ingest.start(name, node, *terms)
             case _:
                 memory = self.rng.choice(self.plan.memories)
                 disk = self._disks.setdefault(name, MemoryDisk())
-                process = processes.replay(name, node, self.settings, memory, disk)
+                process = processes.replay(name, node, self.settings, self.partitions, memory, disk)
                 doors = (self._some_ingest, self.background, self._clock())
                 process.door = door.open_door(process, self.settings, *doors)
         self.say("start", name, process.me)
@@ -270,6 +281,17 @@ class World:
                 if name not in self.processes:
                     self.start(name)
 
+    async def _grow(self) -> None:
+        """Add partitions, to the events last (P-143), once it stands where keys lead (P-142)."""
+        await asyncio.sleep(self.rng.uniform(0.1, 0.6) * self.plan.seconds)
+        while key_partitions_in(self.log.records(NAMES.installation, 0)) is None:
+            await asyncio.sleep(1)
+        for topic in (*VIEWS, NAMES.closings, NAMES.events):
+            await asyncio.sleep(self.rng.expovariate(1))
+            self.say("grow", topic, self.plan.grown)
+            self.log.grow(topic, self.plan.grown)
+        self.partitions = self.plan.grown
+
     def _clock(self) -> Callable[[], int]:
         """A process's own clock, which is wrong by the skew at most."""
         skew = self.rng.randint(-self.settings.skew_ms, self.settings.skew_ms)
@@ -320,7 +342,7 @@ class World:
         self.promises.check_stories()
         self.answers.check()
         await self._audit("r-last")
-        for source in (TopicPartition(t, p) for t in (NAMES.events, *VIEWS) for p in range(PARTITIONS)):
+        for source in (TopicPartition(t, p) for t in (NAMES.events, *VIEWS) for p in range(self.partitions)):
             self.log.compact_below(source, self.log.end(source), tombstones=False)
         self.promises.check_folds()
         self.promises.check_erased()

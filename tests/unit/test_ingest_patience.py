@@ -15,6 +15,8 @@ from schemas.ids import Tenant, response_id
 from schemas.records import NewRecord
 from schemas.request import parse
 from services.config import Config, Model
+from services.eventlog.known_partitions import KnownPartitions
+from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Ack, Leader, Writer
 from services.ingest.admission import Admission
 from services.ingest.appends import DELIVERY_S, Appends, Patience
@@ -91,6 +93,7 @@ def commands(writer: Stuck, look_up_s: float) -> Commands:
     return Commands(
         CONFIG,
         Terms(4, 30_000, 10_000, 60_000),
+        KnownPartitions(MemoryLog({"events": 4}), "events", 4),
         admission,
         appends,
         places,

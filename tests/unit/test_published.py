@@ -56,6 +56,7 @@ ALSO = {
     "webhooks.retry",
     "webhooks.secret",
     "webhooks.settings",
+    "installation.key_partitions",
     "webhooks.tombstone",
 }
 """Kinds that are the only ones of their topic, or have no type of their own."""

@@ -43,6 +43,7 @@ def new_log(**options: Any) -> MemoryLog:
         NAMES.transcripts: PARTITIONS,
         NAMES.index: PARTITIONS,
         NAMES.executors: 1,
+        NAMES.installation: 1,
     }
     return MemoryLog(topics, **options)
 

@@ -40,8 +40,8 @@ def keyed_partition_by_chance() -> Iterator[None]:
     """Where a key leads depends on more than tenant and key."""
     original = FrontDoor.mint
 
-    def mint(self: FrontDoor, tenant: Tenant, key: str | None, partition: int | None) -> ResponseId:
-        found = original(self, tenant, key, partition)
+    async def mint(self: FrontDoor, tenant: Tenant, key: str | None, partition: int | None) -> ResponseId:
+        found = await original(self, tenant, key, partition)
         other = self.entropy(1)[0] % 2 if key else ids.partition_of(found)
         return ResponseId(f"resp_{other:04x}{found[9:]}")
 
