@@ -21,8 +21,9 @@ class Shown(NamedTuple):
 
 def all_shown() -> dict[str, Shown]:
     """Every metric of Rejoinder, by the name that pages and expressions give it."""
-    for module in sorted(SERVICES.glob("*/metrics.py")):
-        import_module(f"services.{module.parent.name}.metrics")
+    for module in sorted(SERVICES.rglob("*.py")):
+        if "from prometheus_client import" in module.read_text():
+            import_module(".".join(module.relative_to(SERVICES.parent).with_suffix("").parts))
     found = {}
     for collector in list(REGISTRY._collector_to_names):
         for family in collector.collect():
