@@ -1,6 +1,7 @@
 """`python -m bench`: everything in one run, 25 minutes; `--quick` ten. Prints Markdown.
 
-streams      many slow streams beside a server in memory, short ones, and none
+streams      many slow streams beside a server in memory, and short ones
+idle         what there is to pay while nothing happens
 upstream     what an upstream on HTTP costs the executor beside model echo
 fanout       one stream to many readers, beside Nchan
 replay       a long response read from its start by many, beside a static file; resumes after a start
@@ -45,6 +46,7 @@ from bench.throughput import Bounds, Cell
 
 SECTIONS = (
     "streams",
+    "idle",
     "upstream",
     "fanout",
     "replay",
@@ -71,6 +73,10 @@ def main() -> None:
     sections = [given.section] if given.section else list(SECTIONS)
     if "streams" in sections:
         _streams(given)
+    if "idle" in sections:
+        with target.rejoinder() as rejoinder:
+            latency.measure(rejoinder, _pace(10_000, 10 if given.quick else COMPILED_S))
+            streams.idle(rejoinder, *((10, 20) if given.quick else (120, 60)))
     if "upstream" in sections:
         upstream.run()
     if "fanout" in sections:
@@ -126,7 +132,6 @@ def _streams(given: argparse.Namespace) -> None:
         peer = None if given.no_rival else others.enter_context(target.agentserver())
         warm_up = latency.Pace(100, 10 if given.quick else COMPILED_S)
         latency.measure(ours, warm_up)
-        streams.idle(ours)
         streams.run(ours, peer)
         streams.short(ours, peer)
 

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from bench.load import OVERHEAD, Load
 from bench.nginx import installed, nginx
 from bench.target import Target
+from bench.throughput import settled
 
 MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 LOCATIONS = """
@@ -43,8 +44,8 @@ class Fan(msgspec.Struct, frozen=True):
 
 
 FANS = (Fan(100, 5), Fan(1_000, 25))
-HEAD = """| readers × events/s | deliveries per CPU-s | replay alone | Nchan | ratio | replay's |
-|---|---:|---:|---:|---:|---:|"""
+HEAD = """| readers × events/s | deliveries per CPU-s | replay alone | Nchan | ratio | its replay | µs each |
+|---|---:|---:|---:|---:|---:|---|"""
 
 
 class Delivered(msgspec.Struct, frozen=True):
@@ -69,7 +70,8 @@ class FanLoad(Load):
 
     async def fan(self) -> None:
         """Print a line when all readers have come, and the outcome at the end of the pace."""
-        path = "/read" if self._nchan else f"{self.path}/{await self.created()}?stream=true"
+        id = "" if self._nchan else await self.created()
+        path = f"{self.path}/{id}?stream=true" if id else "/read"
         streams = [await self.open("GET", path) for _ in range(self._fan.readers)]
         publishing = asyncio.create_task(self._publish()) if self._nchan else None
         await asyncio.sleep(SETTLE_S)
@@ -81,6 +83,8 @@ class FanLoad(Load):
             publishing.cancel()
         for transport, _ in streams:
             transport.abort()
+        if id:  # what is measured next has the cores to itself
+            await self._cancel(id)
 
     async def _publish(self) -> None:
         reading, writing = await asyncio.open_connection(self.host, self.port)
@@ -107,10 +111,12 @@ def run(ours: Target) -> None:
         if MODULE.exists() and installed():
             with nchan() as theirs:
                 beside = deliver(theirs, fan).per_cpu_second()
-            row += f"| {beside:,.0f} | {whole / beside:.2f} : 1 | {replay / beside:.2f} : 1 |"
+            row += f"| {beside:,.0f} | {whole / beside:.2f} : 1 | {replay / beside:.2f} : 1 "
         else:
-            row += "| not installed | | |"
-        print(row, flush=True)
+            row += "| not installed | | "
+        each = {name: used / found.deliveries * 1e6 for name, used in found.cpu.items()}
+        parts = ", ".join(f"{name} {used:.1f}" for name, used in each.items() if used >= 0.1)
+        print(f"{row}| {sum(each.values()):.1f}: {parts} |", flush=True)
 
 
 def deliver(target: Target, fan: Fan) -> Delivered:
@@ -126,6 +132,7 @@ def deliver(target: Target, fan: Fan) -> Delivered:
     used = target.cpu()
     if load.wait(60) or not line:
         raise RuntimeError(f"the readers of {target.name} failed")
+    settled(target)
     found = msgspec.json.decode(line, type=Delivered)
     return replace(found, cpu={name: seconds - begin.get(name, 0.0) for name, seconds in used.items()})
 

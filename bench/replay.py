@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
+from math import nan
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
@@ -63,6 +64,10 @@ HEAD = (
 )
 
 
+COUNTED_S = 0.15
+"""CPU seconds that are too few to divide by: the system counts them in hundredths."""
+
+
 class Replayed(msgspec.Struct, frozen=True):
     """What the readers of one target got. `cpu` in seconds, by process; `memory` in MiB, at its peak."""
 
@@ -75,7 +80,7 @@ class Replayed(msgspec.Struct, frozen=True):
     def megabytes(self, *names: str) -> float:
         """Megabytes per CPU second of these processes; of all without any."""
         used = sum(used for name, used in self.cpu.items() if name in (names or self.cpu))
-        return self.outcome.bytes / max(used, 0.01) / 1e6
+        return self.outcome.bytes / used / 1e6 if used >= COUNTED_S else nan
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -289,7 +294,7 @@ def read(target: Target, content: Content, readers: int, streams: int = STREAMS)
 
 
 def show(source: str, readers: int, found: Replayed, rivals: Mapping[tuple[str, int], Replayed]) -> None:
-    """Print one line of the table."""
+    """Print one line of the table, `nan` for what took too little CPU to be counted."""
     whole, replay = found.megabytes(), found.megabytes("replay")
     each = found.outcome.events / found.outcome.bytes * 1e6
     busy = " *" if found.readers_cpu > 0.9 * found.outcome.seconds else ""
@@ -337,7 +342,8 @@ def _beside(file: Path, events: int) -> Iterator[tuple[tuple[str, int], Replayed
         content = Content(FILE, events, file.stat().st_size)
         for rival in rivals:
             for readers in READERS:
-                yield (rival.name, readers), read(rival, content, readers)
+                streams = STREAMS * (10 if rival.name == "nginx" else 1)
+                yield (rival.name, readers), read(rival, content, readers, streams)
 
 
 def _serve(file: str) -> None:

@@ -120,14 +120,18 @@ def short(ours: Target, peer: Target | None, streams: Streams = SHORT) -> None:
             print(f"| {target.name} | {cost:.2f} | {parts} |", flush=True)
 
 
-def idle(target: Target, seconds: float = 20) -> None:
-    """Print what a target costs that has nothing to do."""
+def idle(target: Target, after: float, seconds: float) -> None:
+    """Print what a target costs that has nothing to do. It rests for `after` seconds first: the broker's Java
+    goes on compiling what the load before was.
+    """
+    time.sleep(after)
     begin = settled(target)
     time.sleep(seconds)
     used = target.cpu()
     each = {name: (used[name] - begin.get(name, 0.0)) / seconds for name in used}
     parts = ", ".join(f"{name} {share:.1%}" for name, share in each.items())
-    print(f"\n## Idle\n\n{sum(each.values()):.1%} of a core: {parts}", flush=True)
+    services = sum(each.values()) - each["broker"]
+    print(f"\n## Idle\n\nservices {services:.1%} of a core, broker {each['broker']:.1%}: {parts}", flush=True)
 
 
 def stream(target: Target, streams: Streams, *, stamped: bool) -> Streamed:

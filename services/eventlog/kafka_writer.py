@@ -88,8 +88,8 @@ class KafkaWriter:
         self._pumping = False
         self._closed = False
         self._pace = Pace(LEAST_PACE_S, LONGEST_PACE_S, BUSY)
-        self._patient: set[Future[None]] = set()
-        """Drivers that wait for company."""
+        self._patient: dict[int, Future[None]] = {}
+        """The drivers that wait for company, by broker."""
         brokers.on_unhealthy(self._leader_unhealthy)
 
     def __repr__(self) -> str:
@@ -159,14 +159,16 @@ class KafkaWriter:
         lane = self._lanes.get(source)
         if lane is None:
             lane = self._lanes[source] = Lane(source)
-        now = self._loop.time()
+        alone, now = not lane.pending, self._loop.time()
         lane.queue.append(Queued(record, waiter, now + self._delivery_timeout, now + unsent_s, movable))
         self._waiting[source] = lane
         if not patient:
             lane.hurried = True
-            for waiting in self._patient:
+            leader = self._link.known_leader(source)
+            if leader is not None and (waiting := self._patient.get(leader)):
                 wake(waiting)
-        self._pump_soon()
+        if alone or unsent_s < inf:  # else what is before it in the lane is due before it
+            self._pump_soon()
 
     def _pump_soon(self) -> None:
         if not self._pumping:
@@ -257,12 +259,12 @@ class KafkaWriter:
             return
         waiting: Future[None] = self._loop.create_future()
         timer = self._loop.call_at(due, wake, waiting)
-        self._patient.add(waiting)
+        self._patient[node] = waiting
         try:
             await waiting
         finally:
             timer.cancel()
-            self._patient.discard(waiting)
+            del self._patient[node]
 
     def _ready(self, node: int) -> list[Lane]:
         now = self._loop.time()

@@ -97,6 +97,13 @@ class ConnectionState(ServerState):
         CROWDS.add(self.crowd)
         self.draining = False
         self._dated = 0
+        self._pushed, self._chunk = b"", b""
+
+    def chunk(self, body: bytes) -> bytes:
+        """`body` as a chunk of HTTP, one object for all connections to which the same is pushed in turn."""
+        if body is not self._pushed:
+            self._pushed, self._chunk = body, b"%x\r\n%b\r\n" % (len(body), body)
+        return self._chunk
 
     def date(self) -> None:
         """Renew the `date` header, when bytes come: a timer would wake an idle server every second."""
@@ -162,7 +169,7 @@ class Connection(HttpToolsProtocol):
             return False
         size = len(body)
         if size < SHARED_BYTES:
-            self.transport.write(b"%x\r\n%b\r\n" % (size, body))
+            self.transport.write(self.server_state.chunk(body))
         else:
             self.transport.writelines((b"%x\r\n" % size, body, b"\r\n"))
         self.pushed_bytes += size

@@ -1,7 +1,7 @@
 """What a writer says of what it had under way, when it is closed or a broker takes long to connect to."""
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +12,13 @@ from schemas.records import NewRecord
 from services.eventlog import kafka_writer
 from services.eventlog.kafka_address import KafkaAddress
 from services.eventlog.kafka_brokers import Brokers
+from services.eventlog.kafka_lane import Lane
 from services.eventlog.kafka_link import KafkaLink
 from services.eventlog.kafka_wire import ProduceRequest
 from services.eventlog.kafka_writer import KafkaWriter
+from services.eventlog.pace import Pace
 from services.eventlog.port import TopicPartition
+from tests.points import when
 
 SOURCE = "events", 0
 
@@ -171,3 +174,46 @@ async def test_what_is_given_up_within_a_connect_leaves_the_others_to_be_tried_a
     await writer.close(timeout=0)
     with pytest.raises(AppendUnknown):
         await stays
+
+
+class Two(Silent):
+    """Two brokers that take everything at once; each leads the partitions of its parity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Sequence[Lane] = ()
+        self.taken: list[int] = []
+        """The partitions of which something was taken, in that order."""
+
+    def known_leader(self, source: TopicPartition) -> int | None:
+        return source.partition % 2
+
+    def made(self, lanes: Sequence[Lane]) -> None:
+        """A request is made; it is sent at once."""
+        self.asked = lanes
+
+    async def send(self, node: int, request: Any, group: Hashable = "", timeout: float = 2) -> Any:
+        if not isinstance(request, ProduceRequest):
+            return await super().send(node, request, group, timeout)
+        self.taken += [lane.source.partition for lane in self.asked]
+        return [(*lane.source, 0, 0, 0) for lane in self.asked]
+
+
+async def test_what_is_in_a_hurry_takes_what_waits_for_its_own_broker_along_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kafka_writer, "LEAST_PACE_S", 0)
+    monkeypatch.setattr(kafka_writer, "Pace", lambda *_: Pace(0, 1000))
+    link = Two()
+    writer = writing(link, monkeypatch)
+    with when("request made", link.made):
+        await writer.append("events", 0, NewRecord(b"first", b"{}"))
+        writer.post("events", 2, NewRecord(b"waits", b"{}"), patient=True)
+        writer.post("events", 2, NewRecord(b"waits too", b"{}"), patient=True)
+        link.taken.clear()
+
+        await writer.append("events", 1, NewRecord(b"elsewhere", b"{}"))
+        assert link.taken == [1]
+        await writer.append("events", 4, NewRecord(b"hurried", b"{}"))
+        assert sorted(link.taken) == [1, 2, 4]
+    await writer.close()
