@@ -13,6 +13,8 @@ limits       the log's client by itself
 counting     closings that analytics counts per CPU-second
 webhooks     ends announced at once, until all are delivered
 library      what replay's start, its memory and its reads cost with many stored responses
+scaling      only by name: the constants of `rejoinder plan`; `--write` puts them into its file, `--check`
+             holds the plan against two executors and three shards
 """
 
 import argparse
@@ -20,6 +22,7 @@ import asyncio
 import os
 import platform
 import signal
+import sys
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -37,6 +40,7 @@ from bench import (
     overload,
     replay,
     resume,
+    scaling,
     streams,
     target,
     throughput,
@@ -59,6 +63,8 @@ SECTIONS = (
     "webhooks",
     "library",
 )
+ALONE = "scaling"
+"""A section of five minutes that a run of everything leaves out."""
 COMPILED_S = 40.0
 """Seconds of load until the broker's Java is compiled, on two cores: before, that is half of its CPU."""
 
@@ -97,7 +103,16 @@ def main() -> None:
         with target.rejoinder(*overload.FLAGS) as rejoinder:
             overload.run(rejoinder, given.seconds or (15 if given.quick else 40))
     asyncio.run(_alone(given, sections))
+    fine = True
+    if ALONE in sections:
+        fine = scaling.check.run(quick=given.quick) if given.check else _scaling(given)
     print(f"\n{time.monotonic() - began:.0f} s in all")
+    sys.exit(not fine)
+
+
+def _scaling(given: argparse.Namespace) -> bool:
+    scaling.run(quick=given.quick, write=given.write)
+    return True
 
 
 async def _alone(given: argparse.Namespace, sections: Collection[str]) -> None:
@@ -116,13 +131,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
+    parser.add_argument("section", nargs="?", choices=(*SECTIONS, ALONE), help="only this section")
     parser.add_argument("--quick", action="store_true", help="fewer cells, smaller ones")
     parser.add_argument("--events", type=int, nargs="+", help="throughput: lengths of the responses")
     parser.add_argument("--at-once", type=int, nargs="+", help="throughput: how many at once")
     parser.add_argument("--no-rival", action="store_true", help="streams, throughput: rejoinder alone")
     parser.add_argument("--rate", type=int, nargs="+", help="latency: events per second to pace")
     parser.add_argument("--stored", type=int, nargs="+", help="library: how many stored responses")
+    parser.add_argument("--write", action="store_true", help="scaling: put what was measured into the file")
+    parser.add_argument("--check", action="store_true", help="scaling: hold the plan against an installation")
     parser.add_argument("--seconds", type=float, help="seconds at most per cell, or of each pace")
     return parser.parse_args()
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -18,10 +19,23 @@ from tests.process import REJOINDER, ServerProcess
 BROKER = "broker"
 
 
+class Running(Protocol):
+    """A server that runs, and everything that it started."""
+
+    @property
+    def base_url(self) -> str:
+        """Where its API is."""
+        ...
+
+    def tree(self) -> list[psutil.Process]:
+        """Its processes that live."""
+        ...
+
+
 class Target:
     """A running server under measurement."""
 
-    def __init__(self, name: str, process: ServerProcess, path: str = Load.path) -> None:
+    def __init__(self, name: str, process: Running, path: str = Load.path) -> None:
         self.name = name
         self.path = path
         """Where its responses are."""

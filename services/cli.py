@@ -22,6 +22,7 @@ from cyclopts import App, Parameter
 
 from schemas.errors import RejoinderError, SettingsError
 from services import logs
+from services.planning.demand import DEFAULTS, TAKES
 from services.process import Run, serve, until_stopped
 from services.settings import SETTINGS, Setting, Settings, load, require_secret
 from services.together import INTERNAL_FILES, SERVICE_URLS
@@ -81,17 +82,25 @@ def reason(error: BaseException) -> RejoinderError | None:
 
 def with_settings(command: Command, leave_out: Collection[str] = ()) -> Command:
     """`command` with every setting as a flag, in place of its `**options`."""
+    return with_flags(command, [_flag(known) for known in SETTINGS.values() if known.name not in leave_out])
+
+
+def with_flags(command: Command, flags: Sequence[inspect.Parameter]) -> Command:
+    """`command` with these flags, in place of its `**options`."""
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    flags = [_flag(setting) for setting in SETTINGS.values() if setting.name not in leave_out]
     command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
     return command
 
 
 def _flag(setting: Setting) -> inspect.Parameter:
-    shown = Parameter(help=setting.takes, show_default=lambda _: setting.default or None)
+    return _option(setting.name, setting.takes, setting.default)
+
+
+def _option(name: str, takes: str, default: str = "") -> inspect.Parameter:
+    shown = Parameter(help=takes, show_default=lambda _: default or None)
     kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(setting.name, kind, default=None, annotation=Annotated[str | None, shown])
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, shown])
 
 
 def _settings(options: Options, log_format: Literal["auto", "console"] = "auto") -> Settings:
@@ -361,6 +370,20 @@ def _acls(
     return print_acls(_settings(options, "console"), user=user, as_json=json)
 
 
+def _plan(
+    *,
+    json: Annotated[bool, Parameter(help="print all figures, a line of JSON", negative=())] = False,
+    **options: Any,
+) -> int:
+    """Say how large an installation must be for a load: processes, cores, memory, disk, network.
+
+    By what a unit of work costs, as measured (docs/scaling.md). Asks nothing of Kafka or any service.
+    """
+    from services.terminal.plan import print_plan
+
+    return print_plan({name: text for name, text in options.items() if text is not None}, as_json=json)
+
+
 _webhooks.command(with_settings(_list), name="list")
 _webhooks.command(with_settings(_retry), name="retry")
 app.command(with_settings(_dev, CHOSEN_BY_DEV), name="dev")
@@ -375,6 +398,9 @@ _keys.command(with_settings(_revoke_key), name="revoke")
 app.command(_keys)
 app.command(with_settings(_acls), name="acls")
 app.command(with_settings(_usage), name="usage")
+app.command(
+    with_flags(_plan, [_option(name, takes, DEFAULTS[name]) for name, takes in TAKES.items()]), name="plan"
+)
 
 if __name__ == "__main__":
     main()
