@@ -84,7 +84,7 @@ class FanLoad(Load):
         for transport, _ in streams:
             transport.abort()
         if id:  # what is measured next has the cores to itself
-            await self._cancel(id)
+            await self.cancel(id)
 
     async def _publish(self) -> None:
         reading, writing = await asyncio.open_connection(self.host, self.port)

@@ -97,10 +97,10 @@ class Load:
             finished.result()
         print(json.dumps(msgspec.to_builtins(done)), flush=True)
         if not leave:
-            await asyncio.gather(*map(self._cancel, self._open))
+            await asyncio.gather(*map(self.cancel, self._open))
         return done
 
-    async def _cancel(self, id: str) -> None:
+    async def cancel(self, id: str) -> None:
         """Cancel a response that still runs. A server at its limit may answer 503 at first."""
         for _ in range(CANCEL_TRIES):
             status, _ = await self.exchange("POST", f"{self.path}/{id}/cancel")
