@@ -108,7 +108,7 @@ async def test_where_the_beats_cannot_be_read_it_is_a_503_and_never_a_guess(
             await asyncio.Event().wait()
         return await bounds(topic, partitions)  # type: ignore[arg-type]
 
-    async with replaying(time.log, barrier_s=0.1) as service:
+    async with replaying(time.log, barrier_s=1) as service:
         monkeypatch.setattr(time.log, "bounds", hanging)
         with pytest.raises(ApiError) as refused:
             await service.replay.find(ephemeral.id)

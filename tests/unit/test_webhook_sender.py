@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from services.webhooks.sender import ANSWER_BYTES, MOST_SAID, Sender
+from tests.conftest import PATIENCE
 from tests.serving import HOST
 
 HEAD = b"HTTP/1.1 %03d X\r\ncontent-length: %d\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+HANGS_S = 2.0
+"""Seconds for an answer where they run out: enough for what comes before the server hangs."""
 
 
 @asynccontextmanager
@@ -49,7 +52,7 @@ async def answering(answer: bytes, *, hangs: bool) -> AsyncIterator[str]:
 async def test_a37_the_status_counts_whatever_becomes_of_the_body(
     answer: bytes, said: tuple[str, int], hangs: bool
 ) -> None:
-    sender = Sender(allow_private=True, timeout_s=0.5)
+    sender = Sender(allow_private=True, timeout_s=HANGS_S if hangs else PATIENCE)
     try:
         async with answering(answer, hangs=hangs) as url:
             result = await sender.send(url, b"{}", {})
@@ -72,7 +75,7 @@ async def test_a37_the_status_counts_whatever_becomes_of_the_body(
     ],
 )
 async def test_a37_without_a_status_it_is_a_failure(answer: bytes, hangs: bool, outcome: str) -> None:
-    sender = Sender(allow_private=True, timeout_s=0.5)
+    sender = Sender(allow_private=True, timeout_s=HANGS_S if outcome == "timeout" else PATIENCE)
     try:
         async with answering(answer, hangs=hangs) as url:
             result = await sender.send(url, b"{}", {})
@@ -96,7 +99,7 @@ async def test_answers_are_bounded_each_not_what_a_connection_says_in_its_life()
 
     server = await asyncio.start_server(say, HOST, 0)
     url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
-    sender = Sender(allow_private=True, timeout_s=5)
+    sender = Sender(allow_private=True, timeout_s=PATIENCE)
     try:
         for _ in range(2 * MOST_SAID // ANSWER_BYTES):
             assert (await sender.send(url, b"{}", {})).outcome == "delivered"
