@@ -70,16 +70,6 @@ def away() -> ApiError:
     return unavailable("The log cannot be reached; nothing was stored.", reason="log_away")
 
 
-def outgrown() -> ApiError:
-    """503: the response belongs into a partition that was added since this process started. A process that
-    was started since then reads it, so the client is told to try again.
-    """
-    what = "A part of the log is not read yet, since it was added: restart replay to have it read."
-    headers = {"retry-after": "2", "x-should-retry": "true"}
-    code = "service_unavailable"
-    return ApiError(503, what, type="server_error", code=code, headers=headers, reason="outgrown")
-
-
 def void() -> ApiError:
     """503: the request reached the log too late to count (P-20), so it may be sent again."""
     return unavailable("The log took the request too late; nothing was started.", reason="void")

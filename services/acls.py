@@ -69,6 +69,7 @@ _RIGHTS: Mapping[str, Sequence[_Right]] = {
         _on("executors", "the last beat's time, the models", "Read"),
         _on("installation", "know where an Idempotency-Key leads", "Read"),
         _Right("projector", "begin at its watermark", ("Describe",), "group"),
+        _Right("executors", "see who has taken over added partitions", ("Describe",), "group"),
         _LOOK,
     ),
     "projector": (

@@ -6,7 +6,7 @@ It only uses what this process knows, and asks no broker.
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 
 from services.eventlog.port import Leader
@@ -37,7 +37,8 @@ def place(healthy: Sequence[bool], held: Sequence[int], draw: float) -> int:
 class Places:
     """The partitions as one process knows them: who leads, what failed a moment ago, how much is under way.
 
-    `leader` returns the leader of a partition, None if it is not known. `clock` returns seconds.
+    `leader` returns the leader of a partition, None if it is not known. `clock` returns seconds. `local` are
+    those that get new responses here (None: all).
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Places:
         partitions: int,
         leader: Callable[[int], Leader | None],
         *,
+        local: Container[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.partitions = partitions
+        self._local = local
         self._leader = leader
         self._clock = clock
         self._away_until: dict[int, float] = {}
@@ -62,8 +65,11 @@ class Places:
         self.look_again()
 
     def place(self, draw: float) -> int:
-        """A partition for a response that may be in any; see `place`."""
-        return place(self._look(), [self._under_way[p] for p in range(self.partitions)], draw)
+        """A partition for a response that may be in any of those that are local; see `place`."""
+        local = [self._local is None or partition in self._local for partition in range(self.partitions)]
+        healthy = [is_open and fits for is_open, fits in zip(self._look(), local, strict=True)]
+        held = [self._under_way[partition] for partition in range(self.partitions)]
+        return place(healthy if any(healthy) else local, held, draw)
 
     def led(self) -> bool:
         """Whether any partition can be appended to now, as far as this process knows."""

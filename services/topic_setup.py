@@ -49,7 +49,7 @@ async def grow_by_settings(settings: Settings) -> None:
         _say([line])
         raised = True
     if raised:
-        _say([f"restart replay to follow; keys stay in the first {before} partitions"])
+        _say([f"services follow by themselves; keys stay in the first {before} partitions"])
 
 
 async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:

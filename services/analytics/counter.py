@@ -104,7 +104,7 @@ class Counter:
         self._checked: set[int] = set()
         """The partitions of which this batch had something that was known, and the topic was looked at."""
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._app = App(self._group, **faust_settings(settings))
+        self._app = App(self._group, **faust_settings(settings, partitions))
         source = self._app.topic(self._names.closings, key_type=bytes, value_type=bytes)
         self.changelog = Changelog(self._app, eventlog, self._names.usage, partitions)
         agent = self._app.agent(source, name="count", supervisor_strategy=CrashingSupervisor)

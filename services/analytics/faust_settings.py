@@ -21,8 +21,13 @@ QUIET = ("faust", "mode", "aiokafka")
 """Loggers that tell of each retry, hundreds a second while a broker is away."""
 
 
-def faust_settings(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of an App."""
+def faust_settings(settings: Settings, partitions: int) -> dict[str, Any]:
+    """Keyword arguments of an App that counts so many partitions.
+
+    A member that comes back under its own name gets what it had, without a rebalance. So the name says how
+    many partitions it knows: with more of them it is another member, and the group shares all of them out.
+    """
+    instance = settings.analytics_instance
     return {
         "broker": ";".join(f"kafka://{address.strip()}" for address in settings.kafka.split(",")),
         "broker_client_id": "rejoinder-analytics",
@@ -31,7 +36,7 @@ def faust_settings(settings: Settings) -> dict[str, Any]:
         "agent_supervisor": CrashingSupervisor,
         "autodiscover": False,
         "consumer_auto_offset_reset": "earliest",
-        "consumer_group_instance_id": settings.analytics_instance or None,
+        "consumer_group_instance_id": f"{instance}-{partitions}" if instance else None,
         "broker_session_timeout": SESSION_S,
         "broker_heartbeat_interval": HEARTBEAT_S,
         "broker_rebalance_timeout": REBALANCE_S,

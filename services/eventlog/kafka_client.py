@@ -229,8 +229,8 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]
     async def count_partitions(self, topic: str) -> int | None:
         """How many partitions `topic` has by now, as one broker knows; None if that one does not tell.
 
-        It costs a hundredth of new metadata, which are of all topics. They are not read: where they say
-        something else, the caller has them read anew.
+        The metadata in use, which are of all topics, stay as they are: where they say something else, the
+        caller has them read anew.
         """
         node = self.get_random_node()
         if node is None:

@@ -95,6 +95,10 @@ class Executor:
         self._beside = beside
         pace = Pace(LEAST_PACE_S, LONGEST_PACE_S, BUSY, lambda: self.engine.waits)
         self._follower = Follower(log_, self._group, names.events, self, pace=pace)
+        self._unsaid = set[int]()
+        """The partitions whose checkpoint does not say how far the log was read (P-68), or that have none. An
+        added one has none until its first owner commits it: then it takes new responses (P-145).
+        """
         self._memory_ms = settings.acceptance_ms + settings.skew_ms
         ephemeral_ms, lease = int(settings.ephemeral_s * 1000), settings.lease_s
         self.liveness = Liveness(self.me)
@@ -231,7 +235,7 @@ class Executor:
             for number in self.engine.unneeded(self._follower.owned):
                 self._follower.drop(number)
                 self.do(self.engine.drop(number))
-            await member.commit(self.steward.checkpoints())
+            self._unsaid -= await member.commit(self.steward.checkpoints(), anyway=self._unsaid)
             self._erasable.set()
             self._orphaned.set()
 
@@ -288,6 +292,8 @@ class Executor:
     def own(self, partition: int, place: StartingPoint, end: int) -> None:
         """Own a followed partition from now on."""
         self.engine.own(partition, place, end)
+        if place.read is None:
+            self._unsaid.add(partition)
         self._tell_owned()
 
     async def read(self, batch: Batch) -> None:

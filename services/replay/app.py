@@ -7,7 +7,7 @@ POSTs, cancels and deletes.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,9 @@ from msgspec.structs import replace
 from starlette.routing import BaseRoute
 
 from services.clock import now_ms
-from services.connect import connect, projector_group, topic_names
+from services.connect import connect, executors_group, projector_group, topic_names
 from services.eventlog.installation import KeySpread
+from services.eventlog.known_partitions import KnownPartitions
 from services.eventlog.port import Checkpoint, Log
 from services.eventlog.start import StartingPoint, starting_points_at
 from services.eventlog.topics import Topics
@@ -31,11 +32,12 @@ from services.replay.disk import RocksDisk
 from services.replay.door import FrontDoor, Terms
 from services.replay.door_routes import DoorRoutes
 from services.replay.feed import Feed, Sources
-from services.replay.folding import Folding
+from services.replay.folding import Folding, Foldings
 from services.replay.forwarding import Forwarding, behind
 from services.replay.ingest_client import IngestClient
 from services.replay.library import Library
 from services.replay.models import Catalogue, ModelRoutes
+from services.replay.opening import Opening
 from services.replay.replay import Replay
 from services.replay.routes import InternalRoutes, PublicRoutes
 from services.replay.schemas import SchemaRoutes, published
@@ -115,7 +117,7 @@ async def serve(
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(loop(), name=loop.__qualname__)
-                for loop in (service.feed.run, *callers.loops, *certificates.loops)
+                for loop in (*service.loops, *callers.loops, *certificates.loops)
             ]
             more = [*(door.routes if door else []), *forwarding.routes()]
             servers = await _listen(settings, service, callers, certificates, more, tracer)
@@ -149,21 +151,39 @@ class Service:
         self.snapshots = Snapshots(self.seeker)
         ephemeral_ms = int(settings.ephemeral_s * 1000)
         hooks = (self.library.hide, self.snapshots.forget)
-        self.foldings = [Folding(n, memory, *hooks, ephemeral_ms=ephemeral_ms) for n in range(partitions)]
-        self.feed = Feed(_sources(settings, eventlog, names, partitions, clock), self.foldings, self.library)
+
+        def folding(partition: int) -> Folding:
+            return Folding(partition, memory, *hooks, ephemeral_ms=ephemeral_ms)
+
+        self.foldings = Foldings(folding, range(partitions), partitions)
+        self.feed = Feed(_sources(settings, eventlog, names, clock), self.foldings, self.library)
         events = _barrier(self.feed.folded, eventlog, names.events, settings)
         self._packed = _barrier(self.feed.shelved, eventlog, names.index, settings)
         beats = LastBeat(eventlog, names.executors, settings.barrier_s * 0.9)
-        count = partial(eventlog.partitions, names.events)
+        self.count = KnownPartitions(eventlog, names.events, partitions)
+        self.count.on_growth(self._grow)
+        self.opening = Opening(
+            self.foldings, partial(eventlog.committed, executors_group(settings), names.events)
+        )
         pieces = (self.foldings, self.library, self.seeker, self.snapshots)
-        self.replay = Replay(*pieces, events, self._packed, beats, count)
+        self.replay = Replay(*pieces, events, self._packed, beats, self.count)
         self.catalogue = Catalogue(eventlog, names.executors, within_s=settings.barrier_s)
         self.room = Room()
-        metrics.show(self.feed, memory, self.seeker, self.room)
+        metrics.show(self.foldings, self.feed, memory, self.seeker, self.room)
+
+    @property
+    def loops(self) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
+        """What runs for as long as the process serves."""
+        return (self.feed.run, self.count.run, self.opening.run)
 
     def not_ready(self) -> list[str]:
         """Why replay cannot serve: only until it has read the log. Later faults of Kafka show in answers."""
         return [] if self.feed.caught_up else [self.feed.waits_for or "reading the log"]
+
+    def _grow(self, count: int) -> None:
+        added = self.foldings.grow(count)
+        self.feed.add(added)
+        self.opening.add(added)
 
     async def _catch_up(self, partition: int) -> None:
         await self._packed.reach(partition)
@@ -185,7 +205,9 @@ class Door:
         secret, stall_s = settings.internal_secret, settings.stall_s
         self.peer = Peer(settings.ingest_url, stall_s=stall_s, secret=secret, tls=certificates.client)
         ingest = IngestClient(self.peer, settings.max_record_bytes + ANSWER_BYTES)
-        places = Places(len(service.foldings), partial(eventlog.leader, names.events))
+        leader = partial(eventlog.leader, names.events)
+        places = Places(service.foldings.count, leader, local=service.opening)
+        service.count.on_growth(places.grow)
         terms = Terms(settings.acceptance_ms, settings.skew_ms)
         keys = KeySpread(eventlog, names)
         door = FrontDoor(
@@ -241,13 +263,11 @@ async def _listen(
     return [public_server, internal_server]
 
 
-def _sources(
-    settings: Settings, eventlog: Log, names: Topics, partitions: int, clock: Callable[[], int]
-) -> Sources:
+def _sources(settings: Settings, eventlog: Log, names: Topics, clock: Callable[[], int]) -> Sources:
     memory_ms = settings.acceptance_ms + settings.skew_ms
 
-    async def watermarks() -> dict[int, Checkpoint | None]:
-        return await eventlog.checkpoints(projector_group(settings), names.events, range(partitions))
+    async def watermarks(partitions: Collection[int]) -> dict[int, Checkpoint | None]:
+        return await eventlog.checkpoints(projector_group(settings), names.events, partitions)
 
     async def starts(committed: Mapping[int, int | None]) -> dict[int, StartingPoint]:
         return await starting_points_at(eventlog, names.events, committed, memory_ms=memory_ms)
@@ -256,7 +276,7 @@ def _sources(
     return Sources(eventlog, *topics, watermarks, starts, memory_ms, clock)
 
 
-def _barrier(positions: list[Position], eventlog: Log, topic: str, settings: Settings) -> Barrier:
+def _barrier(positions: Mapping[int, Position], eventlog: Log, topic: str, settings: Settings) -> Barrier:
     async def ends(partitions: frozenset[int]) -> dict[int, int]:
         return {p: bounds.end for p, bounds in (await eventlog.bounds(topic, partitions)).items()}
 

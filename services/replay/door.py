@@ -166,7 +166,7 @@ class Visit:
                 partition = None
             else:
                 partition = said.partition
-                await self._door.replay.check_reads(partition)  # else the fold here would never show it
+                await self._door.replay.reads(partition)  # else the fold here would never show it
         return self.made
 
     async def counted(self) -> Stored:

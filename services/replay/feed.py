@@ -1,17 +1,19 @@
 """Feeds this process: one tail of `responses.events`, one of `transcripts.index`, for all its readers (P-60).
+Both follow the partitions that this process serves.
 
     start (P-75)  the projector's watermark → the index, from where the store stands to an end fetched
                   afterwards → the log from the watermark (P-62); then both topics are followed for good
     each batch    fold it → let reads go on that wait for the position → push it to its readers
     out of range  a position is no longer in the log: drop that partition's fold and read it again from a
                   start (P-64); its readers are cut and rejoin
+    added         partitions that were added while this process runs begin as at the start (P-144)
     store fails   the index waits, and what needs it is a 503, until the store can be opened anew
 
 While the log is away everything waits; positions are kept.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 import structlog
@@ -25,7 +27,7 @@ from services.eventlog.start import StartingPoint
 from services.eventlog.tail import Tail
 from services.loops import in_turns, while_all_run
 from services.replay.disk import StoreFailed, StoreUnusable
-from services.replay.folding import Folding
+from services.replay.folding import Foldings
 from services.replay.library import Library
 from services.web.barrier import Position
 
@@ -40,9 +42,9 @@ INDEX_PAUSE = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds between two tries to open a store that failed."""
 
-Watermarks = Callable[[], Awaitable[Mapping[int, Checkpoint | None]]]
-"""Returns the projector's checkpoints: by partition, where its oldest open response begins (P-61), and if the
-index has all that closed before (P-138).
+Watermarks = Callable[[Collection[int]], Awaitable[Mapping[int, Checkpoint | None]]]
+"""Returns the projector's checkpoints of some partitions: where its oldest open response begins (P-61), and
+if the index has all that closed before (P-138).
 """
 Starts = Callable[[Mapping[int, int | None]], Awaitable[Mapping[int, StartingPoint]]]
 """Returns where to start reading `responses.events`, given each partition's watermark (P-62)."""
@@ -67,19 +69,21 @@ class Sources(Struct, frozen=True):
 
 
 class Feed:
-    """Follows both topics and keeps folds and library up to date."""
+    """Follows the served partitions of both topics, and keeps folds and library up to date."""
 
-    def __init__(self, sources: Sources, foldings: list[Folding], library: Library) -> None:
+    def __init__(self, sources: Sources, foldings: Foldings, library: Library) -> None:
         self._sources = sources
         self._foldings = foldings
         self._library = library
         self._events = Tail(sources.log, sources.events)
         self._index = Tail(sources.log, sources.index, max_bytes=8 * AT_ONCE, partition_bytes=AT_ONCE)
-        self._ends = [0] * len(foldings)
-        self.folded = [Position() for _ in foldings]
-        self.shelved = [Position() for _ in foldings]
+        self._ends = dict.fromkeys(foldings, 0)
+        self.folded = {partition: Position() for partition in foldings}
+        self.shelved = {partition: Position() for partition in foldings}
         self.unreadable = 0
         """Records that could not be read."""
+        self._added: set[int] = set()
+        self._grown = asyncio.Event()
         self._starts: list[dict[int, int]] = []
         """Where `transcripts` and the index begin, by partition."""
         self.waits_for = ""
@@ -91,36 +95,45 @@ class Feed:
 
     def lag(self) -> int:
         """How many offsets are in the log, as far as this process knows, and not folded."""
-        return sum(max(0, end - at.value) for end, at in zip(self._ends, self.folded, strict=True))
+        return sum(max(0, self._ends[partition] - at.value) for partition, at in self.folded.items())
 
     async def run(self) -> None:
         """Start, and follow both topics until cancelled."""
         await self._start()
         async with asyncio.TaskGroup() as tasks:
-            loops = (self._follow_events, self._follow_index, self._sweep)
+            loops = (self._follow_events, self._follow_index, self._follow_added, self._sweep)
             following = [tasks.create_task(loop(), name=loop.__qualname__) for loop in loops]
             await self._until_caught_up()
             await while_all_run(following, asyncio.Event())
 
+    def add(self, partitions: Iterable[int]) -> None:
+        """Serve these as well, which were added to the log: reads of them wait until they have begun."""
+        for partition in partitions:
+            self._ends[partition] = 0
+            self.folded[partition], self.shelved[partition] = Position(), Position()
+            self._added.add(partition)
+        self._grown.set()
+
     async def _start(self) -> None:
-        watermarks = await self._indexed()
+        watermarks = await self._indexed(list(self._foldings))
         bounds = await self._open_store()
         while any(self.shelved[partition].value < ends.end for partition, ends in bounds.items()):
             await self._shelve(await self._index.read())
         for partition, start in (await patiently(lambda: self._sources.starts(watermarks))).items():
             self._follow_from(partition, start)
-        index = [at.value for at in self.shelved]
-        log.info("following", index=index, offsets=[at.value for at in self.folded])
+        index = {partition: at.value for partition, at in self.shelved.items()}
+        offsets = {partition: at.value for partition, at in self.folded.items()}
+        log.info("following", index=index, offsets=offsets)
 
-    async def _indexed(self) -> dict[int, int | None]:
+    async def _indexed(self, partitions: Collection[int]) -> dict[int, int | None]:
         """The watermarks, once the index is complete up to them. Where nobody has committed any, the log says
         all that the views are to say.
         """
         while True:
-            found = await patiently(self._sources.watermarks)
+            found = await patiently(lambda: self._sources.watermarks(partitions))
             marks = {partition: at and at.offset for partition, at in found.items()}
             left = [partition for partition, at in found.items() if at is not None and at.read is None]
-            stored = await self._bounds(self._sources.transcripts)
+            stored = await self._bounds(self._sources.transcripts, partitions)
             left = [partition for partition in left if stored[partition].start < stored[partition].end]
             if not left:
                 self.waits_for = ""
@@ -134,8 +147,12 @@ class Feed:
         """Follow the index from where the store stands; returns where it ends. A store that fails waits."""
         id = await patiently(lambda: self._sources.log.topic_id(self._sources.index))
         await self._begin_at()
-        bounds = await self._bounds(self._sources.index)
         self._library.store.belongs_to(id)
+        return await self._resume(list(self._foldings))
+
+    async def _resume(self, partitions: Collection[int]) -> dict[int, Bounds]:
+        """Follow partitions of the index from where the store stands; returns where they end."""
+        bounds = await self._bounds(self._sources.index, partitions)
         for partition, ends in bounds.items():
             start = self._library.resume(partition, ends, self._sources.clock())
             self.shelved[partition].set(start)
@@ -161,7 +178,31 @@ class Feed:
         for partition, bounds in (await self._bounds(self._sources.events)).items():
             await self.folded[partition].reach(bounds.end)
         self.caught_up = True
-        log.info("caught up", responses=sum(len(folding.windows) for folding in self._foldings))
+        log.info("caught up", responses=sum(len(folding.windows) for folding in self._foldings.values()))
+
+    async def _follow_added(self) -> None:
+        while True:
+            await self._grown.wait()
+            self._grown.clear()
+            while self._added:
+                partitions, self._added = self._added, set()
+                await self._begin(partitions)
+
+    async def _begin(self, partitions: Collection[int]) -> None:
+        """As the start, for partitions that were added: watermark, index, log (P-75)."""
+        watermarks = await self._indexed(partitions)
+        try:
+            bounds = await self._resume(partitions)
+        except StoreFailed as error:
+            log.warning("added partitions wait for the store", partitions=sorted(partitions), why=str(error))
+            await asyncio.sleep(FIRST_PAUSE)
+            self._added.update(partitions)
+            return
+        for partition, ends in bounds.items():
+            await self.shelved[partition].reach(ends.end)
+        for partition, start in (await patiently(lambda: self._sources.starts(watermarks))).items():
+            self._follow_from(partition, start)
+        log.info("following added partitions", partitions=sorted(partitions))
 
     async def _follow_events(self) -> None:
         while True:
@@ -225,13 +266,13 @@ class Feed:
         log.error("offset out of range, folding again", topic=self._sources.events, partition=partition)
         self.folded[partition].set(-1)
         self._foldings[partition].clear()
-        found = (await patiently(self._sources.watermarks))[partition]
+        found = (await patiently(lambda: self._sources.watermarks([partition])))[partition]
         starts = await patiently(lambda: self._sources.starts({partition: found and found.offset}))
         self._follow_from(partition, starts[partition])
 
     async def _shelve_again(self, partition: int) -> None:
         log.error("offset out of range, reading again", topic=self._sources.index, partition=partition)
-        for position in self.shelved:
+        for position in self.shelved.values():
             position.set(-1)
         await self._open_store()
 
@@ -245,7 +286,7 @@ class Feed:
         expiring = False
         while True:
             await asyncio.sleep(SWEEP)
-            for folding in self._foldings:
+            for folding in list(self._foldings.values()):
                 with suppress(StoreFailed):
                     before = folding.time - self._sources.keep_ms
                     await in_turns(folding.forget(before, self._library.knows))
@@ -256,5 +297,7 @@ class Feed:
                         await asyncio.sleep(EXPIRE_PAUSE)
                     expiring = False
 
-    async def _bounds(self, topic: str) -> dict[int, Bounds]:
-        return await patiently(lambda: self._sources.log.bounds(topic, range(len(self._foldings))))
+    async def _bounds(self, topic: str, partitions: Collection[int] | None = None) -> dict[int, Bounds]:
+        """Where `partitions` of a topic begin and end; without them, all that are served."""
+        wanted = list(self._foldings if partitions is None else partitions)
+        return await patiently(lambda: self._sources.log.bounds(topic, wanted))

@@ -6,7 +6,7 @@ O(n).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from schemas.events import cancelled_frame, frame, opening_frames
 from schemas.fold import Fold, State, Verdict
@@ -28,6 +28,47 @@ FORGOTTEN = 200
 """Windows that are looked at in one go, each with a look into the store: 5 ms."""
 TOLD = 500
 """Pages that are pushed in one go: 5 ms."""
+
+
+class Foldings(Mapping[int, "Folding"]):
+    """The partitions that this process serves, each folded; more may come. `make` makes the fold of one.
+
+    `count`: how many partitions the log has, as far as this process knows.
+    """
+
+    def __init__(self, make: Callable[[int], "Folding"], partitions: Iterable[int], count: int) -> None:
+        self._make = make
+        self._by_partition: dict[int, Folding] = {}
+        self.count = count
+        for partition in sorted(partitions):
+            self.serve(partition)
+
+    def serve(self, partition: int) -> "Folding":
+        """Serve one more partition. Returns its fold, which is empty."""
+        folding = self._by_partition[partition] = self._make(partition)
+        return folding
+
+    def grow(self, count: int) -> list[int]:
+        """Serve what was added: the log has `count` partitions now. Returns the new ones, whose folds are
+        empty.
+        """
+        added = list(range(self.count, count))
+        for partition in added:
+            self.serve(partition)
+        self.count = count
+        return added
+
+    def __getitem__(self, partition: int) -> "Folding":
+        return self._by_partition[partition]
+
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._by_partition
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._by_partition)
+
+    def __len__(self) -> int:
+        return len(self._by_partition)
 
 
 class Folding:

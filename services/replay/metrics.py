@@ -3,11 +3,13 @@
 from prometheus_client import Counter, Gauge
 
 from services.replay.feed import Feed
+from services.replay.folding import Foldings
 from services.replay.seek import Seeker
 from services.replay.window import Memory
 from services.web.room import Room
 
 _UNREADABLE = Gauge("rejoinder_replay_unreadable_records", "Records of the log that could not be read")
+_PARTITIONS = Gauge("rejoinder_replay_partitions", "Partitions that this replay serves")
 _LAG = Gauge("rejoinder_replay_lag_records", "Offsets in the log that are not folded yet")
 _READY = Gauge("rejoinder_replay_caught_up", "Whether the log was read to its end since the start")
 _MEMORY = Gauge("rejoinder_replay_window_bytes", "Bytes of events in memory")
@@ -27,8 +29,9 @@ CREATES_REPEATED = Counter(
 )
 
 
-def show(feed: Feed, memory: Memory, seeker: Seeker, room: Room) -> None:
+def show(foldings: Foldings, feed: Feed, memory: Memory, seeker: Seeker, room: Room) -> None:
     """Let the gauges read these from now on."""
+    _PARTITIONS.set_function(lambda: len(foldings))
     _BODIES.set_function(lambda: room.taken)
     _CREATES.set_function(lambda: room.creates)
     _UNREADABLE.set_function(lambda: feed.unreadable)

@@ -3,14 +3,14 @@
     find → barrier (P-80) → the window, open or closed → else the transcript → else, once `transcripts` was
            read to its end as well, no such response
          → an ephemeral response that has closed: found until log time says that its time is over (P-85)
-         → a partition that was added since the start (P-1): 503, until replay is started again
+         → a partition that was added since the start (P-1): it is read from now on
 
 `find` returns a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -18,15 +18,16 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.errors import ApiError, LogError, not_found, outgrown, unavailable
+from schemas.errors import ApiError, LogError, not_found, unavailable
 from schemas.events import UNDECODABLE, initial_object
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
+from services.eventlog.known_partitions import KnownPartitions
 from services.eventlog.shelf import Shelved
 from services.replay.beats import LastBeat
 from services.replay.cursor import START
 from services.replay.disk import StoreFailed
-from services.replay.folding import Folding
+from services.replay.folding import Foldings
 from services.replay.library import Library, TranscriptLost
 from services.replay.objects import UNREADABLE, begun, final_object, first_object
 from services.replay.reader import chunks_so_far, live_chunks, never, packed_chunks
@@ -37,9 +38,6 @@ from services.web.barrier import Barrier
 from services.web.internal import Load, ResponseView
 
 log = structlog.get_logger()
-
-COUNT_PAUSE = 0.1
-"""Seconds before partitions are counted: clients can invent ids, so requests in that time share a count."""
 
 
 class Packed(Struct, frozen=True):
@@ -73,14 +71,14 @@ class Replay:
 
     def __init__(
         self,
-        foldings: list[Folding],
+        foldings: Foldings,
         library: Library,
         seeker: Seeker,
         snapshots: Snapshots,
         events_barrier: Barrier,
         transcripts_barrier: Barrier,
         beats: LastBeat,
-        partitions: Callable[[], Awaitable[int]],
+        count: KnownPartitions,
     ) -> None:
         self._foldings = foldings
         self._library = library
@@ -89,9 +87,7 @@ class Replay:
         self._transcripts = transcripts_barrier
         self._beats = beats
         self._snapshots = snapshots
-        self._partitions = partitions
-        self._counting: asyncio.Task[int] | None = None
-        self._outgrown = False
+        self._count = count
 
     async def find(self, id: ResponseId, offset: int | None = None) -> Found:
         """The response `id`, from a fold past `offset` (None: past the log's end on arrival).
@@ -99,8 +95,7 @@ class Replay:
         Raises ApiError 503 if the fold does not get there in time.
         """
         partition = partition_of(id)
-        if partition >= len(self._foldings):
-            await self.check_reads(partition)
+        if not await self.reads(partition):
             return None
         await self._events.reach(partition, offset)
         found = self._known(id)
@@ -118,14 +113,14 @@ class Replay:
         of ends serves all of them. Raises ApiError 503.
         """
         partitions = {partition_of(id) for id in ids}
-        here = [partition for partition in partitions if partition < len(self._foldings)]
-        beyond = [self.check_reads(max(partitions))] if len(here) < len(partitions) else []
+        await asyncio.gather(*map(self.reads, partitions))
+        here = [partition for partition in partitions if partition in self._foldings]
         topics = (self._events, self._transcripts)
-        await asyncio.gather(*(topic.reach(partition) for topic in topics for partition in here), *beyond)
+        await asyncio.gather(*(topic.reach(partition) for topic in topics for partition in here))
 
     async def reached(self, id: ResponseId, tenant: Tenant) -> Stored | None:
         """As `visible`, as of the last `reach` of `id` or later."""
-        if partition_of(id) >= len(self._foldings):
+        if partition_of(id) not in self._foldings:
             return None
         return _seen_by(tenant, await self._unless_over(self._known(id)))
 
@@ -145,28 +140,15 @@ class Replay:
         until = folding.kept_until(state)
         return folding.time > until or await self._beats.time() > until
 
-    async def check_reads(self, partition: int) -> None:
-        """Raises ApiError 503 if the log has the partition and this process does not read it, since it was
-        added after the start.
+    async def reads(self, partition: int) -> bool:
+        """Whether the log has the partition. One that was added is read from now on (P-144).
+
+        Raises ApiError 503.
         """
-        if partition < len(self._foldings):
-            return
-        if self._counting is None or self._counting.done():
-            self._counting = asyncio.create_task(self._count())
         try:
-            count = await asyncio.shield(self._counting)
+            return await self._count.includes(partition)
         except LogError as error:
             raise unavailable("The log cannot be reached.", reason="log_away") from error
-        if partition >= count:
-            return
-        if not self._outgrown:
-            self._outgrown = True
-            log.error("partitions were added: restart replay", followed=len(self._foldings), there_are=count)
-        raise outgrown()
-
-    async def _count(self) -> int:
-        await asyncio.sleep(COUNT_PAUSE)
-        return await self._partitions()
 
     def closed(self, found: Stored) -> bool:
         """Whether the response has closed."""
@@ -180,8 +162,9 @@ class Replay:
 
     def load(self) -> Load:
         """How many responses are open, and how far each partition is folded."""
-        tenants = sum((folding.open for folding in self._foldings), Counter())
-        return Load(tenants.total(), dict(tenants), self._events.positions())
+        tenants = sum((folding.open for folding in self._foldings.values()), Counter())
+        at = self._events.positions()
+        return Load(tenants.total(), dict(tenants), [at[partition] for partition in sorted(at)])
 
     def chunks(self, found: Stored, cursor: int, push: Push = never) -> AsyncGenerator[bytes, None]:
         """The frames after `cursor` as they come, but for those that `push` takes. Raises Cut at any end but
@@ -241,7 +224,7 @@ class Replay:
     def read_to(self, id: ResponseId) -> int:
         """The log time (ms) of the last record of the partition of `id` that was folded; 0 before any."""
         partition = partition_of(id)
-        return self._foldings[partition].time if partition < len(self._foldings) else 0
+        return self._foldings[partition].time if partition in self._foldings else 0
 
     async def _view(self, id: ResponseId, found: Found) -> ResponseView:
         match found:

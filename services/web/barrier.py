@@ -10,7 +10,7 @@ If a leader is gone, only reads of its own partitions are refused.
 
 import asyncio
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from heapq import heappop, heappush
 from itertools import count
 
@@ -63,10 +63,12 @@ class _Round:
 
 
 class Barrier:
-    """Waits for the tails of one topic. `ends` asks where partitions end, `leader` says who leads them."""
+    """Waits for the tails of one topic, whose `positions` are by partition. `ends` asks where partitions end,
+    `leader` says who leads them.
+    """
 
     def __init__(
-        self, positions: list[Position], ends: Ends, leader: Leader, patience: float = PATIENCE
+        self, positions: Mapping[int, Position], ends: Ends, leader: Leader, patience: float = PATIENCE
     ) -> None:
         self._positions = positions
         self._ends = ends
@@ -75,9 +77,9 @@ class Barrier:
         self._next: dict[Hashable, _Round] = {}
         self._asking: dict[Hashable, asyncio.Task[None]] = {}
 
-    def positions(self) -> list[int]:
+    def positions(self) -> dict[int, int]:
         """By partition, how far it is folded: the offset to be read next."""
-        return [position.value for position in self._positions]
+        return {partition: position.value for partition, position in self._positions.items()}
 
     async def reach(self, partition: int, offset: int | None = None) -> None:
         """Return when the fold has passed the record at `offset` (None: the partition's end as of now).

@@ -31,7 +31,7 @@ class EndpointRegistry:
         self._position = Position()
         self._caught_up_at: int | None = None
         """The partition's end when reading began; None: it has not begun."""
-        self._barrier = Barrier([self._position], self._ends, lambda _: log_.leader(topic, HOME))
+        self._barrier = Barrier({HOME: self._position}, self._ends, lambda _: log_.leader(topic, HOME))
         self.endpoints = Endpoints()
 
     def __repr__(self) -> str:

@@ -14,12 +14,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec.structs import replace
 
+from schemas.ids import ResponseId, partition_of
 from services.acls import WHO, acls
 from services.broker.tcp import free_port
 from services.dev.child import service_command
 from services.dev.system import plan_of
 from services.settings import Settings, environment
-from tests.api import Api, insisting
+from tests.api import Api, insisting, request
 from tests.process import REJOINDER
 from tests.reliability.rig import Service, until
 from tests.secured import AUDIT, GROUP, LITERAL, TOPIC, Secured, secured
@@ -101,6 +102,7 @@ def everything_is_done(api: Api) -> str:
     first = api.closed("one two")
     api.closed("three", previous_response_id=first)
     api.cancel(api.open())
+    assert insisting(lambda: api.post(request("once"), {"idempotency-key": "once"})).status == 200
     ephemeral = api.create("not kept", store=False)
     assert insisting(lambda: api.delete(ephemeral)).status == 200
     assert insisting(lambda: api.delete(api.closed("four"))).status == 200
@@ -152,6 +154,7 @@ def test_the_rights_of_each_service_are_enough_and_each_of_them_is_used(
         api = Api(f"http://127.0.0.1:{settings.port}")
         closed = everything_is_done(api)
         rejoinder(kafka, "topics", "topics", "--partitions", "3")
+        until(lambda: partition_of(ResponseId(api.closed("in a new partition"))) == 2)
         the_operator_looks(kafka, tmp_path)
         assert insisting(lambda: api.ask("GET", f"/v1/responses/{closed}")).status == 200
     finally:

@@ -6,6 +6,7 @@ stops amid the command. A repetition may reach another ingest.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from services.web.internal import Report
 from services.web.room import Room
 from services.web.served import EXTENSION
 from tests.simulation.node import Node
-from tests.simulation.processes import NAMES, PARTITIONS, Process
+from tests.simulation.processes import NAMES, Process
 
 BRIEF = b'"brief"'
 """What a body has whose run is to have little time: the ingest that gives it is asked."""
@@ -43,12 +44,15 @@ def open_door(
     """The front door of a replay, put together as `services.replay.app` does."""
     assert process.reader is not None
     node, loop = process.node, asyncio.get_running_loop()
-    places = Places(PARTITIONS, lambda partition: node.leader(NAMES.events, partition), clock=loop.time)
+    service = process.reader
+    leader = partial(node.leader, NAMES.events)
+    places = Places(service.foldings.count, leader, local=service.opening, clock=loop.time)
+    service.count.on_growth(places.grow)
     terms = Terms(settings.acceptance_ms, settings.skew_ms)
     line = Line(node, find, background)
     entropy = node.rng.randbytes
     door = FrontDoor(
-        process.reader.replay, line, places, terms, KeySpread(node, NAMES), clock=clock, entropy=entropy
+        service.replay, line, places, terms, KeySpread(node, NAMES), clock=clock, entropy=entropy
     )
 
     def spawn(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":

@@ -1,7 +1,7 @@
 """A world's processes: real executors, projectors, replays, ingests, each behind a door of its own."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -71,7 +71,14 @@ def replay(name: str, node: Node, settings: Settings, partitions: int, memory: i
     """Start a replay that holds so many bytes of frames, with its store on `disk`."""
     little = replace(settings, replay_memory_bytes=memory, barrier_s=5)
     service = Service(little, node, NAMES, partitions, Store(disk), node.log.clock)
-    return Process(name, node, started(node, service.feed.run()), asyncio.Event(), reader=service)
+    return Process(name, node, started(node, _together(service.loops)), asyncio.Event(), reader=service)
+
+
+async def _together(loops: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Run the loops of a process until it ends."""
+    async with asyncio.TaskGroup() as tasks:
+        for loop in loops:
+            tasks.create_task(loop())
 
 
 def started(node: Node, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -13,6 +13,7 @@ from tests.long import SOAK, seeds
 from tests.simulation.plan import Plan, only
 from tests.simulation.planted.registry import (
     ADMITTING,
+    GROWING,
     LASTING,
     MIXED,
     NARROW,
@@ -133,6 +134,13 @@ def test_ingests_let_in_no_more_than_there_is_room_for() -> None:
 @pytest.mark.parametrize("seed", seeds(25, 8))
 def test_an_upgrade_loses_nothing_whoever_reads_and_writes_meanwhile(seed: int) -> None:
     assert not played(seed, UPGRADING).broken
+
+
+@pytest.mark.parametrize("seed", seeds(25, 8))
+def test_partitions_are_added_amid_everything_and_each_key_leads_where_it_did(seed: int) -> None:
+    world = played(seed, GROWING)
+    assert world.partitions == GROWING.grown
+    assert not world.broken
 
 
 @pytest.mark.parametrize("seed", seeds(25, 8))

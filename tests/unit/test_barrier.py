@@ -31,7 +31,7 @@ class Ends:
 
 def barrier_on(ends: Ends, patience: float = 5) -> tuple[Barrier, list[Position]]:
     positions = [Position() for _ in ends.ends]
-    return Barrier(positions, ends, lambda _: ALL, patience), positions
+    return Barrier(dict(enumerate(positions)), ends, lambda _: ALL, patience), positions
 
 
 async def test_it_waits_for_the_end_as_of_arrival() -> None:
@@ -118,7 +118,7 @@ async def test_a_leader_that_is_gone_holds_up_readers_of_its_own_partitions_only
             raise LogUnavailable("its leader is gone")
         return dict.fromkeys(partitions, 7)
 
-    barrier = Barrier(positions, ends, lambda partition: partition)
+    barrier = Barrier(dict(enumerate(positions)), ends, lambda partition: partition)
     positions[0].set(7)
     waiting = asyncio.create_task(barrier.reach(1))
     await asyncio.sleep(0)
@@ -140,7 +140,7 @@ async def test_a_look_up_that_fails_in_an_unforeseen_way_is_heard_and_the_next_g
 
     positions = [Position()]
     positions[0].set(7)
-    barrier = Barrier(positions, ends, lambda _: ALL)
+    barrier = Barrier(dict(enumerate(positions)), ends, lambda _: ALL)
     first = asyncio.create_task(barrier.reach(0))
     await asyncio.sleep(0)
     second = asyncio.create_task(barrier.reach(0))

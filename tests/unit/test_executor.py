@@ -17,7 +17,7 @@ from schemas.steps import Steps
 from services.config import load
 from services.connect import executors_group
 from services.eventlog.memory import MemoryLog, Outcome
-from services.eventlog.port import Batch, TopicPartition
+from services.eventlog.port import Batch, Checkpoint, TopicPartition
 from services.eventlog.tail import Tail
 from services.eventlog.topics import MAX_RECORD_BYTES
 from services.executor import liveness, metrics, narrator
@@ -759,3 +759,18 @@ async def test_what_came_late_is_erased_by_the_next_owner_whatever_holds_the_wat
     assert not erased(late.key)
     async with rig.executor():
         await eventually(lambda: erased(late.key))
+
+
+async def test_p145_an_owner_commits_a_checkpoint_of_each_partition_that_has_none(
+    rig: Rig, log: MemoryLog
+) -> None:
+    group = executors_group(Settings())
+
+    async def said(partitions: int) -> bool:
+        found = await log.checkpoints(group, NAMES.events, range(partitions))
+        return set(found.values()) == {Checkpoint(0, 0)}
+
+    async with rig.executor():
+        await eventually(lambda: said(2))
+        log.grow(NAMES.events, 5)
+        await eventually(lambda: said(5))

@@ -109,6 +109,6 @@ async def test_folded_output_goes_with_a_fold_that_is_lost() -> None:
     author = await Author(log.writer(), 1).accept()
     async with replaying(log) as service:
         await shown(service, author)
-        for folding in service.foldings:
+        for folding in service.foldings.values():
             folding.clear()
         assert service.snapshots.size == 0

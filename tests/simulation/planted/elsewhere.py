@@ -13,7 +13,7 @@ class Elsewhere(Struct, frozen=True):
 _SIZES = "nothing in the simulation is large"
 _COUNTED = "it ends with the closings: what they come to is counted from these alone"
 _HOOKS = "its consumers send nothing over HTTP: a worker is killed on a log in memory, with real receivers"
-_GROWN = "nobody in the simulation adds partitions"
+_GROWN = "its one world adds partitions once, when it stands where keys lead, and in the right order"
 _KAFKA = "of Kafka's own doing, which the log in memory has not"
 
 ELSEWHERE = {
@@ -147,7 +147,6 @@ ELSEWHERE = {
         _HOOKS,
         "integration/test_webhooks.py::test_p129_a_worker_whose_group_has_not_answered_begins_nothing",
     ),
-    "P-139": Elsewhere(_GROWN, "unit/test_installation.py::test_p139_a_key_leads_to_where_it_always_did"),
     "P-140": Elsewhere(
         _GROWN,
         "unit/test_installation.py::test_p140_the_first_holds_even_if_another_knew_of_more_partitions",
@@ -164,10 +163,9 @@ ELSEWHERE = {
         "contract/test_kafka_topics.py"
         "::test_p143_partitions_are_added_to_the_events_last_and_an_interrupted_growth_goes_on",
     ),
-    "P-144": Elsewhere(
-        _GROWN,
-        "unit/test_known_partitions.py"
-        "::test_p144_one_that_is_not_known_is_looked_for_at_once_and_all_who_ask_share_the_look",
+    "P-145": Elsewhere(
+        "what waits there for an owner is run all the same, only later",
+        "unit/test_opening.py::test_p145_an_added_partition_opens_when_its_first_owner_has_committed",
     ),
     "P-100": Elsewhere(
         "its upstreams end with the stream that is read from them: there is nothing to stop",

@@ -80,6 +80,20 @@ UPGRADING = Plan(
     max_queue=20,
 )
 """Processes of the version before and of today read and write one log; then only today's are left."""
+GROWING = Plan(
+    grown=5,
+    keyed=0.4,
+    repeats=0.2,
+    returns=0.9,
+    absence=12,
+    responses=16,
+    max_queue=30,
+    deletes=0.05,
+    words=60,
+    faults=only(follow=12, kill=2, pause=2, expel=2, restart=1, reader=3, compact=1),
+    rate=1,
+)
+"""Partitions are added, and clients come back with their keys."""
 DELETING = Plan(deletes=0.9, repeats=0.6, targets="xp")
 OVERTAKEN = Plan(
     seconds=60,

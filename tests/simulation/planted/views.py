@@ -24,7 +24,7 @@ from services.projector.views import Views
 from services.projector.writes import Erase, Work, Write
 from services.replay import app
 from services.replay.feed import Feed, Sources
-from services.replay.folding import Folding
+from services.replay.folding import Foldings
 from services.replay.library import Library
 from services.replay.store import Store
 from services.replay.window import Window
@@ -190,11 +190,11 @@ def started_in_the_wrong_order() -> Iterator[None]:
     """A replay asks for the watermark after it read the index, and does not look there again."""
 
     class Late(Feed):
-        def __init__(self, sources: Sources, foldings: list[Folding], library: Library) -> None:
-            async def starts(_: object) -> Mapping[int, StartingPoint]:
+        def __init__(self, sources: Sources, foldings: Foldings, library: Library) -> None:
+            async def starts(known: Mapping[int, object]) -> Mapping[int, StartingPoint]:
                 await asyncio.sleep(2)
                 library.take = lambda *_: []  # type: ignore[method-assign]
-                found = await sources.watermarks()
+                found = await sources.watermarks(list(known))
                 return await sources.starts({n: at and at.offset for n, at in found.items()})
 
             super().__init__(replace(sources, starts=starts), foldings, library)
