@@ -1,4 +1,4 @@
-"""What the log costs: brokers a request and a record, a client a request. No HTTP, no fold, no model.
+"""What the log costs: brokers and clients a request. No HTTP, no fold, no model.
 
 Writers append events of a stream's size as an executor does, and read them back as it does; readers follow
 everything, as a replay does. How many requests come of that is counted, not assumed, so that a busy machine
@@ -67,7 +67,6 @@ class LogCosts(Struct, frozen=True):
 
     broker_busy_cores: float
     request_us: float
-    record_us: float
     copy_us: float
     exchange_us: float
 
@@ -86,16 +85,20 @@ class Counting(Pace):
         super().took(records, now)
 
 
-def measured(idle_cores: float, part: float = 1.0) -> LogCosts:
-    """The log's costs, given what a broker takes that idles. `part` of the usual seconds."""
+def measured(idle_cores: float, record_us: float, part: float = 1.0) -> LogCosts:
+    """The log's costs, given what a broker takes that idles, and for a record. `part` of the usual seconds.
+
+    A record costs so little beside a request that it is found from whole systems (`system`), not from here.
+    """
     with tempfile.TemporaryDirectory(prefix="rejoinder-bench-") as folder, portal() as loop:
         with Broker(loop, Path(folder) / "one") as broker:
             seen = _all(loop, broker.bootstrap, [broker.pid], 1, (ALONE, SPLIT, FOLLOWED), part)
         with Cluster(loop, Path(folder)) as cluster:
             pids = [broker.pid for broker in cluster.brokers.values()]
             (copied,) = _all(loop, cluster.bootstrap, pids, len(pids), (SPLIT,), part)
-    rows = [(1.0, one.requests, one.read + one.written) for one in seen]
-    busy, request, record = solved(rows, [one.brokers - idle_cores for one in seen])
+    record = record_us / 1e6
+    used = [one.brokers - idle_cores - (one.read + one.written) * record for one in seen]
+    busy, request = solved([(1.0, one.requests) for one in seen], used)
     copies = len(pids) - 1
     known = len(pids) * (idle_cores + busy) + copied.requests * request
     known += (copied.read + copied.written * (1 + 2 * copies)) * record
@@ -104,7 +107,6 @@ def measured(idle_cores: float, part: float = 1.0) -> LogCosts:
     return LogCosts(
         broker_busy_cores=busy,
         request_us=request * 1e6,
-        record_us=record * 1e6,
         copy_us=max(0.0, copied.brokers - known) / copies / copied.appends * 1e6,
         exchange_us=max(0.0, exchange) * 1e6,
     )

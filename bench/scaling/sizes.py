@@ -26,7 +26,7 @@ BOUND_S = 60.0
 TYPE = "response.output_text.delta"
 QUIET_S = 2.0
 """Seconds without growth after which everything that a response leaves is there."""
-TOPICS = ("events", "transcripts", "responses", "index", "closings", "usage")
+TOPICS = ("events", "transcripts", "responses", "index", "closings")
 
 
 class Sizes(Struct, frozen=True):
@@ -39,6 +39,8 @@ class Sizes(Struct, frozen=True):
     event_json: float
     frame: float
     """Of an event on a stream (SSE) beside its JSON."""
+    row: float
+    """What one response alone leaves in `usage`: a row, and the mark behind it."""
 
 
 class Said(Load):
@@ -58,15 +60,19 @@ def sizes(ours: Installation) -> Sizes:
     events = MANY - FEW
     event = {topic: (many[topic] - few[topic]) / events for topic in TOPICS}
     response = {topic: max(0.0, few[topic] - (FEW + OVERHEAD) * event[topic]) for topic in TOPICS}
+    usage = topic_names(ours.settings).usage
+    rows = ours.log_bytes(usage)
     body = Said(ours.base_url, MANY).body
     api = Api(ours.base_url)
     frames = [found for found in api.events(api.post(json.loads(body)).json["id"]) if found.type == TYPE]
+    _still(ours, [usage])
     return Sizes(
         response,
         event,
         request=len(Said(ours.base_url, FEW).body),
         event_json=sum(len(found.data) for found in frames) / len(frames),
         frame=sum(len(found.raw) - len(found.data) for found in frames) / len(frames),
+        row=ours.log_bytes(usage) - rows,
     )
 
 

@@ -31,7 +31,8 @@ from tests.api import Api
 SLOW, QUICK, SHORT = Streams(50, 20, 500), Streams(100, 10, 1_000), Streams(50, 20, 50, 500)
 HTTP_WORDS = 300
 OPEN, OPEN_INTERVAL_MS, OPEN_WORDS, OPEN_S = 400, 500, 30, 8.0
-COMPILED_S, IDLE_S = 30.0, 8.0
+COMPILED_S, REST_S, IDLE_S = 30.0, 15.0, 8.0
+"""Seconds until the broker's Java is compiled, until what that load left is packed, and of a measurement."""
 SERVICES = ("ingest", "replay", "executor", "projector", "analytics", "webhooks")
 
 
@@ -78,9 +79,10 @@ def measured(part: float = 1.0) -> SystemCosts:
 
 
 def _measured(ours: Installation, target: Target, part: float) -> SystemCosts:
-    latency.measure(target, latency.Pace(100, COMPILED_S * part))
-    idle = _idle(target, IDLE_S * part)
     base = {name: target.rss()[name] for name in SERVICES}
+    latency.measure(target, latency.Pace(100, COMPILED_S * part))
+    time.sleep(REST_S * part)
+    idle = _idle(target, IDLE_S * part)
     stream_kib = _open(target, part)
     loads = [_read(target, _shorter(streams, part)) for streams in (SLOW, QUICK, SHORT)]
     unread = _unread(target, _shorter(SLOW, part))

@@ -18,6 +18,7 @@ SHORT = "1,000 responses of a second beside as many events in long ones: the dif
 SIZES = "what responses of 60 and of 600 words leave in each topic: the line through both"
 OPEN = "400 streams, each with a client, that say two words a second: the growth"
 READY = "a system that has nothing to do"
+ROW = "what one response alone leaves in usage"
 HTTP = "50 streams of an upstream on HTTP beside 50 of model echo: the difference"
 UNREAD = "50 streams without clients"
 LOG = "the log's client alone, on one broker and on three: least squares"
@@ -62,7 +63,7 @@ class Costs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ingest_response_us: Annotated[float, _cost("µs of ingest a response", SHORT)]
     ingest_base_mib: Annotated[float, _cost("MiB of an ingest", READY)]
     analytics_response_us: Annotated[float, _cost("µs of analytics a closing", ELSEWHERE)]
-    analytics_base_mib: Annotated[float, _cost("MiB of an analytics", READY)]
+    analytics_base_mib: Annotated[float, _cost("MiB of an analytics that counts", ELSEWHERE)]
     webhooks_response_us: Annotated[float, _cost("µs of webhooks a closing of which nobody hears", SHORT)]
     webhooks_delivery_us: Annotated[float, _cost("µs of webhooks a delivery", ELSEWHERE)]
     webhooks_base_mib: Annotated[float, _cost("MiB of a webhooks", READY)]
@@ -70,12 +71,18 @@ class Costs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     broker_idle_cores: Annotated[float, _cost("cores of a broker that nobody writes to", READY)]
     broker_busy_cores: Annotated[float, _cost("cores more of a broker that is written to", LOG)]
     request_us: Annotated[float, _cost("µs of a broker to append or to answer a fetch", LOG)]
-    record_us: Annotated[float, _cost("µs of a broker a record, each time that it comes or goes", LOG)]
+    record_us: Annotated[
+        float,
+        _cost("µs of a broker a record, each time that it comes or goes", f"{STREAMS}, a quarter of it"),
+    ]
     copy_us: Annotated[float, _cost("µs of the brokers a request to append, for each further replica", LOG)]
     broker_response_us: Annotated[float, _cost("µs of a broker a response, beside its events", SHORT)]
     exchange_us: Annotated[float, _cost("µs of a client a request to append or to fetch", LOG)]
 
-    record_bytes: Annotated[float, _cost("bytes of an event's record beside its JSON", SIZES)]
+    record_bytes: Annotated[
+        float,
+        _cost("bytes of an event's record beside its JSON, its text in the last events included", SIZES),
+    ]
     frame_bytes: Annotated[float, _cost("bytes of an event on a stream (SSE) beside its JSON", SIZES)]
     opening_bytes: Annotated[
         float, _cost("bytes of a response's other records there, beside its body", SIZES)
@@ -86,13 +93,18 @@ class Costs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     object_event_bytes: Annotated[float, _cost("bytes of an event's text in responses", SIZES)]
     index_bytes: Annotated[float, _cost("bytes of a response in transcripts.index", SIZES)]
     closing_bytes: Annotated[float, _cost("bytes of a response in closings", SIZES)]
-    row_bytes: Annotated[float, _cost("bytes of a row in usage, with its mark", SIZES)]
+    row_bytes: Annotated[float, _cost("bytes of a row in usage, with its mark", ROW)]
 
 
 @cache
 def measured_costs() -> Costs:
     """The costs in costs.toml."""
-    return msgspec.toml.decode((files(__package__) / "costs.toml").read_bytes(), type=Costs)
+    return costs_of((files(__package__) / "costs.toml").read_text())
+
+
+def costs_of(text: str) -> Costs:
+    """The costs in a file's text. Raises msgspec.ValidationError."""
+    return msgspec.toml.decode(text, type=Costs)
 
 
 class CostMeaning(Struct, frozen=True):

@@ -4,6 +4,7 @@ import json
 
 import msgspec
 import pytest
+import yaml
 
 from schemas.errors import SettingsError
 from services.cli import run
@@ -15,10 +16,12 @@ from services.planning.costs import MEANINGS, Costs, measured_costs
 from services.planning.demand import DAY_S, DEFAULTS, STORED_DAYS, TAKES, Demand, demand_of
 from services.planning.deployment import Deployment
 from services.planning.figures import Figures, figures_of
+from services.planning.room import WINDOW_MIB
 from services.planning.sizing import LIMIT, plan
 from services.projector import projector
 from services.settings import Settings, load
 from services.terminal.plan import in_bits, in_bytes, plan_lines
+from tests.chart import CHART
 
 COSTS = measured_costs()
 
@@ -168,3 +171,30 @@ def test_rates_are_in_bits() -> None:
     assert in_bits(125_000) == "1 Mbit/s"
     assert in_bits(1.25e9) == "10 Gbit/s"
     assert in_bits(1.25e12) == "10 Tbit/s"
+
+
+def test_the_chart_asks_for_what_the_plan_says() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    found = planned(events_days=1)
+    for service, share in found.services.items():
+        if service == "broker":
+            continue
+        asked = values[service]["resources"]["requests"]
+        assert cores_in(asked["cpu"]) >= share.cores / share.processes, service
+        assert share.memory_mib is not None
+        assert mib_in(asked["memory"]) >= share.memory_mib, service
+        assert values[service]["replicas"] >= 2
+    full = COSTS.replay_base_mib + WINDOW_MIB + sizing.CONNECTIONS * COSTS.reader_kib / 1024
+    assert mib_in(values["replay"]["resources"]["requests"]["memory"]) >= full
+    assert values["autoscaling"]["cpuPercent"] == 100 * found.demand.utilisation
+    brokers = values["kafka"]["strimzi"]["brokers"]
+    assert cores_in(brokers["resources"]["requests"]["cpu"]) >= found.services["broker"].cores / 3
+    assert mib_in(brokers["size"]) << 20 >= planned(streams=5).broker_disk
+
+
+def cores_in(quantity: str) -> float:
+    return float(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
+
+
+def mib_in(quantity: str) -> int:
+    return int(quantity[:-2]) * {"Mi": 1, "Gi": 1024}[quantity[-2:]]
