@@ -12,6 +12,7 @@ import inspect
 import secrets
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import wraps
 from typing import TypeVar, overload
 
 import anyio
@@ -48,6 +49,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the longest suites first, each in its own order."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: min((order[part] for part in item.path.parts if part in order), default=9))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Bound an async test as others are: what pytest-timeout's signal raises, the event loop only logs."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        marked = item.get_closest_marker("timeout")
+        seconds = marked.args[0] if marked is not None else item.config.getini("timeout")
+        item.obj = bounded(item.obj, float(seconds))
+
+
+def bounded(test: Callable[..., Awaitable[T]], seconds: float) -> Callable[..., Awaitable[T]]:
+    """`test`, which fails with TimeoutError after so many seconds."""
+
+    @wraps(test)
+    async def within(*given: object, **named: object) -> T:
+        with anyio.fail_after(seconds):
+            return await test(*given, **named)
+
+    return within
 
 
 def pytest_collection_finish() -> None:

@@ -9,6 +9,7 @@
 The count never changes, so whoever has read it keeps it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
@@ -49,20 +50,25 @@ async def freeze_key_partitions(log: Log, names: Topics, nonce: Callable[[], str
 
 
 class KeySpread:
-    """The same for one process that never writes it."""
+    """The same for one process that never writes it. `within_s`: seconds for an answer."""
 
-    def __init__(self, log: Log, names: Topics) -> None:
+    def __init__(self, log: Log, names: Topics, *, within_s: float) -> None:
         self._log = log
         self._names = names
+        self._within_s = within_s
         self._known: int | None = None
 
     async def partitions(self) -> int:
         """Over how many partitions keys are spread. Raises LogUnavailable, TopicMissing."""
         if self._known is not None:
             return self._known
-        # Before the look: partitions that are added after it do not count, as the record comes first (P-142).
-        count = await self._log.partitions(self._names.events)
-        self._known = await key_partitions(self._log, self._names)
+        try:
+            async with asyncio.timeout(self._within_s):
+                # Before the look: what is added after it does not count, as the record comes first (P-142).
+                count = await self._log.partitions(self._names.events)
+                self._known = await key_partitions(self._log, self._names)
+        except TimeoutError as error:
+            raise LogUnavailable(f"{self._names.installation} cannot be read in time") from error
         return count if self._known is None else self._known
 
 

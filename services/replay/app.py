@@ -209,7 +209,7 @@ class Door:
         places = Places(service.foldings.count, leader, local=service.opening)
         service.count.on_growth(places.grow)
         terms = Terms(settings.acceptance_ms, settings.skew_ms)
-        keys = KeySpread(eventlog, names)
+        keys = KeySpread(eventlog, names, within_s=settings.barrier_s * 0.9)
         door = FrontDoor(
             service.replay, ingest, places, terms, keys, clock=now_ms, entropy=secrets.token_bytes
         )

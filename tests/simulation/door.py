@@ -50,10 +50,8 @@ def open_door(
     service.count.on_growth(places.grow)
     terms = Terms(settings.acceptance_ms, settings.skew_ms)
     line = Line(node, find, background)
-    entropy = node.rng.randbytes
-    door = FrontDoor(
-        service.replay, line, places, terms, KeySpread(node, NAMES), clock=clock, entropy=entropy
-    )
+    keys, entropy = KeySpread(node, NAMES, within_s=settings.barrier_s), node.rng.randbytes
+    door = FrontDoor(service.replay, line, places, terms, keys, clock=clock, entropy=entropy)
 
     def spawn(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = background(work, node)

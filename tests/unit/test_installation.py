@@ -15,6 +15,7 @@ from services.eventlog.installation import KeySpread, freeze_key_partitions, key
 from services.eventlog.memory import MemoryLog
 from services.eventlog.port import Ack, Batch, Bounds, TopicPartition
 from services.eventlog.topics import topics
+from tests.conftest import PATIENCE
 
 NAMES = topics()
 DEEP = b"[" * 5_000
@@ -91,7 +92,7 @@ async def added(log: Slow, partitions: int) -> None:
 async def test_p140_all_agree_whoever_starts_while_partitions_are_added(seed: int) -> None:
     rng, nonce = Random(seed), nonces()
     log = Slow(rng)
-    spreads = [KeySpread(log, NAMES) for _ in range(3)]
+    spreads = [KeySpread(log, NAMES, within_s=PATIENCE) for _ in range(3)]
     work: list[Coroutine[Any, Any, int | None]] = [
         *(frozen(log, nonce) for _ in range(4)),
         added(log, 8),
@@ -103,7 +104,7 @@ async def test_p140_all_agree_whoever_starts_while_partitions_are_added(seed: in
     assert said == {4}
     assert await log.partitions(NAMES.events) == 16
     log.compact(NAMES.installation)
-    assert await KeySpread(log, NAMES).partitions() == 4
+    assert await KeySpread(log, NAMES, within_s=PATIENCE).partitions() == 4
     assert await freeze_key_partitions(log, NAMES, nonce) == 4
 
 
@@ -144,7 +145,7 @@ async def test_an_append_that_is_lost_for_good_keeps_ingest_from_starting() -> N
 
 async def test_p142_before_it_is_written_it_is_how_many_partitions_there_are() -> None:
     log = new_log()
-    spread = KeySpread(log, NAMES)
+    spread = KeySpread(log, NAMES, within_s=PATIENCE)
     assert await spread.partitions() == 4
     await freeze_key_partitions(log, NAMES, nonces())
     log.grow(NAMES.events, 8)
@@ -152,7 +153,20 @@ async def test_p142_before_it_is_written_it_is_how_many_partitions_there_are() -
     log.available = False  # it is known by now
     assert await spread.partitions() == 4
     with pytest.raises(LogUnavailable):
-        await KeySpread(log, NAMES).partitions()
+        await KeySpread(log, NAMES, within_s=PATIENCE).partitions()
+
+
+async def test_a_log_that_brings_nothing_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = new_log()
+    await freeze_key_partitions(log, NAMES, nonces())
+
+    async def nothing(*_: object, **__: object) -> list[Batch]:
+        await asyncio.sleep(0)
+        return []
+
+    monkeypatch.setattr(log, "fetch", nothing)
+    with pytest.raises(LogUnavailable, match="installation cannot be read in time"):
+        await KeySpread(log, NAMES, within_s=0.01).partitions()
 
 
 async def test_p139_a_key_leads_to_where_it_always_did() -> None:
@@ -160,7 +174,7 @@ async def test_p139_a_key_leads_to_where_it_always_did() -> None:
     keys = [f"k{n}" for n in range(100)]
 
     async def lead() -> list[ResponseId]:
-        spread = KeySpread(log, NAMES)
+        spread = KeySpread(log, NAMES, within_s=PATIENCE)
         return [idempotent_response_id(tenant, key, await spread.partitions()) for key in keys]
 
     before = await lead()
