@@ -12,6 +12,10 @@ NO_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
 """Tells the openai SDKs not to repeat a request that a repetition cannot mend or would double."""
 
 
+MISROUTED = "misrouted"
+"""The code of the refusal of a replay that does not serve a response's partition."""
+
+
 class RejoinderError(Exception):
     """Base of every error raised on purpose."""
 
@@ -68,6 +72,28 @@ def unavailable(
 def away() -> ApiError:
     """503: nothing was stored, since no leader of the log takes it now."""
     return unavailable("The log cannot be reached; nothing was stored.", reason="log_away")
+
+
+def outgrown() -> ApiError:
+    """503: the response belongs into a partition that was added since this process started. A process that
+    was started since then reads it, so the client is told to try again.
+    """
+    what = "A part of the log is not read yet, since it was added: restart the shards of replay."
+    headers = {"retry-after": "2", "x-should-retry": "true"}
+    code = "service_unavailable"
+    return ApiError(503, what, type="server_error", code=code, headers=headers, reason="outgrown")
+
+
+def misrouted(partition: int) -> ApiError:
+    """503: no replay that this one knows serves `partition`, or the request was passed on already and came to
+    one that does not. Soon another may, so the client is told to try again.
+    """
+    what = (
+        f"Nothing here serves partition {partition} of the log now: a replay whose REJOINDER_SHARD has it "
+        "must run, and REJOINDER_REPLAY_URL must name its internal port."
+    )
+    headers = {"retry-after": "2", "x-should-retry": "true"}
+    return ApiError(503, what, type="server_error", code=MISROUTED, headers=headers)
 
 
 def void() -> ApiError:

@@ -36,7 +36,9 @@ SERVICES = {
     "projector": "Write what closed to `responses` and `transcripts`, and announce each end in `closings`.",
 }
 WEBHOOKS = "Tell tenants' webhook endpoints of what has ended; without a command, as a service."
-CHOSEN_BY_DEV = frozenset({"internal_host", "internal_port", "admin_port", *SERVICE_URLS, *INTERNAL_FILES})
+CHOSEN_BY_DEV = frozenset(
+    {"internal_host", "internal_port", "admin_port", "shard", *SERVICE_URLS, *INTERNAL_FILES}
+)
 """Settings that `rejoinder dev` chooses for its services: they are no flags of it."""
 FAILED, BAD_SETTINGS = 1, 2
 """Exit statuses of a command that could not do its work."""
@@ -382,6 +384,30 @@ def _plan(
     from services.terminal.plan import print_plan
 
     return print_plan({name: text for name, text in options.items() if text is not None}, as_json=json)
+
+
+@app.command(name="shards")
+def _shards(
+    balancer: Annotated[
+        Literal["nginx", "haproxy", "envoy", "gateway"], Parameter(help="whose configuration to print")
+    ],
+    /,
+    *,
+    shards: Annotated[int, Parameter(help="how many shards there are")],
+    partitions: Annotated[int, Parameter(help="how many partitions the topic of events has")],
+    replay: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="HOST:PORT of a replay's public port, with {shard} in it; repeated for more replicas",
+            negative=(),
+        ),
+    ] = ("rejoinder-replay-{shard}:8000",),
+) -> int:
+    """Print the configuration of a balancer that leads each response to its shard."""
+    from services.terminal.balancers import print_balancer
+
+    logs.setup("warning", "console")
+    return print_balancer(balancer, shards, partitions, replay)
 
 
 _webhooks.command(with_settings(_list), name="list")

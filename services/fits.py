@@ -7,9 +7,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from schemas.ids import parse_tenant
+from schemas.shards import parse_shard
 
 SEALING_KEY_BYTES = 32
 """Bytes of an operator's key for the secrets of webhooks."""
+_URLS = frozenset(
+    {
+        "analytics_url",
+        "ingest_url",
+        "jwt_issuer",
+        "jwt_keys_url",
+        "kafka_oauth_url",
+        "traces_url",
+        "webhooks_url",
+    }
+)
+"""Settings that are one http(s) URL."""
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]/]+):[0-9]{1,5}")
 _HOST = re.compile(r"[0-9A-Za-z.:_-]+")
 _NAME = re.compile(r"[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?")
@@ -25,9 +38,11 @@ def fits(name: str, value: Any) -> bool:
             return all(_ADDRESS.fullmatch(address.strip()) for address in value.split(","))
         case "host" | "internal_host":
             return bool(_HOST.fullmatch(value))
-        case "replay_url" | "ingest_url" | "analytics_url" | "webhooks_url":
-            return is_url(value)
-        case "kafka_oauth_url" | "jwt_issuer" | "jwt_keys_url" | "traces_url":
+        case "replay_url":
+            return all(map(is_url, between_commas(value)))
+        case "shard":
+            return all(parse_shard(shard) is not None for shard in value)
+        case _ if name in _URLS:
             return is_url(value)
         case "api_keys":
             pairs = [_API_KEY.fullmatch(pair) for pair in value]
@@ -62,6 +77,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def between_commas(text: str) -> tuple[str, ...]:
+    """The parts of a text that has commas between them."""
+    return tuple(part.strip() for part in text.split(","))
 
 
 def is_url(text: str) -> bool:

@@ -38,7 +38,8 @@ class Places:
     """The partitions as one process knows them: who leads, what failed a moment ago, how much is under way.
 
     `leader` returns the leader of a partition, None if it is not known. `clock` returns seconds. `local` are
-    those that get new responses here (None: all).
+    those that this process serves (None: all). Another one gets a new response only if nothing can be
+    appended to those, and `elsewhere` says that it is served.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Places:
         leader: Callable[[int], Leader | None],
         *,
         local: Container[int] | None = None,
+        elsewhere: Callable[[int], bool] = lambda _: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.partitions = partitions
         self._local = local
+        self._elsewhere = elsewhere
         self._leader = leader
         self._clock = clock
         self._away_until: dict[int, float] = {}
@@ -65,11 +68,20 @@ class Places:
         self.look_again()
 
     def place(self, draw: float) -> int:
-        """A partition for a response that may be in any of those that are local; see `place`."""
-        local = [self._local is None or partition in self._local for partition in range(self.partitions)]
-        healthy = [is_open and fits for is_open, fits in zip(self._look(), local, strict=True)]
-        held = [self._under_way[partition] for partition in range(self.partitions)]
-        return place(healthy if any(healthy) else local, held, draw)
+        """A partition for a response that may be in any: of those that are local, if one can be appended to;
+        see `place`.
+        """
+        openings = self._look()
+        for fits in (self._is_local, self._elsewhere):
+            healthy = [is_open and fits(partition) for partition, is_open in enumerate(openings)]
+            if any(healthy):
+                break
+        else:
+            healthy = [self._is_local(partition) for partition in range(self.partitions)]
+        return place(healthy, [self._under_way[p] for p in range(self.partitions)], draw)
+
+    def _is_local(self, partition: int) -> bool:
+        return self._local is None or partition in self._local
 
     def led(self) -> bool:
         """Whether any partition can be appended to now, as far as this process knows."""

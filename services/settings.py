@@ -15,7 +15,8 @@ from msgspec import Meta, Struct
 
 from schemas.errors import SettingsError
 from schemas.request import MAX_VALUES
-from services.fits import fits, is_loopback
+from schemas.shards import Shard, parse_shard
+from services.fits import between_commas, fits, is_loopback
 from services.together import SERVICE_URLS, disagreements
 
 PREFIX = "REJOINDER_"
@@ -112,8 +113,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         Port, _takes("the port of executor and projector for /livez, /readyz and /metrics; 0: none")
     ] = 0
     replay_url: Annotated[
-        str, _takes("where ingest and executors find replay's internal port, an http(s) URL")
+        str,
+        _takes(
+            "where ingest, executors and other replays find replay's internal port, an http(s) URL; with "
+            "shards the URLs of all, with commas between"
+        ),
     ] = "http://127.0.0.1:8001"
+    shard: Annotated[
+        tuple[str, ...],
+        _takes(
+            "the part of the partitions that this replay serves, such as 0/3 for the first third, or several "
+            "with commas between; empty: all of them"
+        ),
+    ] = ()
     ingest_url: Annotated[
         str,
         _takes("where replay finds ingest's internal port, an http(s) URL; empty: it only answers reads"),
@@ -324,6 +336,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["auto", "console", "json"], _takes("console, json, or auto: console on a terminal, else json")
     ] = "auto"
 
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """What `shard` names."""
+        return tuple(shard for text in self.shard if (shard := parse_shard(text)) is not None)
+
     def __repr__(self) -> str:
         """All settings but the secrets, because settings end up in logs."""
         shown = (f"{name}={getattr(self, name)!r}" for name in SETTINGS if name not in SECRETS)
@@ -450,9 +467,9 @@ def require_secret(settings: Settings) -> None:
 
     On loopback they need none: only this machine's own processes can ask.
     """
-    urls = {name: getattr(settings, name) for name in SERVICE_URLS}
-    hosts = {name: urlsplit(url).hostname or "" for name, url in urls.items() if url}
-    for name, host in {"internal_host": settings.internal_host, **hosts}.items():
+    urls = [(name, url) for name in SERVICE_URLS for url in between_commas(getattr(settings, name)) if url]
+    hosts = [(name, urlsplit(url).hostname or "") for name, url in urls]
+    for name, host in [("internal_host", settings.internal_host), *hosts]:
         if not settings.internal_secret and not is_loopback(host):
             what = f"needed, since {PREFIX}{name.upper()} ({host}) is not loopback"
             mend = "give all services the same 16 to 256 characters (openssl rand -hex 32)"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.fits import is_safe
+from services.fits import between_commas, is_safe
 
 _PREFIX = "REJOINDER_"
 SERVICE_URLS = ("replay_url", "ingest_url", "analytics_url", "webhooks_url")
@@ -24,6 +24,9 @@ def disagreements(given: Given, usual: Given) -> Wrong:
     if {pair.partition("=")[2] for pair in given["api_keys"]} & set(given["admin_keys"]):
         what = "a key in it is a tenant's in REJOINDER_API_KEYS as well: give admins keys of their own"
         yield "admin_keys", what
+    if given["shard"] and given["replay_url"] == usual["replay_url"]:
+        what = "needed with REJOINDER_SHARD: name the internal ports of the replays of all shards"
+        yield "replay_url", what
     yield from _sasl(given)
     yield from _tokens(given)
     yield from _certificates(given, usual)
@@ -72,6 +75,6 @@ def _certificates(given: Given, usual: Given) -> Wrong:
         if not given[name]:
             yield name, f"needed with {', '.join(f'REJOINDER_{other.upper()}' for other in there)}"
     for name in SERVICE_URLS:
-        if given[name].startswith("http:") and given[name] != usual[name]:
-            what = f"{given[name]} begins with http, and internal ports have certificates: write https"
-            yield name, what
+        for url in between_commas(given[name]):
+            if url.startswith("http:") and url != usual[name]:
+                yield name, f"{url} begins with http, and internal ports have certificates: write https"

@@ -24,6 +24,7 @@ from services.executor.executor import Executor
 from services.settings import Settings
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import Replays
 from tests.conftest import PATIENCE, eventually
 from tests.written import claim_of
 
@@ -39,7 +40,7 @@ async def conversing(url: str = "http://127.0.0.1:9", bound: float = inf) -> Asy
     """Conversations that ask the replay at `url`; nobody listens at the usual one."""
     peer = Peer(url)
     try:
-        yield Conversation(ReplayClient(peer), bound)
+        yield Conversation(ReplayClient(Replays([peer])), bound)
     finally:
         await peer.close()
 

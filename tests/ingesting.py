@@ -26,8 +26,8 @@ from services.ingest import app as ingest
 from services.replay import app as replay
 from services.settings import Settings
 from services.web.certificates import Certificates
-from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import replays_of
 from tests.conftest import PATIENCE, eventually
 from tests.responses import Author
 from tests.serving import HOST, Answer, ask
@@ -47,7 +47,7 @@ class Ingesting:
         hosts = {"host": HOST, "internal_host": HOST}
         common: dict[str, Any] = {**hosts, "internal_secret": SECRET, "grace_s": 2} | changes
         self._log = log
-        self._names = names
+        self.names = names
         self.port = port
         scheme = "https" if changes.get("internal_cert_file") else "http"
         replay_url, ingest_url = f"{scheme}://{HOST}:{internal}", f"{scheme}://{HOST}:{inside}"
@@ -56,24 +56,25 @@ class Ingesting:
         self.public = public
         self.config = CONFIG
         """The text of its rejoinder.toml, for ingest and executors."""
-        self._stops: dict[str, asyncio.Event] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.stops: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        """What runs, by name."""
 
     async def start_ingest(self, text: str | None = None) -> None:
         """Start ingest with `text` as its rejoinder.toml, else with what it had."""
         self.config = self.config if text is None else text
-        stop = self._stops["ingest"] = asyncio.Event()
+        stop = self.stops["ingest"] = asyncio.Event()
         configuration = config.parse(self.config, "rejoinder.toml")
-        serving = ingest.serve(self.ingest_settings, configuration, self._log, self._names, stop)
-        self._tasks["ingest"] = asyncio.create_task(serving)
-        await eventually(lambda: self._listens("ingest", self.port))
+        serving = ingest.serve(self.ingest_settings, configuration, self._log, self.names, stop)
+        self.tasks["ingest"] = asyncio.create_task(serving)
+        await eventually(lambda: self.listens("ingest", self.port))
 
     async def start_replay(self) -> None:
-        stop = self._stops["replay"] = asyncio.Event()
-        self._tasks["replay"] = asyncio.create_task(
-            replay.serve(self.replay_settings, self._log, self._names, memory_store(), stop)
+        stop = self.stops["replay"] = asyncio.Event()
+        self.tasks["replay"] = asyncio.create_task(
+            replay.serve(self.replay_settings, self._log, self.names, memory_store(), stop)
         )
-        await eventually(lambda: self._listens("replay", self.public))
+        await eventually(lambda: self.listens("replay", self.public))
 
     async def ready(self) -> bool:
         """Whether both services are ready."""
@@ -81,13 +82,14 @@ class Ingesting:
         return all(answer.status == 200 for answer in answers)
 
     async def stop(self, name: str) -> None:
-        if name in self._tasks:
-            self._stops[name].set()
-            await self._tasks.pop(name)
+        if name in self.tasks:
+            self.stops[name].set()
+            await self.tasks.pop(name)
 
-    async def _listens(self, name: str, port: int) -> bool:
-        if self._tasks[name].done():
-            self._tasks[name].result()
+    async def listens(self, name: str, port: int) -> bool:
+        """Whether a service that was started listens. Fails if it has ended."""
+        if self.tasks[name].done():
+            self.tasks[name].result()
         try:
             _, writer = await asyncio.open_connection(HOST, port)
         except OSError:
@@ -128,7 +130,8 @@ class Ingesting:
 
     def records(self) -> Sequence[MemoryRecord]:
         """Everything in the log, partition by partition."""
-        return [record for p in range(PARTITIONS) for record in self.log.records(NAMES.events, p)]
+        count = len(self.log.stored[NAMES.events])
+        return [record for p in range(count) for record in self.log.records(NAMES.events, p)]
 
     def entries(self, kind: str) -> list[Entry]:
         """The entries of one kind in the log."""
@@ -172,20 +175,20 @@ async def executing(running: Ingesting) -> AsyncIterator[None]:
     """An executor over the same log."""
     stop = asyncio.Event()
     certificates = await Certificates.of(running.ingest_settings)
-    peer = Peer(running.ingest_settings.replay_url, secret=SECRET, tls=certificates.client)
-    conversation = Conversation(ReplayClient(peer))
+    replays = replays_of(running.ingest_settings, certificates.client)
+    conversation = Conversation(ReplayClient(replays))
     settings, log = running.ingest_settings, running.log
     configuration = config.parse(running.config, "rejoinder.toml")
     registry = build(configuration, {})
     lister = Lister(log, NAMES.executors, configuration, registry.upstreams, settings.models_s)
-    executor = Executor(settings, log, NAMES, registry, conversation, beside=[lister.run])
+    executor = Executor(settings, log, NAMES, registry, conversation, beside=[lister.run, replays.run])
     task = asyncio.create_task(executor.run(stop))
     try:
         yield
     finally:
         stop.set()
         await asyncio.wait_for(task, PATIENCE)
-        await peer.close()
+        await replays.close()
         await registry.close()
 
 

@@ -205,6 +205,7 @@ def plan_of(
         "internal_port": internal,
         "internal_secret": settings.internal_secret or secrets.token_hex(32),
         **dict.fromkeys(INTERNAL_FILES, ""),
+        "shard": (),
         "log_format": "console" if settings.log_format == "auto" else settings.log_format,
     }
     own: dict[str, tuple[dict[str, Any], str]] = {

@@ -14,8 +14,8 @@ from services.settings import Settings
 from services.traces.setup import tracing
 from services.web.certificates import Certificates
 from services.web.health import serve_admin
-from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import replays_of
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
@@ -28,13 +28,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         metrics.PLACES.labels(route.label).set(route.max_concurrency)
     registry = build(configuration, os.environ, settings.upstream_idle_s, settings.max_record_bytes)
     certificates = await Certificates.of(settings)
-    peer = Peer(settings.replay_url, secret=settings.internal_secret, tls=certificates.client)
-    conversation = Conversation(ReplayClient(peer), settings.max_conversation_bytes)
+    replays = replays_of(settings, certificates.client)
+    conversation = Conversation(ReplayClient(replays), settings.max_conversation_bytes)
     log = connect(settings, "executor")
     try:
         names = topic_names(settings)
         lister = Lister(log, names.executors, configuration, registry.upstreams, settings.models_s)
-        beside = [lister.run, *certificates.loops]
+        beside = [lister.run, replays.run, *certificates.loops]
         quota = configuration.quota
         async with tracing(settings, "executor") as tracer:
             executor = Executor(
@@ -44,5 +44,5 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 await executor.run(stop)
     finally:
         await registry.close()
-        await peer.close()
+        await replays.close()
         await log.close()

@@ -1,6 +1,8 @@
 """Bounds how many responses are open: admits or refuses a create before anything is appended (A-10).
 
-Pure: the load of replay's folds comes in (`Load`), a refusal or nothing goes out. A response counts as open
+Pure: the load of replays' folds comes in (`PartitionLoad`), a refusal or nothing goes out. What several say
+of one partition is not added up: the replay that has folded most of it counts, and while none says anything,
+what was said last. A response counts as open
 if replay has folded it so, if this process had it acknowledged behind what replay has folded, or if this
 process is appending it. So no create of this process is missed, but for one: an append whose outcome is
 unknown counts only once replay has folded it.
@@ -13,15 +15,18 @@ So one tenant's flood leaves room for the others, and a tenant that is alone has
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from schemas.ids import Tenant
 from services.config import Quota
-from services.web.internal import Load
+from services.web.internal import PartitionLoad
 from services.web.room import at_its_limit, subtract
 
+OUTDATED_S = 5.0
+"""Seconds after which a load of a lower position counts: who told the higher one is gone, or has lost its
+fold."""
 RETRY_QUEUE_S = 5
 """Retry-After, seconds, when too many responses are open: a run takes seconds at least."""
 
@@ -39,7 +44,10 @@ class Admission:
     def __init__(self, max_queue: int, quota: Callable[[Tenant], Quota]) -> None:
         self._max_queue = max_queue
         self._quota = quota
-        self._load = Load(0, {}, [])
+        self._told: dict[int, tuple[PartitionLoad, float]] = {}
+        """By partition, the load that counts, and when it was told."""
+        self._loaded: Counter[Tenant] = Counter()
+        """The sum of these loads."""
         self._mine: Counter[Tenant] = Counter()
         """Admitted here and not yet in the load: being appended, or acknowledged behind it."""
         self._acknowledged: list[tuple[int, int, Tenant]] = []
@@ -51,15 +59,15 @@ class Admission:
     @property
     def open(self) -> int:
         """How many responses are open, as far as this process knows."""
-        return self._load.open + self._mine.total()
+        return self._loaded.total() + self._mine.total()
 
     def by_tenant(self) -> Counter[Tenant]:
         """How many responses of each tenant are open; no tenant with none. A copy, so any thread may ask."""
-        return Counter(self._load.tenants) + Counter(dict(self._mine))
+        return Counter(dict(self._loaded)) + Counter(dict(self._mine))
 
     def full(self, tenant: Tenant) -> Full | None:
         """Why one more response of `tenant` is refused now; None if it is admitted."""
-        total, own = self.open, self._load.tenants.get(tenant, 0) + self._mine[tenant]
+        total, own = self.open, self._loaded[tenant] + self._mine[tenant]
         bound = self._quota(tenant).max_open
         if bound is not None and own >= bound:
             return Full(f"{own} responses of tenant {tenant} are open", "tenant_full")
@@ -90,15 +98,19 @@ class Admission:
             if not held:
                 subtract(self._mine, tenant, 1)
 
-    def loaded(self, load: Load) -> None:
-        """Take replay's new `load`, and stop counting here what it has folded."""
-        self._load = load
+    def loaded(self, parts: Mapping[int, PartitionLoad], now: float) -> None:
+        """Take what a replay says of its partitions at `now` (s). What it has folded counts here no more."""
+        for partition, load in parts.items():
+            known = self._told.get(partition)
+            if known is None or load.position >= known[0].position or now - known[1] > OUTDATED_S:
+                self._told[partition] = load, now
+        self._loaded = sum((Counter(load.tenants) for load, _ in self._told.values()), Counter())
         behind, self._acknowledged = self._acknowledged, []
         for partition, offset, tenant in behind:
-            if load.covers(partition, offset):
+            if partition in self._told and offset < self._told[partition][0].position:
                 subtract(self._mine, tenant, 1)
             else:
                 self._acknowledged.append((partition, offset, tenant))
 
     def _share(self, tenant: Tenant) -> float:
-        return self._max_queue / len({*self._load.tenants, *self._mine, tenant})
+        return self._max_queue / len({*self._loaded, *self._mine, tenant})

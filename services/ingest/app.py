@@ -38,8 +38,8 @@ from services.web.certificates import Certificates
 from services.web.commands import DRAINING
 from services.web.edge import Edge
 from services.web.hosts import names_inside
-from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import replays_of
 from services.web.request_log import RequestLog
 from services.web.room import Room
 from services.web.server import Server
@@ -126,9 +126,7 @@ class Service:
         tracer: Tracer = OFF,
     ) -> None:
         self._writer = eventlog.writer(delivery_timeout=DELIVERY_S)
-        secret = settings.internal_secret
-        tls = certificates.client
-        self._peer = Peer(settings.replay_url, stall_s=settings.stall_s, secret=secret, tls=tls)
+        self._replays = replays_of(settings, certificates.client)
         self._tasks = Tasks()
         admission, room = Admission(settings.max_queue, configuration.quota), Room()
         metrics.show(admission, room, settings.max_queue)
@@ -136,7 +134,7 @@ class Service:
         count = KnownPartitions(eventlog, names.events, partitions)
         count.on_growth(places.grow)
         appends = Appends(self._writer, names.events, places)
-        replay = ReplayClient(self._peer)
+        replay = ReplayClient(self._replays)
         gauge = Gauge(replay, admission)
         deadline_ms = int(settings.run_deadline_s * 1000)
         terms = Terms(key_partitions, settings.acceptance_ms, settings.skew_ms, deadline_ms)
@@ -152,10 +150,10 @@ class Service:
             clock=now_ms,
             entropy=secrets.token_bytes,
         )
-        attachments = Attachments(commands, replay, self._peer, self._tasks.spawn, stop)
+        attachments = Attachments(commands, replay, self._tasks.spawn, stop)
         desk = Desk(settings, callers, commands, room, attachments, now_ms)
         internal = InternalDesk(settings, commands, room)
-        self.loops = (gauge.run, count.run, *callers.loops, *certificates.loops)
+        self.loops = (gauge.run, count.run, self._replays.run, *callers.loops, *certificates.loops)
         healthy = health.routes(gauge.not_ready)
         self.edge = Edge(
             [*healthy, *desk.routes()],
@@ -178,4 +176,4 @@ class Service:
         """Finish the tasks that outlive their requests, then the appends, then close the connections."""
         await self._tasks.close(LEAVE_S)
         await self._writer.close(CLOSE_S)
-        await self._peer.close()
+        await self._replays.close()

@@ -11,7 +11,7 @@ its POST again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
@@ -22,16 +22,10 @@ from schemas.errors import ApiError, unavailable
 from schemas.refusal import refusal
 from services.ingest.commands import Commands, Created
 from services.web.commands import ABANDON_PAUSES_S
-from services.web.internal import ReplayAway
 from services.web.metrics import ABANDONED
-from services.web.peer import Peer
-from services.web.replay_client import ReplayClient
+from services.web.replay_client import ReplayClient, persistently
 from services.web.stream import Disconnected, End, while_connected
 
-AWAY_S = 10.0
-"""Seconds for which this process asks again when replay is away."""
-PAUSE_S = 0.25
-"""Seconds between two tries."""
 GONE_S = 0.3
 """Seconds to wait before a cancel: if the whole system stops, this process is told to stop within them, and
 the client did not go by itself."""
@@ -50,13 +44,11 @@ class Attachments:
         self,
         commands: Commands,
         replay: ReplayClient,
-        peer: Peer,
         spawn: Spawn,
         stopping: asyncio.Event,
     ) -> None:
         self.commands = commands
         self.replay = replay
-        self.peer = peer
         self.spawn = spawn
         self.stopping = stopping
 
@@ -83,15 +75,15 @@ class _Attached:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with while_connected(receive):
-                answer = await self._unless_stopping(_persistently(self._ask, self._gone))
+                answer = await self._unless_stopping(persistently(self._ask, self._gone))
         except Disconnected:
             self._ended("disconnected")
             raise
         await answer(scope, receive, send)
 
     async def _stream(self) -> ASGIApp:
-        answer = await self._shared.replay.stream(self._created.id, self._created.offset)
-        return self._shared.peer.stream(answer, self._ended)
+        peer, answer = await self._shared.replay.stream(self._created.id, self._created.offset)
+        return peer.stream(answer, self._ended)
 
     async def _result(self) -> ASGIApp:
         result = await self._shared.replay.result(self._created.id, self._created.offset)
@@ -144,23 +136,3 @@ class _Attached:
         later = "can be retrieved" if created.retrievable else "is not stored, so it cannot be retrieved"
         what = f"{why}; response '{created.id}' goes on and {later}."
         return unavailable(what, outcome_unknown=not self._keyed)
-
-
-async def _persistently(ask: Callable[[], Awaitable[T]], gone: Callable[[str], ApiError]) -> T:
-    """The result of `ask`, which is repeated while replay is away, for up to `AWAY_S` at a stretch.
-
-    Raises what `gone` makes of the reason after that.
-    """
-    clock = asyncio.get_running_loop().time
-    away_since = None
-    while True:
-        asked_at = clock()
-        try:
-            return await ask()
-        except ReplayAway as error:
-            # An ask that lasted long shows that replay was there meanwhile.
-            lasted = clock() - asked_at > AWAY_S / 2
-            away_since = clock() if lasted or away_since is None else away_since
-            if clock() - away_since > AWAY_S:
-                raise gone("The stream cannot be reached now") from error
-        await asyncio.sleep(PAUSE_S)

@@ -1,10 +1,10 @@
-"""Asks replay how many responses are open, for the admission.
+"""Asks replays how many responses are open, for the admission.
 
     every second   so that the figures are there when a flood comes
     before a 429   so that a response that closed before the request came has made room
 
-One question is under way at a time. A caller that comes during it waits for the answer to the next one. While
-replay is away the last figures hold.
+One round of questions is under way at a time. A caller that comes during it waits for the answers to the next
+one. While a replay is away its last figures hold, and nobody waits for it.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ PATIENCE_S = 0.03
 
 
 class Gauge:
-    """Reads replay's load into `admission`."""
+    """Reads the load of all replays into `admission`."""
 
     def __init__(self, replay: ReplayClient, admission: Admission) -> None:
         self._replay = replay
@@ -32,7 +32,7 @@ class Gauge:
         self._next = asyncio.Event()
         """Set once the next question is answered."""
         self.heard = False
-        """Whether replay has told its load once: before that ingest does not know how much room there is."""
+        """Whether a replay has told its load: before that ingest does not know how much room there is."""
 
     def not_ready(self) -> list[str]:
         """Why ingest cannot take commands: only until its start is over, whatever replay does later."""
@@ -56,6 +56,7 @@ class Gauge:
         self._wanted.clear()
         answered, self._next = self._next, asyncio.Event()
         with suppress(ReplayAway):
-            self._admission.loaded(await self._replay.load())
+            for load in await self._replay.loads():
+                self._admission.loaded(load.by_partition(), asyncio.get_running_loop().time())
             self.heard = True
         answered.set()

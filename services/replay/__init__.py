@@ -17,9 +17,11 @@ It is the front door as well: it hands commands over to ingest. What lives where
                 turn            what a response adds to its conversation; `items` finds what requests refer to
                 input_items     pages of a response's input
                 models          the models that executors list; `schemas`: the published documents
-    commands    door            a create: an id, the hop to ingest, the answer from our own fold
+    commands    door            a create: an id, the hop to ingest, the answer from our own fold, or that of
+                                another shard's
                 ingest_client   the hop
                 forwarding      routes of the services behind the front door
+    shards      shards          the other shards: reads that are passed on, looks into their folds
     HTTP        routes          reads, public and internal; `door_routes`: commands
     beside      app             builds it all; `metrics`
 """

@@ -17,6 +17,8 @@ import structlog
 from msgspec.structs import replace
 from starlette.routing import BaseRoute
 
+from schemas.errors import SettingsError
+from schemas.shards import partitions_of
 from services.clock import now_ms
 from services.connect import connect, executors_group, projector_group, topic_names
 from services.eventlog.installation import KeySpread
@@ -42,10 +44,11 @@ from services.replay.replay import Replay
 from services.replay.routes import InternalRoutes, PublicRoutes
 from services.replay.schemas import SchemaRoutes, published
 from services.replay.seek import Seeker
+from services.replay.shards import Shards
 from services.replay.snapshot import Snapshots
 from services.replay.store import Store
 from services.replay.window import Memory
-from services.settings import Settings
+from services.settings import PREFIX, Settings
 from services.traces.port import OFF, Tracer
 from services.traces.setup import tracing
 from services.web import health
@@ -55,6 +58,7 @@ from services.web.certificates import Certificates
 from services.web.edge import Edge
 from services.web.hosts import names_inside
 from services.web.peer import Peer
+from services.web.replays import replays_of
 from services.web.request_log import RequestLog
 from services.web.room import Room
 from services.web.server import Server
@@ -108,19 +112,24 @@ async def serve(
 ) -> None:
     """Follow the log and answer on both ports until `stop` is set, then drain."""
     callers, certificates = await Callers.of(settings), await Certificates.of(settings)
-    service = Service(settings, eventlog, names, await eventlog.partitions(names.events), store)
+    partitions = await eventlog.partitions(names.events)
+    service = Service(settings, eventlog, names, partitions, store)
+    shards = Shards(replays_of(settings, certificates.client), service.foldings, settings)
     forwarding = Forwarding(behind(settings, certificates.client), callers, service.room)
     door = (
-        Door(service, settings, callers, certificates, eventlog, names, stop) if settings.ingest_url else None
+        Door(service, shards, settings, callers, certificates, eventlog, names, stop)
+        if settings.ingest_url
+        else None
     )
     try:
         async with asyncio.TaskGroup() as tasks:
+            asking = [shards.replays.run] if settings.shard else []
             loops = [
                 tasks.create_task(loop(), name=loop.__qualname__)
-                for loop in (*service.loops, *callers.loops, *certificates.loops)
+                for loop in (*service.loops, *asking, *callers.loops, *certificates.loops)
             ]
             more = [*(door.routes if door else []), *forwarding.routes()]
-            servers = await _listen(settings, service, callers, certificates, more, tracer)
+            servers = await _listen(settings, service, shards, callers, certificates, more, tracer)
             await while_all_run(loops, stop)
             await asyncio.gather(*(server.drain(settings.grace_s / 2) for server in servers))
             if door is not None:
@@ -129,6 +138,7 @@ async def serve(
                 loop.cancel()
     finally:
         await forwarding.close()
+        await shards.close()
         if door is not None:
             await door.peer.close()
 
@@ -155,7 +165,7 @@ class Service:
         def folding(partition: int) -> Folding:
             return Folding(partition, memory, *hooks, ephemeral_ms=ephemeral_ms)
 
-        self.foldings = Foldings(folding, range(partitions), partitions)
+        self.foldings = Foldings(folding, served_by(settings, partitions), partitions)
         self.feed = Feed(_sources(settings, eventlog, names, clock), self.foldings, self.library)
         events = _barrier(self.feed.folded, eventlog, names.events, settings)
         self._packed = _barrier(self.feed.shelved, eventlog, names.index, settings)
@@ -195,6 +205,7 @@ class Door:
     def __init__(
         self,
         service: Service,
+        shards: Shards,
         settings: Settings,
         callers: Callers,
         certificates: Certificates,
@@ -206,13 +217,12 @@ class Door:
         self.peer = Peer(settings.ingest_url, stall_s=stall_s, secret=secret, tls=certificates.client)
         ingest = IngestClient(self.peer, settings.max_record_bytes + ANSWER_BYTES)
         leader = partial(eventlog.leader, names.events)
-        places = Places(service.foldings.count, leader, local=service.opening)
+        elsewhere = shards.replays.served
+        places = Places(service.foldings.count, leader, local=service.opening, elsewhere=elsewhere)
         service.count.on_growth(places.grow)
         terms = Terms(settings.acceptance_ms, settings.skew_ms)
-        keys = KeySpread(eventlog, names, within_s=settings.barrier_s * 0.9)
-        door = FrontDoor(
-            service.replay, ingest, places, terms, keys, clock=now_ms, entropy=secrets.token_bytes
-        )
+        keys, entropy = KeySpread(eventlog, names, within_s=settings.barrier_s * 0.9), secrets.token_bytes
+        door = FrontDoor(service.replay, shards, ingest, places, terms, keys, clock=now_ms, entropy=entropy)
         self._tasks = Tasks()
         routes = DoorRoutes(door, settings, callers, service.room, stop, self._tasks.spawn)
         self.routes = routes.routes()
@@ -225,6 +235,7 @@ class Door:
 async def _listen(
     settings: Settings,
     service: Service,
+    shards: Shards,
     callers: Callers,
     certificates: Certificates,
     more: Sequence[BaseRoute],
@@ -233,13 +244,13 @@ async def _listen(
     """Open both ports; the public one has `more` routes as well. Raises CannotListen."""
     health_routes = health.routes(service.not_ready)
     public = [
-        *PublicRoutes(service.replay, settings, callers).routes(),
+        *PublicRoutes(service.replay, shards, settings, callers).routes(),
         *ModelRoutes(service.catalogue, callers).routes(),
         *more,
     ]
     documents = await asyncio.to_thread(published)
     public += SchemaRoutes(documents).routes()
-    internal = InternalRoutes(service.replay, settings).routes()
+    internal = InternalRoutes(service.replay, settings, lambda: port).routes()
     told = RequestLog(settings, time.time)
     edge = Edge(
         [*health_routes, *public],
@@ -257,10 +268,19 @@ async def _listen(
     )
     # No bound on connections of one address: the clients of this port are few, and ours.
     internal_server = Server.of(inside, replace(settings, max_connections_per_address=0))
-    internal_port = await internal_server.start(settings.internal_host, settings.internal_port, tls)
     port = await public_server.start(settings.host, settings.port)
+    internal_port = await internal_server.start(settings.internal_host, settings.internal_port, tls)
     log.info("listening", host=settings.host, port=port, internal_port=internal_port)
     return [public_server, internal_server]
+
+
+def served_by(settings: Settings, partitions: int) -> frozenset[int]:
+    """The partitions, of so many, that a replay with these settings serves. Raises SettingsError."""
+    try:
+        return partitions_of(settings.shards, partitions)
+    except ValueError as error:
+        mend = "have at most as many shards as partitions, or add partitions (rejoinder topics --partitions)"
+        raise SettingsError(f"{PREFIX}SHARD: {error}; {mend}") from error
 
 
 def _sources(settings: Settings, eventlog: Log, names: Topics, clock: Callable[[], int]) -> Sources:

@@ -11,6 +11,10 @@ to another ingest too: the first `accepted` counts (P-20). Only the fold says wh
     not there, and log time is past every `not_after`  void as well
     else                                               unknown, and the client hears so
 
+A key, a predecessor or an item may lead into a partition that another shard serves. Then the front door asks
+a replay of that shard, over its internal port, what it asks its own fold else, and passes the stream or the
+object on. So a create has one hop more, and never two.
+
 If ingest says that it never sent the create to the log, the front door makes it elsewhere, under another id
 (P-36). If the client goes away, the create is finished all the same, and then the response is abandoned
 (A-7). Nothing else abandons a response: no drain, no death of a process.
@@ -21,27 +25,35 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from itertools import chain, repeat
 
+import aiohttp
 import msgspec
 import structlog
 from msgspec import Struct
 
 from schemas import ids
 from schemas.errors import ApiError, LogError, away, not_found, unavailable, unconfirmed, void
+from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant, partition_of
 from schemas.records import OPEN_STATUSES
 from schemas.refusal import refusal
+from schemas.request import parsing
 from services import points
 from services.eventlog.installation import KeySpread
+from services.loops import in_turns
 from services.placement import Places
 from services.replay.cursor import START
 from services.replay.ingest_client import IngestClient
-from services.replay.metrics import CREATES_MOVED, CREATES_REPEATED
+from services.replay.metrics import CREATES_FAR, CREATES_MOVED, CREATES_REPEATED
 from services.replay.reader import never
 from services.replay.replay import Deleted, Packed, Replay, Stored
+from services.replay.shards import Shards
 from services.replay.turn import request_body
 from services.replay.window import Push, Window
 from services.web.ask import BrokenOff, Unheard
 from services.web.commands import ABANDON_PAUSES_S, Answer, Elsewhere, Made, Order
+from services.web.internal import ResponseView
+from services.web.peer import Peer
+from services.web.replay_client import persistently
 
 AGAIN_S = 3.0
 """Seconds after a POST's arrival until which its create is sent again. Its client hears within 5 s (A-10)."""
@@ -81,6 +93,7 @@ class FrontDoor:
     def __init__(
         self,
         replay: Replay,
+        shards: Shards,
         ingest: IngestClient,
         places: Places,
         terms: Terms,
@@ -90,6 +103,7 @@ class FrontDoor:
         entropy: Callable[[int], bytes],
     ) -> None:
         self.replay = replay
+        self.shards = shards
         self.ingest = ingest
         self.places = places
         self.terms = terms
@@ -156,18 +170,30 @@ class Visit:
         partition = None if self.key else hinted(raw, self._door.places.partitions)
         while self.made is None:
             self.id = await self._door.mint(self.tenant, self.key, partition)
+            await self._check_shown(partition_of(self.id))
             said = await self._handed_over(raw)
             if isinstance(said, Made):
                 self.made = said
             elif said is None or self._in_doubt:
-                self.made = await self._settled()
+                self.made = await (self._settled_far(raw) if self.is_far else self._settled())
             elif said.partition is None:
                 await self._move_on()
                 partition = None
             else:
                 partition = said.partition
-                await self._door.replay.reads(partition)  # else the fold here would never show it
+        if self.is_far:
+            CREATES_FAR.inc()
         return self.made
+
+    @property
+    def is_far(self) -> bool:
+        """Whether another shard serves the response."""
+        return bool(self.id) and self._door.shards.have(partition_of(self.id))
+
+    async def _check_shown(self, partition: int) -> None:
+        """Raises ApiError (503) for a partition of which no fold that can be asked would ever show it."""
+        if not self._door.shards.know(partition):
+            await self._door.replay.reads(partition)
 
     async def counted(self) -> Stored:
         """The response, from a fold that is past its record.
@@ -191,13 +217,29 @@ class Visit:
             raise not_found(self.id)
         return found
 
+    async def counted_far(self) -> ResponseView:
+        """As `counted`, for a response that another shard serves: what a replay of that says of it."""
+        made = self.made
+        assert made is not None
+        try:
+            view = await self._door.shards.client.view(self.id, None if made.offset < 0 else made.offset)
+        except ApiError as error:
+            raise self.detached("The log was not read up to now in time") from error
+        if not view.found:
+            what = "The log was read again, and does not show the response any more"
+            raise self.detached(what) if self._seen else self.uncounted(view.read_to)
+        self._seen = True
+        if view.deleted:
+            raise not_found(self.id)
+        return view
+
     async def object(self) -> tuple[bytes, bool]:
         """The object as JSON, without the output of an open response, and whether it is open. Raises as
         `counted`.
         """
         try:
             async with self._answered_in_time():
-                shown = await self._shown(await self.counted())
+                shown = await (self._shown_far() if self.is_far else self._shown(await self.counted()))
         except TimeoutError as error:
             raise self.detached("The log was not read up to now in time") from error
         return shown, _status(shown).status in OPEN_STATUSES
@@ -210,11 +252,18 @@ class Visit:
         async for chunk in self._door.replay.chunks(found, START, push):
             yield chunk
 
+    async def stream_far(self) -> tuple[Peer, aiohttp.ClientResponse]:
+        """The stream of a response that another shard serves, from event 0, and the replay that sends it.
+        Raises as `counted`.
+        """
+        offset = (await self.counted_far()).accepted_offset
+        return await persistently(lambda: self._door.shards.client.stream(self.id, offset), self.detached)
+
     async def result(self) -> bytes:
         """Wait for the final object, as JSON. Raises ApiError, also for a failure that the client gets as an
         error (A-24).
         """
-        final = await self._final()
+        final = await (self._final_far() if self.is_far else self._final())
         refused = refusal(final, keyed=self.key is not None)
         if refused is not None:
             raise refused
@@ -333,6 +382,32 @@ class Visit:
             raise unconfirmed(repeatable=False) from error
         raise self.uncounted(read_to)
 
+    async def _settled_far(self, raw: bytes) -> Made:
+        """As `_settled`, for an id in a partition that another shard serves, with the body `raw`."""
+        if self.key is not None:
+            raise unconfirmed(repeatable=True)
+        try:
+            async with self._answered_in_time():
+                view = await self._door.shards.client.view(self.id)
+        except (ApiError, TimeoutError) as error:
+            raise unconfirmed(repeatable=False) from error
+        if not view.found or view.deleted:
+            raise self.uncounted(view.read_to)
+        asked = await in_turns(parsing(raw, 32 * len(raw)))  # ingest has taken it: no bound
+        retrievable, background = view.store or view.background, asked.background
+        answer: Answer = "stream" if asked.stream else "object" if background else "result"
+        return Made(view.accepted_offset, answer, not background, retrievable, view.object)
+
+    async def _shown_far(self) -> bytes:
+        view, made = await self.counted_far(), self.made
+        assert made is not None
+        # The object of another attempt, if that won; made's is what ingest answered, without any output.
+        return bytes(made.object if view.accepted_offset == made.offset else view.object)
+
+    async def _final_far(self) -> bytes:
+        offset = (await self.counted_far()).accepted_offset
+        return await persistently(lambda: self._door.shards.client.result(self.id, offset), self.detached)
+
     async def _shown(self, found: Stored) -> bytes:
         """The object of the attempt that counts. Raises as `counted`."""
         made = self.made
@@ -367,14 +442,22 @@ class Visit:
         """Whether the fold shows that no abandon is needed any more: the response has closed or cannot count,
         or it is in the background, which for one in doubt only the fold says. Raises ApiError (503).
         """
+        if self.is_far:
+            view = await self._door.shards.client.view(self.id)
+            ended = view.deleted or view.status in TERMINAL_STATUSES or view.background
+            return ended if view.found else self._is_late()
         found = await self._door.replay.find(self.id)
-        if found is None:  # it is forgotten, or not there yet while an attempt on its way may count
-            late = self._not_after + 2 * self._door.terms.skew_ms
-            return self.made is not None or self._door.clock() > late
+        if found is None:
+            return self._is_late()
         if isinstance(found, Deleted) or self._door.replay.closed(found):
             return True
         accepted = found.state.accepted if isinstance(found, Window) else None
         return accepted is not None and accepted.background
+
+    def _is_late(self) -> bool:
+        """Whether an id that no fold knows is forgotten: else an attempt on its way may count still."""
+        late = self._not_after + 2 * self._door.terms.skew_ms
+        return self.made is not None or self._door.clock() > late
 
 
 def hinted(raw: bytes, partitions: int) -> int | None:

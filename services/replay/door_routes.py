@@ -36,7 +36,7 @@ from services.web.metrics import ABANDONED
 from services.web.room import Room, Seat
 from services.web.served import served_in
 from services.web.sse import EventStream
-from services.web.stream import Disconnected, End, Sink, until, while_connected
+from services.web.stream import Disconnected, End, OnEnd, Sink, until, while_connected
 
 GONE_S = 0.3
 """Seconds to wait before an abandon: if the whole system stops, this process is told to stop within them, and
@@ -86,6 +86,9 @@ class DoorRoutes:
                 if made.answer == "result":
                     async with until(self._stopped, lambda: visit.detached("The server is shutting down")):
                         return Response(await visit.result(), media_type="application/json")
+                if visit.is_far:
+                    peer, answer = await visit.stream_far()
+                    return peer.stream(answer, self._ended(visit))
         except Disconnected:
             self._spawn(self._left(visit, making))
             raise
@@ -116,19 +119,23 @@ class DoorRoutes:
 
     def _stream(self, visit: Visit) -> EventStream:
         """The stream. Its head and keep-alives go out before the fold has passed the record."""
-
-        def ended(end: End) -> None:
-            if end in ("disconnected", "stalled"):
-                self._spawn(self._left(visit))
-
         settings, sink = self._settings, Sink()
         return EventStream(
             visit.chunks(sink.push),
             sink=sink,
             keepalive_s=settings.keepalive_s,
             stall_s=settings.stall_s,
-            on_end=ended,
+            on_end=self._ended(visit),
         )
+
+    def _ended(self, visit: Visit) -> OnEnd:
+        """What is to be done at the end of the stream of `visit`."""
+
+        def ended(end: End) -> None:
+            if end in ("disconnected", "stalled"):
+                self._spawn(self._left(visit))
+
+        return ended
 
     async def _cancel(self, request: Request) -> ASGIApp:
         tenant, id = await self._callers.tenant(request), named_in(request)

@@ -148,6 +148,7 @@ class Feed:
         id = await patiently(lambda: self._sources.log.topic_id(self._sources.index))
         await self._begin_at()
         self._library.store.belongs_to(id)
+        self._library.store.keep_only(self._foldings)
         return await self._resume(list(self._foldings))
 
     async def _resume(self, partitions: Collection[int]) -> dict[int, Bounds]:

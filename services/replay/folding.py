@@ -33,7 +33,8 @@ TOLD = 500
 class Foldings(Mapping[int, "Folding"]):
     """The partitions that this process serves, each folded; more may come. `make` makes the fold of one.
 
-    `count`: how many partitions the log has, as far as this process knows.
+    `count`: how many partitions the log has, as far as this process knows. It serves those of them that it
+    has folded; other shards serve the rest.
     """
 
     def __init__(self, make: Callable[[int], "Folding"], partitions: Iterable[int], count: int) -> None:
@@ -50,8 +51,10 @@ class Foldings(Mapping[int, "Folding"]):
 
     def grow(self, count: int) -> list[int]:
         """Serve what was added: the log has `count` partitions now. Returns the new ones, whose folds are
-        empty.
+        empty. None without all the others: a shard's partitions are other ones then.
         """
+        if len(self) < self.count:
+            return []
         added = list(range(self.count, count))
         for partition in added:
             self.serve(partition)

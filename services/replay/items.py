@@ -2,7 +2,8 @@
 
     an id of ours    it names the response whose input or output has the item; an item of the output must be
                      done, or cut short in a response that has closed
-    any other id     the item is looked for in the conversation before the request, from its last turn back
+    any other id     the item is looked for in the conversation before the request, from its last turn back;
+                     where that leads into a partition that this replay does not serve, the caller goes on
 
 An item that the tenant may not see does not exist: unknown, foreign, deleted and unstored are the same. One
 look-up of the log's ends serves all items of a request: one for each of thousands would take seconds.
@@ -14,6 +15,7 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from schemas.errors import ApiError, not_found, unavailable
 from schemas.ids import ResponseId, Tenant, parse_item_id, partition_of
@@ -62,6 +64,8 @@ class Items:
         rest, size = dict.fromkeys(wanted.ids), 0
         async with aclosing(self._groups(wanted, list(rest))) as groups:
             async for group in groups:
+                if isinstance(group, str):
+                    return replace(answer, left=list(rest), behind=group)
                 for id, (item, name) in group.items():
                     del rest[id]
                     if wanted.contents:
@@ -75,11 +79,14 @@ class Items:
         answer.missing.extend(rest)
         return answer
 
-    async def _groups(self, wanted: Wanted, ids: Sequence[str]) -> AsyncGenerator[Group, None]:
-        """The found items, in groups: those in the responses that the ids name, then the conversation's."""
+    async def _groups(self, wanted: Wanted, ids: Sequence[str]) -> AsyncGenerator[Group | ResponseId, None]:
+        """The found items, in groups: those in the responses that the ids name, then the conversation's.
+
+        A response id comes last if that response, with which the conversation goes on, is not served here.
+        """
         left = dict.fromkeys(ids)
         by_response: dict[ResponseId, list[str]] = {}
-        for id in ids:
+        for id in ids if wanted.named else ():
             if (place := parse_item_id(id)) is not None:
                 by_response.setdefault(place.response, []).append(id)
         await self._replay.reach(by_response)
@@ -93,6 +100,9 @@ class Items:
         previous = wanted.previous
         reached = {partition_of(id) for id in by_response}
         while previous is not None and left:
+            if self._replay.is_far(partition_of(previous)):
+                yield previous
+                return
             if partition_of(previous) not in reached:
                 await self._replay.reach([previous])
                 reached.add(partition_of(previous))

@@ -24,6 +24,15 @@ CREATES_MOVED = Counter(
     "rejoinder_replay_creates_moved_total",
     "Responses that were placed anew, unsent, because the leader of their partition stopped answering",
 )
+CREATES_FAR = Counter(
+    "rejoinder_replay_creates_far_total", "Creates of responses that another shard serves and shows"
+)
+PASSED_ON = Counter(
+    "rejoinder_replay_passed_on_total",
+    "Requests passed on to another shard: answered, away (nobody could be asked), broke_off, or misrouted "
+    "(nobody serves the partition, or it was passed on to this replay, which does not)",
+    ["outcome"],
+)
 CREATES_REPEATED = Counter(
     "rejoinder_replay_creates_repeated_total", "Creates sent to ingest again, because the first hop broke"
 )

@@ -3,7 +3,9 @@
     find → barrier (P-80) → the window, open or closed → else the transcript → else, once `transcripts` was
            read to its end as well, no such response
          → an ephemeral response that has closed: found until log time says that its time is over (P-85)
-         → a partition that was added since the start (P-1): it is read from now on
+         → a partition that another shard serves: 503 `misrouted`
+         → a partition that was added since the start (P-1): it is read from now on. A shard does not know
+           whose it is: 503, until it is started again
 
 `find` returns a `Window` or `Packed`; `chunks`, `object` and `request` answer from either.
 """
@@ -18,7 +20,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.errors import ApiError, LogError, not_found, unavailable
+from schemas.errors import ApiError, LogError, misrouted, not_found, outgrown, unavailable
 from schemas.events import UNDECODABLE, initial_object
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
@@ -35,7 +37,7 @@ from services.replay.seek import Seeker
 from services.replay.snapshot import Snapshots, status_of
 from services.replay.window import Push, Window
 from services.web.barrier import Barrier
-from services.web.internal import Load, ResponseView
+from services.web.internal import Load, PartitionLoad, ResponseView
 
 log = structlog.get_logger()
 
@@ -88,6 +90,7 @@ class Replay:
         self._beats = beats
         self._snapshots = snapshots
         self._count = count
+        self._outgrown = False
 
     async def find(self, id: ResponseId, offset: int | None = None) -> Found:
         """The response `id`, from a fold past `offset` (None: past the log's end on arrival).
@@ -140,15 +143,33 @@ class Replay:
         until = folding.kept_until(state)
         return folding.time > until or await self._beats.time() > until
 
+    def is_far(self, partition: int) -> bool:
+        """Whether another shard serves the partition. One that was added since the start is not known."""
+        return partition not in self._foldings and partition < self._foldings.count
+
     async def reads(self, partition: int) -> bool:
         """Whether the log has the partition. One that was added is read from now on (P-144).
 
-        Raises ApiError 503.
+        Raises ApiError 503, also if another shard serves it, or will when the shards are started again.
         """
+        if partition in self._foldings:
+            return True
+        if partition < self._foldings.count:
+            raise misrouted(partition)
         try:
-            return await self._count.includes(partition)
+            if not await self._count.includes(partition):
+                return False
         except LogError as error:
             raise unavailable("The log cannot be reached.", reason="log_away") from error
+        if partition not in self._foldings:
+            if not self._outgrown:
+                self._outgrown = True
+                known, there_are = self._foldings.count, self._count.value
+                log.error(
+                    "partitions were added: restart the shards of replay", known=known, there_are=there_are
+                )
+            raise outgrown()
+        return True
 
     def closed(self, found: Stored) -> bool:
         """Whether the response has closed."""
@@ -162,9 +183,17 @@ class Replay:
 
     def load(self) -> Load:
         """How many responses are open, and how far each partition is folded."""
-        tenants = sum((folding.open for folding in self._foldings.values()), Counter())
         at = self._events.positions()
-        return Load(tenants.total(), dict(tenants), [at[partition] for partition in sorted(at)])
+        parts = {
+            number: PartitionLoad(at[number], dict(each.open)) for number, each in self._foldings.items()
+        }
+        tenants = sum((folding.open for folding in self._foldings.values()), Counter())
+        every = [at.get(number, -1) for number in range(self._foldings.count)]
+        return Load(tenants.total(), dict(tenants), every, parts)
+
+    def serving(self) -> tuple[list[int], int]:
+        """The partitions that this process serves, and how many it knows."""
+        return list(self._foldings), self._foldings.count
 
     def chunks(self, found: Stored, cursor: int, push: Push = never) -> AsyncGenerator[bytes, None]:
         """The frames after `cursor` as they come, but for those that `push` takes. Raises Cut at any end but

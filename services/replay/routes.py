@@ -8,7 +8,7 @@ A client gets the same 404 for an id that is unknown, malformed, deleted, anothe
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,22 +18,25 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from schemas.errors import ApiError, invalid, not_found, unavailable
-from schemas.ids import parse_response_id
+from schemas.errors import ApiError, RejoinderError, invalid, not_found, unavailable
+from schemas.ids import parse_response_id, partition_of
 from schemas.references import is_reference
 from schemas.request import listing
+from services.fits import between_commas
 from services.loops import in_turns
 from services.replay.cursor import START, parse_cursor, wants_stream
 from services.replay.items import Items
 from services.replay.replay import Deleted, Packed, Replay, Stored
+from services.replay.shards import Shards
 from services.replay.turn import Item, previous_in, request_body
 from services.replay.window import Window
 from services.settings import Settings
 from services.web.answers import json_answer, named_in, object_answer, read_body
 from services.web.callers import Callers
 from services.web.connection import connection
-from services.web.edge import route
-from services.web.internal import ITEMS_PATH, LOAD_PATH, Wanted
+from services.web.edge import Handler, route
+from services.web.internal import ITEMS_PATH, LOAD_PATH, SERVING_PATH, Found, Serving, Wanted
+from services.web.items_apart import found_apart
 from services.web.paging import page, parse_paging
 from services.web.served import served_in
 from services.web.sse import EventStream
@@ -53,10 +56,11 @@ _JSON = "application/json"
 
 
 class PublicRoutes:
-    """The reads of clients."""
+    """The reads of clients. What belongs to another of the `shards` is passed on."""
 
-    def __init__(self, replay: Replay, settings: Settings, callers: Callers) -> None:
+    def __init__(self, replay: Replay, shards: Shards, settings: Settings, callers: Callers) -> None:
         self._replay = replay
+        self._shards = shards
         self._items = Items(replay)
         self._settings = settings
         self._callers = callers
@@ -64,9 +68,25 @@ class PublicRoutes:
     def routes(self) -> Sequence[BaseRoute]:
         """The routes, for an `Edge`."""
         return [
-            route("GET", "/v1/responses/{id}", self.response),
-            route("GET", "/v1/responses/{id}/input_items", self.input_items),
+            route("GET", "/v1/responses/{id}", self._or_passed_on(self.response)),
+            route("GET", "/v1/responses/{id}/input_items", self._or_passed_on(self.input_items)),
         ]
+
+    def _or_passed_on(self, handler: Handler) -> Handler:
+        """`handler`, for what is served here."""
+
+        async def answer(request: Request) -> ASGIApp:
+            id = parse_response_id(request.path_params["id"])
+            if id is None or not self._shards.have(partition_of(id)):
+                return await handler(request)
+            await self._callers.tenant(request)
+            served_in(request.scope).response = id
+            try:
+                return await self._shards.pass_on(request, partition_of(id))
+            except ApiError as error:
+                raise _refused(request, error) from error
+
+        return answer
 
     async def response(self, request: Request) -> ASGIApp:
         """The object, or the stream if the query asks for it; an `Accept` header alone does not."""
@@ -103,11 +123,22 @@ class PublicRoutes:
         elsewhere = list(dict.fromkeys(name for name in names.values() if name not in there))
         asked = Wanted(found.tenant, previous_in(body), elsewhere)
         while asked.ids:
-            answer = await self._items.find(asked)
+            answer = await self._found(asked)
             items |= answer.items
             asked = replace(asked, ids=answer.left)
         whole = [items.get(names.get(item["id"], ""), item) | {"id": item["id"]} for item in shown]
         return await in_turns(listing({"input": whole}, found.id))
+
+    async def _found(self, wanted: Wanted) -> Found:
+        """Items that are referred to, wherever they are. Raises ApiError."""
+        is_far, owner = self._shards.have, self._shards.replays.owner
+
+        async def ask(partition: int, part: Wanted) -> Found:
+            if is_far(partition):
+                return await self._shards.client.items_at(partition, part)
+            return await self._items.find(part)
+
+        return await found_apart(wanted, lambda partition: owner(partition) if is_far(partition) else "", ask)
 
     async def _stream(self, request: Request) -> ASGIApp:
         query, headers = request.query_params, request.headers
@@ -116,10 +147,7 @@ class PublicRoutes:
         try:
             found = await self._find(request)
         except ApiError as error:
-            if by_browser and error.status == 503:
-                # An EventSource gives up for good on any status but 200, and reconnects after a reset (A-18).
-                raise Disconnected(error.message) from error
-            raise
+            raise _refused(request, error) from error
         if by_browser and self._replay.ended(found, cursor):
             return Response(status_code=204)
         return event_stream(self._replay, found, cursor, self._settings)
@@ -140,10 +168,12 @@ class PublicRoutes:
 class InternalRoutes:
     """The reads of ingest and executors (`services.web.internal`). They are trusted: no tenant is checked."""
 
-    def __init__(self, replay: Replay, settings: Settings) -> None:
+    def __init__(self, replay: Replay, settings: Settings, port: Callable[[], int]) -> None:
         self._replay = replay
         self._items = Items(replay)
         self._settings = settings
+        self._port = port
+        """Returns the public port."""
 
     def routes(self) -> Sequence[BaseRoute]:
         """The routes, for an `Edge`."""
@@ -154,6 +184,7 @@ class InternalRoutes:
             route("GET", "/internal/responses/{id}/turn", self.turn),
             route("POST", ITEMS_PATH, self.items),
             route("GET", LOAD_PATH, self.load),
+            route("GET", SERVING_PATH, self.serving),
         ]
 
     async def view(self, request: Request) -> Response:
@@ -193,6 +224,11 @@ class InternalRoutes:
         """How many responses are open."""
         return json_answer(self._replay.load())
 
+    async def serving(self, _: Request) -> Response:
+        """Which partitions this replay serves. Only a shard names the others: its settings have all."""
+        named = between_commas(self._settings.replay_url) if self._settings.shard else ()
+        return json_answer(Serving(*self._replay.serving(), self._port(), list(named)))
+
     async def _find(self, request: Request) -> Stored:
         id = named_in(request)
         found = await self._replay.find(id, _offset(request))
@@ -211,6 +247,15 @@ class InternalRoutes:
                 return await self._replay.result(found)
         except TimeoutError:
             raise unavailable("The response is still open.", retry_after=1) from None
+
+
+def _refused(request: Request, error: ApiError) -> RejoinderError:
+    """`error`; for a browser's stream a cut instead of a 503: an EventSource gives up for good on any status
+    but 200, and reconnects after a reset (A-18).
+    """
+    by_browser = _EVENT_STREAM in request.headers.get("accept", "")
+    streams = wants_stream(request.query_params.get("stream"))
+    return Disconnected(error.message) if by_browser and streams and error.status == 503 else error
 
 
 def event_stream(replay: Replay, found: Stored, cursor: int, settings: Settings) -> EventStream:

@@ -9,14 +9,14 @@ An id is 18 bytes, its partition first, so all of a partition lies together. Row
 what may have missed anything is made anew (P-137).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from struct import Struct as Packing
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from schemas.ids import ResponseId
+from schemas.ids import MAX_PARTITIONS, ResponseId
 from schemas.records import LogRecord, Unreadable
 from schemas.steps import Steps
 from services.eventlog import shelf
@@ -94,6 +94,16 @@ class Store:
         log.warning("the store was away for too long, reading its partition anew", partition=partition)
         self.drop(partition)
         return bounds.start
+
+    def keep_only(self, partitions: Collection[int]) -> None:
+        """Drop the rows of all other partitions. Nobody keeps them up to date, so what is deleted from now on
+        would stay in them.
+        """
+        for key, _ in self._disk.some(b"c", b"d", MAX_PARTITIONS):
+            (partition,) = _PARTITION.unpack_from(key, 1)
+            if partition not in partitions:
+                log.info("the store drops a partition that is not served here", partition=partition)
+                self.drop(partition)
 
     def drop(self, partition: int) -> None:
         """Drop all rows of a partition."""

@@ -13,8 +13,10 @@ and checks no tenant.
     POST /internal/items                           → Wanted in, Found out: the items that a request refers to
     GET /internal/responses/{id}/result?offset=N   → waits for the close, then the final object (204: deleted)
     GET /internal/load                             → Load: how much is open, for admission
+    GET /internal/serving                          → Serving: which partitions this replay serves
 
 Replay answers 503 with Retry-After when its fold does not get there, or the response does not close, in time.
+A replay that does not serve the partition answers 503 as well, code `misrouted`: another one serves it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +25,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from schemas.errors import RejoinderError
+from schemas.errors import MISROUTED, RejoinderError
 from schemas.events import ITEM_ADDED, NAMED
 from schemas.ids import ResponseId, Tenant
 from services.web.secret import CERTIFY, MEND, UNCERTIFIED
@@ -90,38 +92,74 @@ class Turn(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True):
     """The ids of items to which a request of `tenant` that follows `previous` refers. Without `contents` the
     caller only asks whether they exist.
+
+    The replay that is asked must serve the responses that the ids name, unless they are not `named`: then
+    they are only looked for in the conversation that ends with `previous`.
     """
 
     tenant: Tenant
     previous: ResponseId | None
     ids: list[str]
     contents: bool = True
+    named: bool = True
 
 
 class Found(msgspec.Struct, frozen=True):
     """The answer to Wanted: `items` and `names` by id, and the ids that are `missing`. The caller must ask
     again for the ids that are `left`: with them the answer would be too large.
+
+    With `behind` the ids that are `left` may be further back in the conversation: that goes on with response
+    `behind`, in a partition which the replay does not serve.
     """
 
     missing: list[str]
     items: dict[str, dict[str, Any]] = {}
     names: dict[str, Name] = {}
     left: list[str] = []
+    behind: ResponseId | None = None
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """What a replay says of itself: the `partitions` that it serves of the `count` that it knows, and its
+    public `port`, at the host of its internal one. `replays` are the URLs of internal ports that it knows,
+    those of its own shard too.
+    """
+
+    partitions: list[int]
+    count: int
+    port: int
+    replays: list[str] = []
+
+
+class PartitionLoad(msgspec.Struct, frozen=True):
+    """How many responses of each tenant (no tenant with none) are open in a partition of which everything
+    before the offset `position` is folded.
+    """
+
+    position: int
+    tenants: dict[Tenant, int]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How many responses are open in replay's folds, in all and by tenant (no tenant with none).
+    """How many responses are open in replay's folds, by `partitions`.
 
-    `positions`: by partition, the offset that is folded next.
+    The other fields are for ingests of the version before, which know no partitions of a load: how many are
+    open in all and by tenant, and by partition the offset that is folded next (-1: not served).
     """
 
     open: int
     tenants: dict[Tenant, int]
     positions: list[int]
+    partitions: dict[int, PartitionLoad] = {}
 
-    def covers(self, partition: int, offset: int) -> bool:
-        """Whether the folds have the record at `offset`."""
-        return partition < len(self.positions) and offset < self.positions[partition]
+    def by_partition(self) -> dict[int, PartitionLoad]:
+        """The load of each partition. A replay of the version before tells one sum, which counts as that of
+        its first partition.
+        """
+        if self.partitions:
+            return self.partitions
+        told = {number: PartitionLoad(at, {}) for number, at in enumerate(self.positions)}
+        return told | {0: PartitionLoad(self.positions[0], self.tenants)} if told else {}
 
 
 class ReplayAway(RejoinderError):
@@ -132,9 +170,14 @@ class NotYet(ReplayAway):
     """Replay answered that it cannot tell now."""
 
 
+class NotServed(ReplayAway):
+    """No replay that can be asked serves the partition. The message says what is to be done."""
+
+
 class _What(msgspec.Struct):
     code: str | None = None
     param: str | None = None
+    message: str = ""
 
 
 class _Refusal(msgspec.Struct):
@@ -147,7 +190,8 @@ _refusal = msgspec.json.Decoder(_Refusal).decode
 def check_refusal(status: int, body: bytes) -> None:
     """Read an answer that is no success. Returns if replay says that there is no such response.
 
-    Raises NotYet if replay says that it cannot tell now, ReplayAway for every other answer. A 404 alone says
+    Raises NotYet if replay says that it cannot tell now, NotServed if it says that another one serves the
+    partition, ReplayAway for every other answer. A 404 alone says
     nothing of a response: any HTTP server, replay's public port too, answers 404 to an unknown path.
     """
     try:
@@ -158,6 +202,8 @@ def check_refusal(status: int, body: bytes) -> None:
         return
     if status == 503 and error.code == "service_unavailable":
         raise NotYet("replay cannot say now")
+    if status == 503 and error.code == MISROUTED:
+        raise NotServed(error.message or "it does not serve the partition")
     if error.code == UNCERTIFIED:
         raise ReplayAway(f"it asks this service for a certificate: {CERTIFY}")
     if status == 401:
@@ -203,6 +249,7 @@ class Report:
 
 
 LOAD_PATH = "/internal/load"
+SERVING_PATH = "/internal/serving"
 ITEMS_PATH = "/internal/items"
 
 

@@ -34,6 +34,9 @@ ABANDONED = Counter(
     "rejoinder_http_abandoned_total",
     "Responses cancelled because the client that waited for them went away",
 )
+REPLAYS_SILENT = Gauge(
+    "rejoinder_replays_silent", "Replays that this process asks, and that did not answer when last asked"
+)
 READY = Gauge("rejoinder_ready", "Whether the service is ready, as /readyz says")
 
 CROWDS: WeakSet[Crowd[Any]] = WeakSet()

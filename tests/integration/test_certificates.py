@@ -19,6 +19,7 @@ from services.web.certificates import Certificates
 from services.web.internal import ReplayAway
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import Replays
 from services.web.watched import FileBroken
 from tests.certificates import Authority, client
 from tests.conftest import eventually
@@ -142,7 +143,7 @@ async def test_who_asks_without_a_certificate_is_told_what_it_lacks(ours: Author
         for url in (running.ingest_settings.replay_url, running.replay_settings.ingest_url):
             peer = Peer(url, secret=SECRET, tls=client(ours))
             with pytest.raises(ReplayAway, match="REJOINDER_INTERNAL_CERT_FILE"):
-                await ReplayClient(peer).load()
+                await ReplayClient(Replays([peer])).loads()
             answered = await ask_peer(peer, Question("GET", "/internal/load", {}, b"", 5, 1 << 20))
             with pytest.raises(Unheard, match="REJOINDER_INTERNAL_CERT_FILE"):
                 refusal_of("the service", answered)

@@ -119,7 +119,7 @@ async def test_when_replay_goes_only_a_post_with_a_key_is_to_be_repeated(
     key: tuple[str, ...],
     told: str | None,
 ) -> None:
-    monkeypatch.setattr("services.ingest.attach.AWAY_S", 0.2)
+    monkeypatch.setattr("services.web.replay_client.AWAY_S", 0.2)
     reader, writer = await waiting(running, *key, store=store, **SLOW)
     await eventually(lambda: running.entries("event"))
     await running.stop("replay")

@@ -20,6 +20,7 @@ from services.placement import Places
 from services.replay.door import FrontDoor, Terms
 from services.replay.door_routes import DoorRoutes
 from services.replay.ingest_client import IngestClient
+from services.replay.shards import Shards
 from services.settings import Settings
 from services.web.answers import error_answer
 from services.web.ask import BrokenOff, PeerAnswer, Unheard
@@ -27,6 +28,7 @@ from services.web.callers import Callers
 from services.web.commands import ORDER, TENANT, Order
 from services.web.edge import Edge
 from services.web.internal import Report
+from services.web.replays import Replays
 from services.web.room import Room
 from services.web.served import EXTENSION
 from tests.simulation.node import Node
@@ -51,7 +53,8 @@ def open_door(
     terms = Terms(settings.acceptance_ms, settings.skew_ms)
     line = Line(node, find, background)
     keys, entropy = KeySpread(node, NAMES, within_s=settings.barrier_s), node.rng.randbytes
-    door = FrontDoor(service.replay, line, places, terms, keys, clock=clock, entropy=entropy)
+    shards = Shards(Replays([]), service.foldings, settings)  # all is served here
+    door = FrontDoor(service.replay, shards, line, places, terms, keys, clock=clock, entropy=entropy)
 
     def spawn(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = background(work, node)

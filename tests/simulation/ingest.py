@@ -24,6 +24,7 @@ from services.settings import Settings
 from services.web.internal import LOAD_PATH, ReplayAway
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import ReplayPort, Replays
 from services.web.room import Room
 from tests.simulation.node import Node
 from tests.simulation.processes import NAMES, Process, started
@@ -43,12 +44,18 @@ class Line(ReplayClient):
     """Ingest's connection to whatever replay answers: late, or not at all."""
 
     def __init__(self, node: Node, find: FIND, background: BACKGROUND) -> None:
-        super().__init__(NOBODY)
+        super().__init__(Replays([NOBODY]))
         self._node = node
         self._find = find
         self._background = background
 
-    async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:
+    async def read(
+        self,
+        port: ReplayPort,
+        path: str,
+        within_s: float | None,
+        asked: bytes | None = None,
+    ) -> tuple[int, bytes]:
         try:
             async with asyncio.timeout(within_s):
                 await self._node.turn()

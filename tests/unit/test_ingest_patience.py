@@ -27,6 +27,7 @@ from services.web.commands import Elsewhere, Order
 from services.web.internal import ReplayAway, ResponseView
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import ReplayPort, Replays
 from tests.simulation.clockwork import play
 
 CONFIG = Config(models=(Model(match="*", backend="scripted"),))
@@ -41,10 +42,16 @@ class Replay(ReplayClient):
     """Replay whose look-ups take `takes_s` each; one response is open, and stays so."""
 
     def __init__(self, takes_s: float) -> None:
-        super().__init__(Peer("http://127.0.0.1:9"))
+        super().__init__(Replays([Peer("http://127.0.0.1:9")]))
         self._takes_s = takes_s
 
-    async def read(self, path: str, within_s: float | None, asked: bytes | None = None) -> tuple[int, bytes]:  # noqa: ARG002
+    async def read(
+        self,
+        port: ReplayPort,  # noqa: ARG002
+        path: str,
+        within_s: float | None,
+        asked: bytes | None = None,  # noqa: ARG002
+    ) -> tuple[int, bytes]:
         await asyncio.sleep(min(self._takes_s, within_s or inf))
         if within_s is not None and within_s < self._takes_s:
             raise ReplayAway("no answer in time")

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from services.placement import place
+from services.eventlog.port import Leader
+from services.placement import Places, place
 
 DRAWS = [n / 1000 for n in range(1000)]
 
@@ -30,3 +31,32 @@ def test_with_no_leader_any_will_do() -> None:
 
 def test_a_draw_at_the_very_end_is_a_partition_that_may_be_had() -> None:
     assert place([True, True, False], [2, 6, 0], 1 - 2**-53) in (0, 1)
+
+
+def test_a_shard_places_in_its_own_partitions_and_in_served_ones_if_no_leader_of_those_answers() -> None:
+    led, served = {0, 1, 2, 4}, {2, 3}
+
+    def leader(partition: int) -> Leader:
+        return Leader(1, healthy=partition in led)
+
+    places = Places(5, leader, local={0, 1}, elsewhere=served.__contains__)
+
+    def drawn_now() -> set[int]:
+        places.look_again()
+        return {places.place(draw) for draw in DRAWS}
+
+    assert drawn_now() == {0, 1}
+    led.discard(0)
+    assert drawn_now() == {1}
+    led.discard(1)
+    assert drawn_now() == {2}
+    served.discard(2)
+    assert drawn_now() == {0, 1}, "as ever when nothing can be appended to"
+    places.grow(6)
+    assert drawn_now() == {0, 1}
+
+
+def test_who_serves_all_places_in_what_is_added() -> None:
+    places = Places(1, lambda _: Leader(1, healthy=True))
+    places.grow(2)
+    assert {places.place(draw) for draw in DRAWS} == {0, 1}

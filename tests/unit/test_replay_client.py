@@ -15,11 +15,12 @@ from services.web.answers import error_answer
 from services.web.internal import ReplayAway
 from services.web.peer import Peer
 from services.web.replay_client import ReplayClient
+from services.web.replays import Replays
 from tests.upstreams import Call, Script, raw
 
 ID = response_id(0, b"r" * 16)
 Ask = Callable[[ReplayClient], Awaitable[Any]]
-LOOK_UPS: list[Ask] = [lambda replay: replay.view(ID), lambda replay: replay.load()]
+LOOK_UPS: list[Ask] = [lambda replay: replay.view(ID), lambda replay: replay.loads()]
 WAITS: list[Ask] = [lambda replay: replay.result(ID, 0), lambda replay: replay.stream(ID, 0)]
 
 
@@ -39,7 +40,7 @@ async def asking(script: Script) -> AsyncIterator[ReplayClient]:
     async with raw(script) as server:
         peer = Peer(server.url)
         try:
-            yield ReplayClient(peer)
+            yield ReplayClient(Replays([peer]))
         finally:
             await peer.close()
 
@@ -93,7 +94,7 @@ async def test_a_replay_that_does_not_listen_yet_is_told_when_it_has_had_its_tim
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     peer = Peer(f"http://127.0.0.1:{free_port()}")
-    replay = ReplayClient(peer)
+    replay = ReplayClient(Replays([peer]))
     with capture_logs() as logs:
         for ask in LOOK_UPS:
             assert await is_away(ask, replay)

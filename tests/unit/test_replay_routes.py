@@ -13,9 +13,19 @@ from services.eventlog.memory import MemoryLog
 from services.eventlog.topics import topics
 from services.replay.app import Service
 from services.replay.routes import InternalRoutes, PublicRoutes
+from services.replay.shards import Shards
 from services.settings import Settings
 from services.web.callers import Callers
-from services.web.internal import LOAD_PATH, Load, result_path, stream_path, turn_path, view_path
+from services.web.internal import (
+    LOAD_PATH,
+    Load,
+    PartitionLoad,
+    result_path,
+    stream_path,
+    turn_path,
+    view_path,
+)
+from services.web.replays import Replays
 from tests.conftest import eventually
 from tests.responses import Author
 from tests.serving import Answer, ask, serving
@@ -47,9 +57,10 @@ async def site(log: MemoryLog | None = None, **options: Any) -> AsyncIterator[Si
     log = log or new_log()
     async with replaying(log, **options) as service:
         settings = Settings()
+        shards = Shards(Replays([]), service.foldings, settings)
         routes = [
-            *PublicRoutes(service.replay, settings, Callers(settings)).routes(),
-            *InternalRoutes(service.replay, settings).routes(),
+            *PublicRoutes(service.replay, shards, settings, Callers(settings)).routes(),
+            *InternalRoutes(service.replay, settings, lambda: 8000).routes(),
         ]
         async with serving(routes) as (_, port):
             yield Site(log, service, port)
@@ -254,15 +265,17 @@ async def test_ingest_sees_every_state() -> None:
         assert (view["store"], view["background"], view["body_sha256"]) == (False, False, "sha")
         load = msgspec.json.decode((await at.get(LOAD_PATH)).body, type=Load)
         assert (load.open, load.tenants) == (1, {"default": 1})
-        assert load.covers(0, author.ack.offset)
-        assert not load.covers(0, author.ack.offset + 1)
+        part = PartitionLoad(author.ack.offset + 1, {author.tenant: 1})
+        assert load.by_partition() == {0: part, 1: PartitionLoad(0, {})}
 
         stream = asyncio.create_task(at.get(stream_path(author.id, author.ack.offset)))
         result = asyncio.create_task(at.get(result_path(author.id, author.ack.offset)))
         await author.complete()
         assert (await stream).body == author.after(-1)
         assert json.loads((await result).body)["status"] == "completed"
-        assert json.loads((await at.get(LOAD_PATH)).body) == {"open": 0, "tenants": {}, "positions": [3, 0]}
+        nothing = {"open": 0, "tenants": {}, "positions": [3, 0]}
+        parts = {"0": {"position": 3, "tenants": {}}, "1": {"position": 0, "tenants": {}}}
+        assert json.loads((await at.get(LOAD_PATH)).body) == nothing | {"partitions": parts}
 
         await author.delete()
         view = json.loads((await at.get(view_path(author.id))).body)
