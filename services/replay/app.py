@@ -250,7 +250,7 @@ async def _listen(
     ]
     documents = await asyncio.to_thread(published)
     public += SchemaRoutes(documents).routes()
-    internal = InternalRoutes(service.replay, settings, lambda: port).routes()
+    internal = InternalRoutes(service.replay, settings, lambda: port, lambda: service.feed.caught_up).routes()
     told = RequestLog(settings, time.time)
     edge = Edge(
         [*health_routes, *public],

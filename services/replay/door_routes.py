@@ -88,7 +88,7 @@ class DoorRoutes:
                         return Response(await visit.result(), media_type="application/json")
                 if visit.is_far:
                     peer, answer = await visit.stream_far()
-                    return peer.stream(answer, self._ended(visit))
+                    return peer.stream(answer, self._ended(visit), silence_s=self._door.shards.silence_s)
         except Disconnected:
             self._spawn(self._left(visit, making))
             raise

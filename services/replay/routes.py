@@ -168,12 +168,16 @@ class PublicRoutes:
 class InternalRoutes:
     """The reads of ingest and executors (`services.web.internal`). They are trusted: no tenant is checked."""
 
-    def __init__(self, replay: Replay, settings: Settings, port: Callable[[], int]) -> None:
+    def __init__(
+        self, replay: Replay, settings: Settings, port: Callable[[], int], caught_up: Callable[[], bool]
+    ) -> None:
         self._replay = replay
         self._items = Items(replay)
         self._settings = settings
         self._port = port
         """Returns the public port."""
+        self._caught_up = caught_up
+        """Whether the log was read to its end since the start."""
 
     def routes(self) -> Sequence[BaseRoute]:
         """The routes, for an `Edge`."""
@@ -227,7 +231,7 @@ class InternalRoutes:
     async def serving(self, _: Request) -> Response:
         """Which partitions this replay serves. Only a shard names the others: its settings have all."""
         named = between_commas(self._settings.replay_url) if self._settings.shard else ()
-        return json_answer(Serving(*self._replay.serving(), self._port(), list(named)))
+        return json_answer(Serving(*self._replay.serving(), self._port(), list(named), self._caught_up()))
 
     async def _find(self, request: Request) -> Stored:
         id = named_in(request)

@@ -4,7 +4,8 @@
     of another shard              there, and the answer comes back as it is
     it was passed on already      503 `misrouted`: a request is passed on once
     nobody can be asked           503, within seconds
-    the answer breaks off         the client's connection is cut: never a clean end (A-2)
+    the answer breaks off, or     the client's connection is cut: never a clean end (A-2)
+    comes to a standstill
 
 The public port decides what the client may see. The internal one trusts whoever asks: there only the creator
 of a response is served, by `door`, and items are looked up, for a tenant whose key was checked here.
@@ -35,7 +36,15 @@ from services.web.stream import while_connected
 HOP = "x-rejoinder-hop"
 """The header of a request that was passed on."""
 HEAD_S = 4.0
-"""Seconds beyond those that a read waits for the log, in which the head of its answer must come."""
+"""Seconds beyond those that a read waits for the log, in which the head of its answer must come, whoever is
+asked."""
+BODY_S = 10.0
+"""Seconds beyond those that a read waits for the log, for which an answer that is no stream may stand still.
+"""
+KEEPALIVES = 3
+"""A stream that misses so many keep-alives has broken off."""
+LEAST_SILENCE_S = 10.0
+"""Seconds for which any stream may be silent, so that its replay may have longer keep-alives than ours."""
 REFUSAL_BYTES = 1 << 20
 """Bytes of a refusal that is looked into."""
 _NOT_SENT = HOP_BY_HOP | {b"content-length", b"expect", b"x-request-id", TRACEPARENT.encode()}
@@ -52,6 +61,9 @@ class Shards:
         self.client = ReplayClient(replays)
         self._stall_s = settings.stall_s
         self._head_s = settings.barrier_s + HEAD_S
+        self._body_s = settings.barrier_s + BODY_S
+        self.silence_s = max(LEAST_SILENCE_S, KEEPALIVES * settings.keepalive_s)
+        """Seconds without a byte after which the stream of a replay has broken off."""
         self._public: dict[str, Peer] = {}
 
     def know(self, partition: int) -> bool:
@@ -72,11 +84,13 @@ class Shards:
             PASSED_ON.labels("misrouted").inc()
             raise misrouted(partition)
         outcome = "misrouted"
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._head_s
         async with while_connected(request.receive):
             for port in self.replays.serving(partition):
-                if not port.public_url:
-                    continue
-                found = await self._answered(port, request)
+                # Who was never heard, or is asked no more, may serve it: that is not misrouted.
+                asks = port.public_url and clock() < deadline
+                found = await self._answered(port, request, deadline) if asks else "away"
                 if not isinstance(found, str):
                     PASSED_ON.labels("answered").inc()
                     return found
@@ -93,8 +107,10 @@ class Shards:
         for peer in self._public.values():
             await peer.close()
 
-    async def _answered(self, port: ReplayPort, request: Request) -> ASGIApp | str:
-        """The answer of one replay; or what came instead: away, broke_off or misrouted."""
+    async def _answered(self, port: ReplayPort, request: Request, deadline: float) -> ASGIApp | str:
+        """The answer of one replay; or what came instead up to the `deadline` (loop time, s): away,
+        broke_off or misrouted.
+        """
         peer = self._public.get(port.public_url)
         if peer is None:
             peer = self._public[port.public_url] = Peer(port.public_url, stall_s=self._stall_s)
@@ -102,17 +118,19 @@ class Shards:
             request.method, peer.url(_target(request)), headers=_passed_head(request), allow_redirects=False
         )
         try:
-            async with asyncio.timeout(self._head_s), peer.while_alive():
-                answer = await sending
-            if answer.status == 503:
-                return await _refused(peer, answer)
+            async with asyncio.timeout_at(deadline):
+                async with peer.while_alive():
+                    answer = await sending
+                if answer.status == 503:
+                    return await _refused(peer, answer)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             port.answers = False  # until it says again what it serves: others are asked first
             return "away"
         except (aiohttp.ClientError, OSError, Silent):  # TimeoutError is one of the second
             port.answers = False
             return "broke_off"
-        return peer.stream(answer)
+        lasting = answer.content_type == "text/event-stream"
+        return peer.stream(answer, silence_s=self.silence_s if lasting else self._body_s)
 
 
 async def _refused(peer: Peer, answer: aiohttp.ClientResponse) -> Response | str:

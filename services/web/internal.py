@@ -122,13 +122,14 @@ class Found(msgspec.Struct, frozen=True):
 class Serving(msgspec.Struct, frozen=True):
     """What a replay says of itself: the `partitions` that it serves of the `count` that it knows, and its
     public `port`, at the host of its internal one. `replays` are the URLs of internal ports that it knows,
-    those of its own shard too.
+    those of its own shard too. One that has not `caught_up` still reads the log, and is not ready to answer.
     """
 
     partitions: list[int]
     count: int
     port: int
     replays: list[str] = []
+    caught_up: bool = True
 
 
 class PartitionLoad(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ A peer that breaks off within a stream cuts the client's answer. A client that g
 A stream is not buffered, but for the bytes on their way.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -95,11 +96,19 @@ class Peer:
             yield
         self._pulse.felt()
 
-    def stream(self, response: aiohttp.ClientResponse, on_end: OnEnd | None = None) -> Stream:
-        """An answer that passes `response` on to our client, and closes it at its end."""
+    def stream(
+        self,
+        response: aiohttp.ClientResponse,
+        on_end: OnEnd | None = None,
+        *,
+        silence_s: float | None = None,
+    ) -> Stream:
+        """An answer that passes `response` on to our client, and closes it at its end. `silence_s`: seconds
+        without a byte after which the service counts as broken off (None: no bound).
+        """
         headers = _without(response.raw_headers, _NOT_RETURNED)
         return Stream(
-            _Chunks(response),
+            _Chunks(response, silence_s),
             Body(response.status, headers),
             stall_s=self._stall_s,
             lasting=response.content_type == "text/event-stream",
@@ -125,10 +134,13 @@ class AnswerCut(RejoinderError):
 
 
 class _Chunks:
-    """The body of the peer's answer, in pieces as they arrive. Raises AnswerCut when the peer breaks off."""
+    """The body of the peer's answer, in pieces as they arrive. Raises AnswerCut when the peer breaks off, or
+    sends nothing for `silence_s`.
+    """
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, silence_s: float | None) -> None:
         self._response = response
+        self._silence_s = silence_s
         self._read = response.content.readany
 
     def __aiter__(self) -> Self:
@@ -136,8 +148,9 @@ class _Chunks:
 
     async def __anext__(self) -> bytes:
         try:
-            chunk = await self._read()
-        except (aiohttp.ClientError, OSError) as error:
+            async with asyncio.timeout(self._silence_s):
+                chunk = await self._read()
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is one of the second
             # Not always a fault: the peer also cuts the stream of a response that is deleted (A-12).
             raise AnswerCut(f"the service broke off: {type(error).__name__}") from error
         if not chunk:

@@ -3,7 +3,8 @@
     REJOINDER_REPLAY_URL   where to begin: the internal ports of replays, each perhaps of several replicas
     every second           each is asked what it serves (`Serving`); one that hangs holds up no other
     replays that it names  are asked as well, so a list that is out of date does no harm
-    a partition            is asked of those who said that they serve it: first of those that answer
+    a partition            is asked of those who said that they serve it: first of those that answer, and
+                           among them of those that have read the log to its end
 
 What a replay said last holds while it is silent. A replay that was not heard yet, or is of a version that
 does not say what it serves, may serve any partition: it says `misrouted` if it does not.
@@ -71,9 +72,14 @@ class ReplayPort:
         """Whether it said that it serves the partition."""
         return partition in self._served
 
-    def rank(self, partition: int) -> tuple[bool, bool, bool]:
+    @property
+    def behind(self) -> bool:
+        """Whether it said that it still reads the log."""
+        return self.serving is not None and not self.serving.caught_up
+
+    def rank(self, partition: int) -> tuple[bool, bool, bool, bool]:
         """Its place among those that may serve the partition: the least is to be asked first."""
-        return not self.serves(partition), not self.answers, self.serving is not None
+        return not self.serves(partition), not self.answers, self.behind, self.serving is not None
 
     @property
     def public_url(self) -> str:
@@ -139,8 +145,8 @@ class Replays:
             await asyncio.sleep(PERIOD_S)
 
     def serving(self, partition: int) -> list[ReplayPort]:
-        """Those that may serve a partition, the best first: who said so, and who answers. Those who are alike
-        take turns.
+        """Those that may serve a partition, the best first: who said so, who answers, and who has caught up.
+        Those who are alike take turns.
         """
         turn = next(self._turns)
         fitting = [port for port in self._ports if port.may_serve(partition)]
@@ -158,8 +164,9 @@ class Replays:
         return any(port.answers and port.serves(partition) for port in self._ports)
 
     def answering(self) -> list[ReplayPort]:
-        """Those that answered when they were last asked; all of them if none did."""
-        return [port for port in self._ports if port.answers] or list(self._ports)
+        """Those that answered when they were last asked, all of them if none did: first who has caught up."""
+        asked = [port for port in self._ports if port.answers] or self._ports
+        return sorted(asked, key=lambda port: port.behind)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -300,7 +300,10 @@ async def test_a_change_of_the_count_loses_nothing() -> None:
             }
         keyed = {await made(running, at, "idempotency-key: k") for at in ("0/2", "1/2", "2/3")}
         assert len(keyed) == 1
-        following = [await made(running, "0/2", previous_response_id=id) for id in (first, last)]
+        following = [
+            await eventually(partial(made, running, "0/2", previous_response_id=id))  # once ingest has heard
+            for id in (first, last)
+        ]
         for id in following:
             found = await eventually(lambda i=id: over(running, "2/3", i))  # type: ignore[misc]
             assert found["status"] == "completed"
@@ -308,9 +311,14 @@ async def test_a_change_of_the_count_loses_nothing() -> None:
 
 async def test_what_nobody_serves_is_misrouted_and_says_how_to_mend_it() -> None:
     async with sharding(("0/2",), alone=True) as running:
-        missing = await ask(running.port_of("0/2"), f"GET /v1/responses/resp_0005{'0' * 32}")
-        assert (missing.status, error_of(missing)["code"]) == (503, "misrouted")
-        assert "REJOINDER_SHARD" in error_of(missing)["message"]
+
+        async def misrouted() -> bool:
+            missing = await ask(running.port_of("0/2"), f"GET /v1/responses/resp_0005{'0' * 32}")
+            assert missing.status == 503
+            error = error_of(missing)
+            return error["code"] == "misrouted" and "REJOINDER_SHARD" in error["message"]
+
+        await eventually(misrouted)  # until the replay has heard itself, another may serve it
         keys = [await create(running, "0/2", f"idempotency-key: {n}", background=True) for n in range(8)]
         assert {answer.status for answer in keys} == {200, 503}
         assert not [entry for entry in running.accepted() if partition_of(entry.id) > 2], "nothing was stored"

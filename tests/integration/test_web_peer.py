@@ -10,21 +10,23 @@ import pytest
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from schemas.events import KEEP_ALIVE
 from services.web import pulse
 from services.web.answers import json_answer
 from services.web.edge import route
 from services.web.peer import Peer
+from tests.conftest import PATIENCE
 from tests.integration.test_web_stream import FRAME, Stage
 from tests.serving import HOST, opened, serving
 
 
 @asynccontextmanager
-async def passing_on(port: int, stall_s: float = 30) -> AsyncIterator[int]:
+async def passing_on(port: int, stall_s: float = 30, silence_s: float | None = None) -> AsyncIterator[int]:
     """A server that passes on what the one at `port` streams."""
     peer = Peer(f"http://{HOST}:{port}", stall_s=stall_s)
 
     async def stream(_: Request) -> ASGIApp:
-        return peer.stream(await peer.session.get(peer.url("/stream")))
+        return peer.stream(await peer.session.get(peer.url("/stream")), silence_s=silence_s)
 
     async with serving([route("GET", "/stream", stream)]) as (_, front):
         yield front
@@ -62,6 +64,32 @@ async def test_a_peer_that_breaks_off_cuts_the_answer() -> None:
         stage.put(RuntimeError("lost"))
         with pytest.raises(ConnectionResetError):
             await reader.read()
+        writer.close()
+
+
+async def test_a_peer_that_falls_silent_cuts_the_answer() -> None:
+    stage = Stage()
+    async with serving([stage.route()]) as (_, inner), passing_on(inner, silence_s=0.2) as port:
+        reader, writer = await opened(port, "GET /stream")
+        stage.put(FRAME)
+        await reader.readuntil(FRAME)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        assert await stage.end() == "disconnected"
+        writer.close()
+
+
+async def test_keep_alives_of_a_peer_hold_its_stream() -> None:
+    stage = Stage()
+    silence_s, keepalive_s = 1.0, 0.05
+    routes = [stage.route(keepalive_s=keepalive_s)]
+    async with serving(routes) as (_, inner), passing_on(inner, silence_s=silence_s) as port:
+        reader, writer = await opened(port, "GET /stream")
+        for _ in range(round(1.2 * silence_s / keepalive_s)):
+            await reader.readuntil(KEEP_ALIVE)
+        stage.put(None)
+        assert await stage.end() == "complete"
         writer.close()
 
 

@@ -87,7 +87,7 @@ class Writing:
 async def site(log: MemoryLog | None = None) -> AsyncIterator[Site]:
     log = log or new_log()
     async with replaying(log) as service:
-        routes = InternalRoutes(service.replay, Settings(), lambda: 8000).routes()
+        routes = InternalRoutes(service.replay, Settings(), lambda: 8000, lambda: True).routes()
         async with serving(routes) as (_, port):
             yield Site(log, port)
 

@@ -60,7 +60,7 @@ async def site(log: MemoryLog | None = None, **options: Any) -> AsyncIterator[Si
         shards = Shards(Replays([]), service.foldings, settings)
         routes = [
             *PublicRoutes(service.replay, shards, settings, Callers(settings)).routes(),
-            *InternalRoutes(service.replay, settings, lambda: 8000).routes(),
+            *InternalRoutes(service.replay, settings, lambda: 8000, lambda: True).routes(),
         ]
         async with serving(routes) as (_, port):
             yield Site(log, service, port)

@@ -42,6 +42,7 @@ class Replica:
     def __init__(self, *partitions: int, names: Sequence[str] = ()) -> None:
         self.partitions = list(partitions)
         self.names = list(names)
+        self.caught_up = True
         self.speaks = True
         """Whether it knows the path on which replays say what they serve."""
         self.hangs = False
@@ -53,7 +54,7 @@ class Replica:
             await call.hung_up.wait()
             return
         if call.path == SERVING_PATH:
-            said = Serving(self.partitions, COUNT, 8000, self.names)
+            said = Serving(self.partitions, COUNT, 8000, self.names, self.caught_up)
             await call.answer(*((200, msgspec.json.encode(said)) if self.speaks else (404, {"error": {}})))
             return
         self.asked.append(call.path)
@@ -194,6 +195,30 @@ async def test_a_replay_that_is_gone_is_passed_over_and_one_that_hangs_holds_nob
             assert [sorted(load.by_partition()) for load in await client.loads()] == [[0]]
             assert replays.served(0)
             assert not replays.served(1)
+
+
+async def test_a_replay_that_still_reads_the_log_is_asked_last() -> None:
+    async with (
+        Replica(0, 1).up() as reading,
+        Replica(0, 1).up() as ready,
+        knowing(reading.url, ready.url) as replays,
+    ):
+        reading.caught_up = False
+        await eventually(lambda: all_heard(replays) and [port.behind for port in replays] == [True, False])
+        for _ in range(3):
+            assert (await ReplayClient(replays).view(id_in(1))).found
+        assert not reading.asked
+        first = next(port for port in replays.answering()).url.rstrip("/")
+        assert (first, replays.owner(1).rstrip("/")) == (ready.url, ready.url)
+        reading.caught_up = True
+        await eventually(lambda: not any(port.behind for port in replays))
+        for _ in range(2):
+            assert (await ReplayClient(replays).view(id_in(1))).found
+        assert reading.asked
+
+
+def test_a_replay_of_a_version_that_does_not_tell_has_caught_up() -> None:
+    assert msgspec.json.decode(b'{"partitions": [0], "count": 1, "port": 8000}', type=Serving).caught_up
 
 
 async def test_with_all_gone_the_load_is_not_known() -> None:
