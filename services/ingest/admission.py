@@ -24,9 +24,9 @@ from services.config import Quota
 from services.web.internal import PartitionLoad
 from services.web.room import at_its_limit, subtract
 
-OUTDATED_S = 5.0
-"""Seconds after which a load of a lower position counts: who told the higher one is gone, or has lost its
-fold."""
+OUTDATED_S = 60.0
+"""Seconds after which a load of a lower position counts. A replica that lags, or has started again and reads
+the log, passes the higher one long before; only a log that was made anew never does."""
 RETRY_QUEUE_S = 5
 """Retry-After, seconds, when too many responses are open: a run takes seconds at least."""
 
@@ -103,8 +103,10 @@ class Admission:
         for partition, load in parts.items():
             known = self._told.get(partition)
             if known is None or load.position >= known[0].position or now - known[1] > OUTDATED_S:
+                for tenant, count in known[0].tenants.items() if known else ():
+                    subtract(self._loaded, tenant, count)
+                self._loaded.update(load.tenants)
                 self._told[partition] = load, now
-        self._loaded = sum((Counter(load.tenants) for load, _ in self._told.values()), Counter())
         behind, self._acknowledged = self._acknowledged, []
         for partition, offset, tenant in behind:
             if partition in self._told and offset < self._told[partition][0].position:

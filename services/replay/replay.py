@@ -187,7 +187,9 @@ class Replay:
         parts = {
             number: PartitionLoad(at[number], dict(each.open)) for number, each in self._foldings.items()
         }
-        tenants = sum((folding.open for folding in self._foldings.values()), Counter())
+        tenants: Counter[Tenant] = Counter()
+        for folding in self._foldings.values():
+            tenants.update(folding.open)
         every = [at.get(number, -1) for number in range(self._foldings.count)]
         return Load(tenants.total(), dict(tenants), every, parts)
 

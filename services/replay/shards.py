@@ -47,6 +47,8 @@ LEAST_SILENCE_S = 10.0
 """Seconds for which any stream may be silent, so that its replay may have longer keep-alives than ours."""
 REFUSAL_BYTES = 1 << 20
 """Bytes of a refusal that is looked into."""
+_END_TO_END = frozenset({b"accept", b"authorization", b"host", b"last-event-id"})
+"""Headers that go on whatever the client's `connection` says: so does the one that names the tenant."""
 _NOT_SENT = HOP_BY_HOP | {b"content-length", b"expect", b"x-request-id", TRACEPARENT.encode()}
 
 
@@ -60,6 +62,7 @@ class Shards:
         self._foldings = foldings
         self.client = ReplayClient(replays)
         self._stall_s = settings.stall_s
+        self._kept = _END_TO_END | {settings.tenant_header.lower().encode()}
         self._head_s = settings.barrier_s + HEAD_S
         self._body_s = settings.barrier_s + BODY_S
         self.silence_s = max(LEAST_SILENCE_S, KEEPALIVES * settings.keepalive_s)
@@ -115,7 +118,10 @@ class Shards:
         if peer is None:
             peer = self._public[port.public_url] = Peer(port.public_url, stall_s=self._stall_s)
         sending = peer.session.request(
-            request.method, peer.url(_target(request)), headers=_passed_head(request), allow_redirects=False
+            request.method,
+            peer.url(_target(request)),
+            headers=_passed_head(request, self._kept),
+            allow_redirects=False,
         )
         try:
             async with asyncio.timeout_at(deadline):
@@ -155,12 +161,12 @@ def _target(request: Request) -> str:
     return f"{text}?{query.decode('latin-1')}" if query else text
 
 
-def _passed_head(request: Request) -> list[tuple[str, str]]:
-    """The client's headers for the other replay, the name by which the client calls the server among them."""
+def _passed_head(request: Request, kept: frozenset[bytes]) -> list[tuple[str, str]]:
+    """The client's headers for the other replay; those to be `kept` whatever its `connection` says."""
     raw: Iterable[tuple[bytes, bytes]] = request.scope["headers"]
     options = ",".join(request.headers.getlist("connection")).lower().encode("latin-1").split(b",")
-    dropped = _NOT_SENT.union(option.strip() for option in options)
-    head = [(name.decode(), value.decode()) for name, value in raw if name not in dropped and value.isascii()]
+    dropped = _NOT_SENT.union(option.strip() for option in options) - kept
+    head = [(name.decode(), value.decode("latin-1")) for name, value in raw if name not in dropped]
     context = here.get()
     traced = [(TRACEPARENT, context)] if context else []
     return [*head, (HOP, "1"), ("x-request-id", str(get_contextvars().get("request_id", ""))), *traced]

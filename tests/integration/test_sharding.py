@@ -200,6 +200,20 @@ async def test_a_request_has_one_hop(running: Sharding) -> None:
     assert (await ask(running.port_of("2/3"), f"GET /v1/responses/{id}", b"", [passed_on])).status == 200
 
 
+async def test_no_header_of_a_client_takes_its_tenant_off_on_the_way(running: Sharding) -> None:
+    id = await made(running, "2/3")
+    for header in ("x-rejoinder-tenant", "x-rejoinder-tenant, last-event-id", "authorization"):
+        head = ["x-rejoinder-tenant: acme", f"connection: {header}"]
+        for shard in SHARDS:
+            assert (await ask(running.port_of(shard), f"GET /v1/responses/{id}", b"", head)).status == 404
+    cursor = ["last-event-id: 2", "connection: last-event-id"]
+    await closed(running, id)
+    path = f"GET /v1/responses/{id}?stream=true"
+    bodies = {(await ask(running.port_of(shard), path, b"", cursor)).body for shard in SHARDS}
+    assert len(bodies) == 1
+    assert b"id: 2\n" not in bodies.pop()
+
+
 async def test_a_shard_that_is_gone_takes_nothing_else_along(running: Sharding) -> None:
     slow = {"metadata": {"echo.tokens": "400", "echo.interval_ms": "50"}}
     gone, stays = await made(running, "2/3", **slow), await made(running, "1/3")
