@@ -95,7 +95,7 @@ class TopicSpec(Struct, frozen=True):
     """What one topic must be like. `partitions` None: as many as `responses.events` has.
 
     `view`: the projector made it of `responses.events`, and can make it anew. `users`: the services to be
-    stopped while it is made anew.
+    stopped while it is made anew. `lasting`: what it holds was said once and can never be said again.
     """
 
     name: str
@@ -103,6 +103,7 @@ class TopicSpec(Struct, frozen=True):
     users: str
     partitions: int | None = None
     view: bool = False
+    lasting: bool = False
 
 
 class ActualTopic(Struct, frozen=True):
@@ -202,6 +203,7 @@ def specs(
             (TopicSetting("cleanup.policy", "compact", "exactly"), *every),  # P-140
             users="ingest and replay",
             partitions=1,
+            lasting=True,
         ),
     ]
 
@@ -315,6 +317,8 @@ def _partitions(spec: TopicSpec, found: ActualTopic, partitions: int) -> list[Pr
     what = f"has {found.partitions} partitions, must have {wanted}"
     if found.partitions < wanted:
         return [Problem(spec.name, what, "rejoinder topics --fix", partitions=wanted)]
+    if spec.lasting:
+        return [Problem(spec.name, what, "leave it as it is: only the first is used", fatal=False)]
     if spec.partitions is None:
         mend = f"rejoinder topics --partitions {found.partitions} goes on where partitions were being added"
         return [

@@ -78,6 +78,7 @@ async def serve(
     """Take commands over `eventlog` until `stop` is set, then drain."""
     partitions = await eventlog.partitions(names.events)
     key_partitions = await freeze_key_partitions(eventlog, names, lambda: secrets.token_hex(8))
+    log.info("keys are spread", partitions=key_partitions, of=partitions)
     callers, certificates = await Callers.of(settings), await Certificates.of(settings)
     service = Service(
         settings,

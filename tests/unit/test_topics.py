@@ -66,6 +66,14 @@ def test_a_missing_topic_is_told_with_the_command_that_makes_it() -> None:
     assert {problem.mend for problem in check_all(specs(NAMES), {})} == {"rejoinder topics --create"}
 
 
+def test_nobody_is_told_to_delete_what_cannot_be_said_again() -> None:
+    found = cluster()
+    found[NAMES.installation] = replace(found[NAMES.installation], partitions=8)
+    [problem] = check_all(specs(NAMES), found)
+    assert not problem.fatal
+    assert "leave it as it is" in problem.mend
+
+
 def test_a_wrong_setting_is_one_line_with_its_remedy() -> None:
     [problem] = problems(events=changed(EVENTS, message_timestamp_type="CreateTime"))
     assert problem.fatal
