@@ -117,15 +117,16 @@ map $uri $rejoinder_shard {{
 }}
 {"".join(groups)}server {{
     listen 8080;
+    large_client_header_buffers 4 64k;
     location / {{
         proxy_pass http://$rejoinder_shard;
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header Host $http_host; # replay compares it with Origin
         proxy_buffering off; # events go out as they come
+        proxy_pass_header X-Accel-Buffering; # for a proxy in front of this one
         proxy_request_buffering off;
         client_max_body_size 0; # replay bounds bodies, and says so
-        large_client_header_buffers 4 64k;
         proxy_connect_timeout 2s;
         proxy_read_timeout {LONGEST_S}s; # a POST may wait for its response
         proxy_send_timeout {LONGEST_S}s; # replay drops a reader that takes nothing

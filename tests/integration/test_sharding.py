@@ -215,7 +215,7 @@ async def test_no_header_of_a_client_takes_its_tenant_off_on_the_way(running: Sh
 
 
 async def test_a_shard_that_is_gone_takes_nothing_else_along(running: Sharding) -> None:
-    slow = {"metadata": {"echo.tokens": "400", "echo.interval_ms": "50"}}
+    slow = {"metadata": {"echo.tokens": "100", "echo.interval_ms": "50"}}
     gone, stays = await made(running, "2/3", **slow), await made(running, "1/3")
     reader, writer = await opened(running.port_of("0/3"), f"GET /v1/responses/{gone}?stream=true")
     await reader.readuntil(b"event: response.output_text.delta")

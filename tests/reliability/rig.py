@@ -25,8 +25,10 @@ from services.broker.tcp import free_port
 from services.dev.child import service_command
 from services.eventlog.kafka import KafkaLog
 from services.settings import Settings, environment
+from services.terminal.balancers import Layout
 from services.topic_setup import make_topics
 from tests.api import Api
+from tests.balancing import Real, balanced
 from tests.wire import ask
 
 T = TypeVar("T")
@@ -128,18 +130,28 @@ class Service:
 
 
 class Rig:
-    """A deployment on the broker at `kafka`, under topics of its own."""
+    """A deployment on the broker at `kafka`, under topics of its own. With several `shards` its replays are
+    called `replay-0` and so on, each a shard.
+    """
 
-    def __init__(self, kafka: str, folder: Path, portal: BlockingPortal, **settings: Any) -> None:
+    def __init__(
+        self, kafka: str, folder: Path, portal: BlockingPortal, *, shards: int = 1, **settings: Any
+    ) -> None:
         self.portal = portal
         self.folder = folder
         self.services: list[Service] = []
-        self.ports = {name: free_port() for name in ("ingest", "inside", "replay", "internal")}
+        self.replays = [f"replay-{shard}" for shard in range(shards)] if shards > 1 else ["replay"]
+        """The names of its replays."""
+        self.ports = {name: free_port() for name in ("ingest", "inside", *self.replays)}
+        self.internal = {name: free_port() for name in self.replays}
+        """The internal ports of its replays."""
+        self.front = self.ports[self.replays[0]]
+        """The port that clients ask: that of a replay, or of a balancer in front of all."""
         self.settings = Settings(
             kafka=kafka,
             topic_prefix=f"t{secrets.token_hex(4)}.",
-            internal_port=self.ports["internal"],
-            replay_url=f"http://127.0.0.1:{self.ports['internal']}",
+            internal_port=self.internal[self.replays[0]],
+            replay_url=",".join(f"http://127.0.0.1:{port}" for port in self.internal.values()),
             internal_secret=secrets.token_hex(16),
             **{**QUICK, **settings},
         )
@@ -155,8 +167,8 @@ class Rig:
 
     @property
     def api(self) -> Api:
-        """Everything through replay's public port, as in `rejoinder dev`."""
-        return Api(f"http://127.0.0.1:{self.ports['replay']}")
+        """Everything through replay's public port, as in `rejoinder dev`, or through a balancer."""
+        return Api(f"http://127.0.0.1:{self.front}")
 
     @property
     def ingest_url(self) -> str:
@@ -182,18 +194,32 @@ class Rig:
         own: dict[str, Any] = {"admin_port": port}
         if name == "ingest":
             own = {"port": port, "internal_port": self.ports["inside"]}
-        if name == "replay":
-            own = {"port": port, "ingest_url": self.ingest_url}
+        kind, _, shard = name.partition("-")
+        if kind == "replay":
+            own = {"port": port, "ingest_url": self.ingest_url, "internal_port": self.internal[name]}
+            own["shard"] = (f"{shard}/{len(self.replays)}",) if shard else ()
         environ = environment({**_fields(self.settings), **own}) | extra
         environ["ADMIN_URL"] = f"http://127.0.0.1:{port}"
         log = self.folder / f"{len(self.services):03}-{name}.log"
-        service = Service(name, command or service_command(name), environ, log)
+        service = Service(name, command or service_command(kind), environ, log)
         self.services.append(service)
         return service
 
     def start_all(self, *more: str) -> None:
         """One of each service, and `more`; all ready."""
-        self.ready(self.start(name) for name in ("replay", "ingest", "projector", "executor", *more))
+        self.ready(self.start(name) for name in (*self.replays, "ingest", "projector", "executor", *more))
+
+    @contextmanager
+    def behind(self, balancer: Real) -> Iterator[str]:
+        """Have clients ask a balancer in front of the shards while the block lasts; its URL."""
+        replays = [[f"127.0.0.1:{self.ports[name]}"] for name in self.replays]
+        layout = Layout(self.settings.partitions, replays)
+        with self.portal.wrap_async_context_manager(balanced(balancer, layout)) as port:
+            before, self.front = self.front, port
+            try:
+                yield self.api.base_url
+            finally:
+                self.front = before
 
     def ready(self, services: Iterable[Service]) -> None:
         """Wait until `services` are ready."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -27,8 +27,6 @@ from tests.reliability.cluster import SESSION_S, SHORT_SESSION_S, Cluster
 from tests.reliability.rig import Broker, Rig, Service, portal
 from tests.wire import Connection, Frame, MalformedError
 
-SERVICES = ("ingest", "replay", "projector", "executor")
-RUNNING = (*SERVICES, "executor")
 TROUBLE = (OSError, AssertionError, HTTPException)
 """What a client may meet while a service is away."""
 ENDS_S = 240.0
@@ -50,6 +48,8 @@ class Plan(Struct, frozen=True):
     pace_s: float
     at_once: int
     seed: int = 1
+    shards: int = 1
+    """Of replay, behind nginx if there are several."""
 
 
 class Soak:
@@ -62,6 +62,8 @@ class Soak:
         self.seen: dict[str, list[Frame]] = {}
         self.killed: Counter[str] = Counter()
         self.rejoined = 0
+        self.services = ("ingest", *rig.replays, "projector", "executor")
+        self.running = (*self.services, "executor")
         self._chance = random.Random(plan.seed)
         self._over = threading.Event()
 
@@ -106,7 +108,7 @@ class Soak:
                 answer = self.rig.api.post(body, {"Idempotency-Key": key})
                 if answer.status == 200:
                     return str(answer.json["id"])
-                assert answer.status in (429, 502, 503), answer
+                assert answer.status in (429, 502, 503, 504), answer
             time.sleep(0.2)
 
     def _follow(self, id: str) -> list[Frame]:
@@ -135,7 +137,7 @@ class Soak:
 
     def _kill(self) -> None:
         plan = self.plan
-        victims = [SERVICES[n % len(SERVICES)] for n in range(plan.kills)]
+        victims = [self.services[n % len(self.services)] for n in range(plan.kills)]
         for n in range(plan.broker_kills):
             victims.insert((n + 1) * len(victims) // (plan.broker_kills + 1), "broker")
         for n, victim in enumerate(victims, 1):
@@ -163,7 +165,7 @@ class Soak:
 
     def _supervise(self) -> None:
         """Start each service that does not run: killed, or unable to start while the broker was away."""
-        for name, wanted in Counter(RUNNING).items():
+        for name, wanted in Counter(self.running).items():
             for _ in range(wanted - len(self.rig.named(name))):
                 self.rig.start(name)
 
@@ -181,7 +183,7 @@ class Soak:
             service.process.kill()
         for service in alive:
             service.kill()
-        self.rig.ready([self.rig.start(name) for name in RUNNING])
+        self.rig.ready([self.rig.start(name) for name in self.running])
 
     # The audit.
 
@@ -206,10 +208,11 @@ def soak(plan: Plan, folder: Path) -> dict[str, object]:
     with (
         portal() as loop,
         Broker(loop, folder / "broker") as broker,
-        Rig(broker.start(), folder, loop, partitions=8, grace_s=5) as rig,
+        Rig(broker.start(), folder, loop, shards=plan.shards, partitions=8, grace_s=5) as rig,
     ):
         rig.start_all("executor")
-        return Soak(plan, rig, broker).run()
+        with rig.behind("nginx") if plan.shards > 1 else nullcontext():
+            return Soak(plan, rig, broker).run()
 
 
 def soak_brokers(folder: Path, away_s: float, only: str) -> dict[str, object]:
@@ -244,12 +247,20 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=60)
     parser.add_argument("--pace", type=float, default=8.0, help="seconds between two deaths, at most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--shards", type=int, default=1, help="of replay, behind nginx if several")
     parser.add_argument("--brokers", action="store_true", help="only the part with three brokers")
     parser.add_argument("--away", type=float, default=60.0, help="seconds that a broker is away")
     parser.add_argument("--fault", default="", help="only faults of brokers with this in their name")
     given = parser.parse_args()
     plan = Plan(
-        given.responses, given.events, given.kills, given.broker_kills, given.pace, given.at_once, given.seed
+        given.responses,
+        given.events,
+        given.kills,
+        given.broker_kills,
+        given.pace,
+        given.at_once,
+        given.seed,
+        given.shards,
     )
     with tempfile.TemporaryDirectory() as folder:
         found = {} if given.brokers else soak(plan, Path(folder))

@@ -42,6 +42,17 @@ def test_every_partition_belongs_to_one_shard_and_each_shard_is_a_block(
     assert all(blocks)
 
 
+@given(st.data(), st.integers(1, 100), st.integers(0, 100))
+def test_restarted_in_their_order_shards_leave_nothing_unserved_when_partitions_are_added(
+    data: st.DataObject, count: int, more: int
+) -> None:
+    shards = data.draw(st.integers(1, count))
+    for restarted in range(shards + 1):
+        counts = [count + more if index < restarted else count for index in range(shards)]
+        served = {p for index, known in enumerate(counts) for p in Shard(index, shards).partitions(known)}
+        assert served >= set(range(count))
+
+
 @pytest.mark.parametrize("text", ["", "3", "3/3", "1/0", "-1/3", "1/3/4", "a/b", "01/3", "1 / 3", "0/100000"])
 def test_what_names_no_shard(text: str) -> None:
     assert parse_shard(text) is None
