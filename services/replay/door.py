@@ -31,7 +31,7 @@ import structlog
 from msgspec import Struct
 
 from schemas import ids
-from schemas.errors import ApiError, LogError, away, not_found, unavailable, unconfirmed, void
+from schemas.errors import ApiError, LogError, away, not_found, outgrown, unavailable, unconfirmed, void
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant, partition_of
 from schemas.records import OPEN_STATUSES
@@ -179,6 +179,8 @@ class Visit:
             elif said.partition is None:
                 await self._move_on()
                 partition = None
+            elif self.key or said.partition == partition:
+                raise outgrown()  # ingest does not know the partition that it named, or that the key leads to
             else:
                 partition = said.partition
         if self.is_far:
