@@ -109,16 +109,9 @@ class Executor:
         self._writer = log_.writer(on_failure=self.append_failed)
         self._predecessors = Predecessors(conversation.settle, self.engine.partitions, self.engine.stirred)
         self._history = History(log_, names.events)
-        outlet = Outlet(
-            partial(self._writer.post, self._topic, patient=True),
-            partial(self._writer.post, self._topic),
-            self._follower.stir,
-            time.time,
-            lambda since: self.liveness.unbroken(since, self._now(), lease),
-        )
         limits, attempts = _limits(settings), settings.max_attempts
         self._worker = Worker(
-            self._history, registry, conversation, outlet, self.liveness, limits, attempts, tracer
+            self._history, registry, conversation, self._outlet(), self.liveness, limits, attempts, tracer
         )
         self.steward = Steward(
             self.engine,
@@ -138,6 +131,16 @@ class Executor:
         self._orphaned = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._running: dict[Run, asyncio.Task[None]] = {}
+
+    def _outlet(self) -> Outlet:
+        """What a run says, and knows of its executor."""
+        return Outlet(
+            partial(self._writer.post, self._topic, patient=True),
+            partial(self._writer.post, self._topic),
+            self._follower.stir,
+            time.time,
+            lambda since: self.liveness.unbroken(since, self._now(), self._settings.lease_s),
+        )
 
     def __repr__(self) -> str:
         return f"<Executor {self.me} owns {sorted(self._follower.owned)}>"
