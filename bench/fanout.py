@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from bench.load import OVERHEAD, Load
 from bench.nginx import installed, nginx
-from bench.target import Target
+from bench.target import Target, by_process
 from bench.throughput import settled
 
 MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
@@ -115,8 +115,7 @@ def run(ours: Target) -> None:
         else:
             row += "| not installed | | "
         each = {name: used / found.deliveries * 1e6 for name, used in found.cpu.items()}
-        parts = ", ".join(f"{name} {used:.1f}" for name, used in each.items() if used >= 0.1)
-        print(f"{row}| {sum(each.values()):.1f}: {parts} |", flush=True)
+        print(f"{row}| {sum(each.values()):.1f}: {by_process(each, 1)} |", flush=True)
 
 
 def deliver(target: Target, fan: Fan) -> Delivered:

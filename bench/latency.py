@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from bench.load import OVERHEAD, Load, Outcome, Reader
-from bench.target import Target
+from bench.target import Target, by_process
 
 INTERVAL_MS = 10
 WARM_UP_S = 2.0
@@ -48,8 +48,7 @@ class Latency(msgspec.Struct, frozen=True):
         """One line of the table."""
         ages = f"{self.p50:.1f} | {self.p90:.1f} | {self.p99:.1f} | {self.worst:.0f}"
         each = {name: seconds / self.events * 1e6 for name, seconds in self.cpu.items()}
-        parts = ", ".join(f"{name} {used:.0f}" for name, used in each.items() if used >= 1)
-        return f"| {self.per_second:,.0f} | {ages} | {sum(each.values()):.0f} | {parts} |"
+        return f"| {self.per_second:,.0f} | {ages} | {sum(each.values()):.0f} | {by_process(each)} |"
 
 
 HEAD = """| events/s | p50, ms | p90 | p99 | worst | µs of CPU per event | by process |

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from bench.latency import Latency, StampReader, summary
 from bench.load import Load, Reader
-from bench.target import Target
+from bench.target import Target, by_process
 from bench.throughput import settled
 
 OVERHEAD = 8
@@ -69,8 +69,7 @@ class Streamed(msgspec.Struct, frozen=True):
     def parts(self) -> str:
         """µs of CPU an event: in all, and by process."""
         each = {name: used / self.events * 1e6 for name, used in self.cpu.items()}
-        parts = ", ".join(f"{name} {used:.0f}" for name, used in each.items() if used >= 1)
-        return f"{sum(each.values()):.0f}: {parts}"
+        return f"{sum(each.values()):.0f}: {by_process(each)}"
 
 
 class StreamedLoad(Load):
@@ -116,8 +115,7 @@ def short(ours: Target, peer: Target | None, streams: Streams = SHORT) -> None:
             found = stream(target, streams, stamped=False)
             cost = sum(found.cpu.values()) / streams.responses * 1000
             each = {name: used / streams.responses * 1e6 for name, used in found.cpu.items()}
-            parts = ", ".join(f"{name} {used:,.0f}" for name, used in each.items() if used >= 1)
-            print(f"| {target.name} | {cost:.2f} | {parts} |", flush=True)
+            print(f"| {target.name} | {cost:.2f} | {by_process(each)} |", flush=True)
 
 
 def idle(target: Target, after: float, seconds: float) -> None:
@@ -125,22 +123,30 @@ def idle(target: Target, after: float, seconds: float) -> None:
     goes on compiling what the load before was.
     """
     time.sleep(after)
-    begin = settled(target)
-    time.sleep(seconds)
-    used = target.cpu()
-    each = {name: (used[name] - begin.get(name, 0.0)) / seconds for name in used}
+    each = resting(target, seconds)
     parts = ", ".join(f"{name} {share:.1%}" for name, share in each.items())
     services = sum(each.values()) - each["broker"]
     print(f"\n## Idle\n\nservices {services:.1%} of a core, broker {each['broker']:.1%}: {parts}", flush=True)
 
 
+def resting(target: Target, seconds: float) -> dict[str, float]:
+    """The cores that each process takes while nothing happens, once what came before is done."""
+    begin = settled(target)
+    time.sleep(seconds)
+    return {name: (used - begin.get(name, 0.0)) / seconds for name, used in target.cpu().items()}
+
+
+def load_command(url: str, streams: Streams, *flags: str) -> list[str]:
+    """The command that reads `streams` at `url`, in a process of its own."""
+    command = [sys.executable, "-m", "bench.streams", url, f"--at-once={streams.at_once}"]
+    command += [f"--interval-ms={streams.interval_ms}", f"--words={streams.words}"]
+    return [*command, f"--responses={streams.responses}", *flags]
+
+
 def stream(target: Target, streams: Streams, *, stamped: bool) -> Streamed:
     """Read `streams` of one target to their ends."""
     begin = target.cpu()
-    command = [sys.executable, "-m", "bench.streams", target.base_url, f"--at-once={streams.at_once}"]
-    command += [f"--interval-ms={streams.interval_ms}", f"--words={streams.words}", f"--path={target.path}"]
-    command += [f"--responses={streams.responses}"]
-    command += ["--stamped"] * stamped
+    command = load_command(target.base_url, streams, f"--path={target.path}", *["--stamped"] * stamped)
     bound = BOUND_S + 3 * streams.words * streams.interval_ms / 1000
     printed = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=bound).stdout
     found = msgspec.json.decode(printed.splitlines()[-1], type=Streamed)

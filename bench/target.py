@@ -5,7 +5,7 @@ Each target is started fresh, with an empty data directory on disk, and ended af
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,12 @@ from services.broker.tcp import free_port
 from tests.process import REJOINDER, ServerProcess
 
 BROKER = "broker"
+
+
+def by_process(each: Mapping[str, float], digits: int = 0) -> str:
+    """What each process has, such as `executor 54, broker 63`, but for what rounds to little."""
+    shown = (f"{name} {used:,.{digits}f}" for name, used in each.items() if used >= 10**-digits)
+    return ", ".join(shown)
 
 
 class Running(Protocol):

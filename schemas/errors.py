@@ -74,14 +74,17 @@ def away() -> ApiError:
     return unavailable("The log cannot be reached; nothing was stored.", reason="log_away")
 
 
+def unreachable() -> ApiError:
+    """503: a read, or what comes before an append, needs the log, and it does not answer."""
+    return unavailable("The log cannot be reached.", reason="log_away")
+
+
 def outgrown() -> ApiError:
     """503: the response belongs into a partition that was added since this process started. A process that
     was started since then reads it, so the client is told to try again.
     """
     what = "A part of the log is not read yet, since it was added: restart the shards of replay."
-    headers = {"retry-after": "2", "x-should-retry": "true"}
-    code = "service_unavailable"
-    return ApiError(503, what, type="server_error", code=code, headers=headers, reason="outgrown")
+    return _soon(what, "service_unavailable", reason="outgrown")
 
 
 def misrouted(partition: int) -> ApiError:
@@ -92,8 +95,13 @@ def misrouted(partition: int) -> ApiError:
         f"Nothing here serves partition {partition} of the log now: a replay whose REJOINDER_SHARD has it "
         "must run, and REJOINDER_REPLAY_URL must name its internal port."
     )
+    return _soon(what, MISROUTED)
+
+
+def _soon(what: str, code: str, *, reason: str = "") -> ApiError:
+    """503: another process answers, or soon will; the openai SDKs try again by themselves."""
     headers = {"retry-after": "2", "x-should-retry": "true"}
-    return ApiError(503, what, type="server_error", code=MISROUTED, headers=headers)
+    return ApiError(503, what, type="server_error", code=code, headers=headers, reason=reason)
 
 
 def void() -> ApiError:

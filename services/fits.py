@@ -35,7 +35,7 @@ def fits(name: str, value: Any) -> bool:
     """Whether `value` fits in ways that its type does not show."""
     match name:
         case "kafka":
-            return all(_ADDRESS.fullmatch(address.strip()) for address in value.split(","))
+            return all(map(_ADDRESS.fullmatch, between_commas(value)))
         case "host" | "internal_host":
             return bool(_HOST.fullmatch(value))
         case "replay_url":

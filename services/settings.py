@@ -445,9 +445,7 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
 
 def _value(name: str, source: str, text: str) -> Any:
     wanted = Settings.__annotations__[name]
-    parts = (
-        [part.strip() for part in text.split(",")] if isinstance(getattr(_DEFAULTS, name), tuple) else text
-    )
+    parts = between_commas(text) if isinstance(getattr(_DEFAULTS, name), tuple) else text
     try:
         value = msgspec.convert(parts, wanted, strict=False)
     except msgspec.ValidationError:

@@ -39,6 +39,12 @@ SECRET = "sesame-open-sesame"
 CONFIG = '[[agents]]\nname = "weather"\nurl = "http://127.0.0.1:9"\n'
 
 
+def served_topics(partitions: int = PARTITIONS) -> dict[str, int]:
+    """The topics of a log in memory under ingest, replay and executors, with the partitions of each."""
+    alike = dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.index), partitions)
+    return alike | {NAMES.executors: 1, NAMES.installation: 1}
+
+
 class Ingesting:
     """The running pair. `stop_ingest` and `stop_replay` end one of them and wait until it has gone."""
 
@@ -145,14 +151,7 @@ class Ingesting:
 @asynccontextmanager
 async def ingesting(text: str = CONFIG, **changes: Any) -> AsyncIterator[Ingesting]:
     """Ingest and replay over a log in memory; `text` is their rejoinder.toml, `changes` settings of both."""
-    parts = {
-        NAMES.events: PARTITIONS,
-        NAMES.transcripts: PARTITIONS,
-        NAMES.index: PARTITIONS,
-        NAMES.executors: 1,
-        NAMES.installation: 1,
-    }
-    async with started(Ingesting(MemoryLog(parts), **changes), text) as running:
+    async with started(Ingesting(MemoryLog(served_topics()), **changes), text) as running:
         yield running
         running.log.available = True
 

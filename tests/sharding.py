@@ -4,8 +4,9 @@ Each replay may be started and stopped by itself.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,8 +16,8 @@ from services.eventlog.memory import MemoryLog
 from services.replay import app as replay
 from services.settings import Settings
 from tests.conftest import eventually
-from tests.ingesting import NAMES, Ingesting, executing
-from tests.serving import HOST, ask
+from tests.ingesting import Ingesting, executing, served_topics
+from tests.serving import HOST, Answer, ask
 from tests.stores import memory_store
 
 PARTITIONS = 6
@@ -26,8 +27,7 @@ class Sharding(Ingesting):
     """An ingest, and replays, each by the name of what it serves at first: `0/3`, say."""
 
     def __init__(self, shards: Sequence[str], **changes: Any) -> None:
-        parts = dict.fromkeys((NAMES.events, NAMES.transcripts, NAMES.index), PARTITIONS)
-        super().__init__(MemoryLog(parts | {NAMES.executors: 1, NAMES.installation: 1}), **changes)
+        super().__init__(MemoryLog(served_topics(PARTITIONS)), **changes)
         self.settings: dict[str, Settings] = {}
         for shard in shards:
             self.add(shard)
@@ -75,6 +75,33 @@ class Sharding(Ingesting):
         path = f"/v1/responses/resp_{partition:04x}{'0' * 32}"
         answer = await ask(self.port_of(asker), f"GET {path}", b"", keys[:1])
         return answer.status == status
+
+
+async def create(at: Sharding, shard: str, *headers: str, **body: Any) -> Answer:
+    """POST at a shard; the model echoes a few words."""
+    return await create_at(at.port_of(shard), *headers, **body)
+
+
+async def create_at(port: int, *headers: str, **body: Any) -> Answer:
+    """The same at the port of any of them, or of a balancer."""
+    whole = {"model": "echo", "input": "to be or not to be", **body}
+    return await ask(port, "POST /v1/responses", json.dumps(whole).encode(), headers)
+
+
+async def made(at: Sharding, shard: str, *headers: str, **body: Any) -> str:
+    """The id of a background response that was made at a shard."""
+    answer = await create(at, shard, *headers, background=True, **body)
+    assert answer.status == 200, answer
+    return str(json.loads(answer.body)["id"])
+
+
+async def ends_cleanly(reader: asyncio.StreamReader) -> bool:
+    """Whether a chunked answer has its last chunk."""
+    with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+        while True:
+            if await reader.readuntil(b"\r\n") == b"0\r\n":
+                return True
+    return False
 
 
 @asynccontextmanager

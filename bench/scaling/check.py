@@ -1,15 +1,16 @@
 """Two executors and three shards on one machine, beside what the plan says of them: CPU by process."""
 
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bench import latency
 from bench.scaling.installation import SHARD, Installation, installation
-from bench.streams import OVERHEAD, Streams
+from bench.streams import OVERHEAD, Streams, load_command
 from bench.target import Target
 from bench.throughput import settled
 from services.planning.costs import measured_costs
@@ -78,7 +79,10 @@ def _used(ours: Installation, target: Target, streams: Streams) -> Mapping[str, 
     """Cores by process, while as many clients read at each replay."""
     begin = settled(target)
     each = streams.at_once // len(ours.base_urls)
-    loads = [subprocess.Popen(_load(url, each, streams), stdout=subprocess.PIPE) for url in ours.base_urls]
+    loads = [
+        subprocess.Popen(load_command(url, replace(streams, at_once=each)), stdout=subprocess.PIPE)
+        for url in ours.base_urls
+    ]
     usual = (streams.words + OVERHEAD) * streams.interval_ms / 1000
     began = time.monotonic()
     printed = [load.communicate(timeout=3 * usual + 60)[0] for load in loads]
@@ -89,8 +93,3 @@ def _used(ours: Installation, target: Target, streams: Streams) -> Mapping[str, 
         print(f"\nthe streams took {took:.1f} s, not {usual:.1f}: the machine is too busy for this check")
     seconds = max(usual, took)
     return {name: (used - begin[name]) / seconds for name, used in settled(target).items()}
-
-
-def _load(url: str, at_once: int, streams: Streams) -> list[str]:
-    command = [sys.executable, "-m", "bench.streams", url, f"--at-once={at_once}"]
-    return [*command, f"--interval-ms={streams.interval_ms}", f"--words={streams.words}"]

@@ -23,7 +23,7 @@ from bench.load import OVERHEAD as CREATED_OVERHEAD
 from bench.scaling.fitting import solved
 from bench.scaling.installation import Installation, installation
 from bench.scaling.sizes import Sizes, sizes
-from bench.streams import OVERHEAD, Streams, stream
+from bench.streams import OVERHEAD, Streams, load_command, resting, stream
 from bench.target import Target
 from bench.throughput import settled
 from tests.api import Api
@@ -82,7 +82,7 @@ def _measured(ours: Installation, target: Target, part: float) -> SystemCosts:
     base = {name: target.rss()[name] for name in SERVICES}
     latency.measure(target, latency.Pace(100, COMPILED_S * part))
     time.sleep(REST_S * part)
-    idle = _idle(target, IDLE_S * part)
+    idle = resting(target, IDLE_S * part)
     stream_kib = _open(target, part)
     loads = [_read(target, _shorter(streams, part)) for streams in (SLOW, QUICK, SHORT)]
     unread = _unread(target, _shorter(SLOW, part))
@@ -119,12 +119,6 @@ def _shorter(streams: Streams, part: float) -> Streams:
     return Streams(streams.at_once, streams.interval_ms, int(streams.words * part))
 
 
-def _idle(target: Target, seconds: float) -> Mapping[str, float]:
-    begin = settled(target)
-    time.sleep(seconds)
-    return {name: (used - begin[name]) / seconds for name, used in target.cpu().items()}
-
-
 def _read(target: Target, streams: Streams) -> Used:
     found = stream(target, streams, stamped=False)
     return _said(streams, found.events, found.cpu)
@@ -155,8 +149,7 @@ def _open(target: Target, part: float) -> Mapping[str, float]:
     """KiB by process that each of many open streams takes."""
     at_once = int(OPEN * part)
     before = target.rss()
-    command = [sys.executable, "-m", "bench.streams", target.base_url, f"--at-once={at_once}"]
-    command += [f"--interval-ms={OPEN_INTERVAL_MS}", f"--words={OPEN_WORDS}"]
+    command = load_command(target.base_url, Streams(at_once, OPEN_INTERVAL_MS, OPEN_WORDS))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as load:
         time.sleep(OPEN_S)
         held = target.rss()

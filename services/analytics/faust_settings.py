@@ -8,6 +8,7 @@ from faust.auth import SSLCredentials
 from mode.supervisors import CrashingSupervisor
 
 from services.connect import kafka_settings
+from services.fits import between_commas
 from services.settings import Settings
 
 SESSION_S = 10.0
@@ -29,7 +30,7 @@ def faust_settings(settings: Settings, partitions: int) -> dict[str, Any]:
     """
     instance = settings.analytics_instance
     return {
-        "broker": ";".join(f"kafka://{address.strip()}" for address in settings.kafka.split(",")),
+        "broker": ";".join(f"kafka://{address}" for address in between_commas(settings.kafka)),
         "broker_client_id": "rejoinder-analytics",
         "broker_credentials": _credentials(settings),
         "store": "memory://",

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.errors import SettingsError
+from schemas.ids import MAX_PARTITIONS
 from services.planning.costs import Costs
 from services.planning.demand import Demand
 from services.planning.deployment import LEAST, Deployment
@@ -32,10 +33,10 @@ CONNECTIONS = Settings().max_connections
 `REJOINDER_MAX_CONNECTIONS`."""
 PARTITIONS_EACH = 2
 """Partitions of an executor."""
-LEAST_PARTITIONS, STEP, MOST_PARTITIONS = 8, 8, 65_536
+LEAST_PARTITIONS, STEP, MOST_PARTITIONS = 8, 8, MAX_PARTITIONS
 """Partitions are a multiple of `STEP`; `REJOINDER_PARTITIONS` takes no more than the last."""
 TOPICS = 7
-"""Topics with as many partitions: all but `responses.executors`."""
+"""Topics with as many partitions: all but `responses.executors` and `installation`."""
 BROKER_PARTITIONS, CLUSTER_PARTITIONS = 4_000, 200_000
 """Replicas of partitions that one broker and one cluster are said to hold well; Kafka bounds neither."""
 MOST_BROKERS, MOST_REPLICAS = 1_000, 1_000

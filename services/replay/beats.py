@@ -11,7 +11,7 @@ nothing is erased either.
 import asyncio
 from math import inf
 
-from schemas.errors import LogError, LogUnavailable, unavailable
+from schemas.errors import LogError, LogUnavailable, unreachable
 from services.eventlog.port import Log, TopicPartition
 
 PROBE_BYTES = 4096
@@ -41,7 +41,7 @@ class LastBeat:
         try:
             return await asyncio.shield(self._next)
         except (LogError, TimeoutError) as error:
-            raise unavailable("The log cannot be reached.", reason="log_away") from error
+            raise unreachable() from error
 
     async def _look_after(self, before: asyncio.Task[float] | None) -> float:
         if before is not None:

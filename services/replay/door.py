@@ -11,9 +11,8 @@ to another ingest too: the first `accepted` counts (P-20). Only the fold says wh
     not there, and log time is past every `not_after`  void as well
     else                                               unknown, and the client hears so
 
-A key, a predecessor or an item may lead into a partition that another shard serves. Then the front door asks
-a replay of that shard, over its internal port, what it asks its own fold else, and passes the stream or the
-object on. So a create has one hop more, and never two.
+Where a key, a predecessor or an item leads into another shard, the front door asks a replay of that, over its
+internal port, what it asks its own fold else, and passes stream or object on: one hop more, and never two.
 
 If ingest says that it never sent the create to the log, the front door makes it elsewhere, under another id
 (P-36). If the client goes away, the create is finished all the same, and then the response is abandoned
@@ -31,7 +30,17 @@ import structlog
 from msgspec import Struct
 
 from schemas import ids
-from schemas.errors import ApiError, LogError, away, not_found, outgrown, unavailable, unconfirmed, void
+from schemas.errors import (
+    ApiError,
+    LogError,
+    away,
+    not_found,
+    outgrown,
+    unavailable,
+    unconfirmed,
+    unreachable,
+    void,
+)
 from schemas.fold import TERMINAL_STATUSES
 from schemas.ids import ResponseId, Tenant, partition_of
 from schemas.records import OPEN_STATUSES
@@ -120,16 +129,13 @@ class FrontDoor:
         Raises ApiError (503) if nobody can tell where the key leads.
         """
         if key:
-            return ids.idempotent_response_id(tenant, key, await self._key_partitions())
+            try:
+                return ids.idempotent_response_id(tenant, key, await self.keys.partitions())
+            except LogError as error:
+                raise unreachable() from error
         if partition is None:
             partition = self.places.place(int.from_bytes(self.entropy(4)) / (1 << 32))
         return ids.response_id(partition, self.entropy(ids.ENTROPY_BYTES))
-
-    async def _key_partitions(self) -> int:
-        try:
-            return await self.keys.partitions()
-        except LogError as error:
-            raise unavailable("The log cannot be reached.", reason="log_away") from error
 
     async def cancel(self, id: ResponseId, tenant: Tenant) -> bytes:
         """Cancel a response. Returns its object, as JSON. Raises ApiError."""
@@ -211,9 +217,7 @@ class Visit:
         except ApiError as error:
             raise self.detached("The log was not read up to now in time") from error
         if found is None:
-            # A fold that was lost and read again does not know what was erased meanwhile (P-64, P-95).
-            what = "The log was read again, and does not show the response any more"
-            raise self.detached(what) if self._seen else self.uncounted(read_to)
+            raise self._unshown(read_to)
         self._seen = True
         if isinstance(found, Deleted):
             raise not_found(self.id)
@@ -228,12 +232,17 @@ class Visit:
         except ApiError as error:
             raise self.detached("The log was not read up to now in time") from error
         if not view.found:
-            what = "The log was read again, and does not show the response any more"
-            raise self.detached(what) if self._seen else self.uncounted(view.read_to)
+            raise self._unshown(view.read_to)
         self._seen = True
         if view.deleted:
             raise not_found(self.id)
         return view
+
+    def _unshown(self, read_to: int) -> ApiError:
+        """What is wrong if a fold that has read up to log time `read_to` (ms) does not show the response."""
+        # A fold that was lost and read again does not know what was erased meanwhile (P-64, P-95).
+        what = "The log was read again, and does not show the response any more"
+        return self.detached(what) if self._seen else self.uncounted(read_to)
 
     async def object(self) -> tuple[bytes, bool]:
         """The object as JSON, without the output of an open response, and whether it is open. Raises as

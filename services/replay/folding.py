@@ -49,6 +49,10 @@ class Foldings(Mapping[int, "Folding"]):
         folding = self._by_partition[partition] = self._make(partition)
         return folding
 
+    def is_far(self, partition: int) -> bool:
+        """Whether another shard serves the partition. One that was added since the start is not known."""
+        return partition not in self and partition < self.count
+
     def grow(self, count: int) -> list[int]:
         """Serve what was added: the log has `count` partitions now. Returns the new ones, whose folds are
         empty. None without all the others: a shard's partitions are other ones then.

@@ -24,7 +24,7 @@ from services.web.answers import read_body
 from services.web.ask import KEPT, BrokenOff, PeerAnswer, Question, Unheard, ask, refusal_of
 from services.web.callers import Callers
 from services.web.edge import route
-from services.web.forwarded import INSIDE, caller_header
+from services.web.forwarded import INSIDE, caller_header, target_of
 from services.web.internal import Report
 from services.web.paths import BEHIND
 from services.web.peer import Peer
@@ -99,7 +99,7 @@ class Forwarding:
             body = await read_body(request, BODY_BYTES, seat.take)
             question = Question(
                 "GET" if request.method == "HEAD" else request.method,
-                _path(request),
+                INSIDE + target_of(request),
                 {**caller_header(caller), **_content_type(request)},
                 body,
                 WITHIN_S,
@@ -113,14 +113,6 @@ class Forwarding:
 def _variable(name: str) -> str:
     """The setting with the URL of a service."""
     return f"{PREFIX}{name.upper()}_URL"
-
-
-def _path(request: Request) -> str:
-    """Path and query at the service, as the client wrote them: its percent signs stay as they are."""
-    raw: bytes = request.scope["raw_path"]
-    query: bytes = request.scope["query_string"]
-    text = INSIDE + raw.decode("latin-1")
-    return f"{text}?{query.decode('latin-1')}" if query else text
 
 
 def _content_type(request: Request) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.errors import ApiError, LogError, misrouted, not_found, outgrown, unavailable
+from schemas.errors import ApiError, LogError, misrouted, not_found, outgrown, unavailable, unreachable
 from schemas.events import UNDECODABLE, initial_object
 from schemas.fold import State
 from schemas.ids import ResponseId, Tenant, partition_of
@@ -144,8 +144,8 @@ class Replay:
         return folding.time > until or await self._beats.time() > until
 
     def is_far(self, partition: int) -> bool:
-        """Whether another shard serves the partition. One that was added since the start is not known."""
-        return partition not in self._foldings and partition < self._foldings.count
+        """Whether another shard serves the partition; see `Foldings.is_far`."""
+        return self._foldings.is_far(partition)
 
     async def reads(self, partition: int) -> bool:
         """Whether the log has the partition. One that was added is read from now on (P-144).
@@ -154,13 +154,13 @@ class Replay:
         """
         if partition in self._foldings:
             return True
-        if partition < self._foldings.count:
+        if self._foldings.is_far(partition):
             raise misrouted(partition)
         try:
             if not await self._count.includes(partition):
                 return False
         except LogError as error:
-            raise unavailable("The log cannot be reached.", reason="log_away") from error
+            raise unreachable() from error
         if partition not in self._foldings:
             if not self._outgrown:
                 self._outgrown = True

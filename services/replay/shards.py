@@ -27,6 +27,7 @@ from services.replay.metrics import PASSED_ON
 from services.settings import Settings
 from services.traces.port import here
 from services.web.ask import PeerAnswer
+from services.web.forwarded import target_of
 from services.web.peer import HOP_BY_HOP, Peer
 from services.web.pulse import Silent
 from services.web.replay_client import ReplayClient
@@ -77,9 +78,7 @@ class Shards:
         """Whether the partition belongs to another shard: one says so, or it was there at our start, and is
         not served here.
         """
-        if partition in self._foldings:
-            return False
-        return partition < self._foldings.count or self.know(partition)
+        return self._foldings.is_far(partition) or (partition not in self._foldings and self.know(partition))
 
     async def pass_on(self, request: Request, partition: int) -> ASGIApp:
         """The answer of a replay that serves `partition` to a client's read. Raises ApiError (503)."""
@@ -119,7 +118,7 @@ class Shards:
             peer = self._public[port.public_url] = Peer(port.public_url, stall_s=self._stall_s)
         sending = peer.session.request(
             request.method,
-            peer.url(_target(request)),
+            peer.url(target_of(request)),
             headers=_passed_head(request, self._kept),
             allow_redirects=False,
         )
@@ -151,14 +150,6 @@ async def _refused(peer: Peer, answer: aiohttp.ClientResponse) -> Response | str
 
 
 _DROPPED = {name.decode() for name in HOP_BY_HOP} | {"date", "content-length"}
-
-
-def _target(request: Request) -> str:
-    """Path and query as the client wrote them."""
-    raw: bytes = request.scope["raw_path"]
-    query: bytes = request.scope["query_string"]
-    text = raw.decode("latin-1")
-    return f"{text}?{query.decode('latin-1')}" if query else text
 
 
 def _passed_head(request: Request, kept: frozenset[bytes]) -> list[tuple[str, str]]:

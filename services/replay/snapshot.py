@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 import structlog
 
-from schemas.errors import LogError, unavailable
+from schemas.errors import LogError, unreachable
 from schemas.events import CREATED, UNDECODABLE, Event, encoded_in
 from schemas.events import IN_PROGRESS as STARTED
 from schemas.ids import ResponseId
@@ -87,7 +87,7 @@ class Snapshots:
             try:
                 await self._catch_up(snapshot)
             except LogError as error:
-                raise unavailable("The log cannot be reached.", reason="log_away") from error
+                raise unreachable() from error
             return await snapshot.object()
 
     def forget(self, id: ResponseId) -> None:

@@ -15,12 +15,13 @@ from typing import Literal
 from msgspec import Struct
 
 from schemas.errors import RejoinderError
+from schemas.ids import ENTROPY_BYTES
 from schemas.shards import Shard
 
 Balancer = Literal["nginx", "haproxy", "envoy", "gateway"]
 DIGITS = 4
 """Hex digits of the partition in an id (P-1)."""
-ENTROPY_DIGITS = 32
+ENTROPY_DIGITS = 2 * ENTROPY_BYTES
 LONGEST_S = 8 * 3600
 """Seconds without a byte after which a balancer may give up: longer than any response may stay open."""
 
@@ -39,6 +40,10 @@ class Layout(Struct, frozen=True):
         """Each shard, its partitions and its replays."""
         for index, replays in enumerate(self.replays):
             yield index, Shard(index, len(self.replays)).partitions(self.partitions), replays
+
+    def others(self, replays: Sequence[str]) -> Sequence[str]:
+        """The replays of the other shards."""
+        return [replay for replay in self.all if replay not in replays]
 
     @property
     def all(self) -> Sequence[str]:
@@ -108,8 +113,7 @@ def _nginx(of: Layout) -> str:
     ways = [f'    "~^{_path_pattern(block)}$" rejoinder_shard_{n};' for n, block, _ in of.blocks()]
     groups = [_nginx_group("rejoinder_any", of.all, ())]
     for n, _, replays in of.blocks():
-        others = [replay for replay in of.all if replay not in replays]
-        groups.append(_nginx_group(f"rejoinder_shard_{n}", replays, others))
+        groups.append(_nginx_group(f"rejoinder_shard_{n}", replays, of.others(replays)))
     return f"""{_made_by("nginx", of)}# To be included in the http block.
 map $uri $rejoinder_shard {{
     default rejoinder_any;
@@ -147,8 +151,7 @@ def _haproxy(of: Layout) -> str:
     ids = f"^/v1/responses/resp_[0-9a-f]{{{DIGITS + ENTROPY_DIGITS}}}(/|$)"
     backends = [_haproxy_backend("rejoinder_any", of.all, ())]
     for n, _, replays in of.blocks():
-        others = [replay for replay in of.all if replay not in replays]
-        backends.append(_haproxy_backend(f"rejoinder_shard_{n}", replays, others))
+        backends.append(_haproxy_backend(f"rejoinder_shard_{n}", replays, of.others(replays)))
     return f"""{_made_by("haproxy", of)}defaults
     mode http
     timeout connect 2s
@@ -186,8 +189,7 @@ def _envoy(of: Layout) -> str:
     ]
     clusters = [_envoy_cluster("rejoinder_any", [of.all])]
     for n, _, replays in of.blocks():
-        others = [replay for replay in of.all if replay not in replays]
-        clusters.append(_envoy_cluster(f"rejoinder_shard_{n}", [replays, others]))
+        clusters.append(_envoy_cluster(f"rejoinder_shard_{n}", [replays, of.others(replays)]))
     return f"""{_made_by("envoy", of)}# Not run here. The routes of a virtual host, and the clusters.
 routes:
 {"".join(routes)}- match: {{prefix: /}}

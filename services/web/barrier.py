@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from heapq import heappop, heappush
 from itertools import count
 
-from schemas.errors import LogError, unavailable
+from schemas.errors import LogError, unavailable, unreachable
 from services.loops import wake
 
 PATIENCE = 4.5
@@ -93,7 +93,7 @@ class Barrier:
         except TimeoutError:
             raise unavailable("The log was not read up to now in time.", reason="behind") from None
         except LogError as error:
-            raise unavailable("The log cannot be reached.", reason="log_away") from error
+            raise unreachable() from error
 
     async def _end(self, partition: int) -> int:
         leader = self._leader(partition)

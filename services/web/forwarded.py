@@ -28,6 +28,14 @@ class Caller(msgspec.Struct, frozen=True):
     name: str = ""
 
 
+def target_of(request: Request) -> str:
+    """Path and query as the client wrote them: its percent signs stay as they are."""
+    raw: bytes = request.scope["raw_path"]
+    query: bytes = request.scope["query_string"]
+    text = raw.decode("latin-1")
+    return f"{text}?{query.decode('latin-1')}" if query else text
+
+
 _caller = msgspec.json.Decoder(Caller).decode
 
 

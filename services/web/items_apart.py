@@ -26,8 +26,9 @@ async def found_apart(wanted: Wanted, owner: Owner, ask: Ask) -> Found:
     for id in wanted.ids:
         if (place := parse_item_id(id)) is not None:
             partition = partition_of(place.response)
-            asked_at.setdefault(owner(partition), partition)
-            by_owner.setdefault(owner(partition), []).append(id)
+            who = owner(partition)
+            asked_at.setdefault(who, partition)
+            by_owner.setdefault(who, []).append(id)
     before = None if wanted.previous is None else partition_of(wanted.previous)
     owners = [*by_owner, *([] if before is None else [owner(before)])]
     if not owners:

@@ -94,13 +94,8 @@ class ReplayClient:
 
         Raises ApiError 503 when there is no answer within `within_s` seconds.
         """
-        try:
+        with _refused(partition_of(id), "The state of the response cannot be looked up now."):
             found = await self._ask(partition_of(id), view_path(id, offset), min(within_s, BARRIER_S), _view)
-        except NotServed as error:
-            raise misrouted(partition_of(id)) from error
-        except ReplayAway as error:
-            what = "The state of the response cannot be looked up now."
-            raise unavailable(what, reason="replay_away") from error
         return found or ResponseView(id, found=False)
 
     async def missing(self, wanted: Wanted) -> list[str]:
@@ -138,9 +133,9 @@ class ReplayClient:
 
         async def ask(partition: int, part: Wanted) -> Found:
             nonlocal size
-            body = await self._ask(partition, ITEMS_PATH, within_s, bytes, msgspec.json.encode(part))
-            size += len(_there(body))
-            return _decoded(_found, _there(body))
+            body = _there(await self._ask(partition, ITEMS_PATH, within_s, bytes, msgspec.json.encode(part)))
+            size += len(body)
+            return _decoded(_found, body)
 
         found = await found_apart(wanted, self._replays.owner, ask)
         return found, size
@@ -148,12 +143,8 @@ class ReplayClient:
     async def items_at(self, partition: int, wanted: Wanted) -> Found:
         """What a replay that serves `partition` says of the `wanted` items. Raises ApiError 503."""
         asked = msgspec.json.encode(wanted)
-        try:
+        with _refused(partition, "The items cannot be looked up now."):
             return _there(await self._ask(partition, ITEMS_PATH, BARRIER_S, _found, asked))
-        except NotServed as error:
-            raise misrouted(partition) from error
-        except ReplayAway as error:
-            raise unavailable("The items cannot be looked up now.", reason="replay_away") from error
 
     async def result(self, id: ResponseId, offset: int) -> bytes:
         """Wait for `id` to close. Returns its final object, as JSON.
@@ -262,6 +253,17 @@ class ReplayClient:
         if not is_away or time.monotonic() > self._made + START_S:
             port.report.failed(away)
         return _NotHeard(str(error)) if is_away else away
+
+
+@contextmanager
+def _refused(partition: int, what: str) -> Iterator[None]:
+    """Make an ApiError 503 for a client of what keeps a look-up in `partition` from its answer."""
+    try:
+        yield
+    except NotServed as error:
+        raise misrouted(partition) from error
+    except ReplayAway as error:
+        raise unavailable(what, reason="replay_away") from error
 
 
 async def persistently(ask: Callable[[], Awaitable[T]], gone: Callable[[str], ApiError]) -> T:

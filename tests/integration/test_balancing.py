@@ -12,7 +12,7 @@ from tests.balancing import REAL, Real, balanced
 from tests.conftest import eventually
 from tests.ingesting import error_of
 from tests.serving import HOST, Answer, ask, opened
-from tests.sharding import PARTITIONS, Sharding, sharding
+from tests.sharding import PARTITIONS, create_at, ends_cleanly, made, sharding
 
 SHARDS = ("0/3", "1/3", "2/3")
 
@@ -20,25 +20,6 @@ SHARDS = ("0/3", "1/3", "2/3")
 def passed_on() -> float:
     """How many reads were passed on, by all replays of this process."""
     return REGISTRY.get_sample_value("rejoinder_replay_passed_on_total", {"outcome": "answered"}) or 0.0
-
-
-async def create(port: int, **body: object) -> Answer:
-    raw = json.dumps({"model": "echo", "input": "to be or not to be", **body}).encode()
-    return await ask(port, "POST /v1/responses", raw)
-
-
-async def made(running: Sharding, shard: str, **body: object) -> str:
-    return str(json.loads((await create(running.port_of(shard), background=True, **body)).body)["id"])
-
-
-async def cut_off(reader: asyncio.StreamReader) -> bool:
-    """Whether a chunked answer ends without its last chunk."""
-    try:
-        while await reader.readuntil(b"\r\n") != b"0\r\n":
-            """A part of the answer."""
-    except (asyncio.IncompleteReadError, ConnectionResetError):
-        return True
-    return False
 
 
 @pytest.mark.parametrize("balancer", REAL)
@@ -57,7 +38,7 @@ async def test_a_balancer_leads_each_read_to_its_shard(balancer: Real) -> None:
                 assert (await ask(port, f"GET /v1/responses/{id}/input_items")).status == 200
                 assert (await ask(port, f"DELETE /v1/responses/{id}")).status == 200
             assert passed_on() == before, "the balancer knows the way"
-            answers = [await create(port, stream=stream) for stream in (True, False)]
+            answers = [await create_at(port, stream=stream) for stream in (True, False)]
             assert all(answer.status == 200 and answer.whole for answer in answers)
             assert (await ask(port, "GET /v1/models")).status == 200
 
@@ -66,14 +47,14 @@ async def test_a_balancer_leads_each_read_to_its_shard(balancer: Real) -> None:
             await reader.readuntil(b"event: response.output_text.delta")
             await running.stop("2/3")
             async with asyncio.timeout(10):
-                assert await cut_off(reader), "never a clean end"
+                assert not await ends_cleanly(reader)
             writer.close()
             refused = await eventually(lambda: away(port, gone))
             assert refused is not None
             assert error_of(refused)["type"] == "server_error"
             assert "retry-after" in refused.headers
             assert (await ask(port, f"GET /v1/responses/{stays}")).status == 200
-            more = json.loads((await create(port, background=True)).body)["id"]
+            more = json.loads((await create_at(port, background=True)).body)["id"]
             assert partition_of(ResponseId(more)) < 4, "in a shard that is there"
 
             await running.start_shard("2/3")

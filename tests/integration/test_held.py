@@ -17,7 +17,7 @@ from services.eventlog.memory import MemoryLog
 from services.settings import Settings
 from tests.api import Api
 from tests.bodies import FITTING, REFUSED, Shape
-from tests.ingesting import NAMES, PARTITIONS, Ingesting, executing, started
+from tests.ingesting import Ingesting, executing, served_topics, started
 from tests.long import some
 from tests.steady import slowness
 from tests.upstreams import Call, Raw, served
@@ -52,14 +52,7 @@ async def system(upstream: Raw) -> AsyncIterator[Ingesting]:
         f'[[models]]\nmatch = "{kind}-*"\nbackend = "{kind}"\nbase_url = "{upstream.url}/v1"\n'
         for kind in ("chat", "responses")
     )
-    parts = {
-        NAMES.events: PARTITIONS,
-        NAMES.transcripts: PARTITIONS,
-        NAMES.index: PARTITIONS,
-        NAMES.executors: 1,
-        NAMES.installation: 1,
-    }
-    log = MemoryLog(parts, max_record_bytes=Settings().max_record_bytes)
+    log = MemoryLog(served_topics(), max_record_bytes=Settings().max_record_bytes)
     async with started(Ingesting(log), text) as running, executing(running):
         yield running
 

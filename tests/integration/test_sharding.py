@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from services.replay.shards import HOP
 from tests.conftest import PATIENCE, eventually
 from tests.ingesting import error_of
 from tests.serving import HOST, Answer, ask, opened
-from tests.sharding import Sharding, sharding
+from tests.sharding import Sharding, create, ends_cleanly, made, sharding
 
 SHARDS = ("0/3", "1/3", "2/3")
 OF = {p: SHARDS[p // 2] for p in range(6)}
@@ -29,19 +28,6 @@ KEYS = ("acme=sixteen-chars-of-acme", "other=sixteen-chars-of-other")
 async def running(anyio_backend: object) -> AsyncIterator[Sharding]:
     async with sharding() as started:
         yield started
-
-
-async def create(at: Sharding, shard: str, *headers: str, **body: Any) -> Answer:
-    """POST at a shard; the model echoes a few words."""
-    whole = {"model": "echo", "input": "to be or not to be", **body}
-    return await ask(at.port_of(shard), "POST /v1/responses", json.dumps(whole).encode(), headers)
-
-
-async def made(at: Sharding, shard: str, *headers: str, **body: Any) -> str:
-    """The id of a background response that was made at a shard."""
-    answer = await create(at, shard, *headers, background=True, **body)
-    assert answer.status == 200, answer
-    return str(json.loads(answer.body)["id"])
 
 
 def home(id: str) -> str:
@@ -237,15 +223,6 @@ async def test_a_shard_that_is_gone_takes_nothing_else_along(running: Sharding) 
     again = await ask(running.port_of("0/3"), f"GET /v1/responses/{gone}?stream=true")
     assert again.whole
     assert b"event: response.completed" in again.body
-
-
-async def ends_cleanly(reader: asyncio.StreamReader) -> bool:
-    """Whether a chunked answer has its last chunk."""
-    with suppress(asyncio.IncompleteReadError, ConnectionResetError):
-        while True:
-            if await reader.readuntil(b"\r\n") == b"0\r\n":
-                return True
-    return False
 
 
 async def test_with_no_leader_of_its_own_a_shard_places_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
