@@ -189,8 +189,7 @@ class Visit:
                 raise outgrown()  # ingest does not know the partition that it named, or that the key leads to
             else:
                 partition = said.partition
-        if self.is_far:
-            CREATES_FAR.inc()
+        CREATES_FAR.inc(self.is_far)
         return self.made
 
     @property
@@ -400,6 +399,7 @@ class Visit:
         try:
             async with self._answered_in_time():
                 view = await self._door.shards.client.view(self.id)
+                self._seen = view.found
         except (ApiError, TimeoutError) as error:
             raise unconfirmed(repeatable=False) from error
         if not view.found or view.deleted:
