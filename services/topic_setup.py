@@ -49,7 +49,8 @@ async def grow_by_settings(settings: Settings) -> None:
         _say([line])
         raised = True
     if raised:
-        _say([f"services follow by themselves; keys stay in the first {before} partitions"])
+        but = "but for analytics and shards of replay, which are started again"
+        _say([f"services follow by themselves, {but}; keys stay in the first {before} partitions"])
 
 
 async def make_topics(settings: Settings, *, fix: bool = False) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct
 
 from schemas.errors import RejoinderError
-from schemas.ids import ENTROPY_BYTES
+from schemas.ids import ENTROPY_BYTES, MAX_PARTITIONS
 from schemas.shards import Shard
 
 Balancer = Literal["nginx", "haproxy", "envoy", "gateway"]
@@ -53,6 +53,8 @@ class Layout(Struct, frozen=True):
 
 def layout(shards: int, partitions: int, replays: Sequence[str]) -> Layout:
     """`replays` are HOST:PORT with `{shard}` in it, one for each replica. Raises NoSuchShards."""
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise NoSuchShards(f"{partitions} partitions cannot be: a topic has 1 to {MAX_PARTITIONS}")
     if not 1 <= shards <= partitions:
         raise NoSuchShards(f"{partitions} partitions cannot be {shards} shards: have 1 to {partitions}")
     for replay in replays:

@@ -99,7 +99,8 @@ async def test_p142_partitions_are_added_once_it_is_known_where_keys_lead(
         said = out.splitlines()
         assert said[6] == f"raised topic {topic_prefix}responses.events to 3 partitions"
         assert said[7:] == [
-            "services follow by themselves; keys stay in the first 2 partitions",
+            "services follow by themselves, but for analytics and shards of replay, which are started again; "
+            "keys stay in the first 2 partitions",
             "the topics are as they must be",
         ]
         again = await rejoinder("topics", "--partitions", "3", **chosen)

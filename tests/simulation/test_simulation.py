@@ -87,8 +87,8 @@ def test_a_trace_tells_everything_twice_alike() -> None:
 
 NOT_MENDED = {4: "P-131, P-133, P-80: an entry of the index names a transcript that is not there, and stays"}
 """Seeds of the plan `LASTING` in which a promise is broken still, and how it shows. Copies come ten seconds
-late there. By then the world has let retention take the response's records from the log, earlier than P-92 allows,
-so there is nothing to write them again from (P-133); and compaction takes the copies that the entry names.
+late there. By then the world has let retention take the response's records from the log, earlier than P-92
+allows, so there is nothing to write them again from (P-133); and compaction takes the copies that it names.
 """
 
 

@@ -63,6 +63,9 @@ def test_what_is_not_run_here_is_well_formed(balancer: Balancer, replicas: int) 
 def test_shards_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(NoSuchShards, match="have 1 to 8"):
         layout(9, 8, [REPLAY])
+    for partitions in (0, 65_537):
+        with pytest.raises(NoSuchShards, match="a topic has 1 to 65536"):
+            layout(1, partitions, [REPLAY])
     with pytest.raises(NoSuchShards, match=r"write \{shard\}"):
         layout(2, 8, ["replay:8000"])
     assert run(["shards", "nginx", "--shards", "9", "--partitions", "8"]) == 1
